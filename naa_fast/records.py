@@ -1,0 +1,228 @@
+"""What is known of a layer's neurons: `Moments`, `Folds` and the `LayerRecord` that joins them.
+
+Frozen records of per-neuron arrays with `zero` and `merge`. This is the one definition of merging; every backend's fold
+is tested against it. Start with `Moments.of` (the definition of every statistic) and `Moments.merge`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from naa_fast.errors import StateMismatch
+
+Array = npt.NDArray[Any]
+
+VIEWS = ("positions", "sample_mean", "sample_max")
+"""What counts as one observation: every token or pixel; a sample's mean over them; a sample's maximum over them."""
+
+FOLDS = 8
+FOLD_BLOCK = 8
+"""Sample `i` of a set belongs to fold `(i // FOLD_BLOCK) % FOLDS`: independent of batch size, even over any 64 in a row."""
+
+MOMENT_FIELDS = ("mean", "m2", "m3", "m4", "minimum", "maximum")
+COUNT_FIELDS = ("count", "positives", "nonfinite")
+FOLD_FIELDS = ("count", "mean", "m2")
+
+
+def fold_of(index: Array) -> Array:
+    """Fold of each global sample index."""
+    return (index // FOLD_BLOCK) % FOLDS
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Moments of finite observations, elementwise over arrays of one shape (usually `[channels]`).
+
+    `count` (int64) finite observations; `mean`, and centred power sums `m2`, `m3`, `m4` (float64: sums, not averages);
+    `minimum`, `maximum` (+inf and -inf while nothing was seen); `positives` (int64) observations > 0; `nonfinite` (int64)
+    NaN and infinite observations, which enter nothing else.
+    """
+
+    count: Array
+    mean: Array
+    m2: Array
+    m3: Array
+    m4: Array
+    minimum: Array
+    maximum: Array
+    positives: Array
+    nonfinite: Array
+
+    @classmethod
+    def zero(cls, *shape: int) -> Moments:
+        """Nothing observed: the identity of `merge`."""
+        reals = {name: np.zeros(shape) for name in MOMENT_FIELDS}
+        reals["minimum"] += np.inf
+        reals["maximum"] -= np.inf
+        return cls(**reals, **{name: np.zeros(shape, np.int64) for name in COUNT_FIELDS})
+
+    @classmethod
+    def of(cls, x: Array, valid: Array | None = None, axis: int = 0) -> Moments:
+        """Moments of `x` over `axis`: the definition, in float64, by two passes.
+
+        `valid` (bool, broadcastable to `x`) says what was observed at all; what it leaves out is not counted anywhere.
+        """
+        x = np.asarray(x, np.float64)
+        observed = np.ones(x.shape, bool) if valid is None else np.broadcast_to(valid, x.shape)
+        finite = np.isfinite(x) & observed
+        count = finite.sum(axis)
+        held = np.where(finite, x, 0.0)
+        mean = held.sum(axis) / np.maximum(count, 1)
+        centred = np.where(finite, held - np.expand_dims(mean, axis), 0.0)
+        mean = mean + centred.sum(axis) / np.maximum(count, 1)  # gives back the digits the plain sum lost
+        centred = np.where(finite, held - np.expand_dims(mean, axis), 0.0)
+        square = centred * centred
+        return cls(
+            count=count.astype(np.int64),
+            mean=mean,
+            m2=square.sum(axis),
+            m3=(square * centred).sum(axis),
+            m4=(square * square).sum(axis),
+            minimum=np.where(finite, x, np.inf).min(axis, initial=np.inf),
+            maximum=np.where(finite, x, -np.inf).max(axis, initial=-np.inf),
+            positives=(finite & (held > 0)).sum(axis).astype(np.int64),
+            nonfinite=(observed & ~np.isfinite(x)).sum(axis).astype(np.int64),
+        )
+
+    def merge(self, other: Moments) -> Moments:
+        """Moments of both sets together, as if observed in one pass.
+
+        Counts, `minimum` and `maximum` are exact; the rest stays within the float64 row of tests/tolerances.py. Swapping the
+        two gives the same bits: every term below is symmetric in them. A constant stays exactly constant. Pairwise update: Chan,
+        Golub and LeVeque, The American Statistician 37(3), 1983; third and fourth order: Pébay, SAND2008-6212, 2008, equations
+        1.5 and 1.6.
+        """
+        n_a, n_b = self.count.astype(np.float64), other.count.astype(np.float64)
+        n = np.maximum(n_a + n_b, 1.0)
+        delta = other.mean - self.mean
+        delta = np.where((n_a > 0) & (n_b > 0), delta, 0.0)
+        share_a, share_b = n_a / n, n_b / n
+        both = n_a * share_b  # n_a * n_b / n
+        delta2 = delta * delta
+        return Moments(
+            count=self.count + other.count,
+            mean=np.where(other.mean == self.mean, self.mean, share_a * self.mean + share_b * other.mean),
+            m2=(self.m2 + other.m2) + delta2 * both,
+            m3=(self.m3 + other.m3)
+            + delta2 * delta * both * (share_a - share_b)
+            + 3.0 * delta * (share_a * other.m2 - share_b * self.m2),
+            m4=(self.m4 + other.m4)
+            + delta2 * delta2 * both * ((share_a - share_b) ** 2 + share_a * share_b)
+            + 6.0 * delta2 * (share_a * share_a * other.m2 + share_b * share_b * self.m2)
+            + 4.0 * delta * (share_a * other.m3 - share_b * self.m3),
+            minimum=np.minimum(self.minimum, other.minimum),
+            maximum=np.maximum(self.maximum, other.maximum),
+            positives=self.positives + other.positives,
+            nonfinite=self.nonfinite + other.nonfinite,
+        )
+
+    @property
+    def variance(self) -> Array:
+        """Unbiased variance; NaN below two observations."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(self.count > 1, self.m2 / (self.count - 1), np.nan)
+
+    @property
+    def skewness(self) -> Array:
+        """Third standardised moment (biased); NaN where the variance is zero."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.sqrt(self.count) * self.m3 / self.m2**1.5
+
+    @property
+    def kurtosis(self) -> Array:
+        """Excess kurtosis (biased); NaN where the variance is zero."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return self.count * self.m4 / self.m2**2 - 3.0
+
+    def fields(self) -> dict[str, Array]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Count, mean and centred square sum of each of the `FOLDS` parts of a set: float64 arrays `[FOLDS, channels]`."""
+
+    count: Array
+    mean: Array
+    m2: Array
+
+    @classmethod
+    def zero(cls, channels: int) -> Folds:
+        return cls(*(np.zeros((FOLDS, channels)) for _ in FOLD_FIELDS))
+
+    def merge(self, other: Folds) -> Folds:
+        """Both sets together, fold by fold; the same formulas and accuracy as `Moments.merge`."""
+        n = np.maximum(self.count + other.count, 1.0)
+        share_a, share_b = self.count / n, other.count / n
+        delta = np.where((self.count > 0) & (other.count > 0), other.mean - self.mean, 0.0)
+        return Folds(
+            count=self.count + other.count,
+            mean=np.where(other.mean == self.mean, self.mean, share_a * self.mean + share_b * other.mean),
+            m2=(self.m2 + other.m2) + delta * delta * (self.count * share_b),
+        )
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """All that is kept of one layer.
+
+    `layout` says which axis of the layer's output holds the neurons (see `naa_fast.capture.views`) and `dtype` what its values
+    were, e.g. "bfloat16"; two records merge only if both are the same.
+    """
+
+    layout: str
+    dtype: str
+    positions: Moments
+    sample_mean: Moments
+    sample_max: Moments
+    mean_folds: Folds
+    max_folds: Folds
+
+    @property
+    def channels(self) -> int:
+        return int(self.positions.count.shape[0])
+
+    @classmethod
+    def zero(cls, channels: int, layout: str, dtype: str) -> LayerRecord:
+        return cls(layout, dtype, *(Moments.zero(channels) for _ in VIEWS), *(Folds.zero(channels) for _ in range(2)))
+
+    def merge(self, other: LayerRecord) -> LayerRecord:
+        """Both records together. Raises StateMismatch when channels, layout or dtype differ."""
+        for what in ("channels", "layout", "dtype"):
+            mine, theirs = getattr(self, what), getattr(other, what)
+            if mine != theirs:
+                raise StateMismatch(f"cannot merge two records: {what} {mine} / {theirs}")
+        return LayerRecord(
+            self.layout,
+            self.dtype,
+            *(getattr(self, view).merge(getattr(other, view)) for view in VIEWS),
+            self.mean_folds.merge(other.mean_folds),
+            self.max_folds.merge(other.max_folds),
+        )
+
+    def packed(self) -> tuple[Array, Array, Array]:
+        """`(moments [3, 6, channels] float64, counts [3, 3, channels] int64, folds [2, 3, FOLDS, channels] float64)`.
+
+        The layout of every backend's state and of the file: axes are VIEWS x MOMENT_FIELDS, VIEWS x COUNT_FIELDS and
+        (mean, max) x FOLD_FIELDS.
+        """
+        views = [getattr(self, view) for view in VIEWS]
+        return (
+            np.stack([np.stack([getattr(view, name) for name in MOMENT_FIELDS]) for view in views]),
+            np.stack([np.stack([getattr(view, name) for name in COUNT_FIELDS]) for view in views]),
+            np.stack([np.stack([f.count, f.mean, f.m2]) for f in (self.mean_folds, self.max_folds)]),
+        )
+
+    @classmethod
+    def unpacked(cls, layout: str, dtype: str, moments: Array, counts: Array, folds: Array) -> LayerRecord:
+        """Inverse of `packed`."""
+        views = [
+            Moments(**dict(zip(MOMENT_FIELDS, reals, strict=True)), **dict(zip(COUNT_FIELDS, integers, strict=True)))
+            for reals, integers in zip(moments, counts, strict=True)
+        ]
+        return cls(layout, dtype, *views, *(Folds(*parts) for parts in folds))
