@@ -1,0 +1,104 @@
+"""`judge`: two measurements become a `Judgement`, which reports and audits are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+
+from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.null import CleanNull, clean_null
+from naa_fast.detect.verdict import Verdict, abnormal_limit, judge_outcome
+from naa_fast.errors import InputError, StateMismatch, UsageError
+from naa_fast.measurement import Measurement
+
+MIN_SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class TopNeuron:
+    """One row of a ranking; means over all positions, in the layer's own units."""
+
+    layer: str
+    neuron: int
+    difference: float
+    z: float
+    clean_mean: float
+    suspect_mean: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Everything that was found: `layers` in model order, the `null` it was calibrated with, and the `verdict`.
+
+    `threshold` is the user's, on the difference, or None; then `limit` (on z) comes from the null. `top_k` rows a ranking.
+    """
+
+    clean: Measurement
+    suspect: Measurement
+    layers: dict[str, LayerComparison]
+    null: CleanNull
+    verdict: Verdict
+    threshold: float | None
+    limit: float
+    top_k: int
+
+    @property
+    def limit_on(self) -> str:
+        """The number `limit` applies to: "difference" or "z"."""
+        return "z" if self.threshold is None else "difference"
+
+    def top(self, k: int | None = None) -> list[TopNeuron]:
+        """The `k` most abnormal neurons over all layers, most abnormal first (`top_k` by default)."""
+        k = self.top_k if k is None else k
+        rows = [row for layer in self.layers.values() for row in rows_of(layer, layer.top(k))]
+        key = "z" if self.limit_on == "z" else "difference"
+        # Stable: ties keep model order. What cannot be compared comes first, as within a layer.
+        return sorted(rows, key=lambda row: -getattr(row, key) if isfinite(getattr(row, key)) else -np.inf)[:k]
+
+    def abnormal_rows(self, layer: str) -> list[TopNeuron]:
+        """The layer's abnormal neurons, most abnormal first."""
+        found = self.layers[layer]
+        order = np.argsort(-found.measure[found.abnormal], kind="stable")
+        return rows_of(found, found.abnormal[order])
+
+
+def rows_of(layer: LayerComparison, neurons: np.ndarray) -> list[TopNeuron]:
+    clean, suspect = layer.clean.positions.mean, layer.suspect.positions.mean
+    return [
+        TopNeuron(layer.name, int(i), float(layer.difference[i]), float(layer.z[i]), float(clean[i]), float(suspect[i]))
+        for i in neurons
+    ]
+
+
+def judge(clean: Measurement, suspect: Measurement, threshold: float | None = None, top_k: int = 20) -> Judgement:
+    """Compare two measurements of one model and say what it means.
+
+    `threshold`: neurons whose difference exceeds it are abnormal, in the layer's own units; None takes a limit on z from the
+    clean set itself. Cost: O(neurons).
+
+    Raises:
+        InputError: fewer than two samples in a set, or no layer.
+        StateMismatch: the measurements are of different models, dtypes or layers, or hold the same data.
+        UsageError: a negative or non-finite threshold, or `top_k` below 1.
+    """
+    if threshold is not None and not (threshold >= 0 and isfinite(threshold)):
+        raise UsageError(f"threshold is {threshold}", "expected a finite number >= 0, or none for a calibrated limit")
+    if top_k < 1:
+        raise UsageError(f"top_k is {top_k}", "expected 1 or more")
+    for name, measurement in (("clean", clean), ("suspect", suspect)):
+        if measurement.samples < MIN_SAMPLES:
+            raise InputError(
+                f"the {name} set has {measurement.samples} sample{'s' * (measurement.samples != 1)}",
+                f"expected at least {MIN_SAMPLES}, or no deviation can be computed; several hundred are better",
+            )
+    clean.require_same_subject(suspect, "compare")
+    if not clean.layers:
+        raise StateMismatch("cannot compare: the measurements hold no layer", "measure again with layers that exist")
+    null = clean_null(clean.layers.values())
+    limit = abnormal_limit(null, clean, suspect) if threshold is None else threshold
+    limit_on = "z" if threshold is None else "difference"
+    layers = {name: LayerComparison(name, record, suspect.layers[name], limit, limit_on) for name, record in clean.layers.items()}
+    verdict = judge_outcome(list(layers.values()), null, clean, suspect, threshold is not None)
+    return Judgement(clean, suspect, layers, null, verdict, threshold, limit, top_k)
