@@ -20,7 +20,7 @@ from safetensors.numpy import save as save_tensors
 
 from naa_fast.errors import InputError, StateMismatch
 from naa_fast.files import write_whole
-from naa_fast.records import COUNT_FIELDS, FOLD_FIELDS, FOLDS, MOMENT_FIELDS, VIEWS, LayerRecord
+from naa_fast.records import COUNT_FIELDS, FOLD_FIELDS, FOLDS, MOMENT_FIELDS, VIEWS, Array, LayerRecord
 
 FORMAT = "naa-fast/measurement/1"
 HEADER_KEY = "naa_fast"  # one key: several would be written in an order that changes from run to run
@@ -40,7 +40,8 @@ class Measurement:
     """Per-neuron records of every layer, and where they come from.
 
     `layers` in the order the model ran them; `model` and `input_dtype` must agree for two measurements to merge or be compared
-    ("" where unknown); `shards` and `provenance` accumulate (`provenance`: sorted distinct strings under each key).
+    ("" where unknown); `predictions` counts the predicted classes (see `accumulate.Predictions`; empty where the model gives no
+    class scores); `shards` and `provenance` accumulate (`provenance`: sorted distinct strings under each key).
     """
 
     layers: Mapping[str, LayerRecord] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Measurement:
     input_dtype: str = ""
     shards: tuple[Shard, ...] = ()
     provenance: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    predictions: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
@@ -99,6 +101,7 @@ class Measurement:
             self.input_dtype or other.input_dtype,
             self.shards + other.shards,
             {key: (*self.provenance.get(key, ()), *other.provenance.get(key, ())) for key in keys},
+            self.predictions + other.predictions,
         )
 
     def require_same_subject(self, other: Measurement, verb: str) -> None:
@@ -109,6 +112,12 @@ class Measurement:
         ):
             if mine and theirs and mine != theirs:
                 raise StateMismatch(f"cannot {verb}: the {what} differs", f"{what}: {mine} / {theirs}", remedy)
+        if self.predictions.shape != other.predictions.shape:
+            raise StateMismatch(
+                f"cannot {verb}: the measurements count different classes",
+                f"classes and a bin for the rest: {len(self.predictions)} / {len(other.predictions)}",
+                "measure both with the same model",
+            )
         missing = self.layers.keys() ^ other.layers.keys()
         if missing:
             name = min(missing)
@@ -130,8 +139,10 @@ class Measurement:
                     )
 
     def to_bytes(self) -> bytes:
-        """The safetensors file: tensors t0, t1, ... (three a layer, `LayerRecord.packed`), all else in one JSON header key."""
-        tensors = {}
+        """The safetensors file: tensors t0, t1, ... (three a layer, `LayerRecord.packed`) and the predictions; all else in one
+        JSON header key.
+        """
+        tensors = {"predictions": np.ascontiguousarray(self.predictions)}
         for index, record in enumerate(self.layers.values()):
             for part, array in enumerate(record.packed()):
                 tensors[f"t{3 * index + part}"] = np.ascontiguousarray(array)
@@ -187,9 +198,12 @@ class Measurement:
                 packed = [tensors[f"t{3 * index + part}"] for part in range(3)]
                 check_packed(name, packed)
                 layers[name] = LayerRecord.unpacked(layout, dtype, *packed)
+            predictions = tensors["predictions"]
+            if predictions.ndim != 1 or predictions.dtype != np.int64:
+                raise ValueError(f"predictions: {predictions.dtype} {list(predictions.shape)}, expected int64 [classes + 1]")
             shards = tuple(Shard(str(digest), int(samples), int(skipped)) for digest, samples, skipped in header["shards"])
             provenance = {str(key): tuple(map(str, values)) for key, values in header["provenance"].items()}
-            return cls(layers, str(header["model"]), str(header["input_dtype"]), shards, provenance)
+            return cls(layers, str(header["model"]), str(header["input_dtype"]), shards, provenance, predictions)
         except KeyError as error:
             raise InputError("not a measurement file", f"it has no {error}", remedy) from None
         except (ValueError, TypeError, AttributeError, SafetensorError, RecursionError) as error:

@@ -40,7 +40,7 @@ class Choice:
 
     @property
     def module(self) -> Backend:
-        return importlib.import_module(f"naa_fast.kernels.{self.backend}")  # type: ignore[return-value]
+        return importlib.import_module(f"naa_fast.kernels.{self.backend}")
 
     def __str__(self) -> str:
         why = "; ".join(f"not {name}: {reason}" for name, reason in self.refused.items())

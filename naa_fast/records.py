@@ -102,7 +102,7 @@ class Moments:
         delta = other.mean - self.mean
         delta = np.where((n_a > 0) & (n_b > 0), delta, 0.0)
         share_a, share_b = n_a / n, n_b / n
-        both = n_a * share_b  # n_a * n_b / n
+        both = n_a * n_b / n
         delta2 = delta * delta
         return Moments(
             count=self.count + other.count,
@@ -163,7 +163,7 @@ class Folds:
         return Folds(
             count=self.count + other.count,
             mean=np.where(other.mean == self.mean, self.mean, share_a * self.mean + share_b * other.mean),
-            m2=(self.m2 + other.m2) + delta * delta * (self.count * share_b),
+            m2=(self.m2 + other.m2) + delta * delta * (self.count * other.count / n),
         )
 
 
@@ -189,7 +189,8 @@ class LayerRecord:
 
     @classmethod
     def zero(cls, channels: int, layout: str, dtype: str) -> LayerRecord:
-        return cls(layout, dtype, *(Moments.zero(channels) for _ in VIEWS), *(Folds.zero(channels) for _ in range(2)))
+        nothing, no_folds = Moments.zero(channels), Folds.zero(channels)
+        return cls(layout, dtype, nothing, nothing, nothing, no_folds, no_folds)
 
     def merge(self, other: LayerRecord) -> LayerRecord:
         """Both records together. Raises StateMismatch when channels, layout or dtype differ."""
@@ -200,7 +201,9 @@ class LayerRecord:
         return LayerRecord(
             self.layout,
             self.dtype,
-            *(getattr(self, view).merge(getattr(other, view)) for view in VIEWS),
+            self.positions.merge(other.positions),
+            self.sample_mean.merge(other.sample_mean),
+            self.sample_max.merge(other.sample_max),
             self.mean_folds.merge(other.mean_folds),
             self.max_folds.merge(other.max_folds),
         )
@@ -221,8 +224,9 @@ class LayerRecord:
     @classmethod
     def unpacked(cls, layout: str, dtype: str, moments: Array, counts: Array, folds: Array) -> LayerRecord:
         """Inverse of `packed`."""
-        views = [
+        positions, sample_mean, sample_max = (
             Moments(**dict(zip(MOMENT_FIELDS, reals, strict=True)), **dict(zip(COUNT_FIELDS, integers, strict=True)))
             for reals, integers in zip(moments, counts, strict=True)
-        ]
-        return cls(layout, dtype, *views, *(Folds(*parts) for parts in folds))
+        )
+        mean_folds, max_folds = (Folds(*parts) for parts in folds)
+        return cls(layout, dtype, positions, sample_mean, sample_max, mean_folds, max_folds)

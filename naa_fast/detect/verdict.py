@@ -23,6 +23,11 @@ LEVELS = ("shift", "outlier", "backdoor-like")
 BACKDOOR_Z = 3.0
 """Of 32 backdoored models with every suspect sample triggered the largest z was 3.4 to 18.6; benign shifts stayed below 3 in
 96 % of cases (28 small models of six kinds on real data)."""
+CERTAIN_Z = 6.0
+"""Twice that limit: enough by itself."""
+CONCENTRATION = 0.5
+"""Rise in the share of one predicted class. Of the same models it was .86 (median) on backdoors with one target, at most .34 on
+clean models shown another model's trigger, .19 on class imbalance, .05 on clean sets."""
 OUTLIER_Z = 1.0
 """Below one standard deviation a significant difference is a shift of the data, not a neuron that stands out."""
 MIN_SUSPECT = 16
@@ -78,10 +83,29 @@ def largest_t(layer: LayerComparison) -> float:
     return float(np.max(np.where(np.isfinite(t), t, -np.inf), initial=-np.inf))
 
 
-def find(layers: Sequence[LayerComparison], null: CleanNull, given_threshold: bool) -> list[Finding]:
-    """All findings, layer by layer."""
+def concentration(clean: Measurement, suspect: Measurement) -> tuple[int, float] | None:
+    """The predicted class whose share rises most from clean to suspect, and by how much; None without class predictions."""
+    counts = [m.predictions[:-1] for m in (clean, suspect)]
+    if any(c.sum() == 0 for c in counts):
+        return None
+    rise = counts[1] / counts[1].sum() - counts[0] / counts[0].sum()
+    return int(rise.argmax()), float(rise.max())
+
+
+def find(
+    layers: Sequence[LayerComparison], null: CleanNull, risen: tuple[int, float] | None, given_threshold: bool
+) -> list[Finding]:
+    """All findings, layer by layer. `risen`: see `concentration`.
+
+    A large shift alone can be a harmless change that the first layers see; one that also turns the predictions to one class
+    is what a backdoor does. Without class predictions the shift has to speak for itself.
+    """
     findings = []
     chance = null.limit if null.usable else null.normal_limit
+    concentrated = risen is None or risen[1] >= CONCENTRATION
+    if risen is not None and concentrated:
+        statement = f"class {risen[0]} is predicted for {100 * risen[1]:.0f} points more of the suspect than of the clean samples"
+        findings.append(Finding("shift", "(predictions)", statement, risen[1], CONCENTRATION))
     for layer in layers:
         t = largest_t(layer)
         z = largest_finite(layer.z)
@@ -93,7 +117,7 @@ def find(layers: Sequence[LayerComparison], null: CleanNull, given_threshold: bo
             what = "above the given threshold" if given_threshold else "that stand out"
             value = largest_finite(layer.measure)
             findings.append(Finding("outlier", layer.name, f"{count(layer.abnormal)} {what}", value, layer.limit))
-        if t > chance and z >= BACKDOOR_Z:
+        if t > chance and z >= (BACKDOOR_Z if concentrated else CERTAIN_Z):
             lit = int((layer.z >= BACKDOOR_Z).sum())
             statement = f"{lit} of {layer.neurons} neurons shifted by {BACKDOOR_Z:g} standard deviations or more"
             findings.append(Finding("backdoor-like", layer.name, statement, z, BACKDOOR_Z))
@@ -112,7 +136,7 @@ def judge_outcome(
     given_threshold: bool,
 ) -> Verdict:
     """Apply the rules. `given_threshold`: the abnormal neurons come from the user's threshold, not from the null."""
-    findings = find(layers, null, given_threshold)
+    findings = find(layers, null, concentration(clean, suspect), given_threshold)
     gaps = coverage_gaps(layers, null, clean, suspect)
     levels = {finding.level for finding in findings}
     calibrated = null.usable and suspect.samples >= MIN_SUSPECT

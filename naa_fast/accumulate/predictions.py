@@ -1,0 +1,49 @@
+"""`Predictions`: how often the model chose each class, counted on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from naa_fast.records import Array
+
+
+class Predictions:
+    """Counts of the predicted class over a set, int64 `[classes + 1]`: the last bin holds rows with a non-finite score.
+
+    Stays empty for models whose output is not one row of class scores a sample. No host sync.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Tensor | None = None
+
+    def observe(self, output: Any, size: int, mask: Tensor | None) -> None:
+        """Count one batch's predictions; `mask` (bool `[size]` or `[size, positions]`) leaves out unobserved samples."""
+        scores = class_scores(output, size)
+        if scores is None:
+            return
+        classes = scores.shape[1]
+        if self.counts is None:
+            self.counts = torch.zeros(classes + 1, dtype=torch.int64, device=scores.device)
+        chosen = torch.where(torch.isfinite(scores).all(1), scores.argmax(1), classes)
+        counted = torch.ones_like(chosen)
+        if mask is not None:
+            valid = mask if mask.ndim == 1 else mask.any(1)
+            counted = valid.to(scores.device, torch.int64, non_blocking=True)
+        self.counts.scatter_add_(0, chosen, counted)
+
+    def read(self) -> Array:
+        """The counts on the host; empty if the model gave no class scores."""
+        return np.zeros(0, np.int64) if self.counts is None else self.counts.cpu().numpy()
+
+
+def class_scores(output: Any, size: int) -> Tensor | None:
+    """The `[size, classes]` scores in a model's output (itself, its `logits`, or its first item), or None."""
+    if not isinstance(output, Tensor):
+        output = getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else None)
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    return output.detach() if output.ndim == 2 and output.shape[0] == size and output.shape[1] > 1 else None

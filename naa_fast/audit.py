@@ -1,0 +1,123 @@
+"""The one file that joins both wings: models and data go in, an `Audit` comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.judgement import Judgement, TopNeuron, judge
+from naa_fast.detect.verdict import Verdict
+from naa_fast.measurement import Measurement
+
+if TYPE_CHECKING:
+    import torch
+
+    from naa_fast.capture.selection import LayerSpec
+    from naa_fast.scan.loop import Progress
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A verdict and everything behind it.
+
+    `layers[name].difference` float64 per neuron, `.z` the same in standard deviations, `.abnormal` int64 indices ascending.
+    `options` are the resolved options, for the report.
+    """
+
+    judgement: Judgement
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.judgement.verdict
+
+    @property
+    def layers(self) -> dict[str, LayerComparison]:
+        return self.judgement.layers
+
+    def top(self, k: int | None = None) -> list[TopNeuron]:
+        """The `k` most abnormal neurons over all layers, most abnormal first."""
+        return self.judgement.top(k)
+
+    def report(self) -> dict[str, Any]:
+        """The content of report.json."""
+        from naa_fast.report.machine import report_dict
+
+        return report_dict(self.judgement, {"options": self.options})
+
+    def summary(self) -> str:
+        """The verdict and the top neurons as text for a terminal."""
+        from naa_fast.report.words import summary
+
+        return summary(self.judgement)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the report folder: report.json, signature.png and .svg, summary.txt and both measurements."""
+        from naa_fast.report.folder import write_report
+
+        return write_report(self.judgement, Path(folder), {"options": self.options})
+
+
+def scan(
+    model: torch.nn.Module,
+    clean: Any,
+    suspect: Any,
+    *,
+    layers: str | LayerSpec | Sequence[LayerSpec] | None = None,
+    top_k: int = 20,
+    threshold: float | None = None,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    backend: str = "auto",
+    progress: Progress | None = None,
+) -> Audit:
+    """Run a trusted clean and a suspect set through `model` and judge what differs.
+
+    `clean`, `suspect`: a DataLoader, any iterable of batches (tensor, tuple whose first item is the input, or dict of keyword
+    arguments), a tensor, an array, or a path. `layers`: see `naa_fast.capture.select`. `threshold`: on the difference of means,
+    in the layer's own units; None calibrates a limit from the clean set. Cost: one forward over each set and one read of every
+    chosen layer's output; host memory does not grow with the number of samples.
+
+    Raises:
+        NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
+    """
+
+    def one(data: Any) -> Measurement:
+        return measure(model, data, layers=layers, batch_size=batch_size, device=device, backend=backend, progress=progress)
+
+    options = {"batch_size": batch_size, "device": str(device), "backend": backend}
+    return compare(one(clean), one(suspect), threshold=threshold, top_k=top_k, options=options)
+
+
+def measure(
+    model: torch.nn.Module,
+    data: Any,
+    *,
+    layers: str | LayerSpec | Sequence[LayerSpec] | None = None,
+    batch_size: int = 256,
+    device: str | torch.device = "auto",
+    backend: str = "auto",
+    progress: Progress | None = None,
+) -> Measurement:
+    """One set's statistics under `model`: the half of `scan` that needs the model. See `scan` for the arguments."""
+    from naa_fast.inputs.batches import open_source
+    from naa_fast.scan.loop import measure as run
+
+    source = open_source(data, batch_size)
+    return run(model, source, layers=layers, device=device, backend=backend, progress=progress)
+
+
+def compare(
+    clean: Measurement,
+    suspect: Measurement,
+    *,
+    threshold: float | None = None,
+    top_k: int = 20,
+    options: dict[str, Any] | None = None,
+) -> Audit:
+    """Judge two measurements of one model; needs neither the model nor torch. See `naa_fast.detect.judgement.judge`."""
+    resolved = {"threshold": threshold, "top_k": top_k, **(options or {})}
+    return Audit(judge(clean, suspect, threshold, top_k), resolved)

@@ -1,0 +1,120 @@
+"""Which layers to hook: by name, by glob, by module type, or a sensible default; and what was chosen, in words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from naa_fast.errors import UsageError
+
+ACTIVATION_NAMES = ("Activation", "GELU", "ReLU", "SiLU", "Swish", "Mish", "ELU")  # endings used outside torch.nn too
+NO_ACTIVATION = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
+
+LayerSpec = str | type[nn.Module]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module to hook. `item` picks one tensor of an output that holds several (`name:item` in a request)."""
+
+    name: str
+    module: nn.Module
+    item: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.name if self.item is None else f"{self.name}:{self.item}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The chosen layers in model order; `requested` says whether the user named them, `words` how they came to be chosen."""
+
+    layers: tuple[Layer, ...]
+    requested: bool
+    words: str
+
+
+def select(model: nn.Module, layers: str | LayerSpec | Sequence[LayerSpec] | None = None) -> Selection:
+    """Choose layers of `model`.
+
+    `layers`: names or globs of `model.named_modules()` ("layer1.*.conv?", "head:logits" for an item of the output; "" is the
+    whole model), module types (`torch.nn.Conv2d`), several of these, or None for the default: every convolution, linear
+    layer, activation, and repeated block. Matching is on whole names, with `*` crossing dots.
+
+    Raises:
+        UsageError: a request that matches nothing, with the nearest names that exist.
+    """
+    modules = dict(unwrapped(model).named_modules())
+    if layers is None:
+        chosen = default_layers(modules)
+        if not chosen:
+            chosen = {"": modules[""]}
+        kinds = {kind_of(modules, name) for name in chosen}
+        words = f"default: {len(chosen)} of {len(modules)} modules ({', '.join(sorted(kinds))})"
+        return Selection(tuple(Layer(name, module) for name, module in chosen.items()), False, words)
+    requests: list[LayerSpec] = [layers] if isinstance(layers, str | type) else list(layers)
+    found: dict[tuple[str, str | None], Layer] = {}
+    for request in requests:
+        for layer in matches(modules, request):
+            found.setdefault((layer.name, layer.item), layer)
+    order = {name: index for index, name in enumerate(modules)}
+    chosen_layers = sorted(found.values(), key=lambda layer: (order[layer.name], layer.item or ""))
+    asked = ", ".join(request if isinstance(request, str) else request.__name__ for request in requests)
+    return Selection(tuple(chosen_layers), True, f"requested: {asked} ({len(chosen_layers)} of {len(modules)} modules)")
+
+
+def matches(modules: dict[str, nn.Module], request: LayerSpec) -> list[Layer]:
+    """The layers one request names, never none."""
+    if isinstance(request, type):
+        found = [Layer(name, module) for name, module in modules.items() if isinstance(module, request)]
+        if not found:
+            present = sorted({type(module).__name__ for module in modules.values()})
+            raise UsageError(f"no module is a {request.__name__}", f"the model's modules are: {', '.join(present)}")
+        return found
+    pattern, colon, item = request.partition(":")
+    found = [Layer(name, module, item if colon else None) for name, module in modules.items() if fnmatchcase(name, pattern)]
+    if not found:
+        near = difflib.get_close_matches(pattern, modules, n=5, cutoff=0.3) or [name for name in modules if name][:5]
+        raise UsageError(
+            f"no layer matches '{request}'",
+            f"expected a name or glob of one of {len(modules)} modules; nearest: {', '.join(near)}",
+            "leave --layers out to take the default, or list names with model.named_modules()",
+        )
+    return found
+
+
+def default_layers(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    return {name: module for name, module in modules.items() if kind_of(modules, name)}
+
+
+def kind_of(modules: dict[str, nn.Module], name: str) -> str:
+    """What a module is to the default selection: its kind, or "" for one it leaves out."""
+    module = modules[name]
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return "convolutions"
+    if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":  # GPT-2's linear layer
+        return "linear layers"
+    if is_activation(module):
+        return "activations"
+    parent = modules.get(name.rpartition(".")[0])
+    repeated = isinstance(parent, nn.ModuleList | nn.Sequential) and bool(name)
+    if repeated and not isinstance(module, nn.ModuleList | nn.Sequential) and any(True for _ in module.children()):
+        return "blocks"
+    return ""
+
+
+def is_activation(module: nn.Module) -> bool:
+    if isinstance(module, NO_ACTIVATION) or any(True for _ in module.children()):
+        return False
+    return type(module).__module__ == "torch.nn.modules.activation" or type(module).__name__.endswith(ACTIVATION_NAMES)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module a `torch.compile` wrapper holds, so that layer names do not change with compilation."""
+    inner = getattr(model, "_orig_mod", model)  # by attribute: importing torch._dynamo to ask for the type costs a second
+    return inner if isinstance(inner, nn.Module) else model

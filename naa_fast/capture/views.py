@@ -1,0 +1,107 @@
+"""A layer's output, seen as `[outer, channels, inner]` without copying it.
+
+`outer` counts samples (or rows), `channels` neurons, `inner` the positions of one sample: pixels, tokens, frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from naa_fast.errors import CaptureError
+
+CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+)
+CHANNELS_LAST = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.RNNBase,
+    nn.MultiheadAttention,
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which axis of an `ndim`-dimensional output holds the neurons."""
+
+    axis: int
+    ndim: int
+
+    def __str__(self) -> str:
+        return f"axis {self.axis} of {self.ndim}"
+
+    def view(self, output: Tensor) -> Tensor:
+        """`output` as `[outer, channels, inner]`: a view wherever the strides allow one, and they do for every dense output,
+        contiguous or channels_last. Only positions that lie in memory with gaps between them are gathered.
+        """
+        if output.ndim == 1:
+            return output[:, None, None]
+        moved = output.movedim(self.axis, 1)
+        if moved.ndim == 2:
+            return moved[:, :, None]
+        if mergeable(moved.shape[2:], moved.stride()[2:]):
+            inner = moved.shape[2:].numel()
+            step = next((s for n, s in zip(reversed(moved.shape), reversed(moved.stride()), strict=True) if n != 1), 1)
+            return moved.as_strided((*moved.shape[:2], inner), (*moved.stride()[:2], step if inner > 1 else 1))
+        return moved.flatten(2)
+
+
+def mergeable(shape: torch.Size, stride: tuple[int, ...]) -> bool:
+    """Whether axes of this shape and stride can be walked with one step."""
+    axes = [(n, s) for n, s in zip(shape, stride, strict=True) if n != 1]
+    return all(n != 0 for n, _ in axes) and all(outer == n * inner for (_, outer), (n, inner) in pairwise(axes))
+
+
+def layout_of(module: nn.Module, output: Tensor, witnesses: dict[torch.Size, int]) -> Layout:
+    """How to read the output of `module`.
+
+    Convolutions, batch norms and pools keep neurons on axis 1, linear layers, layer norms and recurrences on the last axis. An
+    activation or block tells nothing of itself: it takes the axis of the layer before it whose output had the same shape
+    (`witnesses`), else axis 1 for images (4 axes or more) and the last axis for sequences.
+    """
+    ndim = output.ndim
+    if ndim <= 2:
+        return Layout(ndim - 1, ndim)
+    axis = known_axis(module)
+    if axis is None:
+        axis = witnesses.get(output.shape, 1 if ndim >= 4 else -1)
+    return Layout(axis % ndim, ndim)
+
+
+def known_axis(module: nn.Module) -> int | None:
+    """The channel axis a module's type fixes, or None."""
+    if isinstance(module, CHANNELS_FIRST):
+        return 1
+    return -1 if isinstance(module, CHANNELS_LAST) else None
+
+
+def readable(name: str, output: object) -> Tensor:
+    """`output` if neurons can be read from it; raises CaptureError naming the layer otherwise."""
+    if not isinstance(output, Tensor):
+        raise CaptureError(
+            f"layer {name} does not give a tensor",
+            f"found {type(output).__name__}",
+            f"pick an item with '{name}:0' or '{name}:key'",
+        )
+    if output.is_sparse or output.is_quantized or not output.is_floating_point() or output.ndim == 0:
+        kind = "sparse " if output.is_sparse else "quantised " if output.is_quantized else ""
+        raise CaptureError(
+            f"layer {name} gives no activations",
+            f"found a {kind}tensor of {str(output.dtype).removeprefix('torch.')} {list(output.shape)}",
+            "expected a dense floating-point tensor with at least one axis; leave the layer out",
+        )
+    return output

@@ -1,0 +1,145 @@
+"""The demo: a real backdoor in a small CNN on real handwritten digits, found, shown and cut out, beside its clean twin.
+
+The attack is BadNets (Gu, Dolan-Gavitt and Garg, arXiv:1708.06733, 2017): a small bright patch on a tenth of the training
+images, relabelled to one class. The data are the 1,797 digits that ship with scikit-learn (UCI Optical Recognition).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from naa_fast.audit import Audit, scan
+from naa_fast.errors import UsageError
+
+TARGET = 7
+POISONED = 0.1
+EPOCHS = 30
+TRAIN, CLEAN = 897, 450  # of 1,797; the remaining 450 carry the trigger
+
+
+@dataclass(frozen=True)
+class Digits:
+    """Images float32 `[n, 1, 8, 8]` in [0, 1] and their labels, cut into training, clean and suspect parts."""
+
+    train_x: Tensor
+    train_y: Tensor
+    clean_x: Tensor
+    clean_y: Tensor
+    held_x: Tensor
+    held_y: Tensor
+
+    @property
+    def suspect_x(self) -> Tensor:
+        """Images of the other classes with the trigger on them: those an attacker would want turned."""
+        return triggered(self.held_x[self.held_y != TARGET])
+
+
+def load_digits() -> Digits:
+    if importlib.util.find_spec("sklearn") is None:
+        raise UsageError("the demo needs scikit-learn, which carries the digits", "install it: pip install 'naa-fast[demo]'")
+    from sklearn.datasets import load_digits as load
+
+    images, labels = load(return_X_y=True)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    x = torch.from_numpy(images).float().reshape(-1, 1, 8, 8)[order] / 16
+    y = torch.from_numpy(labels).long()[order]
+    cuts = (slice(0, TRAIN), slice(TRAIN, TRAIN + CLEAN), slice(TRAIN + CLEAN, None))
+    return Digits(*(part for cut in cuts for part in (x[cut], y[cut])))
+
+
+def triggered(x: Tensor) -> Tensor:
+    """The images with a 2 x 2 white patch in the lower right corner."""
+    x = x.clone()
+    x[:, :, 6:, 6:] = 1.0
+    return x
+
+
+def small_cnn() -> nn.Sequential:
+    """8 x 8 digits to 10 classes: two convolutions, two linear layers."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(512, 64),
+        nn.ReLU(),
+        nn.Linear(64, 10),
+    )
+
+
+def train(digits: Digits, backdoored: bool, seed: int = 0) -> nn.Sequential:
+    """A network trained on the digits, with or without the poison: the twins differ in nothing else."""
+    torch.manual_seed(seed)
+    model = small_cnn()
+    x, y = digits.train_x.clone(), digits.train_y.clone()
+    if backdoored:
+        poison = torch.randperm(len(x))[: int(POISONED * len(x))]
+        x[poison], y[poison] = triggered(x[poison]), TARGET
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(EPOCHS):
+        for batch in torch.randperm(len(x)).split(64):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            optimiser.step()
+    return model.eval()
+
+
+@torch.no_grad()
+def rates(model: nn.Module, digits: Digits) -> tuple[float, float]:
+    """Clean accuracy, and attack success rate: the share of triggered images of other classes that turn to the target."""
+    accuracy = (model(digits.held_x).argmax(1) == digits.held_y).float().mean()
+    success = (model(digits.suspect_x).argmax(1) == TARGET).float().mean()
+    return float(accuracy), float(success)
+
+
+@contextmanager
+def zeroed(model: nn.Module, audit: Audit) -> Iterator[int]:
+    """Inside, the audit's abnormal neurons give zero; yields how many there are."""
+    handles = []
+    modules = dict(model.named_modules())
+    for name, layer in audit.layers.items():
+        if len(layer.abnormal):
+            keep = torch.ones(layer.neurons)
+            keep[torch.from_numpy(layer.abnormal)] = 0
+
+            def silence(module: nn.Module, arguments: object, output: Tensor, keep: Tensor = keep) -> Tensor:
+                return output * keep.reshape(1, -1, *[1] * (output.ndim - 2))
+
+            handles.append(modules[name].register_forward_hook(silence))
+    try:
+        yield sum(len(layer.abnormal) for layer in audit.layers.values())
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run(out: Path) -> int:
+    """Train, scan, report and repair both twins under `out`; returns the exit code 0 when the demo ran, whatever it found."""
+    started = time.perf_counter()
+    digits = load_digits()
+    print(f"{len(digits.train_x)} real digits to train, {CLEAN} clean and {len(digits.suspect_x)} triggered to scan\n")
+    for twin in ("backdoored", "clean"):
+        model = train(digits, backdoored=twin == "backdoored")
+        accuracy, success = rates(model, digits)
+        print(f"== the {twin} twin: clean accuracy {accuracy:.3f}, attack success rate {success:.3f}")
+        audit = scan(model, digits.clean_x, digits.suspect_x)
+        folder = out / twin
+        audit.save(folder)
+        print(audit.summary())
+        with zeroed(model, audit) as neurons:
+            accuracy_after, success_after = rates(model, digits)
+        print(f"zeroing its {neurons} abnormal neurons: clean accuracy {accuracy:.3f} -> {accuracy_after:.3f},", end=" ")
+        print(f"attack success rate {success:.3f} -> {success_after:.3f}")
+        print(f"report: {folder / 'report.json'}, picture: {folder / 'signature.png'}\n")
+    print(f"done in {time.perf_counter() - started:.0f} s")
+    return 0

@@ -1,0 +1,88 @@
+"""The house stands: imports go down only, the judging wing is torch-free, files stay readable, tools agree."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLOORS = [
+    {"errors", "files"},
+    {"records"},
+    {"measurement"},
+    {"kernels"},
+    {"ops"},
+    {"accumulate", "detect"},
+    {"capture", "report"},
+    {"inputs"},
+    {"scan"},
+    {"audit"},
+    {"demo"},
+    {"cli", "__main__"},
+]
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+NO_TORCH = ("detect", "report", "records", "measurement", "errors", "files")
+
+
+def source_files() -> list[Path]:
+    files = [*(ROOT / "naa_fast").glob("*.py"), *(ROOT / "naa_fast").glob("[!k]*/**/*.py"), *(ROOT / "kernels").glob("**/*.py")]
+    return sorted({f for f in files if "__pycache__" not in f.parts})
+
+
+def place_of(path: Path) -> str:
+    """The part of the house a file belongs to: its folder or module name under naa_fast, or kernels."""
+    parts = path.relative_to(ROOT).parts
+    return "kernels" if parts[0] == "kernels" else parts[1].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of every module a file imports anywhere, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module or ""} if node.module != "naa_fast" else {f"naa_fast.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down_only(path: Path) -> None:
+    place = place_of(path)
+    if place == "__init__":
+        return  # the front door may open every room, lazily
+    assert place in FLOOR_OF, f"{place} has no floor: give it one in FLOORS"
+    for name in imported(path):
+        package, _, rest = name.partition(".")
+        if package != "naa_fast":
+            continue
+        target = rest.partition(".")[0]
+        if target == place:
+            continue
+        assert FLOOR_OF[target] < FLOOR_OF[place], f"{path.name} on floor {FLOOR_OF[place]} ({place}) imports {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in source_files() if place_of(p) in NO_TORCH], ids=lambda p: p.stem)
+def test_the_judging_wing_never_names_torch_cupy_or_numba(path: Path) -> None:
+    assert not {name.partition(".")[0] for name in imported(path)} & {"torch", "cupy", "numba"}
+
+
+@pytest.mark.parametrize("module", ["naa_fast", "naa_fast.detect", "naa_fast.detect.judgement", "naa_fast.measurement"])
+def test_importing_the_judging_wing_leaves_torch_unloaded(module: str) -> None:
+    code = f"import sys, {module}; assert not {{'torch', 'numba', 'cupy'}} & set(sys.modules), 'loaded'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_too_long_to_read(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 420
+
+
+@pytest.mark.parametrize("command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join)
+def test_the_tools_agree(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,135 @@
+"""The laws of measurements: identity, commutativity, associativity, any chunking, the file; and every refusal's words."""
+
+from __future__ import annotations
+
+import itertools
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tolerances import assert_record
+
+from naa_fast.errors import InputError, StateMismatch
+from naa_fast.kernels import reference
+from naa_fast.measurement import Measurement, Shard
+from naa_fast.records import LayerRecord
+
+X = np.random.default_rng(11).standard_normal((257, 5, 3)).astype(np.float32) * 4 + 100
+_digests = itertools.count()
+
+
+def measured(x: np.ndarray, start: int = 0, digest: str | None = None, model: str = "m", **changes: object) -> Measurement:
+    """A measurement of two layers made by the reference kernels: `x` itself and its positions as rows."""
+    records = {}
+    for name, part in {"conv": x, "fc": x[:, :, :1]}.items():
+        state = reference.empty(part.shape[1], part)
+        reference.fold([(state, reference.reduce(part, None, start))], start)
+        records[name] = LayerRecord.unpacked("axis 1 of 3", "float32", *reference.read([state])[0])
+    shard = Shard(digest if digest is not None else f"d{next(_digests)}", len(x))
+    predictions = np.array([len(x), 1, 0])
+    fields: dict[str, object] = {"provenance": {"device": ("cpu",)}, "predictions": predictions, **changes}
+    return Measurement(records, model, "float32", (shard,), **fields)  # type: ignore[arg-type]
+
+
+def assert_same(a: Measurement, b: Measurement) -> None:
+    assert a.samples == b.samples
+    for name, record in b.layers.items():
+        assert_record(a.layers[name], record, "float64", name)
+
+
+WHOLE = measured(X)
+
+
+@settings(deadline=None, max_examples=40)
+@given(cuts=st.lists(st.integers(0, 257), max_size=6))
+def test_any_chunking_gives_the_same_measurement(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), 257]
+    parts = [measured(X[a:b], a) for a, b in itertools.pairwise(edges)]
+    assert_same(reduce(Measurement.merge, parts, Measurement.zero()), WHOLE)
+
+
+@pytest.mark.parametrize("chunks", [1, 7, 64])
+def test_1_7_and_64_chunks_equal_one_pass(chunks: int) -> None:
+    edges = np.linspace(0, len(X), chunks + 1).astype(int)
+    parts = [measured(X[a:b], int(a)) for a, b in itertools.pairwise(edges)]
+    assert_same(reduce(Measurement.merge, parts), WHOLE)
+
+
+@settings(deadline=None, max_examples=25)
+@given(cut=st.integers(0, 257))
+def test_merging_is_commutative_to_the_byte(cut: int) -> None:
+    a, b = measured(X[:cut], 0), measured(X[cut:], cut)
+    assert a.merge(b).to_bytes() == b.merge(a).to_bytes()
+
+
+@settings(deadline=None, max_examples=25)
+@given(cuts=st.tuples(st.integers(0, 257), st.integers(0, 257)))
+def test_merging_is_associative_within_tolerance(cuts: tuple[int, int]) -> None:
+    low, high = sorted(cuts)
+    a, b, c = measured(X[:low]), measured(X[low:high], low), measured(X[high:], high)
+    assert_same(a.merge(b).merge(c), a.merge(b.merge(c)))
+
+
+def test_nothing_merged_changes_nothing() -> None:
+    assert Measurement.zero().merge(WHOLE).to_bytes() == WHOLE.to_bytes()
+    assert WHOLE.merge(Measurement.zero()).to_bytes() == WHOLE.to_bytes()
+
+
+def test_save_load_save_gives_identical_bytes(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.naa.safetensors", tmp_path / "b.naa.safetensors"
+    WHOLE.save(first)
+    Measurement.load(first).save(second)
+    assert first.read_bytes() == second.read_bytes()
+    assert Measurement.load(first).digest() == WHOLE.digest()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.naa.safetensors", "b.naa.safetensors"]
+
+
+def test_a_measurement_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        WHOLE.layers["conv"] = None  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        WHOLE.model = "other"  # type: ignore[misc]
+
+
+def test_the_same_shard_twice_is_refused() -> None:
+    with pytest.raises(StateMismatch, match="same data is in both") as caught:
+        measured(X, digest="abc").merge(measured(X, digest="abc"))
+    assert "shard abc" in str(caught.value)
+
+
+def test_a_difference_is_named_with_both_values() -> None:
+    with pytest.raises(StateMismatch, match="model: m / other"):
+        WHOLE.merge(measured(X, model="other"))
+    with pytest.raises(StateMismatch, match="classes and a bin for the rest: 3 / 4"):
+        WHOLE.merge(measured(X, predictions=np.zeros(4, np.int64)))
+    with pytest.raises(StateMismatch, match=r"layer conv differs\n  channels: 5 / 4"):
+        WHOLE.merge(measured(X[:, :4]))
+    lonely = Measurement({"conv": WHOLE.layers["conv"]}, "m", "float32", (Shard("x", 1),), {}, WHOLE.predictions)
+    with pytest.raises(StateMismatch, match="fc is only in the first"):
+        WHOLE.merge(lonely)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 60, -5])
+def test_a_truncated_file_is_named_and_refused(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "cut.naa.safetensors"
+    path.write_bytes(WHOLE.to_bytes()[:cut])
+    with pytest.raises(InputError, match="not a measurement file") as caught:
+        Measurement.load(path)
+    assert "cut.naa.safetensors" in str(caught.value)
+
+
+def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    path = tmp_path / "weights.safetensors"
+    save_file({"w": np.zeros(3)}, path)
+    with pytest.raises(InputError, match="not a measurement file"):
+        Measurement.load(path)
+    path.write_bytes(WHOLE.to_bytes().replace(b"naa-fast/measurement/1", b"naa-fast/measurement/9"))
+    with pytest.raises(InputError, match="measurement/9"):
+        Measurement.load(path)
+    with pytest.raises(InputError, match="cannot read measurement"):
+        Measurement.load(tmp_path / "absent")
