@@ -1,0 +1,1 @@
+"""The command line: `main` in main.py, one file per verb. Each verb imports what it needs when it runs, so `--help` is quick."""

@@ -1,0 +1,13 @@
+"""`python -m naa_fast`: the same as the `naa-fast` command."""
+
+from __future__ import annotations
+
+import sys
+
+from naa_fast.cli.main import main
+
+if __name__ == "__main__":
+    if not sys.flags.safe_path:
+        # -m puts the current directory first: a stray numpy.py in a downloaded model folder would be imported as NumPy.
+        sys.path.append(sys.path.pop(0))
+    sys.exit(main())

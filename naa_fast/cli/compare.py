@@ -1,0 +1,30 @@
+"""`naa-fast compare`: two measurements in, the report of a scan out. Needs neither the model nor torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from naa_fast.cli.outputs import check_folder
+from naa_fast.cli.shared import DEFAULT_REPORT, add_judging, deliver
+
+
+def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
+    about = "judge two measurements of one model, without the model"
+    parser = verbs.add_parser("compare", help=about, description=about, parents=parents)
+    parser.add_argument("clean", type=Path, metavar="CLEAN", help="measurement of the set you trust")
+    parser.add_argument("suspect", type=Path, metavar="SUSPECT", help="measurement of the set in question")
+    add_judging(parser)
+    parser.add_argument("--out", type=Path, default=DEFAULT_REPORT, metavar="DIR", help="report folder (default: ./naa-report)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    check_folder(arguments.out, [arguments.clean, arguments.suspect])
+    from naa_fast import audit
+    from naa_fast.measurement import Measurement
+
+    sets = [Measurement.load(path) for path in (arguments.clean, arguments.suspect)]
+    found = audit.compare(*sets, threshold=arguments.threshold, top_k=arguments.top_k)
+    return deliver(found, arguments.out, arguments.json)

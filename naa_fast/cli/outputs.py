@@ -1,0 +1,68 @@
+"""Where a command may write: never over something it reads, and nowhere that would only fail after hours of work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from naa_fast.errors import UsageError
+
+REPORT_FILES = (
+    "report.json",
+    "signature.png",
+    "signature.svg",
+    "summary.txt",
+    "clean.naa.safetensors",
+    "suspect.naa.safetensors",
+)
+
+
+def check_folder(folder: Path, inputs: Sequence[Path | None] = ()) -> None:
+    """Raise UsageError if a report cannot go to `folder`, or a file of it would take the place of an input. Makes nothing."""
+    for name in REPORT_FILES:
+        refuse_overwriting(folder / name, inputs)
+    refuse_unwritable(folder)
+
+
+def check_file(path: Path, inputs: Sequence[Path | None]) -> None:
+    """Raise UsageError if the file `path` could not be written, or is one of the inputs. Makes nothing."""
+    refuse_overwriting(path, inputs)
+    if path.is_dir():
+        raise UsageError(f"--out {path} is a folder", "expected the name of a file")
+    refuse_unwritable(path.parent)
+
+
+def refuse_overwriting(output: Path, inputs: Sequence[Path | None]) -> None:
+    for given in inputs:
+        if given is None:
+            continue
+        inside = given.is_dir() and output.resolve().is_relative_to(given.resolve())
+        if inside or same(output, given):
+            what = "would be written into the input folder" if inside else "would overwrite the input"
+            raise UsageError(f"--out: {output} {what}", f"input: {given}", "choose another --out")
+
+
+def same(a: Path, b: Path) -> bool:
+    """The same file, also through links and hard links."""
+    try:
+        return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
+    except OSError:
+        return False
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """A folder that is yet to be made is as good as the nearest one above it that exists."""
+    nearest = folder.absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UsageError(f"--out: {folder} cannot be a folder", f"{nearest} is in the way and is none", "choose another --out")
+    if not os.access(nearest, os.W_OK):
+        raise UsageError(f"--out: {folder} cannot be written to", f"this user may not write in {nearest}", "choose another --out")
+
+
+def model_file(spec: str) -> Path | None:
+    """The file of a `FILE.py:FUNCTION`, or None for a module's name."""
+    place = spec.rpartition(":")[0]
+    return Path(place) if place.endswith(".py") else None

@@ -1,0 +1,182 @@
+"""What the verbs share: groups of options, values checked as they are read, and the two ways out, results and remarks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from naa_fast.errors import UsageError
+from naa_fast.ops import BACKENDS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from naa_fast.audit import Audit
+
+DEFAULT_REPORT = Path("naa-report")
+LINE_CELLS = 2000  # more than the longest path on most systems
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model, with which weights."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        required=True,
+        metavar="FILE.py:FUNCTION|package.module:FUNCTION",
+        help="function that returns the model; its code is RUN, so name only code you trust",
+    )
+    group.add_argument(
+        "--model-arg",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=JSON",
+        help="keyword argument for the function, as in width=64 or name='\"resnet18\"'",
+    )
+    group.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="weights to load: .safetensors, or .pt, .pth, .bin with a state dict; read without running code from it",
+    )
+
+
+def add_running(parser: argparse.ArgumentParser) -> None:
+    """The options that say which layers are measured, and where."""
+    group = parser.add_argument_group("running")
+    group.add_argument(
+        "--layers",
+        action="extend",
+        nargs="+",
+        metavar="GLOB",
+        help="names or globs of modules (default: convolutions, linear layers, activations and blocks)",
+    )
+    group.add_argument("--batch-size", type=positive, default=256, metavar="N", help="samples a forward (default: 256)")
+    group.add_argument("--device", choices=DEVICES, default="auto", help="where the model runs (default: a GPU if there is one)")
+    group.add_argument(
+        "--backend",
+        choices=("auto", *BACKENDS),
+        default="auto",
+        help="who computes the statistics (default: the fastest that can)",
+    )
+
+
+def add_judging(parser: argparse.ArgumentParser) -> None:
+    """The options that say what counts as abnormal, and where the report goes."""
+    group = parser.add_argument_group("judging and reporting")
+    group.add_argument(
+        "--threshold",
+        type=threshold,
+        metavar="T",
+        help="neurons whose means differ by more are abnormal, in the layer's units (default: calibrated on the clean set)",
+    )
+    group.add_argument("--top-k", type=positive, default=20, metavar="K", help="neurons a ranking shows (default: 20)")
+    group.add_argument("--json", action="store_true", help="print report.json instead of the summary")
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
+    return int(text)
+
+
+def threshold(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a finite number of 0 or more")
+    return value
+
+
+def model_arguments(words: list[str]) -> dict[str, Any]:
+    """`KEY=JSON` words as keyword arguments. Raises UsageError on another form, invalid JSON, or a key given twice."""
+    arguments: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"--model-arg {word} is not of the form KEY=JSON", "for example --model-arg width=64")
+        if key in arguments:
+            raise UsageError(f"--model-arg {key} is given twice", "give each key once")
+        try:
+            arguments[key] = json.loads(value)
+        except ValueError as error:
+            raise UsageError(
+                f"--model-arg {word} is not valid JSON",
+                str(error),
+                f"text needs double quotes inside single ones: --model-arg '{key}=\"{value}\"'",
+            ) from None
+    return arguments
+
+
+def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
+    """The model the options describe, and the device to run it on.
+
+    "auto" is the GPU if there is one and the model came on the CPU; a model that placed itself stays where it is.
+    """
+    import torch
+
+    from naa_fast.inputs.models import load_model
+
+    model = load_model(arguments.model, model_arguments(arguments.model_arg), arguments.weights)
+    device: str = arguments.device
+    tensors = [*model.parameters(), *model.buffers()]
+    if device == "auto" and torch.cuda.is_available() and all(tensor.device.type == "cpu" for tensor in tensors):
+        device = "cuda"
+    return model, device
+
+
+def deliver(audit: Audit, folder: Path, as_json: bool) -> int:
+    """Write the report folder, print the result, return the verdict's exit code."""
+    written = audit.save(folder)
+    place = f"report: {folder}{os.sep} ({len(written)} files)"
+    if as_json:
+        emit((folder / "report.json").read_text(encoding="utf-8").rstrip("\n"))
+        note(place)
+    else:
+        emit(audit.summary().rstrip("\n"))
+        emit(clean(place))
+    return audit.verdict.exit_code
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def emit(text: str) -> None:
+    """Print results. A reader that has gone, as in `| head`, does not change how the command ends."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        quiet_stdout()
+
+
+def note(*lines: str) -> None:
+    """Print remarks and errors on stderr, each on one line whatever it contains."""
+    for line in lines:
+        print(clean(line), file=sys.stderr, flush=True)
+
+
+def clean(line: str, cells: int = LINE_CELLS) -> str:
+    """The line without anything a terminal would obey: names of files, layers and arrays are anybody's text."""
+    from naa_fast.report.words import printable
+
+    return printable(line, cells)
+
+
+def quiet_stdout() -> None:
+    """Send what is left to nowhere, so that the flush at exit does not fail on a closed pipe."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):  # a stdout without a file descriptor, as under a test
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115

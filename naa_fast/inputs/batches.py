@@ -1,0 +1,212 @@
+"""`open_source`: data of any accepted kind becomes a `Source` of `Batch`es."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from naa_fast.errors import InputError, UnsafeInput, UsageError
+from naa_fast.inputs.tensors import Column, MemoryColumn, as_mask, as_tensor, check_columns, describe
+
+ARRAY_SUFFIXES = (".npz", ".npy", ".safetensors")
+UNSAFE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".dill")
+LAST_KEYWORDS = ("attention_mask", "labels")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One forward's worth of data: the model is called as `model(*arguments, **keywords)`.
+
+    `size` samples; `mask` (bool `[size]` or `[size, positions]`) marks with False what no statistic may count, and the model
+    sees all the same. `skipped`: samples left out as undecodable since the previous batch. The first tensor of `arguments`, then
+    of `keywords`, is the input proper.
+    """
+
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+    size: int
+    mask: Tensor | None
+    skipped: int = 0
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A set of samples. `name` is what a person calls it and is hostile text; `samples` the total, None while unknown."""
+
+    name: str
+    samples: int | None
+
+    def batches(self) -> Iterator[Batch]:
+        """All batches in order. Raises InputError at the first sample that cannot be used and must not be left out."""
+        ...
+
+
+def open_source(data: Any, batch_size: int) -> Source:
+    """`data` as a `Source`.
+
+    A path: `.npz` or `.safetensors` (`x`, optional `mask`, optional `y`), `.npy`, a folder of images. A tensor or array: cut into
+    batches along its first axis. A DataLoader or any iterable of batches, each a tensor or array, a tuple or list whose first
+    item is the input, or a dict of keyword arguments: taken as they come, `batch_size` does not apply. A `Source`: itself.
+    Values keep their dtype. Files are checked from their headers here and read batch by batch later.
+
+    Raises:
+        UsageError: `batch_size` below 1.
+        UnsafeInput: a file that only a pickle loader could read, or one that unpacks to far more than it holds.
+        InputError: data that is missing, empty, damaged, of unknown kind, or not numeric.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch size is {batch_size}", "expected 1 or more")
+    if isinstance(data, str | Path):
+        return open_path(Path(data), batch_size)
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, Tensor | np.ndarray):
+        name = f"{'tensor' if isinstance(data, Tensor) else 'array'} {list(data.shape)}"
+        return ArraySource(name, MemoryColumn(data), None, None, batch_size)
+    if isinstance(data, Mapping):
+        raise InputError(
+            "the data is a dict", "expected an iterable of batches; a dict is one batch of keyword arguments", "pass [data]"
+        )
+    if isinstance(data, Dataset):
+        raise InputError(
+            f"the data is a {type(data).__name__}, which gives single samples",
+            "expected batches",
+            "wrap it: torch.utils.data.DataLoader(dataset, batch_size=...)",
+        )
+    if not isinstance(data, Iterable):
+        raise InputError(
+            f"the data is {describe(data)}",
+            "expected a path, a tensor, an array, a DataLoader or an iterable of batches",
+        )
+    return IterableSource(data)
+
+
+def open_path(path: Path, batch_size: int) -> Source:
+    """The source behind a path, chosen by what is there and by the ending of its name."""
+    known = f"expected one of {', '.join(ARRAY_SUFFIXES)}, or a folder of images"
+    suffix = path.suffix.lower()
+    if not path.exists():
+        raise InputError(f"no such data: {path}", "the path does not exist", known)
+    if path.is_dir():
+        from naa_fast.inputs.images import ImageFolder
+
+        return ImageFolder(path, batch_size)
+    if suffix in UNSAFE_SUFFIXES:
+        raise UnsafeInput(
+            f"refused to read data from {path}",
+            f"a {suffix} file is a pickle, and unpickling runs whatever code the file names",
+            "where you trust the file, load it and save the array: numpy.savez('data.npz', x=array)",
+        )
+    if suffix not in ARRAY_SUFFIXES or not path.is_file():
+        what = f"unknown data format '{suffix}'" if path.is_file() else "not a regular file"
+        raise InputError(f"cannot read data from {path}", what, known)
+    from naa_fast.inputs.arrays import open_columns
+
+    columns = open_columns(path)
+    return ArraySource(str(path), columns["x"], columns.get("mask"), columns.get("y"), batch_size)
+
+
+class ArraySource:
+    """`x` cut along its first axis, `mask` with it. `y` is held to the same length and otherwise left alone."""
+
+    def __init__(self, name: str, x: Column, mask: Column | None, y: Column | None, batch_size: int) -> None:
+        check_columns(name, x, mask, y)
+        self.name = name
+        self.samples: int | None = x.shape[0]
+        self.x = x
+        self.mask = mask
+        self.batch_size = batch_size
+
+    def batches(self) -> Iterator[Batch]:
+        masks = repeat(None) if self.mask is None else self.mask.read(self.batch_size)
+        for values, mask in zip(self.x.read(self.batch_size), masks, strict=False):
+            kept = None if mask is None else as_mask(mask, f"mask of {self.name}")
+            yield Batch((values,), {}, len(values), kept)
+
+
+class IterableSource:
+    """Batches as somebody else cut them. A one-shot iterator serves once."""
+
+    def __init__(self, data: Iterable[Any]) -> None:
+        self.name = type(data).__name__
+        self.samples = announced_samples(data)
+        self.data = data
+
+    def batches(self) -> Iterator[Batch]:
+        shape: torch.Size | None = None
+        for index, item in enumerate(self.data):
+            batch, x = batch_of(item, f"batch {index} of {self.name}")
+            if shape is not None and len(shape) != x.ndim:
+                raise InputError(
+                    f"batch {index} of {self.name} has shape {list(x.shape)}",
+                    f"expected {len(shape)} axes as in the first batch, {list(shape)}",
+                    "if the data is one pair (inputs, labels), pass the inputs alone",
+                )
+            shape = x.shape if shape is None else shape
+            if batch.size:  # an empty last batch holds nothing to observe, and many models reject it
+                yield batch
+        if shape is None:
+            raise InputError(
+                f"{self.name} gave no batch", "expected at least one", "an iterator can be read once: make a new one for each use"
+            )
+
+
+def announced_samples(data: Iterable[Any]) -> int | None:
+    """How many samples a DataLoader will give, as far as its sampler says; None for anything else."""
+    try:
+        return len(data.sampler) if isinstance(data, DataLoader) else None  # type: ignore[arg-type]
+    except (TypeError, AttributeError, NotImplementedError):
+        return None
+
+
+def batch_of(item: Any, where: str) -> tuple[Batch, Tensor]:
+    """A batch in any accepted form, and its input proper. `where` opens the error messages."""
+    first = item[0] if isinstance(item, tuple | list) and item else item
+    if isinstance(first, Mapping):
+        return keyword_batch(first, where)
+    if not isinstance(first, Tensor | np.ndarray):
+        inside = f" whose first item is {describe(first)}" if first is not item else ""
+        raise InputError(
+            f"{where} is {describe(item)}{inside}",
+            "expected a tensor or array, a tuple whose first item is one, or a dict of keyword arguments",
+        )
+    x = as_tensor(first, where)
+    if x.ndim == 0:
+        raise InputError(f"{where} is a single number", "expected samples along the first axis")
+    return Batch((x,), {}, len(x), None), x
+
+
+def keyword_batch(item: Mapping[Any, Any], where: str) -> tuple[Batch, Tensor]:
+    """A dict of keyword arguments. What is not a tensor (flags, None) is passed on as it is."""
+    odd = next((key for key in item if not isinstance(key, str)), None)
+    if odd is not None:
+        raise InputError(f"{where} has the key {odd!r}", "expected names of the model's arguments, as strings")
+    # The input proper is the first tensor: neither the mask nor the labels.
+    ordered = sorted(item, key=lambda key: LAST_KEYWORDS.index(key) if key in LAST_KEYWORDS else -1)
+    keywords = {
+        key: as_tensor(item[key], f"{key} in {where}") if isinstance(item[key], Tensor | np.ndarray) else item[key]
+        for key in ordered
+    }
+    tensors = {key: value for key, value in keywords.items() if isinstance(value, Tensor) and value.ndim}
+    if not tensors:
+        found = ", ".join(f"{key}: {describe(value)}" for key, value in keywords.items()) or "nothing"
+        raise InputError(f"{where} holds no tensor with samples", f"found {found}", "expected at least one tensor")
+    name, x = next(iter(tensors.items()))
+    for key, value in tensors.items():
+        if len(value) != len(x):
+            raise InputError(
+                f"{where} is ragged",
+                f"{name} has {len(x)} samples, {key} has {len(value)}",
+                "every tensor of a dict must have the samples along its first axis",
+            )
+    mask = keywords.get("attention_mask")
+    kept = as_mask(mask, f"attention_mask in {where}") if isinstance(mask, Tensor) else None
+    return Batch((), keywords, len(x), kept), x

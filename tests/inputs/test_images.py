@@ -1,0 +1,186 @@
+"""Folders of images: what is read, in which order and scale, and what is left out aloud."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+PIL = pytest.importorskip("PIL.Image", reason="image folders need Pillow (the vision extra)")
+
+from naa_fast.errors import InputError  # noqa: E402
+from naa_fast.inputs.batches import Batch, open_source  # noqa: E402
+
+
+def save(path: Path, mode: str = "RGB", size: tuple[int, int] = (5, 4), fill: int = 0, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.new(mode, size, tuple([fill] * len(mode)) if mode in ("RGB", "RGBA", "LA") else fill).save(path, **options)
+    return path
+
+
+def batches(folder: Path, batch_size: int = 2) -> list[Batch]:
+    return list(open_source(folder, batch_size).batches())
+
+
+def message(folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        batches(folder)
+    return str(caught.value)
+
+
+def test_images_come_sorted_as_float32_nchw_between_0_and_1(tmp_path: Path) -> None:
+    for fill, name in ((255, "c.png"), (0, "a.BMP"), (51, "b.tiff")):
+        save(tmp_path / name, fill=fill)
+    (tmp_path / "labels.txt").write_text("not an image")
+    source = open_source(tmp_path, 2)
+    assert (source.samples, source.name) == (3, str(tmp_path))
+    found = list(source.batches())
+    assert [batch.size for batch in found] == [2, 1]
+    x = torch.cat([batch.arguments[0] for batch in found])
+    assert (x.dtype, x.shape) == (torch.float32, (3, 3, 4, 5))
+    assert torch.equal(x[:, 0, 0, 0], torch.tensor([0.0, 51 / 255, 1.0]))
+    assert all(batch.skipped == 0 for batch in found)
+
+
+def test_pixels_keep_their_place_and_channel(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    PIL.fromarray(pixels).save(tmp_path / "a.png")
+    (batch,) = batches(tmp_path)
+    assert np.array_equal(batch.arguments[0][0].numpy(), pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "I;16"])
+def test_grey_images_stay_one_channel(tmp_path: Path, mode: str) -> None:
+    save(tmp_path / "a.png", mode)
+    (batch,) = batches(tmp_path)
+    assert batch.arguments[0].shape == (1, 1, 4, 5)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
+def test_one_image_in_colour_makes_all_of_them_rgb(tmp_path: Path, mode: str) -> None:
+    save(tmp_path / "a.png", "L", fill=51)
+    save(tmp_path / "b.png", mode)
+    (batch,) = batches(tmp_path)
+    assert batch.arguments[0].shape == (2, 3, 4, 5)
+    assert torch.equal(batch.arguments[0][0], torch.full((3, 4, 5), 51 / 255))
+
+
+def test_sixteen_bits_are_scaled_not_clipped(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", "I;16", fill=32768)
+    (batch,) = batches(tmp_path)
+    assert batch.arguments[0].unique().tolist() == pytest.approx([32768 / 65535])
+    save(tmp_path / "b.png", "RGB")
+    (batch,) = batches(tmp_path)
+    assert batch.arguments[0][0].unique().tolist() == pytest.approx([32768 / 65535])
+
+
+def test_subfolders_are_read_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    save(tmp_path / "b" / "1.png", fill=255)
+    save(tmp_path / "a" / "2.png", fill=0)
+    (batch,) = batches(tmp_path)
+    assert batch.arguments[0][:, 0, 0, 0].tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("where", ["a.png", "m.png", "z.png"])
+@pytest.mark.parametrize("damage", ["header", "body"])
+def test_an_image_that_cannot_be_decoded_is_left_out_and_counted(tmp_path: Path, where: str, damage: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    for name in ("b.png", "c.png", "n.png", where):
+        PIL.fromarray(noise).save(tmp_path / name)
+    content = (tmp_path / where).read_bytes()
+    (tmp_path / where).write_bytes(b"nonsense" if damage == "header" else content[: len(content) // 2])
+    found = batches(tmp_path, 1)
+    assert sum(batch.size for batch in found) == 3
+    assert sum(batch.skipped for batch in found) == 1
+
+
+def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
+    """A file of a format outside the list never reaches Pillow's reader for it: some start external programs."""
+    save(tmp_path / "a.png")
+    save(tmp_path / "g.gif", "P").rename(tmp_path / "b.png")
+    (tmp_path / "c.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EndComments\n")
+    source = open_source(tmp_path, 2)
+    assert source.samples == 1
+    (batch,) = source.batches()
+    assert (batch.size, batch.skipped) == (1, 2)
+
+
+def test_links_that_lead_out_are_left_out_and_counted_those_that_stay_are_read(tmp_path: Path) -> None:
+    outside = save(tmp_path / "outside" / "secret.png", fill=255)
+    inside = save(tmp_path / "set" / "a.png")
+    os.symlink(outside, tmp_path / "set" / "b.png")
+    os.symlink(inside, tmp_path / "set" / "c.png")
+    os.symlink(outside.parent, tmp_path / "set" / "folder")
+    (batch,) = batches(tmp_path / "set")
+    assert (batch.size, batch.skipped) == (2, 2)
+    assert batch.arguments[0].max() == 0
+
+
+# What is refused
+
+
+def test_different_sizes_name_two_files(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", size=(5, 4))
+    save(tmp_path / "b.png", size=(6, 4))
+    text = message(tmp_path)
+    assert "the images have different sizes" in text
+    assert f"{tmp_path / 'a.png'}: 5 x 4" in text
+    assert f"{tmp_path / 'b.png'}: 6 x 4" in text
+    assert "resize them" in text
+
+
+def test_an_image_that_changes_its_size_while_it_is_read(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", size=(5, 4))
+    save(tmp_path / "b.png", size=(5, 4))
+    source = open_source(tmp_path, 1)
+    save(tmp_path / "b.png", size=(6, 4))
+    with pytest.raises(InputError, match=r"b\.png: 6 x 4"):
+        list(source.batches())
+
+
+def test_a_folder_without_images(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    text = message(tmp_path)
+    assert f"no image in {tmp_path}" in text
+    assert "0 links lead out of the folder, 0 files could not be decoded" in text
+    assert "expected files ending in .png, .jpg, .jpeg, .bmp, .webp, .tif, .tiff" in text
+
+
+def test_a_folder_of_nothing_but_links_and_damage_says_so(tmp_path: Path) -> None:
+    os.symlink(save(tmp_path / "outside" / "a.png"), tmp_path / "set.png")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    os.symlink(tmp_path / "outside" / "a.png", folder / "a.png")
+    (folder / "b.png").write_bytes(b"nonsense")
+    assert "1 links lead out of the folder, 1 files could not be decoded" in message(folder)
+
+
+def test_a_folder_in_which_nothing_decodes(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    PIL.fromarray(noise).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
+    text = message(tmp_path)
+    assert f"no image in {tmp_path} could be decoded" in text
+    assert "1 files were tried" in text
+
+
+def test_pixels_without_a_fixed_range(tmp_path: Path) -> None:
+    save(tmp_path / "a.tiff", "F")
+    text = message(tmp_path)
+    assert f"{tmp_path / 'a.tiff'} holds pixels of mode F" in text
+    assert "expected an image whose values have a fixed range" in text
+    assert "save the pixels as .npz" in text
+
+
+def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "a.png")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    text = message(tmp_path)
+    assert "a folder of images needs Pillow, which is not installed" in text
+    assert "pip install 'naa-fast[vision]'" in text
