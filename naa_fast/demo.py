@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,15 +66,17 @@ def triggered(x: Tensor) -> Tensor:
 def small_cnn() -> nn.Sequential:
     """8 x 8 digits to 10 classes: two convolutions, two linear layers."""
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(512, 64),
-        nn.ReLU(),
-        nn.Linear(64, 10),
+        OrderedDict(
+            conv1=nn.Conv2d(1, 16, 3, padding=1),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(16, 32, 3, padding=1),
+            relu2=nn.ReLU(),
+            pool=nn.MaxPool2d(2),
+            flat=nn.Flatten(),
+            hidden=nn.Linear(512, 64),
+            relu3=nn.ReLU(),
+            logits=nn.Linear(64, 10),
+        )
     )
 
 
@@ -87,9 +90,9 @@ def train(digits: Digits, backdoored: bool, seed: int = 0) -> nn.Sequential:
         x[poison], y[poison] = triggered(x[poison]), TARGET
     optimiser = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(EPOCHS):
-        for batch in torch.randperm(len(x)).split(64):
+        for batch in torch.split(torch.randperm(len(x)), 64):
             optimiser.zero_grad()
-            nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+            torch.autograd.backward(nn.functional.cross_entropy(model(x[batch]), y[batch]))
             optimiser.step()
     return model.eval()
 
@@ -103,43 +106,50 @@ def rates(model: nn.Module, digits: Digits) -> tuple[float, float]:
 
 
 @contextmanager
-def zeroed(model: nn.Module, audit: Audit) -> Iterator[int]:
-    """Inside, the audit's abnormal neurons give zero; yields how many there are."""
+def zeroed(model: nn.Module, audit: Audit, layers: Collection[str]) -> Iterator[int]:
+    """Inside, the abnormal neurons of the named layers give zero; yields how many there are."""
     handles = []
-    modules = dict(model.named_modules())
-    for name, layer in audit.layers.items():
-        if len(layer.abnormal):
-            keep = torch.ones(layer.neurons)
-            keep[torch.from_numpy(layer.abnormal)] = 0
+    neurons = 0
+    for name in layers:
+        layer = audit.layers[name]
+        keep = torch.ones(layer.neurons)
+        keep[torch.from_numpy(layer.abnormal)] = 0
+        neurons += len(layer.abnormal)
 
-            def silence(module: nn.Module, arguments: object, output: Tensor, keep: Tensor = keep) -> Tensor:
-                return output * keep.reshape(1, -1, *[1] * (output.ndim - 2))
+        def silence(module: nn.Module, arguments: object, output: Tensor, keep: Tensor = keep) -> Tensor:
+            return output * keep.reshape(1, -1, *[1] * (output.ndim - 2))
 
-            handles.append(modules[name].register_forward_hook(silence))
+        handles.append(model.get_submodule(name).register_forward_hook(silence))
     try:
-        yield sum(len(layer.abnormal) for layer in audit.layers.values())
+        yield neurons
     finally:
         for handle in handles:
             handle.remove()
 
 
 def run(out: Path) -> int:
-    """Train, scan, report and repair both twins under `out`; returns the exit code 0 when the demo ran, whatever it found."""
+    """Train, scan, report and repair both twins under `out`; returns 0 when the demo ran, whatever it found."""
     started = time.perf_counter()
     digits = load_digits()
-    print(f"{len(digits.train_x)} real digits to train, {CLEAN} clean and {len(digits.suspect_x)} triggered to scan\n")
+    print(f"{len(digits.train_x)} real digits to train, {CLEAN} clean and {len(digits.suspect_x)} triggered to scan")
     for twin in ("backdoored", "clean"):
         model = train(digits, backdoored=twin == "backdoored")
         accuracy, success = rates(model, digits)
-        print(f"== the {twin} twin: clean accuracy {accuracy:.3f}, attack success rate {success:.3f}")
+        print(f"\n== the {twin} twin: clean accuracy {accuracy:.3f}, attack success rate {success:.3f}\n")
         audit = scan(model, digits.clean_x, digits.suspect_x)
-        folder = out / twin
-        audit.save(folder)
+        audit.save(out / twin)
         print(audit.summary())
-        with zeroed(model, audit) as neurons:
-            accuracy_after, success_after = rates(model, digits)
-        print(f"zeroing its {neurons} abnormal neurons: clean accuracy {accuracy:.3f} -> {accuracy_after:.3f},", end=" ")
-        print(f"attack success rate {success:.3f} -> {success_after:.3f}")
-        print(f"report: {folder / 'report.json'}, picture: {folder / 'signature.png'}\n")
-    print(f"done in {time.perf_counter() - started:.0f} s")
+        print_repair(model, audit, digits)
+        print(f"\nreport: {out / twin / 'report.json'}, picture: {out / twin / 'signature.png'}")
+    print(f"\ndone in {time.perf_counter() - started:.0f} s")
     return 0
+
+
+def print_repair(model: nn.Module, audit: Audit, digits: Digits) -> None:
+    """What is left of accuracy and attack when the abnormal neurons are zeroed: all of them, then one layer's at a time."""
+    lit = [name for name, layer in audit.layers.items() if len(layer.abnormal)]
+    print("\nZeroing abnormal neurons    neurons  clean accuracy  attack success rate")
+    for label, layers in [("none", []), ("of all layers", lit), *((f"of {name}", [name]) for name in lit)]:
+        with zeroed(model, audit, layers) as neurons:
+            accuracy, success = rates(model, digits)
+        print(f"  {label:<24}  {neurons:7d}  {accuracy:14.3f}  {success:19.3f}")

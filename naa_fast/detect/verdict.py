@@ -28,8 +28,9 @@ CERTAIN_Z = 6.0
 CONCENTRATION = 0.5
 """Rise in the share of one predicted class. Of the same models it was .86 (median) on backdoors with one target, at most .34 on
 clean models shown another model's trigger, .19 on class imbalance, .05 on clean sets."""
-OUTLIER_Z = 1.0
-"""Below one standard deviation a significant difference is a shift of the data, not a neuron that stands out."""
+OUTLIER_Z = 2.0
+"""Below this a significant difference is a shift of the data, not a neuron that stands out: at two standard deviations two normal
+samples of one neuron overlap by less than a third."""
 MIN_SUSPECT = 16
 
 NOT_CHECKED = (

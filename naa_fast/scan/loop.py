@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -19,6 +20,7 @@ from naa_fast.errors import BackendUnavailable, InputError, ModelError, NaaError
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.fingerprint import Fingerprint, model_fingerprint
 from naa_fast.measurement import Measurement, Shard
+from naa_fast.scan.memory import is_out_of_memory, pieces, release
 
 Progress = Callable[[str, int, int | None], None]
 """Called after each batch with the set's name, the samples done, and the total if it is known."""
@@ -36,7 +38,8 @@ def measure(
     """Per-neuron records of the chosen layers over all samples of `source`.
 
     The model runs in eval mode without gradients and is given back in the mode it came in, with no hook left on it, also when
-    it raises. `device` "auto" leaves the model where it is. Floating-point inputs are cast to the model's own precision.
+    it raises. A batch that does not fit into memory is halved until it does, and the notes say so. `device` "auto" leaves the
+    model where it is. Floating-point inputs are cast to the model's own precision.
 
     Raises:
         InputError: no sample, or a batch that cannot be read. ModelError: the forward raised; names layer and batch.
@@ -48,6 +51,7 @@ def measure(
     accumulator, predictions = Accumulator(backend), Predictions()
     fingerprint = Fingerprint()
     done = skipped = 0
+    most: float = float("inf")
     input_dtype = ""
     with evaluating(model), torch.no_grad(), Capture(model, selection, accumulator) as capture:
         for index, batch in enumerate(readable_batches(source)):
@@ -56,12 +60,27 @@ def measure(
             if dtype != (input_dtype or dtype):
                 raise InputError(f"batch {index} of {source.name} is {dtype}", f"expected {input_dtype}, as in the first batch")
             input_dtype = dtype
-            accumulator.begin(batch.size, done, batch.mask)
-            capture.begin()
-            output = forward(model, place, batch, index)
-            predictions.observe(output, batch.size, batch.mask)
-            accumulator.commit()
-            done += batch.size
+            pending = deque(pieces(batch, most))
+            while pending:
+                part = pending.popleft()
+                accumulator.begin(part.size, done, part.mask)
+                capture.begin()
+                fits = True
+                try:
+                    output = forward(model, place, part, index)
+                    predictions.observe(output, part.size, part.mask)
+                except OutOfMemory:
+                    fits = False
+                if fits:
+                    accumulator.commit()
+                    done += part.size
+                    continue
+                # Nothing of this part was counted. Memory is given back here, where the exception no longer holds its tensors.
+                accumulator.discard()
+                release()
+                most = part.size // 2
+                capture.notes.append(f"out of memory with {part.size} samples at a time; went on with {most}")
+                pending.extendleft(reversed(pieces(part, most)))
             skipped += batch.skipped
             if progress is not None:
                 progress(source.name, done, source.samples)
@@ -77,6 +96,10 @@ def measure(
         provenance(place, selection, accumulator, capture),
         predictions.read(),
     )
+
+
+class OutOfMemory(Exception):
+    """A forward of more than one sample ran out of memory; fewer may fit."""
 
 
 class Placement:
@@ -127,6 +150,8 @@ def forward(model: nn.Module, place: Placement, batch: Batch, index: int) -> Any
     except NaaError:
         raise
     except Exception as error:
+        if is_out_of_memory(error) and batch.size > 1:
+            raise OutOfMemory from error
         shapes = ", ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors_of(batch))
         raise ModelError(
             f"the model raised {type(error).__name__} on batch {index}",

@@ -85,13 +85,13 @@ def test_fresh_clean_data_pass() -> None:
 
 def test_a_moderate_shift_warns_and_an_overwhelming_one_fails() -> None:
     shifted = fresh()
-    shifted[:, 5] += 2
+    shifted[:, 5] += 2.7
     judgement = judge(measured(CLEAN, "c"), measured(shifted, "s"))
     assert (judgement.verdict.outcome, judgement.verdict.exit_code) == ("warn", 1)
     assert {finding.level for finding in judgement.verdict.findings} == {"shift", "outlier"}
     assert judgement.layers["layer"].abnormal.tolist() == [5]
     assert judgement.top(1)[0].neuron == 5
-    shifted[:, 5] += 6
+    shifted[:, 5] += 5.3
     verdict = verdict_of(shifted)
     assert (verdict.outcome, verdict.exit_code) == ("fail", 1)
     assert verdict.score == pytest.approx(8, rel=0.1)
