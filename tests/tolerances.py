@@ -53,14 +53,15 @@ def budget(expected: Moments, arithmetic: str, e: np.ndarray | float = 0.0) -> d
     offset = 4.0 * np.sqrt(n) * u64 * largest
     g = {k: (LAMBDA * np.sqrt(adds) + 2 * k) * u * (fourth + reach) ** k for k in (1, 2, 3, 4)}  # per observation
     g = {k: g[k] + k * (fourth + reach + e) ** (k - 1) * e for k in g}
-    # The state's mean is rounded to u64 * largest: that much false shift enters every centred sum.
+    # The state's mean is rounded to u64 * largest: that much false shift enters every centred sum. Between two parts that are
+    # merged it meets a distance of about sigma, so m2 is off in first order, by 2 * sigma * u64 * largest an observation.
     drift = offset + g[1]
     return {
         "mean": g[1] + offset,
         "minimum": e + offset * (e > 0),
         "maximum": e + offset * (e > 0),
         "positives": np.ceil(n * e / np.maximum(sigma, e + 1e-300)),
-        "m2": n * (g[2] + 2 * reach * g[1] + drift * drift + 2 * drift * u64 * largest),
+        "m2": n * (g[2] + 2 * reach * g[1] + drift * drift + 2 * (sigma + drift) * u64 * largest),
         "m3": n * (g[3] + 3 * reach * g[2] + 3 * reach**2 * g[1] + 3 * sigma**2 * drift),
         "m4": n * (g[4] + 4 * reach * g[3] + 6 * reach**2 * g[2] + 4 * reach**3 * g[1] + 4 * fourth**3 * drift),
     }

@@ -1,0 +1,12 @@
+"""Numba on the host: every statistic from one read of the tensor, columns or positions as SIMD lanes.
+
+`reduce` chooses between `rows` (channels fastest) and `images` (positions fastest); `planes` holds the arithmetic both share,
+`threads` hands tasks to threads.
+"""
+
+from naa_fast.kernels.cpu.compare import Comparison, compare
+from naa_fast.kernels.cpu.fold import empty, fold, read
+from naa_fast.kernels.cpu.reduce import reduce
+from naa_fast.kernels.cpu.score import score
+
+__all__ = ["Comparison", "compare", "empty", "fold", "read", "reduce", "score"]

@@ -1,0 +1,53 @@
+"""`fold` on the host: a batch's partials enter the state in a fixed order, by the formulas of `records.Moments.merge`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from naa_fast.kernels.cpu.parts import join_folds, join_one, together
+from naa_fast.kernels.cpu.reduce import Partials, reduce_folds
+from naa_fast.records import FOLD_BLOCK, FOLDS, Array
+
+
+class State:
+    """A layer's running record: the three arrays of `LayerRecord.packed`."""
+
+    def __init__(self, channels: int) -> None:
+        self.moments = np.zeros((3, 6, channels))
+        self.moments[:, 4] = np.inf
+        self.moments[:, 5] = -np.inf
+        self.counts = np.zeros((3, 3, channels), np.int64)
+        self.folds = np.zeros((2, 3, FOLDS, channels))
+
+
+def empty(channels: int, like: Array) -> State:
+    """State of a layer of which nothing was seen; `like` tells other backends the device."""
+    return State(channels)
+
+
+def fold(batch: Sequence[tuple[State, Partials]], phase: int) -> None:
+    """Add a batch's partials to the states; a state named twice takes both, in order.
+
+    A sample's mean and maximum are observations like the values of [N, D], and take the same kernel.
+    """
+    first = (phase // FOLD_BLOCK) % FOLDS
+    for state, partials in batch:
+        parts = [(partials.reals, partials.counts)]
+        if partials.per_sample:
+            seen = None if partials.observed.all() else partials.observed
+            parts += [reduce_folds(values, seen, phase) for values in (partials.sample_mean, partials.sample_max)]
+        wholes = [together(reals, counts) for reals, counts in parts]
+        for view in range(3):
+            of_view = min(view, len(parts) - 1)  # one position a sample: all views are the same
+            if len(parts[of_view][0]) == 0:
+                continue
+            if view > 0:
+                join_folds(state.folds[view - 1], first, *parts[of_view])
+            join_one(state.moments[view], state.counts[view], *wholes[of_view])
+
+
+def read(states: Sequence[State]) -> list[tuple[Array, Array, Array]]:
+    """The states' packed arrays (`LayerRecord.packed`), copied."""
+    return [(state.moments.copy(), state.counts.copy(), state.folds.copy()) for state in states]

@@ -1,0 +1,176 @@
+"""`reduce` on the host: looks at strides, cuts the tensor into tasks by shape alone, and hands them to threads.
+
+No copy where channels or positions are neighbours in memory, whatever the other strides; else samples are copied a few at a time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from naa_fast.kernels.cpu import images, rows
+from naa_fast.kernels.cpu.parts import join_parts
+from naa_fast.kernels.cpu.planes import LANES, TILE, WORK_SIZE
+from naa_fast.kernels.cpu.threads import Task, run
+from naa_fast.records import FOLD_BLOCK, FOLDS, Array
+
+TASKS = 16
+"""Tasks to aim for: enough that an unlucky thread does not keep the others waiting."""
+
+PARTS_SHARE = 0.02
+"""Most that the parts of a sum may weigh beside the tensor: memory fresh from the system costs more time than reading as much."""
+
+COPIED_BYTES = 8 << 20
+"""Most that is copied at a time of a tensor whose layout no kernel reads in place."""
+
+
+class Partials(NamedTuple):
+    """`reals` [parts, 6, channels] float64 and `counts` [parts, 3, channels] int64, fields as in `records`.
+
+    `per_sample` False: parts are the batch's folds, its first row's first; the rest is empty.
+    `per_sample` True: parts are runs of samples, whose positions are summed up already. Of single samples only what `fold` takes
+    as observations is kept: `sample_mean` and `sample_max` [samples, channels] (NaN where no position was finite), and `observed`
+    [samples], which samples had any position at all. All moments of every sample would be as large as an image of 7x7.
+    """
+
+    reals: Array
+    counts: Array
+    per_sample: bool
+    sample_mean: Array
+    sample_max: Array
+    observed: Array
+
+
+def elements(x: Array) -> Array:
+    """`x` in a type the kernels know: float16 as its bits in int16 (uint16 is taken by bfloat16)."""
+    if x.dtype == np.float16:
+        return x.view(np.int16)
+    if x.dtype in (np.float32, np.float64, np.uint16):
+        return x
+    return x.astype(np.float64)
+
+
+def flat(x: Array) -> tuple[Array, tuple[int, ...]] | None:
+    """One-dimensional view from the lowest address of `x` to its highest, and strides in elements from there.
+
+    None if an axis runs backwards or strides are no multiple of the element: nothing produces these, and they can be copied.
+    """
+    size = x.itemsize
+    # NumPy gives axes of length 1 any stride at all.
+    steps = [stride if length > 1 else size for length, stride in zip(x.shape, x.strides, strict=True)]
+    if any(step < 0 or step % size for step in steps):
+        return None
+    strides = tuple(step // size for step in steps)
+    span = 1 + sum((length - 1) * stride for length, stride in zip(x.shape, strides, strict=True))
+    return np.lib.stride_tricks.as_strided(x, (span,), (size,)), strides
+
+
+def workspace(x: Array) -> Array:
+    return np.empty(WORK_SIZE, np.float64 if x.dtype == np.float64 else np.float32)
+
+
+def pieces(length: int, least: int, most: int) -> list[tuple[int, int]]:
+    """`range(length)` in at most `most` runs, each a multiple of `least` but the last."""
+    step = -(-length // max(most, 1))
+    step = -(-step // least) * least
+    return [(start, min(start + step, length)) for start in range(0, length, max(step, 1))]
+
+
+def blocks(channels: int, widest: int) -> list[tuple[int, int]]:
+    """Runs of columns as (first, width)."""
+    return [(start, min(widest, channels - start)) for start in range(0, channels, widest)]
+
+
+def reduce_folds(x: Array, mask: Array | None, phase: int) -> tuple[Array, Array]:
+    """Moments of `x` [rows, channels] by fold: `(reals [folds, 6, channels], counts [folds, 3, channels])`.
+
+    The first row's fold comes first, cyclically, and folds the rows do not reach are left out.
+    """
+    count, channels = x.shape
+    layout = flat(x)
+    if layout is None or (layout[1][1] != 1):
+        layout = flat(np.ascontiguousarray(x))
+        assert layout is not None
+    data, (row_stride, _) = layout
+    columns = blocks(channels, LANES)
+    folds = min(FOLDS, -(-(phase % FOLD_BLOCK + count) // FOLD_BLOCK))
+    affordable = int(PARTS_SHARE * x.nbytes / (folds * 9 * 8 * channels))
+    spans = pieces(count, FOLDS * TILE, min(-(-TASKS // len(columns)), max(affordable, 1)))
+    reals = np.empty((len(spans), folds, 6, channels))
+    counts = np.empty((len(spans), folds, 3, channels), np.int64)
+    seen = np.empty(0, bool) if mask is None else np.ascontiguousarray(mask)
+
+    def task(k: int, first: int, last: int, column: int, width: int) -> None:
+        work = workspace(data)
+        rows.by_fold(data, row_stride, first, last, seen, phase, column, width, work, reals[k], counts[k])
+
+    tasks: list[Task] = [
+        partial(task, k, first, last, column, width) for k, (first, last) in enumerate(spans) for column, width in columns
+    ]
+    run(tasks, x.nbytes)
+    for k in range(1, len(spans)):
+        join_parts(reals[0], counts[0], reals[k], counts[k])
+    return reals[0], counts[0]
+
+
+def reduce_samples(x: Array, mask: Array | None, sample_mean: Array, sample_max: Array) -> tuple[Array, Array] | None:
+    """Moments over positions and samples of `x` [samples, channels, inner], in parts; None if no kernel reads the layout."""
+    samples, channels, inner = x.shape
+    layout = flat(x)
+    if layout is None:
+        return None
+    data, (sample_stride, channel_stride, row_stride) = layout
+    across = row_stride == 1 and mask is None
+    if not across and channel_stride != 1:
+        return None
+    columns = blocks(channels, images.CHANNELS if across else LANES)
+    spans = pieces(samples, images.GROUP if across else 1, -(-TASKS // len(columns)))
+    reals = np.empty((len(spans), 6, channels))
+    counts = np.empty((len(spans), 3, channels), np.int64)
+    seen = np.empty((0, inner), bool) if mask is None else np.ascontiguousarray(mask)
+
+    def task(k: int, first: int, last: int, column: int, width: int) -> None:
+        work = workspace(data)
+        results = reals[k], counts[k], sample_mean, sample_max
+        if across:
+            images.by_sample(data, sample_stride, channel_stride, inner, first, last, column, width, work, *results)
+        else:
+            rows.by_sample(data, sample_stride, row_stride, inner, first, last, seen, column, width, work, *results)
+
+    tasks: list[Task] = [
+        partial(task, k, first, last, column, width) for k, (first, last) in enumerate(spans) for column, width in columns
+    ]
+    run(tasks, x.nbytes)
+    return reals, counts
+
+
+def reduce(x: Array, mask: Array | None, phase: int) -> Partials:
+    """Partial moments of `x` [outer, channels, inner], any strides: one read, no copy of the common layouts.
+
+    Types and meaning as in kernels/reference/reduce.py; only single samples' power sums are not kept, see `Partials`.
+    """
+    x = elements(x)
+    outer, channels, inner = x.shape
+    none = np.empty((0, channels))
+    if x.size == 0:
+        nothing = np.empty((0, 6, channels)), np.empty((0, 3, channels), np.int64)
+        return Partials(*nothing, False, none, none, np.empty(0, bool))
+    if inner == 1:
+        parts = reduce_folds(x[:, :, 0], None if mask is None else mask[:, 0], phase)
+        return Partials(*parts, False, none, none, np.empty(0, bool))
+    observed: Array = np.ones(outer, bool) if mask is None else np.asarray(mask.any(axis=1))
+    sample_mean, sample_max = np.empty((2, outer, channels)) if mask is None else np.full((2, outer, channels), np.nan)
+    whole = reduce_samples(x, mask, sample_mean, sample_max)
+    if whole is None:
+        done = []
+        step = max(1, COPIED_BYTES // (channels * inner * x.itemsize))
+        for start in range(0, outer, step):
+            few = slice(start, min(start + step, outer))
+            copy = np.ascontiguousarray(x[few].transpose(0, 2, 1)).transpose(0, 2, 1)
+            result = reduce_samples(copy, None if mask is None else mask[few], sample_mean[few], sample_max[few])
+            assert result is not None
+            done.append(result)
+        whole = np.concatenate([d[0] for d in done]), np.concatenate([d[1] for d in done])
+    return Partials(*whole, True, sample_mean, sample_max, observed)
