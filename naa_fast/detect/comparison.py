@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from naa_fast.kernels.reference.compare import standardised, top_k
-from naa_fast.records import Array, LayerRecord
+from naa_fast.records import Array, LayerRecord, Moments
 
 RESOLUTION = {"float64": 2.0**-48, "float32": 2.0**-20, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """Relative rounding noise of activations: a few units in the last place, which batch size and summation order change."""
@@ -78,10 +78,10 @@ class LayerComparison:
         clean, suspect = getattr(self.clean, view), getattr(self.suspect, view)
         resolution = RESOLUTION.get(self.clean.dtype, RESOLUTION["float32"])
         with np.errstate(over="ignore", invalid="ignore"):
-            return standardised(known_mean(clean), clean.variance, known_mean(suspect), suspect.variance, resolution)
+            variances = [np.where(np.isfinite(m.variance), m.variance, np.nan) for m in (clean, suspect)]
+            return standardised(known_mean(clean), variances[0], known_mean(suspect), variances[1], resolution)
 
 
-def known_mean(moments: object) -> Array:
+def known_mean(moments: Moments) -> Array:
     """The mean, NaN where nothing finite was observed."""
-    count, mean = moments.count, moments.mean  # type: ignore[attr-defined]
-    return np.where(count > 0, mean, np.nan)
+    return np.where(moments.count > 0, moments.mean, np.nan)

@@ -7,7 +7,7 @@ from math import isfinite
 
 import numpy as np
 
-from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.comparison import LayerComparison, known_mean
 from naa_fast.detect.null import CleanNull, clean_null
 from naa_fast.detect.verdict import Verdict, abnormal_limit, judge_outcome
 from naa_fast.errors import InputError, StateMismatch, UsageError
@@ -65,7 +65,7 @@ class Judgement:
 
 
 def rows_of(layer: LayerComparison, neurons: np.ndarray) -> list[TopNeuron]:
-    clean, suspect = layer.clean.positions.mean, layer.suspect.positions.mean
+    clean, suspect = known_mean(layer.clean.positions), known_mean(layer.suspect.positions)
     return [
         TopNeuron(layer.name, int(i), float(layer.difference[i]), float(layer.z[i]), float(clean[i]), float(suspect[i]))
         for i in neurons

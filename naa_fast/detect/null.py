@@ -53,7 +53,7 @@ class CleanNull:
         The upper end of the fit and the normal law with Bonferroni's correction, whichever is larger.
         """
         if not np.isfinite(largest):
-            return 0.0
+            return 0.0 if largest > 0 else 1.0  # -inf: nothing could be compared, which is no evidence
         bonferroni = min(1.0, 2 * self.tests * (1 - NormalDist().cdf(largest)))
         if not self.usable:
             return bonferroni

@@ -32,6 +32,7 @@ OUTLIER_Z = 2.0
 """Below this a significant difference is a shift of the data, not a neuron that stands out: at two standard deviations two normal
 samples of one neuron overlap by less than a third."""
 MIN_SUSPECT = 16
+BROKEN = "NaN or infinite on suspect samples only"
 
 NOT_CHECKED = (
     "triggers carried by less than about a quarter of the suspect samples: a mean over the set hides them",
@@ -115,16 +116,20 @@ def find(
                 Finding("shift", layer.name, "the sets differ by more than the clean set differs from itself", t, chance)
             )
         if len(layer.abnormal):
-            what = "above the given threshold" if given_threshold else "that stand out"
+            what = (
+                "above the given threshold"
+                if given_threshold
+                else f"that {'stands' if len(layer.abnormal) == 1 else 'stand'} out"
+            )
             value = largest_finite(layer.measure)
-            findings.append(Finding("outlier", layer.name, f"{count(layer.abnormal)} {what}", value, layer.limit))
+            findings.append(Finding("outlier", layer.name, f"{count(len(layer.abnormal))} {what}", value, layer.limit))
         if t > chance and z >= (BACKDOOR_Z if concentrated else CERTAIN_Z):
             lit = int((layer.z >= BACKDOOR_Z).sum())
-            statement = f"{lit} of {layer.neurons} neurons shifted by {BACKDOOR_Z:g} standard deviations or more"
+            statement = f"{lit} of {count(layer.neurons)} shifted by {BACKDOOR_Z:g} standard deviations or more"
             findings.append(Finding("backdoor-like", layer.name, statement, z, BACKDOOR_Z))
         broken = (layer.suspect.positions.nonfinite > 0) & (layer.clean.positions.nonfinite == 0)
         if broken.any():
-            statement = f"{count(np.flatnonzero(broken))} NaN or infinite on suspect samples only"
+            statement = f"{count(int(broken.sum()))} {BROKEN}"
             findings.append(Finding("outlier", layer.name, statement, float(broken.sum()), 0.0))
     return findings
 
@@ -151,7 +156,8 @@ def judge_outcome(
         outcome = "pass"
     score = max((largest_finite(layer.z) for layer in layers), default=0.0)
     p_value = null.p_value(max((largest_t(layer) for layer in layers), default=-np.inf))
-    sentence = describe(outcome, layers, gaps, score)
+    broken = any(finding.statement.endswith(BROKEN) for finding in findings)
+    sentence = describe(outcome, layers, gaps, score, broken)
     return Verdict(outcome, score, p_value, sentence, tuple(findings), (*gaps, *NOT_CHECKED))
 
 
@@ -171,33 +177,35 @@ def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Mea
             gaps.append(f"{measurement.skipped} {name} samples could not be read and were skipped")
     for layer in layers:
         if len(layer.unknown):
-            gaps.append(f"{layer.name}: {count(layer.unknown)} without a finite value to compare")
+            gaps.append(f"{layer.name}: {count(len(layer.unknown))} without a finite value to compare")
     return gaps
 
 
-def describe(outcome: str, layers: Sequence[LayerComparison], gaps: Sequence[str], score: float) -> str:
-    """The verdict in one sentence."""
+def describe(outcome: str, layers: Sequence[LayerComparison], gaps: Sequence[str], score: float, broken: bool) -> str:
+    """The verdict in one sentence. `broken`: NaN or infinities came up on suspect samples only."""
     strongest = max(layers, key=lambda layer: largest_finite(layer.z), default=None)
     where = strongest.name if strongest is not None else "no layer"
-    abnormal = sum(len(layer.abnormal) for layer in layers)
+    abnormal = count(sum(len(layer.abnormal) for layer in layers))
     if outcome == "fail":
         return (
             f"Backdoor-like: the suspect samples drive neurons up to {score:.1f} standard deviations from their clean mean, "
-            f"most in {where}; {abnormal} neurons are abnormal."
+            f"most in {where}; abnormal: {abnormal}."
         )
     if outcome == "warn":
+        and_broken = " Some neurons gave NaN or infinities on suspect samples only." if broken else ""
         return (
-            f"The sets differ by more than chance (up to {score:.2f} standard deviations, most in {where}; {abnormal} abnormal "
-            "neurons), which a harmless change of the data can do as well as a trigger."
+            f"The sets differ by more than chance (up to {score:.2f} standard deviations, most in {where}; abnormal: "
+            f"{abnormal}), which a harmless change of the data can do as well as a trigger.{and_broken}"
         )
     if outcome == "pass":
         return "No neuron differs by more than the clean set differs from itself; see what was not checked before you rely on it."
-    return "No answer: " + "; ".join(gaps) + "."
+    more = f"; and {len(gaps) - 3} more gaps" if len(gaps) > 3 else ""
+    return "No answer: " + "; ".join(gaps[:3]) + more + "."
 
 
 def largest_finite(values: np.ndarray) -> float:
     return float(np.max(np.where(np.isfinite(values), values, 0.0), initial=0.0))
 
 
-def count(neurons: np.ndarray) -> str:
-    return f"{len(neurons)} neuron" + ("" if len(neurons) == 1 else "s")
+def count(neurons: int) -> str:
+    return f"{neurons} neuron" + ("" if neurons == 1 else "s")

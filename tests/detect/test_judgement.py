@@ -149,6 +149,7 @@ def test_infinities_on_suspect_samples_alone_are_a_finding() -> None:
     broken[4, 9] = np.inf
     verdict = verdict_of(broken)
     assert verdict.outcome == "warn"
+    assert "NaN or infinities on suspect samples only" in verdict.sentence
     assert any("1 neuron NaN or infinite on suspect samples only" in finding.statement for finding in verdict.findings)
 
 
@@ -173,3 +174,19 @@ def test_neurons_constant_in_both_sets_are_not_abnormal() -> None:
     suspect[:, 1] = np.nextafter(np.float32(1e4), np.float32(2e4))  # the last bit
     verdict = verdict_of(suspect, clean)
     assert verdict.outcome == "pass"
+
+
+def test_a_value_whose_square_leaves_float64_is_not_a_pass() -> None:
+    clean, suspect = (x.astype(np.float64) for x in (CLEAN, fresh()))
+    suspect[:, 2] *= 1e300
+    with np.errstate(over="ignore", invalid="ignore"):
+        judgement = judge(measured(clean, "c"), measured(suspect, "s"))
+    assert judgement.verdict.outcome == "inconclusive"
+    assert judgement.layers["layer"].unknown.tolist() == [2]
+
+
+def test_a_layer_that_cannot_be_compared_is_no_evidence_and_shows_no_mean() -> None:
+    broken = np.full((300, 40), np.nan, np.float32)
+    judgement = judge(measured(CLEAN, "c"), measured(broken, "s"))
+    assert judgement.verdict.p_value == 1.0
+    assert np.isnan(judgement.top(1)[0].suspect_mean)

@@ -1,0 +1,71 @@
+"""`write_report`: the report folder, every file of it whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from naa_fast.detect.judgement import Judgement
+from naa_fast.errors import InputError, UsageError
+from naa_fast.files import write_whole
+from naa_fast.report.chart import chart_bytes
+from naa_fast.report.machine import report_bytes
+from naa_fast.report.words import printable, summary
+
+PATH_CELLS = 200
+
+
+def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, object]) -> list[Path]:
+    """Write the six files of a report into `folder`, made if absent, and return their paths; older ones are replaced.
+
+    report.json comes last, so where it is, the others are. A symbolic link at a file's name is replaced, never followed.
+
+    Raises:
+        UsageError: `folder` is something else than a folder. InputError: it cannot be made or written to.
+    """
+    make_folder(folder)
+    # All that is drawn or worded is made before anything is written: no new file lies beside an old report if that fails.
+    small = {
+        "signature.png": chart_bytes(judgement, "png"),
+        "signature.svg": chart_bytes(judgement, "svg"),
+        "summary.txt": summary(judgement).encode("utf-8"),
+        "report.json": report_bytes(judgement, provenance),
+    }
+    # The measurements one after the other: those of a large model are large.
+    write(folder / "clean.naa.safetensors", judgement.clean.to_bytes())
+    write(folder / "suspect.naa.safetensors", judgement.suspect.to_bytes())
+    for name, content in small.items():
+        write(folder / name, content)
+    return [folder / name for name in ("clean.naa.safetensors", "suspect.naa.safetensors", *small)]
+
+
+def write(path: Path, content: bytes) -> None:
+    try:
+        write_whole(path, content)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path.name} of the report",
+            f"folder: {shown(path.parent)}: {error.strerror or error}",
+            "expected a folder this user may write to, with room on its disk; choose another with --out",
+        ) from None
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UsageError(
+            f"the report folder {shown(folder)} is not a folder",
+            "a file, or a link that leads nowhere, is in its place",
+            "expected a new or an existing folder; choose another with --out",
+        ) from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise InputError(
+            f"cannot make the report folder {shown(folder)}",
+            str(getattr(error, "strerror", None) or error),
+            "expected a place this user may write to; choose another with --out",
+        ) from None
+
+
+def shown(path: Path) -> str:
+    return printable(str(path), PATH_CELLS)

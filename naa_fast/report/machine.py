@@ -1,0 +1,160 @@
+"""report.json, the judgement for machines: `report_dict` is its content, `report_bytes` the file, `load_schema` the schema."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from naa_fast.detect.judgement import Judgement, TopNeuron
+from naa_fast.measurement import Measurement
+
+SCHEMA = "naa-fast/report/1"
+UNITED = ("versions", "device", "backends")
+"""Provenance every report has, as a list of strings, empty where a measurement says nothing of it."""
+
+
+def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[str, Any]:
+    """The content of report.json, in plain JSON types; a number that is not finite becomes null.
+
+    `provenance`: what the caller knows, such as `options` and `seed`. Under a key that the measurements carry too, both are
+    kept, as one sorted list of strings; the digests of model and data are always the measurements' own.
+    """
+    verdict = judgement.verdict
+    return {
+        "schema": SCHEMA,
+        "outcome": verdict.outcome,
+        "exit_code": verdict.exit_code,
+        "score": finite(verdict.score),
+        "p_value": finite(verdict.p_value),
+        "sentence": unicode_text(verdict.sentence),
+        "threshold": finite(judgement.limit),
+        "threshold_on": judgement.limit_on,
+        "findings": [
+            {
+                "level": finding.level,
+                "layer": unicode_text(finding.layer),
+                "statement": unicode_text(finding.statement),
+                "value": finite(finding.value),
+                "limit": finite(finding.limit),
+            }
+            for finding in verdict.findings
+        ],
+        "not_checked": [unicode_text(line) for line in verdict.not_checked],
+        "layers": [
+            {
+                "name": unicode_text(name),
+                "neurons": layer.neurons,
+                "abnormal": [numbers(row) for row in judgement.abnormal_rows(name)],
+            }
+            for name, layer in judgement.layers.items()
+        ],
+        "top": [{"layer": unicode_text(row.layer), **numbers(row)} for row in judgement.top()],
+        "coverage": {
+            "clean": {"samples": judgement.clean.samples, "skipped": judgement.clean.skipped},
+            "suspect": {"samples": judgement.suspect.samples, "skipped": judgement.suspect.skipped},
+            "layers": len(judgement.layers),
+        },
+        "provenance": joined_provenance(judgement, provenance),
+    }
+
+
+def report_bytes(judgement: Judgement, provenance: Mapping[str, object]) -> bytes:
+    """report.json: ASCII, strict JSON, and the same bytes for the same judgement and provenance on one machine."""
+    report = report_dict(judgement, provenance)
+    return (json.dumps(report, ensure_ascii=True, allow_nan=False, indent=1) + "\n").encode("ascii")
+
+
+def load_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) that every report.json satisfies."""
+    content: dict[str, Any] = json.loads(Path(__file__).with_name("schema.json").read_text("ascii"))
+    return content
+
+
+def numbers(row: TopNeuron) -> dict[str, Any]:
+    return {
+        "neuron": row.neuron,
+        "difference": finite(row.difference),
+        "z": finite(row.z),
+        "clean_mean": finite(row.clean_mean),
+        "suspect_mean": finite(row.suspect_mean),
+    }
+
+
+def joined_provenance(judgement: Judgement, given: Mapping[str, object]) -> dict[str, Any]:
+    """What the caller and the two measurements say of their making, keys sorted."""
+    sets = {"clean": judgement.clean, "suspect": judgement.suspect}
+    united: dict[str, set[str]] = {key: set() for key in UNITED}
+    for measurement in sets.values():
+        for key, values in measurement.provenance.items():
+            united.setdefault(key, set()).update(values)
+    for key, value in given.items():
+        if key in united:
+            united[key].update(as_strings(value))
+    return plain(
+        {
+            "options": {},
+            "seed": None,
+            **given,
+            **{key: sorted(values) for key, values in united.items()},
+            "model": judgement.clean.model or judgement.suspect.model,
+            "data": {name: shards(measurement) for name, measurement in sets.items()},
+            "judged_with": judged_with(),
+        }
+    )
+
+
+def shards(measurement: Measurement) -> list[dict[str, Any]]:
+    return [{"digest": s.digest, "samples": s.samples, "skipped": s.skipped} for s in measurement.shards]
+
+
+def judged_with() -> list[str]:
+    """Versions at the time of judging, which may be another machine than the one that measured."""
+    versions = [f"python {platform.python_version()}"]
+    for package in ("naa-fast", "numpy", "matplotlib"):
+        try:
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            versions.append(f"{package} (not installed as a package)")
+    return versions
+
+
+def as_strings(value: object) -> list[str]:
+    if isinstance(value, Mapping):
+        return [f"{key} {item}" for key, item in value.items()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [str(item) for item in value]
+    return [] if value is None else [str(value)]
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's own types, mappings sorted by key; what JSON has no type for becomes its string."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return finite(value)
+    if isinstance(value, str):
+        return unicode_text(value)
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in sorted((unicode_text(str(k)), item) for k, item in value.items())}
+    if isinstance(value, set | frozenset):
+        return sorted(unicode_text(str(item)) for item in value)
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # NumPy's arrays and scalars
+        return plain(value.tolist())
+    return unicode_text(str(value))
+
+
+def finite(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return float(value) if isfinite(value) else None
+
+
+def unicode_text(text: str) -> str:
+    """`text` with U+FFFD for every lone surrogate: Python would write one that strict parsers refuse to read."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

@@ -1,0 +1,155 @@
+"""What a chart shows, before it is drawn: which layers, which bars, which labels. NumPy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.judgement import Judgement
+from naa_fast.records import Array
+
+PANELS = 8
+COLUMNS = 800
+"""Most bars drawn side by side: two pixels each of a 12-inch chart at 150 dots an inch."""
+LIT_WIDTH = 1 / 360
+"""Least width of a lit bar as a share of the panel: some four pixels, so that one lit neuron of 14,336 is seen."""
+UNKNOWN_COLUMNS = 100
+LABELS = 12
+DECADE_TICKS = 5
+LOGARITHMIC_FROM = 50.0
+"""Above this many times the limit a linear axis would press the limit, and every lesser lit neuron, into the ground."""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars of one colour, float64: `centre` in neurons, `height` in units of the axis; all `width` neurons wide."""
+
+    centre: Array
+    height: Array
+    width: float
+
+
+@dataclass(frozen=True)
+class Label:
+    """`text` to stand over `neuron` (the middle of a run such as "10–19") at `height`."""
+
+    text: str
+    neuron: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One layer's picture.
+
+    `dim` bars below the limit and `lit` ones above it; `unknown` places of neurons that cannot be compared; `top` the end of the
+    axis, which is logarithmic above the limit where `logarithmic`. `merged` neurons share a dim bar, which shows their largest.
+    """
+
+    layer: LayerComparison
+    dim: Bars
+    lit: Bars
+    unknown: Array
+    labels: tuple[Label, ...]
+    top: float
+    logarithmic: bool
+    merged: int
+
+
+def chosen_layers(judgement: Judgement, panels: int = PANELS) -> list[LayerComparison]:
+    """The layers to show, in model order: those with lit neurons first, then those that cannot be compared, then by height."""
+    layers = list(judgement.layers.values())
+
+    def rank(index: int) -> tuple[bool, bool, float]:
+        layer = layers[index]
+        lit, unknown = len(layer.abnormal) > 0, len(layer.unknown) > 0
+        return not lit, lit or not unknown, -tallest(layer)
+
+    return [layers[index] for index in sorted(sorted(range(len(layers)), key=rank)[:panels])]
+
+
+def panel_of(layer: LayerComparison) -> Panel:
+    """The picture of `layer`. Every lit neuron lies under a lit bar, whatever the layer's width."""
+    neurons = layer.neurons
+    top, logarithmic = axis_end(layer)
+    # A number beyond float64 is drawn to the end of the axis; what is NaN has no bar.
+    heights = np.minimum(np.nan_to_num(layer.measure, nan=0.0, posinf=np.inf), top)
+    is_lit = np.zeros(neurons, bool)
+    is_lit[layer.abnormal] = True
+    columns = max(1, min(neurons, COLUMNS))
+    gap = 0.8 if neurons <= COLUMNS // 4 else 1.0
+    everyone = np.arange(neurons)
+    dim = tallest_per_column(np.where(is_lit, 0.0, heights), everyone, neurons, columns)
+    lit = tallest_per_column(heights, layer.abnormal, neurons, columns)
+    centres = (np.arange(len(dim)) + 0.5) * (neurons / columns) - 0.5
+    return Panel(
+        layer,
+        Bars(centres, heights[dim] * ~is_lit[dim], neurons / columns * gap),
+        Bars(lit.astype(np.float64), heights[lit], max(gap, neurons * LIT_WIDTH)),
+        tallest_per_column(heights, layer.unknown, neurons, min(columns, UNKNOWN_COLUMNS)),
+        labels_of(layer.abnormal, heights, neurons),
+        top,
+        logarithmic,
+        -(-neurons // columns),
+    )
+
+
+def tallest_per_column(heights: Array, members: Array, neurons: int, columns: int) -> Array:
+    """The neuron of `members` with the tallest bar, for each of `columns` equal parts of the layer that has a member."""
+    column = members * columns // max(neurons, 1)
+    order = np.lexsort((-heights[members], column))  # the tallest of each column first
+    first = np.ones(len(order), bool)
+    first[1:] = np.diff(column[order]) > 0
+    return members[order[first]]
+
+
+def labels_of(lit: Array, heights: Array, neurons: int) -> tuple[Label, ...]:
+    """Labels of the tallest lit neurons that have room for one.
+
+    Where bars are too narrow to be labelled one by one, neighbours all lit share a label, such as "10–19".
+    """
+    narrow = label_room(f"{neurons - 1}") * neurons > 1
+    runs = np.split(lit, np.flatnonzero(np.diff(lit) > (1 if narrow else 0)) + 1) if len(lit) else []
+    labels: list[Label] = []
+    for run in sorted(runs, key=lambda run: -heights[run].max()):
+        text = f"{run[0]}" if len(run) == 1 else f"{run[0]}–{run[-1]}"
+        label = Label(text, float(run[0] + run[-1]) / 2, float(heights[run].max()))
+        if len(labels) < LABELS and all(apart(label, other, neurons) for other in labels):
+            labels.append(label)
+    return tuple(labels)
+
+
+def label_room(text: str) -> float:
+    """Share of the panel's width that a label takes, with some air around it."""
+    return 0.012 + 0.009 * len(text)
+
+
+def apart(a: Label, b: Label, neurons: int) -> bool:
+    return abs(a.neuron - b.neuron) >= (label_room(a.text) + label_room(b.text)) / 2 * neurons
+
+
+def axis_end(layer: LayerComparison) -> tuple[float, bool]:
+    """Where the axis ends, with room for labels above the tallest bar and the limit, and whether it is logarithmic."""
+    tall = tallest(layer)
+    limit = layer.limit if np.isfinite(layer.limit) else 0.0
+    highest = min(max(tall, limit), 1e300)
+    if highest == 0:
+        return 1.0, False
+    if limit > 0 and highest > LOGARITHMIC_FROM * limit:
+        decades = 1.0 + np.log10(highest / limit)
+        return float(highest * 10 ** (0.45 * decades)) if highest < 1e200 else 1e307, True
+    return 1.45 * highest, False
+
+
+def decade_ticks(limit: float, top: float) -> list[float]:
+    """Zero, and powers of ten between `limit` and `top`, at most DECADE_TICKS of them."""
+    first, last = int(np.ceil(np.log10(limit))), int(np.floor(np.log10(top)))
+    step = max(1, -(-(last - first + 1) // DECADE_TICKS))
+    return [0.0, *(10.0**power for power in range(first + step - 1, last + 1, step))]
+
+
+def tallest(layer: LayerComparison) -> float:
+    finite = layer.measure[np.isfinite(layer.measure)]
+    return float(finite.max(initial=0.0))
