@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from naa_fast.capture.selection import LayerSpec
-    from naa_fast.scan.loop import Progress
+    from naa_fast.scan.chunk import Progress
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,9 @@ def scan(
     device: str | torch.device = "auto",
     backend: str = "auto",
     progress: Progress | None = None,
+    chunk_size: int | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
 ) -> Audit:
     """Run a trusted clean and a suspect set through `model` and judge what differs.
 
@@ -81,15 +84,28 @@ def scan(
     in the layer's own units; None calibrates a limit from the clean set. Cost: one forward over each set and one read of every
     chosen layer's output; host memory does not grow with the number of samples.
 
+    `checkpoint`, a folder, keeps the work of finished chunks of `chunk_size` items; `resume` goes on from there.
+
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
     """
 
-    def one(data: Any) -> Measurement:
-        return measure(model, data, layers=layers, batch_size=batch_size, device=device, backend=backend, progress=progress)
+    def one(name: str, data: Any) -> Measurement:
+        return measure(
+            model,
+            data,
+            layers=layers,
+            batch_size=batch_size,
+            device=device,
+            backend=backend,
+            progress=progress,
+            chunk_size=chunk_size,
+            checkpoint=None if checkpoint is None else Path(checkpoint) / name,
+            resume=resume,
+        )
 
     options = {"batch_size": batch_size, "device": str(device), "backend": backend}
-    return compare(one(clean), one(suspect), threshold=threshold, top_k=top_k, options=options)
+    return compare(one("clean", clean), one("suspect", suspect), threshold=threshold, top_k=top_k, options=options)
 
 
 def measure(
@@ -101,13 +117,26 @@ def measure(
     device: str | torch.device = "auto",
     backend: str = "auto",
     progress: Progress | None = None,
+    chunk_size: int | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
 ) -> Measurement:
     """One set's statistics under `model`: the half of `scan` that needs the model. See `scan` for the arguments."""
     from naa_fast.inputs.batches import open_source
+    from naa_fast.scan.loop import CHUNK_SIZE
     from naa_fast.scan.loop import measure as run
 
-    source = open_source(data, batch_size)
-    return run(model, source, layers=layers, device=device, backend=backend, progress=progress)
+    return run(
+        model,
+        open_source(data, batch_size),
+        layers=layers,
+        device=device,
+        backend=backend,
+        progress=progress,
+        chunk_size=CHUNK_SIZE if chunk_size is None else chunk_size,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        resume=resume,
+    )
 
 
 def compare(

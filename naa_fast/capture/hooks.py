@@ -84,17 +84,25 @@ class Capture:
         self._calls.clear()
         self._witnesses.clear()
 
+    def silent(self) -> list[str]:
+        """The chosen layers that no forward has reached."""
+        return [layer.label for layer in self.selection.layers if layer.label not in self.fired]
+
+    def remarks(self) -> list[str]:
+        """The notes, and which default layers are not in the result because nothing called them."""
+        silent = self.silent()
+        left_out = f"{len(silent)} default layers never fired and are not in the result: {', '.join(silent[:10])}"
+        return self.notes + ([left_out] if silent and not self.selection.requested else [])
+
     def require_all_fired(self) -> None:
-        """Raise CaptureError naming every layer the user asked for that no forward reached."""
-        silent = [layer.label for layer in self.selection.layers if layer.label not in self.fired]
+        """Raise CaptureError naming every layer the user asked for that no forward reached, or that none was reached at all."""
+        silent = self.silent()
         if silent and (self.selection.requested or not self.fired):
             raise CaptureError(
                 f"{len(silent)} of {len(self.selection.layers)} layers never fired: {', '.join(silent[:10])}",
                 "the model's forward does not call them (fused, functional or unused modules cannot be hooked)",
                 "name a layer that runs, for example the block around it",
             )
-        if silent:
-            self.notes.append(f"{len(silent)} default layers never fired and are not in the result: {', '.join(silent[:10])}")
 
     def _hook(self, index: int, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
         tickets, slot = self._tickets, self._slot

@@ -102,17 +102,17 @@ class NpyColumn:
         if name != "y":
             require_numeric(self.numpy_dtype, f"{name} of {path}")
 
-    def read(self, rows: int) -> Iterator[Tensor]:
+    def read(self, rows: int, start: int, stop: int) -> Iterator[Tensor]:
         if self.column_first:
             whole = self.read_column_first()
-            for start in range(0, self.shape[0], rows):
-                yield self.tensor(np.array(whole[start : start + rows], order="C"))
+            for first in range(start, stop, rows):
+                yield self.tensor(np.array(whole[first : min(first + rows, stop)], order="C"))
             return
         with reading(self.path), self.opened() as file:
-            file.read(self.offset)
             width = self.shape[1:]
-            for start in range(0, self.shape[0], rows):
-                count = min(rows, self.shape[0] - start)
+            file.seek(self.offset + start * prod(width) * self.numpy_dtype.itemsize)
+            for first in range(start, stop, rows):
+                count = min(rows, stop - first)
                 values = self.values(file, count * prod(width))
                 yield self.tensor(values.reshape(count, *width))
 
@@ -170,11 +170,11 @@ class SafetensorsColumn:
     shape: tuple[int, ...]
     dtype: str
 
-    def read(self, rows: int) -> Iterator[Tensor]:
+    def read(self, rows: int, start: int, stop: int) -> Iterator[Tensor]:
         with reading(self.path), safe_open(str(self.path), framework="pt") as file:
             values = file.get_slice(self.name)
-            for start in range(0, self.shape[0], rows):
-                yield values[start : start + rows]
+            for first in range(start, stop, rows):
+                yield values[first : min(first + rows, stop)]
 
 
 def require_x(path: Path, names: list[str]) -> None:

@@ -44,8 +44,12 @@ class Source(Protocol):
     name: str
     samples: int | None
 
-    def batches(self) -> Iterator[Batch]:
-        """All batches in order. Raises InputError at the first sample that cannot be used and must not be left out."""
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """Items `start:stop` of the set in order, undecodable ones counted among them; a range may be asked for again.
+
+        A batch of size 0 only tells what was skipped. Raises InputError at the first sample that cannot be used and must not be
+        left out.
+        """
         ...
 
 
@@ -125,22 +129,45 @@ class ArraySource:
         self.mask = mask
         self.batch_size = batch_size
 
-    def batches(self) -> Iterator[Batch]:
-        masks = repeat(None) if self.mask is None else self.mask.read(self.batch_size)
-        for values, mask in zip(self.x.read(self.batch_size), masks, strict=False):
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        length = self.x.shape[0]
+        span = min(start, length), length if stop is None else min(stop, length)
+        masks = repeat(None) if self.mask is None else self.mask.read(self.batch_size, *span)
+        for values, mask in zip(self.x.read(self.batch_size, *span), masks, strict=False):
             kept = None if mask is None else as_mask(mask, f"mask of {self.name}")
             yield Batch((values,), {}, len(values), kept)
 
 
 class IterableSource:
-    """Batches as somebody else cut them. A one-shot iterator serves once."""
+    """Batches as somebody else cut them. A one-shot iterator serves once, from the front."""
 
     def __init__(self, data: Iterable[Any]) -> None:
         self.name = type(data).__name__
         self.samples = announced_samples(data)
         self.data = data
+        self._running: Iterator[Batch] | None = None
+        self._waiting: Batch | None = None
+        self._at = 0
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """As `Source.batches`. Ascending ranges are one pass over the data; what lies between them is read and dropped."""
+        if self._running is None or start < self._at:
+            self._running, self._waiting, self._at = self._all(), None, 0
+        end = float("inf") if stop is None else stop
+        while self._at < end:
+            batch = self._waiting or next(self._running, None)
+            self._waiting = None
+            if batch is None:
+                return
+            for edge in (start, end):  # cut where a range begins or ends inside the batch
+                if self._at < edge < self._at + batch.size:
+                    batch, self._waiting = cut(batch, int(edge) - self._at)
+                    break
+            self._at += batch.size
+            if self._at > start:
+                yield batch
+
+    def _all(self) -> Iterator[Batch]:
         shape: torch.Size | None = None
         for index, item in enumerate(self.data):
             batch, x = batch_of(item, f"batch {index} of {self.name}")
@@ -157,6 +184,22 @@ class IterableSource:
             raise InputError(
                 f"{self.name} gave no batch", "expected at least one", "an iterator can be read once: make a new one for each use"
             )
+
+
+def cut(batch: Batch, at: int) -> tuple[Batch, Batch]:
+    """The first `at` samples of a batch, and the rest; tensors with one row a sample are cut, all else is shared."""
+
+    def part(value: Any, rows: slice) -> Any:
+        if isinstance(value, Tensor):
+            return value[rows] if value.ndim and value.shape[0] == batch.size else value
+        if isinstance(value, dict):
+            return {key: part(item, rows) for key, item in value.items()}
+        return type(value)(part(item, rows) for item in value) if type(value) in (list, tuple) else value
+
+    def piece(rows: slice, size: int, skipped: int) -> Batch:
+        return Batch(part(batch.arguments, rows), part(batch.keywords, rows), size, part(batch.mask, rows), skipped)
+
+    return piece(slice(0, at), at, batch.skipped), piece(slice(at, None), batch.size - at, 0)
 
 
 def announced_samples(data: Iterable[Any]) -> int | None:

@@ -58,10 +58,10 @@ class ImageFolder:
             left_out = f"{outside} links lead out of the folder, {self.unreadable - outside} files could not be decoded"
             raise InputError(f"no image in {folder}", left_out, f"expected files ending in {', '.join(SUFFIXES)}")
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         waiting: list[np.ndarray] = []
-        skipped = self.unreadable
-        for path in self.files:
+        skipped = self.unreadable if start == 0 else 0
+        for path in self.files[start:stop]:
             pixels = decode(path, self.grey)
             if pixels is None:
                 skipped += 1
@@ -75,8 +75,8 @@ class ImageFolder:
             waiting.append(pixels)
         if waiting:
             yield image_batch(waiting, skipped)
-        elif skipped == len(self.files) + self.unreadable:
-            raise InputError(f"no image in {self.name} could be decoded", f"{skipped} files were tried", "check the files")
+        elif skipped:
+            yield Batch((), {}, 0, None, skipped)
 
 
 def require_pillow() -> None:

@@ -20,8 +20,8 @@ class Column(Protocol):
     shape: tuple[int, ...]
     dtype: str
 
-    def read(self, rows: int) -> Iterator[Tensor]:
-        """The array in slices of `rows` along its first axis."""
+    def read(self, rows: int, start: int, stop: int) -> Iterator[Tensor]:
+        """Rows `start:stop` of the array, `rows` at a time."""
         ...
 
 
@@ -35,9 +35,9 @@ class MemoryColumn:
         self.shape = tuple(values.shape)
         self.dtype = str(values.dtype).removeprefix("torch.")
 
-    def read(self, rows: int) -> Iterator[Tensor]:
-        for start in range(0, self.shape[0], rows):
-            yield as_tensor(self.values[start : start + rows], "the array")
+    def read(self, rows: int, start: int, stop: int) -> Iterator[Tensor]:
+        for first in range(start, stop, rows):
+            yield as_tensor(self.values[first : min(first + rows, stop)], "the array")
 
 
 def check_columns(name: str, x: Column, mask: Column | None, y: Column | None) -> None:

@@ -1,29 +1,29 @@
-"""`measure`: one pass of a set through a model."""
+"""`measure`: one pass of a set through a model, chunk by chunk, on one process or several."""
 
 from __future__ import annotations
 
-import platform
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib import metadata
-from types import TracebackType
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from naa_fast.accumulate import Accumulator, Predictions
-from naa_fast.capture import Capture, Selection, select
+from naa_fast.capture import select
 from naa_fast.capture.selection import LayerSpec, unwrapped
-from naa_fast.errors import BackendUnavailable, InputError, ModelError, NaaError, UsageError
-from naa_fast.inputs.batches import Batch, Source
-from naa_fast.inputs.fingerprint import Fingerprint, model_fingerprint
-from naa_fast.measurement import Measurement, Shard
-from naa_fast.scan.memory import is_out_of_memory, pieces, release
+from naa_fast.errors import InputError, Stopped, UsageError
+from naa_fast.inputs.batches import Source
+from naa_fast.inputs.fingerprint import model_fingerprint
+from naa_fast.measurement import Measurement
+from naa_fast.scan.checkpoint import Checkpoints, Progressed
+from naa_fast.scan.chunk import Progress, Runner, version_of
+from naa_fast.scan.placement import Placement
+from naa_fast.scan.ranks import Ranks
+from naa_fast.scan.stopping import StopRequest, stop_on_signals
 
-Progress = Callable[[str, int, int | None], None]
-"""Called after each batch with the set's name, the samples done, and the total if it is known."""
+CHUNK_SIZE = 8192
+"""Items a chunk. One copy of the state (624 bytes a neuron) comes home after each: rare enough to cost nothing, often enough that
+what an interruption loses is small. It decides the last bits of the result; batch size, ranks and interruptions do not."""
 
 
 def measure(
@@ -34,6 +34,10 @@ def measure(
     device: str | torch.device = "auto",
     backend: str = "auto",
     progress: Progress | None = None,
+    chunk_size: int = CHUNK_SIZE,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    interval_s: float = 60.0,
 ) -> Measurement:
     """Per-neuron records of the chosen layers over all samples of `source`.
 
@@ -41,155 +45,109 @@ def measure(
     it raises. A batch that does not fit into memory is halved until it does, and the notes say so. `device` "auto" leaves the
     model where it is. Floating-point inputs are cast to the model's own precision.
 
+    The set is cut into chunks of `chunk_size` items whose records merge in order. With `checkpoint`, a folder, the finished
+    chunks are saved there every `interval_s` seconds and when a signal asks to stop; `resume` goes on from there and gives the
+    same bytes as a run that was never interrupted. Under `torchrun` with an initialised process group the ranks share the chunks,
+    and every rank returns the whole.
+
     Raises:
         InputError: no sample, or a batch that cannot be read. ModelError: the forward raised; names layer and batch.
         CaptureError: a requested layer never fired, or gives nothing that can be measured.
         UsageError: a layer pattern that matches nothing. BackendUnavailable: a device or backend that cannot be had.
+        StateMismatch: the checkpoint is of something else. Stopped: a signal came, and the checkpoint is written.
     """
+    if chunk_size < 1:
+        raise UsageError(f"chunk size is {chunk_size}", "expected 1 or more")
+    if resume and checkpoint is None:
+        raise UsageError("resume without a checkpoint", "name the folder the checkpoints are in")
     place = Placement.of(model, device)
     selection = select(model, layers)
-    accumulator, predictions = Accumulator(backend), Predictions()
-    fingerprint = Fingerprint()
-    done = skipped = 0
-    most: float = float("inf")
-    input_dtype = ""
-    with evaluating(model), torch.no_grad(), Capture(model, selection, accumulator) as capture:
-        for index, batch in enumerate(readable_batches(source)):
-            fingerprint.add(batch)
-            dtype = dtype_of(batch)
-            if dtype != (input_dtype or dtype):
-                raise InputError(f"batch {index} of {source.name} is {dtype}", f"expected {input_dtype}, as in the first batch")
-            input_dtype = dtype
-            pending = deque(pieces(batch, most))
-            while pending:
-                part = pending.popleft()
-                accumulator.begin(part.size, done, part.mask)
-                capture.begin()
-                fits = True
-                try:
-                    output = forward(model, place, part, index)
-                    predictions.observe(output, part.size, part.mask)
-                except OutOfMemory:
-                    fits = False
-                if fits:
-                    accumulator.commit()
-                    done += part.size
-                    continue
-                # Nothing of this part was counted. Memory is given back here, where the exception no longer holds its tensors.
-                accumulator.discard()
-                release()
-                most = part.size // 2
-                capture.notes.append(f"out of memory with {part.size} samples at a time; went on with {most}")
-                pending.extendleft(reversed(pieces(part, most)))
-            skipped += batch.skipped
-            if progress is not None:
-                progress(source.name, done, source.samples)
-        if done == 0:
-            raise InputError(f"{source.name} gave no sample", "expected at least two samples", "check the path or the loader")
-        capture.require_all_fired()
-        records = accumulator.records()
-    return Measurement(
-        records,
-        model_fingerprint(unwrapped(model)),
-        input_dtype,
-        (Shard(fingerprint.hexdigest(), done, skipped),),
-        provenance(place, selection, accumulator, capture),
-        predictions.read(),
-    )
+    fingerprint = model_fingerprint(unwrapped(model))
+    checkpoints = None
+    if checkpoint is not None:
+        subject = {
+            "model": fingerprint,
+            "data": source.name,
+            "samples": str(source.samples),
+            "layers": ", ".join(layer.label for layer in selection.layers),
+            "device": place.device.type,
+            "backend": backend,
+            "chunk size": str(chunk_size),
+            "batch size": str(getattr(source, "batch_size", "as given")),
+            "version": version_of("naa-fast"),
+        }
+        checkpoints = Checkpoints(checkpoint, subject, interval_s)
+    # Without a checkpoint there is nothing to finish for: signals keep their usual meaning.
+    signals = stop_on_signals() if checkpoints is not None else nullcontext(StopRequest())
+    with evaluating(model), torch.no_grad(), signals as stop:
+        runner = Runner(model, source, selection, place, backend, fingerprint, stop, progress)
+        with runner.capture as capture:
+            total, fresh = run_chunks(runner, chunk_size, checkpoints, resume)
+            if total.samples == 0:
+                left_out = f"{total.skipped} items could not be decoded" if total.skipped else "it is empty"
+                raise InputError(
+                    f"{source.name} gave no sample", left_out, "expected at least two samples: check the path or the loader"
+                )
+            if fresh:
+                capture.require_all_fired()
+    return total
 
 
-class OutOfMemory(Exception):
-    """A forward of more than one sample ran out of memory; fewer may fit."""
+def run_chunks(runner: Runner, chunk_size: int, checkpoints: Checkpoints | None, resume: bool) -> tuple[Measurement, bool]:
+    """All chunks, joined in order, and whether this process ran any itself.
 
-
-class Placement:
-    """Where the model's inputs go and the precision its floating-point inputs take (None: as they come)."""
-
-    def __init__(self, device: torch.device, dtype: torch.dtype | None) -> None:
-        self.device = device
-        self.dtype = dtype
-
-    @classmethod
-    def of(cls, model: nn.Module, device: str | torch.device) -> Placement:
-        """Move the model if a device was named; "auto" leaves it where its first parameter is."""
-        if str(device) != "auto":
-            try:
-                model.to(device)
-            except (RuntimeError, AssertionError) as error:
-                raise BackendUnavailable(
-                    f"device '{device}' cannot be had", last_line(error), f"this machine offers: {', '.join(devices())}"
-                ) from None
-        tensors = [*model.parameters(), *model.buffers()]
-        fallback = torch.device("cpu" if str(device) == "auto" else device)
-        floating = next((t.dtype for t in tensors if t.is_floating_point()), None)
-        return cls(tensors[0].device if tensors else fallback, floating)
-
-    def moved(self, value: Any) -> Any:
-        """`value` with every tensor in it on the device and, if floating-point, in the model's precision."""
-        if isinstance(value, Tensor):
-            dtype = self.dtype if value.is_floating_point() else None
-            return value.to(self.device, dtype, non_blocking=True) if dtype else value.to(self.device, non_blocking=True)
-        if isinstance(value, dict):
-            return {key: self.moved(item) for key, item in value.items()}
-        if isinstance(value, list | tuple) and type(value) in (list, tuple):
-            return type(value)(self.moved(item) for item in value)
-        return value
-
-
-def devices() -> list[str]:
-    """The devices torch offers here."""
-    found = ["cpu"]
-    found += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return found + (["mps"] if torch.backends.mps.is_available() else [])
-
-
-def forward(model: nn.Module, place: Placement, batch: Batch, index: int) -> Any:
-    """The model's output for one batch. Its exception becomes a ModelError that names the batch and the layer it rose in."""
-    try:
-        return model(*place.moved(batch.arguments), **place.moved(batch.keywords))
-    except NaaError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error) and batch.size > 1:
-            raise OutOfMemory from error
-        shapes = ", ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors_of(batch))
-        raise ModelError(
-            f"the model raised {type(error).__name__} on batch {index}",
-            f"in layer: {raising_layer(unwrapped(model), error.__traceback__)}",
-            f"input: {shapes}",
-            f"message: {last_line(error)}",
-            "check that the data has the shape and dtype the model expects",
-        ) from error
-
-
-def raising_layer(model: nn.Module, trace: TracebackType | None) -> str:
-    """The innermost module of `model` on the traceback: no bookkeeping while all goes well."""
-    names = {id(module): name for name, module in model.named_modules()}
-    found = "(the model itself)"
-    while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        found = names.get(id(owner), found) or found
-        trace = trace.tb_next
-    return found
-
-
-def readable_batches(source: Source) -> Iterator[Batch]:
-    """The source's batches; an exception of the user's own loader becomes an InputError that names the batch."""
-    batches = iter(source.batches())
-    index = 0
-    while True:
+    Round by round every rank takes one chunk; rank 0 joins them and writes the checkpoints. A stop between batches drops the
+    chunk in flight, which the resumed scan runs again from its start.
+    """
+    ranks = Ranks.here()
+    begun = begin(runner, ranks, checkpoints, resume)
+    total, chunk = begun.measurement, begun.next_chunk
+    fresh = False
+    more = not begun.finished
+    while more:
+        part, stopped = None, ""
+        first = (chunk + ranks.rank) * chunk_size
         try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except NaaError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"reading batch {index} of {source.name} failed", f"{type(error).__name__}: {last_line(error)}"
-            ) from error
-        yield batch
-        index += 1
+            part, more = runner.run(first, first + chunk_size)
+        except Stopped as stop:
+            stopped = stop.headline
+        fresh = fresh or part is not None
+        parts, more, stopped = ranks.gather(part, more, stopped)
+        if stopped:
+            raise stopped_at(total, checkpoints, chunk, stopped, ranks)
+        for arrived in parts:
+            total = total.merge(arrived)
+        chunk += ranks.count
+        known = runner.source.samples
+        more = more and not (known is not None and chunk * chunk_size >= known)
+        if checkpoints is not None and ranks.rank == 0 and (checkpoints.due or not more):
+            checkpoints.save(Progressed(chunk, total, finished=not more))
+    return ranks.share(total), fresh
+
+
+def begin(runner: Runner, ranks: Ranks, checkpoints: Checkpoints | None, resume: bool) -> Progressed:
+    """Where to start: rank 0 reads the checkpoint, all ranks go by it."""
+    found = None
+    if checkpoints is not None and ranks.rank == 0:
+        if resume:
+            found = checkpoints.load()
+        else:
+            checkpoints.clear()
+    found = found or Progressed(0, Measurement.zero())
+    next_chunk, samples, finished = ranks.tell((found.next_chunk, found.measurement.samples, found.finished))
+    runner.done = samples
+    if found.note and runner.progress is not None:
+        runner.progress(found.note, samples, runner.source.samples)
+    return Progressed(next_chunk, found.measurement, finished)
+
+
+def stopped_at(total: Measurement, checkpoints: Checkpoints | None, chunk: int, why: str, ranks: Ranks) -> Stopped:
+    """Save what is finished, and the error that says how to go on."""
+    if checkpoints is None:
+        return Stopped(why, "nothing was saved: name a folder with --checkpoint to be able to resume")
+    if ranks.rank == 0:
+        checkpoints.save(Progressed(chunk, total))
+    return Stopped(why, f"{total.samples} samples are safe in {checkpoints.folder}", "go on with the same command and --resume")
 
 
 @contextmanager
@@ -202,42 +160,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def tensors_of(batch: Batch) -> list[Tensor]:
-    return [value for value in (*batch.arguments, *batch.keywords.values()) if isinstance(value, Tensor)]
-
-
-def dtype_of(batch: Batch) -> str:
-    first = next(iter(tensors_of(batch)), None)
-    if first is None:
-        raise UsageError("a batch holds no tensor", "expected a tensor, a tuple whose first item is one, or a dict of them")
-    return str(first.dtype).removeprefix("torch.")
-
-
-def provenance(place: Placement, selection: Selection, accumulator: Accumulator, capture: Capture) -> dict[str, tuple[str, ...]]:
-    """What produced a measurement, in strings that accumulate when measurements merge."""
-    packages = ("naa-fast", "torch", "numpy", "numba", "cupy-cuda12x", "cupy-cuda13x")
-    return {
-        "python": (platform.python_version(),),
-        "versions": tuple(f"{name} {version}" for name in packages if (version := version_of(name))),
-        "device": (device_name(place.device),),
-        "backends": tuple(accumulator.backends()),
-        "layers": (selection.words,),
-        "notes": tuple(capture.notes),
-    }
-
-
-def version_of(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def device_name(device: torch.device) -> str:
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
-
-
-def last_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.batches import Batch, cut
 
 HOST_MESSAGES = ("can't allocate memory", "not enough memory", "cannot allocate memory")
 
@@ -29,20 +26,9 @@ def release() -> None:
 
 
 def pieces(batch: Batch, most: float) -> list[Batch]:
-    """The batch in parts of at most `most` samples, in order; tensors with one row a sample are cut, all else is shared."""
-    if batch.size <= most:
-        return [batch]
-    step = int(most)
-    cuts = [slice(start, min(start + step, batch.size)) for start in range(0, batch.size, step)]
-
-    def part(value: Any, cut: slice) -> Any:
-        if isinstance(value, Tensor):
-            return value[cut] if value.ndim and value.shape[0] == batch.size else value
-        if isinstance(value, dict):
-            return {key: part(item, cut) for key, item in value.items()}
-        return type(value)(part(item, cut) for item in value) if type(value) in (list, tuple) else value
-
-    parts = [
-        Batch(part(batch.arguments, cut), part(batch.keywords, cut), cut.stop - cut.start, part(batch.mask, cut)) for cut in cuts
-    ]
-    return [replace(parts[0], skipped=batch.skipped), *parts[1:]]
+    """The batch in parts of at most `most` samples, in order."""
+    parts = []
+    while batch.size > most:
+        first, batch = cut(batch, int(most))
+        parts.append(first)
+    return [*parts, batch]

@@ -146,7 +146,7 @@ def test_a_requested_layer_that_never_fires_is_an_error_that_names_it() -> None:
         capture.require_all_fired()
     _, capture = captured(model, torch.randn(2, 3))
     capture.require_all_fired()
-    assert capture.notes == ["1 default layers never fired and are not in the result: idle"]
+    assert capture.remarks() == ["1 default layers never fired and are not in the result: idle"]
 
 
 def test_no_hook_stays_behind_even_when_the_forward_or_the_observer_raises() -> None:

@@ -1,0 +1,206 @@
+"""`Runner`: one chunk of a set through the model, into one measurement."""
+
+from __future__ import annotations
+
+import platform
+from collections import deque
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from naa_fast.accumulate import Accumulator, Predictions
+from naa_fast.capture import Capture, Selection
+from naa_fast.capture.selection import unwrapped
+from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageError
+from naa_fast.inputs.batches import Batch, Source
+from naa_fast.inputs.fingerprint import Fingerprint
+from naa_fast.measurement import Measurement, Shard
+from naa_fast.scan.memory import is_out_of_memory, pieces, release
+from naa_fast.scan.placement import Placement
+from naa_fast.scan.stopping import StopRequest
+
+Progress = Callable[[str, int, int | None], None]
+"""Called after each batch with the set's name, the samples done, and the total if it is known."""
+
+
+class OutOfMemory(Exception):
+    """A forward of more than one sample ran out of memory; fewer may fit."""
+
+
+class Runner:
+    """Runs chunks of `source`; what it learns on the way (the batch that fits, the set's dtype) holds for the next chunk."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        source: Source,
+        selection: Selection,
+        place: Placement,
+        backend: str,
+        fingerprint: str,
+        stop: StopRequest,
+        progress: Progress | None,
+    ) -> None:
+        self.model = model
+        self.source = source
+        self.place = place
+        self.backend = backend
+        self.fingerprint = fingerprint
+        self.stop = stop
+        self.progress = progress
+        self.accumulator = Accumulator(backend)
+        self.predictions = Predictions()
+        self.selection = selection
+        self.capture = Capture(model, selection, self.accumulator)
+        self.most: float = float("inf")
+        self.input_dtype = ""
+        self.batches_seen = 0
+        self.done = 0
+
+    def run(self, start: int, stop: int) -> tuple[Measurement | None, bool]:
+        """The measurement of items `start:stop`, None if none of them could be observed, and whether there were any at all.
+
+        Raises Stopped between batches once a stop was asked for; a chunk that was not finished is not counted.
+        """
+        self.accumulator = self.capture.observer = Accumulator(self.backend)
+        self.predictions = Predictions()
+        fingerprint = Fingerprint()
+        done = skipped = 0
+        for batch in self.readable_batches(start, stop):
+            skipped += batch.skipped
+            if batch.size == 0:
+                continue
+            fingerprint.add(batch)
+            self.require_same_dtype(batch)
+            done = self.observe(batch, start, done)
+            self.done += batch.size
+            if self.progress is not None:
+                self.progress(self.source.name, self.done, self.source.samples)
+            if self.stop:
+                raise Stopped(f"stopped by {self.stop.name}")
+        if done == 0 and skipped == 0:
+            return None, False
+        shard = Shard(fingerprint.hexdigest() if done else f"none of {start}:{stop}", done, skipped)
+        if done == 0:
+            return Measurement(shards=(shard,)), True
+        return (
+            Measurement(
+                self.accumulator.records(),
+                self.fingerprint,
+                self.input_dtype,
+                (shard,),
+                self.provenance(),
+                self.predictions.read(),
+            ),
+            True,
+        )
+
+    def observe(self, batch: Batch, start: int, done: int) -> int:
+        """Run one batch, in halves if it does not fit; returns how many samples of the chunk are done then."""
+        pending = deque(pieces(batch, self.most))
+        while pending:
+            part = pending.popleft()
+            self.accumulator.begin(part.size, start + done, part.mask)
+            self.capture.begin()
+            fits = True
+            try:
+                output = self.forward(part)
+                self.predictions.observe(output, part.size, part.mask)
+            except OutOfMemory:
+                fits = False
+            if fits:
+                self.accumulator.commit()
+                done += part.size
+                continue
+            # Nothing of this part was counted. Memory is given back here, where the exception no longer holds its tensors.
+            self.accumulator.discard()
+            release()
+            self.most = part.size // 2
+            self.capture.notes.append(f"out of memory with {part.size} samples at a time; went on with {self.most}")
+            pending.extendleft(reversed(pieces(part, self.most)))
+        self.batches_seen += 1
+        return done
+
+    def forward(self, batch: Batch) -> Any:
+        """The model's output for one batch. Its exception becomes a ModelError that names the batch and the layer it rose in."""
+        try:
+            return self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
+        except NaaError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error) and batch.size > 1:
+                raise OutOfMemory from error
+            shapes = ", ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors_of(batch))
+            raise ModelError(
+                f"the model raised {type(error).__name__} on batch {self.batches_seen}",
+                f"in layer: {raising_layer(unwrapped(self.model), error.__traceback__)}",
+                f"input: {shapes}",
+                f"message: {first_line(error)}",
+                "check that the data has the shape and dtype the model expects",
+            ) from error
+
+    def readable_batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The source's batches; an exception of the user's own loader becomes an InputError that names the batch."""
+        batches = iter(self.source.batches(start, stop))
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except NaaError:
+                raise
+            except Exception as error:
+                where = f"reading batch {self.batches_seen} of {self.source.name} failed"
+                raise InputError(where, f"{type(error).__name__}: {first_line(error)}") from error
+            yield batch
+
+    def require_same_dtype(self, batch: Batch) -> None:
+        first = next(iter(tensors_of(batch)), None)
+        if first is None:
+            raise UsageError("a batch holds no tensor", "expected a tensor, a tuple whose first item is one, or a dict of them")
+        dtype = str(first.dtype).removeprefix("torch.")
+        if dtype != (self.input_dtype or dtype):
+            where = f"batch {self.batches_seen} of {self.source.name} is {dtype}"
+            raise InputError(where, f"expected {self.input_dtype}, as in the first batch")
+        self.input_dtype = dtype
+
+    def provenance(self) -> dict[str, tuple[str, ...]]:
+        """What produced the measurement, in strings that accumulate when measurements merge."""
+        packages = ("naa-fast", "torch", "numpy", "numba", "cupy-cuda12x", "cupy-cuda13x")
+        return {
+            "python": (platform.python_version(),),
+            "versions": tuple(f"{name} {version}" for name in packages if (version := version_of(name))),
+            "device": (str(self.place),),
+            "backends": tuple(self.accumulator.backends()),
+            "layers": (self.selection.words,),
+            "notes": tuple(self.capture.remarks()),
+        }
+
+
+def raising_layer(model: nn.Module, trace: TracebackType | None) -> str:
+    """The innermost module of `model` on the traceback: no bookkeeping while all goes well."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found = "(the model itself)"
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        found = names.get(id(owner), found) or found
+        trace = trace.tb_next
+    return found
+
+
+def tensors_of(batch: Batch) -> list[Tensor]:
+    return [value for value in (*batch.arguments, *batch.keywords.values()) if isinstance(value, Tensor)]
+
+
+def version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

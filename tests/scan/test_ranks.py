@@ -1,0 +1,74 @@
+"""Several processes give the measurement of one, bit for bit, and resume with another number of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from naa_fast.inputs.batches import open_source
+from naa_fast.scan.loop import measure
+from naa_fast.scan.ranks import joined
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(12, 20), nn.ReLU())
+x = torch.randn(330, 12, generator=torch.Generator().manual_seed(1))
+folder, form, crash = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+
+def progress(label, done, total):
+    if crash and done >= crash:
+        raise SystemExit(9)
+
+data = x if form == "tensor" else (part for part in x.split(20))
+with joined() as ranks:
+    result = measure(model, open_source(data, 20), chunk_size=40, checkpoint=folder, resume=crash == 0, interval_s=0,
+                     backend="reference", progress=progress)
+    print(result.digest(), result.samples, flush=True)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run(ranks: int, folder: Path, form: str = "tensor", crash: int = 0) -> list[tuple[int, list[str]]]:
+    """Exit code and printed words of each rank."""
+    common = {**os.environ, "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, "-c", SCRIPT, str(folder), form, str(crash)]
+    processes = [
+        subprocess.Popen(command, env={**common, "RANK": str(r), "LOCAL_RANK": str(r)}, stdout=subprocess.PIPE, text=True)
+        for r in range(ranks)
+    ]
+    return [(process.wait(timeout=120), process.stdout.read().split()) for process in processes if process.stdout]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    [(code, words)] = run(1, tmp_path_factory.mktemp("alone"))
+    assert code == 0
+    assert words[1] == "330"
+    return words
+
+
+@pytest.mark.parametrize(("ranks", "form"), [(2, "tensor"), (3, "iterator")])
+def test_ranks_share_the_work_and_return_the_same_bytes(ranks: int, form: str, tmp_path: Path, alone: list[str]) -> None:
+    assert run(ranks, tmp_path, form) == [(0, alone)] * ranks
+
+
+def test_an_interrupted_job_resumes_with_another_number_of_ranks(tmp_path: Path, alone: list[str]) -> None:
+    crashed = run(2, tmp_path, crash=70)
+    assert all(code != 0 for code, _ in crashed)
+    assert list(tmp_path.iterdir())
+    assert run(1, tmp_path) == [(0, alone)]
