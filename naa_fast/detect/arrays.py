@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 
 from naa_fast.errors import InputError, UsageError
+from naa_fast.ops import choose, device_of
 from naa_fast.records import Array
 
 CHUNK_BYTES = 32 << 20
+DEVICE_ROWS = 1 << 20
 
 
 def detect(clean: Any, test: Any, threshold: float = 3.0) -> tuple[Array, Array]:
     """`(difference, abnormal)` of two sets of activations `[samples, neurons]`, arrays or tensors of one floating dtype.
 
     `difference` float64 `[neurons]`: |mean of test - mean of clean|, over finite values (NaN where there are none);
-    `abnormal` int64: the neurons where it exceeds `threshold`, ascending. A tensor on another device is read there in
-    pieces; peak extra memory is a few times CHUNK_BYTES.
+    `abnormal` int64: the neurons where it exceeds `threshold`, ascending. On the host peak extra memory is a few times
+    CHUNK_BYTES; tensors on another device are read there, once, and only the difference comes home.
 
     Raises:
         InputError: not two axes, fewer than two samples, other neurons or another dtype in the second set.
@@ -35,8 +37,11 @@ def detect(clean: Any, test: Any, threshold: float = 3.0) -> tuple[Array, Array]
     dtypes = [dtype_name(x) for x in sets.values()]
     if dtypes[0] != dtypes[1]:
         raise InputError(f"clean is {dtypes[0]}, test is {dtypes[1]}", "expected one dtype", "convert one of them first")
-    clean_mean, test_mean = (mean_of(x) for x in sets.values())
-    difference = np.abs(test_mean - clean_mean)
+    if is_elsewhere(sets["clean"]):
+        difference = difference_on_device(sets["clean"], sets["test"])
+    else:
+        clean_mean, test_mean = (mean_of(x) for x in sets.values())
+        difference = np.abs(test_mean - clean_mean)
     return difference, np.flatnonzero(difference > threshold).astype(np.int64)
 
 
@@ -59,6 +64,34 @@ def as_array(name: str, x: Any) -> Any:
 
 def dtype_name(x: Any) -> str:
     return str(x.dtype).removeprefix("torch.")
+
+
+def is_elsewhere(x: Any) -> bool:
+    return device_of(x) != "cpu"
+
+
+def difference_on_device(clean: Any, test: Any) -> Array:
+    """The difference of two sets of tensors `[samples, neurons]` on one device, through the kernels a scan uses there.
+
+    Raises:
+        InputError: the sets lie on two devices.
+    """
+    if clean.device != test.device:
+        raise InputError(f"clean is on {clean.device}, test on {test.device}", "expected one device", "move one of them first")
+    backend = choose("compare", clean).module
+    statistics = []
+    for x in (clean, test):
+        state = backend.empty(x.shape[1], like=x)
+        for start in range(0, x.shape[0], DEVICE_ROWS):
+            partials = backend.reduce(x[start : start + DEVICE_ROWS].unsqueeze(2), None, start)
+            backend.fold([(state, partials)], start)
+        count = state.counts[0, 0]
+        statistics += [
+            state.moments[0, 0].masked_fill(count == 0, float("nan")),
+            state.moments[0, 1] / (count - 1).clamp(min=1),
+        ]
+    difference = backend.compare(*statistics, resolution=0.0, k=1).difference
+    return np.asarray(difference.cpu() if hasattr(difference, "cpu") else difference)
 
 
 def mean_of(x: Any) -> Array:

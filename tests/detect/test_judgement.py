@@ -51,6 +51,28 @@ def test_the_classic_rule_reads_tensors_and_skips_what_is_not_finite() -> None:
     assert abnormal.tolist() == [0, 1]
 
 
+def test_tensors_on_a_device_go_through_its_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from naa_fast.detect import arrays
+    from naa_fast.ops import Choice
+
+    monkeypatch.setattr(arrays, "is_elsewhere", lambda x: True)
+    monkeypatch.setattr(arrays, "choose", lambda op, x: Choice(op, "portable", {}))
+    monkeypatch.setattr(arrays, "DEVICE_ROWS", 100)
+    shifted = fresh()
+    shifted[:, 4] += 5
+    clean = CLEAN.copy()
+    clean[:, 6], clean[3, 7] = np.nan, np.inf
+    difference, abnormal = naa_fast.detect(torch.from_numpy(clean), torch.from_numpy(shifted))
+    assert abnormal.tolist() == [4]
+    finite = np.where(np.isfinite(clean), clean.astype(np.float64), np.nan)
+    finite[:, 6] = 0
+    expected = np.abs(shifted.astype(np.float64).mean(0) - np.nanmean(finite, 0))
+    expected[6] = np.nan
+    assert np.allclose(difference, expected, rtol=1e-6, atol=1e-7, equal_nan=True)
+    with pytest.raises(InputError, match="clean is on cpu, test on meta"):
+        naa_fast.detect(torch.from_numpy(clean), torch.from_numpy(shifted).to("meta"))
+
+
 @pytest.mark.parametrize(
     ("clean", "test", "words"),
     [

@@ -22,7 +22,8 @@ FLOORS = [
     {"scan"},
     {"audit"},
     {"demo"},
-    {"cli", "__main__"},
+    {"cli"},
+    {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 NO_TORCH = ("detect", "report", "records", "measurement", "errors", "files")
