@@ -1,0 +1,22 @@
+"""CUDA C++ through NVRTC and CuPy: the fast path for torch tensors on NVIDIA devices. Imports without CuPy or a device."""
+
+from naa_fast.kernels.cuda.compare import compare, compare_all, compare_states
+from naa_fast.kernels.cuda.fold import empty, fold, read
+from naa_fast.kernels.cuda.reduce import partial_bytes, partials_for, reduce, reduce_into
+from naa_fast.kernels.cuda.score import score
+from naa_fast.kernels.reference.compare import Comparison
+
+__all__ = [
+    "Comparison",
+    "compare",
+    "compare_all",
+    "compare_states",
+    "empty",
+    "fold",
+    "partial_bytes",
+    "partials_for",
+    "read",
+    "reduce",
+    "reduce_into",
+    "score",
+]

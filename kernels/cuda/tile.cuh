@@ -1,0 +1,225 @@
+// One tile of one neuron: power sums around a pivot, extremes, and the item they are written to.
+#ifndef NAA_TILE
+#define NAA_TILE
+
+#include "common.cuh"
+
+// 8-byte fields only, so that host and device agree on the layout without a thought. Strides are in elements.
+struct ReduceArgs {
+  i64 x, mask, reals, counts;  // addresses; mask 0: everything was observed
+  i64 outer, channels, inner;
+  i64 stride_outer, stride_channel, stride_inner;
+  i64 tiles;   // inner == 1: tiles of the batch, a multiple of FOLDS; else tiles of a sample
+  i64 length;  // inner > 1: positions a tile
+  i64 width;   // rows: lanes along the channels, a power of two <= 32; planes: lanes a tile, likewise
+  i64 team;    // rows: 1 if the position lanes of a block share an item, 0 if each has its own
+  i64 groups;  // rows: blocks along the channels
+  i64 phase;   // global index of the first sample modulo FOLDS * FOLD_BLOCK
+  i64 low, high;  // planes: the tensor's first byte and the one after its last
+};
+
+NAA_DEVICE i64 items_of(const ReduceArgs& a) { return a.inner == 1 ? a.tiles : a.outer * a.tiles; }
+
+template <class R> struct Powers {
+  R s1, s2, s3, s4;
+
+  NAA_DEVICE void clear() { s1 = s2 = s3 = s4 = R(0); }
+  // No test for NaN: what is not finite, or too large, shows in s4 and sends the tile to the careful path.
+  NAA_DEVICE void observe(R x, R pivot) {
+    const R d = subtract(x, pivot);
+    const R q = multiply(d, d);
+    s1 = add(s1, d);
+    s2 = add(s2, q);
+    s3 = fused(q, d, s3);
+    s4 = fused(q, q, s4);
+  }
+};
+
+// Minimum, maximum and positives of V elements at a time; N == V: a neuron each, N == 1: all of one neuron.
+template <int V, int N> struct Extremes {
+  Real low[N], high[N];
+  int positives[N];
+
+  NAA_DEVICE void clear() {
+#pragma unroll
+    for (int n = 0; n < N; ++n) low[n] = infinity<Real>(), high[n] = -infinity<Real>(), positives[n] = 0;
+  }
+  NAA_DEVICE void observe(const Vec<V>& v) {
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+      const int n = N == 1 ? 0 : i;
+      const Real x = v.get(i);
+      low[n] = smaller(low[n], x);
+      high[n] = larger(high[n], x);
+      positives[n] += x > Real(0);
+    }
+  }
+  NAA_DEVICE Real minimum(int n) const { return low[n]; }
+  NAA_DEVICE Real maximum(int n) const { return high[n]; }
+  NAA_DEVICE int positive(int n) const { return positives[n]; }
+};
+
+#if NAA_DTYPE >= 2
+#if NAA_DTYPE == 2
+typedef __half2 Pair;
+#else
+typedef __nv_bfloat162 Pair;
+#endif
+template <class T> NAA_DEVICE T as(unsigned word) {
+  static_assert(sizeof(T) == 4, "one word");
+  return *reinterpret_cast<T*>(&word);
+}
+template <class T> NAA_DEVICE unsigned word_of(T pair) { return *reinterpret_cast<unsigned*>(&pair); }
+
+// Two 16-bit elements an instruction: 10 instructions an element in place of 13. A count lives in half precision, exact up
+// to 2048 additions (a lane sees at most 512). Positive bfloat16 bits are positive as half bits too, but for those from 2^121
+// up, which are NaN there: such tiles go to the careful path (`plain`).
+template <int V, int N> struct PackedExtremes {
+  static const int WORDS = N == 1 ? 1 : V / 2;
+  Pair low[WORDS], high[WORDS];
+  __half2 positives[WORDS];
+
+  NAA_DEVICE void clear() {
+    const unsigned top = NAA_DTYPE == 2 ? 0x7c007c00u : 0x7f807f80u;  // +infinity twice
+#pragma unroll
+    for (int w = 0; w < WORDS; ++w) {
+      low[w] = as<Pair>(top), high[w] = as<Pair>(top | 0x80008000u), positives[w] = as<__half2>(0u);
+    }
+  }
+  NAA_DEVICE void observe(const Vec<V>& v) {
+#pragma unroll
+    for (int i = 0; i < V / 2; ++i) {
+      const int w = N == 1 ? 0 : i;
+      low[w] = __hmin2(low[w], as<Pair>(v.word[i]));
+      high[w] = __hmax2(high[w], as<Pair>(v.word[i]));
+      positives[w] = __hadd2(positives[w], __hgt2(as<__half2>(v.word[i]), as<__half2>(0u)));
+    }
+  }
+  template <class T> NAA_DEVICE static Real half_of(T pair, int side) {
+    return to_real((unsigned short)(word_of(pair) >> (side * 16)));
+  }
+  NAA_DEVICE Real minimum(int n) const {
+    const Real a = half_of(low[n / 2], n % 2);
+    return N == 1 ? smaller(a, half_of(low[0], 1)) : a;
+  }
+  NAA_DEVICE Real maximum(int n) const {
+    const Real a = half_of(high[n / 2], n % 2);
+    return N == 1 ? larger(a, half_of(high[0], 1)) : a;
+  }
+  NAA_DEVICE int positive(int n) const {
+    const float2 both = __half22float2(positives[n / 2]);
+    return N == 1 ? int(both.x) + int(both.y) : int(n % 2 ? both.y : both.x);
+  }
+};
+template <> struct Extremes<8, 8> : PackedExtremes<8, 8> {};
+template <> struct Extremes<8, 1> : PackedExtremes<8, 1> {};
+template <> struct Extremes<4, 4> : PackedExtremes<4, 4> {};
+template <> struct Extremes<4, 1> : PackedExtremes<4, 1> {};
+#endif
+
+// What one lane knows of its tile.
+template <int V, int N> struct Sums {
+  Powers<Real> powers[N];
+  Extremes<V, N> extremes;
+
+  NAA_DEVICE void clear() {
+#pragma unroll
+    for (int n = 0; n < N; ++n) powers[n].clear();
+    extremes.clear();
+  }
+  NAA_DEVICE void observe(const Vec<V>& v, const Real (&pivot)[N]) {
+    extremes.observe(v);
+#pragma unroll
+    for (int i = 0; i < V; ++i) powers[N == 1 ? 0 : i].observe(v.get(i), pivot[N == 1 ? 0 : i]);
+  }
+};
+
+// The middle one, so that no single outlier becomes the pivot; NaN and infinities stand aside, and 0 says there was none.
+NAA_DEVICE Real median(Real a, Real b, Real c) {
+  const bool fa = is_finite(a), fb = is_finite(b), fc = is_finite(c);
+  if (fa && fb && fc) return larger(smaller(a, b), smaller(larger(a, b), c));
+  return fa ? a : fb ? b : fc ? c : Real(0);
+}
+
+// A tile's finished sums, ready to be written.
+struct Item {
+  Real pivot, s1, s2, s3, s4, low, high;
+  int count, positives, nonfinite, exponent;
+};
+
+// Whether the fast path's sums can be trusted: everything finite, and fourth powers neither above nor below the range of
+// the format (a tile of one value is exact, however small). The bound on the extremes: see PackedExtremes.
+NAA_DEVICE bool plain(const Item& t) {
+  if (t.count == 0) return true;
+  const Real tiny = sizeof(Real) == 4 ? Real(1e-30) : Real(1e-280);
+  const Real huge = sizeof(Real) == 4 ? Real(1e36) : Real(1e300);
+  return t.s4 < infinity<Real>() && t.high < huge && t.low > -huge && (t.s4 >= tiny || t.low == t.high);
+}
+
+NAA_DEVICE void write(const ReduceArgs& a, i64 item, i64 channel, const Item& t) {
+  Real* reals = reinterpret_cast<Real*>(a.reals) + item * REALS * a.channels + channel;
+  unsigned* counts = reinterpret_cast<unsigned*>(a.counts) + item * COUNTS * a.channels + channel;
+  reals[0] = t.pivot;
+  reals[a.channels] = t.s1;
+  reals[2 * a.channels] = t.s2;
+  reals[3 * a.channels] = t.s3;
+  reals[4 * a.channels] = t.s4;
+  reals[5 * a.channels] = t.low;
+  reals[6 * a.channels] = t.high;
+  counts[0] = unsigned(t.count) | unsigned(t.positives) << 16;
+  counts[a.channels] = unsigned(t.nonfinite) | unsigned(t.exponent) << 16;
+}
+
+// The careful path: every value tested, sums in double around the first finite value.
+struct Careful {
+  Powers<double> powers;
+  Real low, high;
+  int count, positives, nonfinite;
+
+  NAA_DEVICE void clear() {
+    powers.clear();
+    low = infinity<Real>(), high = -infinity<Real>();
+    count = positives = nonfinite = 0;
+  }
+  NAA_DEVICE void observe(Real x, Real pivot) {
+    if (!is_finite(x)) {
+      ++nonfinite;
+      return;
+    }
+    powers.observe(double(x), double(pivot));
+    low = smaller(low, x), high = larger(high, x);
+    ++count;
+    positives += x > Real(0);
+  }
+
+  // Around the mean, so that rounding the sums to Real costs nothing, and in units of 2^exponent, so that they fit.
+  NAA_DEVICE Item finish(Real pivot) const {
+    Item t;
+    t.pivot = Real(0), t.s1 = t.s2 = t.s3 = t.s4 = Real(0);
+    t.low = low, t.high = high;
+    t.count = count, t.positives = positives, t.nonfinite = nonfinite, t.exponent = 0;
+    if (count == 0) return t;
+    const double n = count;
+    t.pivot = Real(add(double(pivot), powers.s1 / n));
+    if (low == high) {
+      t.pivot = low;
+      return t;
+    }
+    const double b = subtract(double(pivot), double(t.pivot)), b2 = multiply(b, b);
+    double s1 = fused(n, b, powers.s1);
+    double s2 = add(powers.s2, fused(multiply(2.0, b), powers.s1, multiply(n, b2)));
+    double s3 = add(powers.s3, multiply(b, fused(3.0, powers.s2, multiply(b, fused(3.0, powers.s1, multiply(n, b))))));
+    double s4 = add(fused(multiply(4.0, b), powers.s3, powers.s4),
+                    multiply(b2, fused(6.0, powers.s2, multiply(b, fused(4.0, powers.s1, multiply(n, b))))));
+    if (sizeof(Real) == 4) {
+      t.exponent = exponent_of(larger(subtract(double(high), double(t.pivot)), subtract(double(t.pivot), double(low))));
+      const double unit = power_of_two(-t.exponent), unit2 = multiply(unit, unit);
+      s1 = multiply(s1, unit), s2 = multiply(s2, unit2);
+      s3 = multiply(s3, multiply(unit2, unit)), s4 = multiply(s4, multiply(unit2, unit2));
+    }
+    t.s1 = Real(s1), t.s2 = Real(s2), t.s3 = Real(s3), t.s4 = Real(s4);
+    return t;
+  }
+};
+
+#endif
