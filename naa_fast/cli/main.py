@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from naa_fast.cli import compare, demo, doctor, measure, merge, scan
+from naa_fast.cli import bench, compare, demo, doctor, measure, merge, scan
 from naa_fast.cli.shared import emit, note, quiet_stdout
 from naa_fast.errors import EXIT_ERROR, NaaError, UsageError
 
 PROGRAM = "naa-fast"
-VERBS = (scan, measure, merge, compare, demo, doctor)
+VERBS = (scan, measure, merge, compare, demo, doctor, bench)
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
 EPILOG = """exit codes: 0 pass, 1 finding (warn or fail), 2 error, 3 inconclusive, 4 usage, 5 refused unsafe input,
