@@ -40,6 +40,10 @@ class _Verb(ModuleType):
 _scan.__class__ = _detect.__class__ = _Verb
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'naa_fast' has no attribute '{name}'; it offers: {', '.join(__all__)}")

@@ -30,6 +30,9 @@ class Audit:
     judgement: Judgement
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Audit({self.verdict.outcome}, score {self.verdict.score:.4g}, {len(self.layers)} layers)"
+
     @property
     def verdict(self) -> Verdict:
         return self.judgement.verdict
@@ -117,13 +120,16 @@ def measure(
     device: str | torch.device = "auto",
     backend: str = "auto",
     progress: Progress | None = None,
+    first_index: int = 0,
     chunk_size: int | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
 ) -> Measurement:
-    """One set's statistics under `model`: the half of `scan` that needs the model. See `scan` for the arguments."""
+    """One set's statistics under `model`: the half of `scan` that needs the model. See `scan` for the arguments.
+
+    `first_index`: where `data` begins in a larger set of which it is a part, so that merged parts equal one pass over the whole.
+    """
     from naa_fast.inputs.batches import open_source
-    from naa_fast.scan.loop import CHUNK_SIZE
     from naa_fast.scan.loop import measure as run
 
     return run(
@@ -133,7 +139,8 @@ def measure(
         device=device,
         backend=backend,
         progress=progress,
-        chunk_size=CHUNK_SIZE if chunk_size is None else chunk_size,
+        first_index=first_index,
+        chunk_size=chunk_size,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         resume=resume,
     )

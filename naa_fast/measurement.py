@@ -56,6 +56,11 @@ class Measurement:
         joined = {key: tuple(sorted(set(values))) for key, values in sorted(self.provenance.items())}
         object.__setattr__(self, "provenance", MappingProxyType(joined))
         object.__setattr__(self, "shards", tuple(sorted(self.shards)))
+        for record in self.layers.values():
+            record.freeze()
+
+    def __repr__(self) -> str:
+        return f"Measurement({self.samples} samples, {len(self.layers)} layers)"
 
     @classmethod
     def zero(cls) -> Measurement:
@@ -80,7 +85,6 @@ class Measurement:
             return other
         if not other.shards and not other.layers:
             return self
-        self.require_same_subject(other, "merge")
         both = {s.digest for s in self.shards if s.digest} & {s.digest for s in other.shards if s.digest}
         if both:
             raise StateMismatch(
@@ -88,12 +92,13 @@ class Measurement:
                 f"shard {min(both)} (of {len(both)} shared)",
                 "merge each shard once",
             )
-        layers = {}
-        for name, record in self.layers.items():
-            try:
-                layers[name] = record.merge(other.layers[name])
-            except StateMismatch as error:
-                raise error.at(f"layer {name}") from None
+        if self.layers and other.layers:
+            self.require_same_subject(other, "merge")
+            layers = {name: record.merge(other.layers[name]) for name, record in self.layers.items()}
+            predictions = self.predictions + other.predictions
+        else:  # a part of which nothing could be decoded has shards and nothing else
+            held = self if self.layers else other
+            layers, predictions = dict(held.layers), held.predictions
         keys = self.provenance.keys() | other.provenance.keys()
         return Measurement(
             layers,
@@ -101,7 +106,7 @@ class Measurement:
             self.input_dtype or other.input_dtype,
             self.shards + other.shards,
             {key: (*self.provenance.get(key, ()), *other.provenance.get(key, ())) for key in keys},
-            self.predictions + other.predictions,
+            predictions,
         )
 
     def require_same_subject(self, other: Measurement, verb: str) -> None:
@@ -165,14 +170,21 @@ class Measurement:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write the measurement file whole or not at all."""
-        write_whole(Path(path), self.to_bytes())
+        """Write the measurement file whole or not at all. Raises InputError if it cannot be written there."""
+        try:
+            write_whole(Path(path), self.to_bytes())
+        except OSError as error:
+            raise InputError(f"cannot write {path}", str(error.strerror), "name a file in a folder that can be written") from None
 
     @classmethod
     def load(cls, path: str | Path) -> Measurement:
         """Read a measurement file. Raises InputError when it is missing, truncated or something else."""
         path = Path(path)
         try:
+            if path.exists() and not path.is_file():
+                raise InputError(
+                    f"cannot read measurement {path}", "it is not a regular file", "expected a .naa.safetensors file"
+                )
             content = path.read_bytes()
         except OSError as error:
             raise InputError(f"cannot read measurement {path}", str(error.strerror)) from None
@@ -195,6 +207,8 @@ class Measurement:
             tensors = load_tensors(content)
             layers = {}
             for index, (name, layout, dtype) in enumerate(header["layers"]):
+                if not all(isinstance(word, str) for word in (name, layout, dtype)) or name in layers:
+                    raise ValueError(f"layer {index} has no name of its own")
                 packed = [tensors[f"t{3 * index + part}"] for part in range(3)]
                 check_packed(name, packed)
                 layers[name] = LayerRecord.unpacked(layout, dtype, *packed)
@@ -202,11 +216,13 @@ class Measurement:
             if predictions.ndim != 1 or predictions.dtype != np.int64:
                 raise ValueError(f"predictions: {predictions.dtype} {list(predictions.shape)}, expected int64 [classes + 1]")
             shards = tuple(Shard(str(digest), int(samples), int(skipped)) for digest, samples, skipped in header["shards"])
+            if any(shard.samples < 0 or shard.skipped < 0 for shard in shards):
+                raise ValueError("a shard of fewer than 0 samples")
             provenance = {str(key): tuple(map(str, values)) for key, values in header["provenance"].items()}
             return cls(layers, str(header["model"]), str(header["input_dtype"]), shards, provenance, predictions)
         except KeyError as error:
             raise InputError("not a measurement file", f"it has no {error}", remedy) from None
-        except (ValueError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, SafetensorError, RecursionError, OverflowError) as error:
             raise InputError("not a measurement file, or a damaged one", str(error), remedy) from None
 
 
@@ -221,3 +237,5 @@ def check_packed(name: str, packed: list[Any]) -> None:
     for array, (shape, dtype) in zip(packed, expected, strict=True):
         if array.shape != shape or array.dtype != dtype:
             raise ValueError(f"layer {name}: {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}")
+    if (packed[1] < 0).any() or (packed[2][:, 0] < 0).any():
+        raise ValueError(f"layer {name}: counts below 0")

@@ -208,6 +208,12 @@ class LayerRecord:
             self.max_folds.merge(other.max_folds),
         )
 
+    def freeze(self) -> None:
+        """Make every array read-only."""
+        for part in (*(getattr(self, view) for view in VIEWS), self.mean_folds, self.max_folds):
+            for field in dataclasses.fields(part):
+                getattr(part, field.name).setflags(write=False)
+
     def packed(self) -> tuple[Array, Array, Array]:
         """`(moments [3, 6, channels] float64, counts [3, 3, channels] int64, folds [2, 3, FOLDS, channels] float64)`.
 

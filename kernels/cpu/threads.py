@@ -1,14 +1,15 @@
 """Tasks onto threads: Python threads running kernels that have let go of the interpreter lock.
 
 Not Numba's `prange`: a call through that costs 440 µs against 40 µs here, it compiles every kernel twice, and its workqueue
-layer ends the process when two Python threads call it at once, as hooks on two model replicas do. Numba's thread setting
-(`numba.set_num_threads`, NUMBA_NUM_THREADS) is still what counts. Tasks write to places of their own and are cut by shape
-alone, so who runs them, and in what order, cannot be seen in the result.
+layer ends the process when two Python threads call it at once, as hooks on two model replicas do. As many threads as torch
+uses (`torch.set_num_threads`, OMP_NUM_THREADS), at most NUMBA_NUM_THREADS. Tasks write to places of their own and are cut by
+shape alone, so who runs them, and in what order, cannot be seen in the result.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,13 @@ def pool() -> ThreadPoolExecutor:
     return pools[pid]
 
 
+def threads() -> int:
+    """Threads to use. Numba's own count is not asked for: asking starts its OpenMP layer, which overrides torch's setting."""
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    torch = sys.modules.get("torch")
+    return most if torch is None else min(most, torch.get_num_threads())
+
+
 def run(tasks: list[Task], nbytes: int) -> None:
     """Run all tasks and return when all are done; the caller's thread works too."""
     queue = deque(tasks)
@@ -44,8 +52,9 @@ def run(tasks: list[Task], nbytes: int) -> None:
                 return
             task()
 
-    helpers = 0 if nbytes < SERIAL_BYTES else min(numba.get_num_threads(), len(tasks)) - 1
+    helpers = 0 if nbytes < SERIAL_BYTES else min(threads(), len(tasks)) - 1
     waiting = [pool().submit(work) for _ in range(helpers)]
     work()
     for helper in waiting:
-        helper.result()
+        if not helper.cancel():  # one that has not started by now has nothing left to do, and waiting for it cost up to 400 ms
+            helper.result()

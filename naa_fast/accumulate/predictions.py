@@ -19,6 +19,7 @@ class Predictions:
 
     def __init__(self) -> None:
         self.counts: Tensor | None = None
+        self.varied = False
 
     def observe(self, output: Any, size: int, mask: Tensor | None) -> None:
         """Count one batch's predictions; `mask` (bool `[size]` or `[size, positions]`) leaves out unobserved samples."""
@@ -26,8 +27,11 @@ class Predictions:
         if scores is None:
             return
         classes = scores.shape[1]
-        if self.counts is None:
+        if self.counts is None and not self.varied:
             self.counts = torch.zeros(classes + 1, dtype=torch.int64, device=scores.device)
+        if self.counts is None or len(self.counts) != classes + 1:
+            self.counts, self.varied = None, True  # a width that changes from batch to batch is a length, not a set of classes
+            return
         chosen = torch.where(torch.isfinite(scores).all(1), scores.argmax(1), classes)
         counted = torch.ones_like(chosen)
         if mask is not None:

@@ -17,6 +17,11 @@ from naa_fast.capture.selection import Layer, Selection, unwrapped
 from naa_fast.capture.views import Layout, known_axis, layout_of, readable
 from naa_fast.errors import CaptureError
 
+INPUT = "in"
+WITNESS = {1: -1, -1: -2}
+"""What a compiled witness passes for a layer's number: the code of its channel axis."""
+AXES = {code: axis for axis, code in WITNESS.items()}
+
 
 class Observer(Protocol):
     """Takes what the hooks see: `x` `[outer, channels, inner]`, a view of the output that is only valid during the call."""
@@ -46,23 +51,31 @@ class Capture:
         self._calls: dict[str, int] = {}
         self._layouts: dict[tuple[str, int, int], Layout] = {}
         self._first: dict[str, tuple[int, int]] = {}
+        self._labels = {layer.label for layer in selection.layers}
         self._slot = next(_slots)
         self._tickets: dict[torch.device, Tensor] = {}
 
     def __enter__(self) -> Capture:
         try:
-            if is_compiled(self.model):
+            compiled = is_compiled(self.model)
+            if compiled:
                 torch._dynamo.reset()
                 self.notes.append("the compiled model was reset so that it sees the hooks: its next call compiles again")
                 devices = {p.device for p in itertools.chain(self.model.parameters(), self.model.buffers())}
                 self._tickets = {d: torch.zeros(1, dtype=torch.int64, device=d) for d in devices | {torch.device("cpu")}}
                 _captures[self._slot] = self
             hooked = {id(layer.module) for layer in self.selection.layers}
+            undecided = any(known_axis(layer.module) is None for layer in self.selection.layers)
             for module in unwrapped(self.model).modules():
-                if known_axis(module) is not None and id(module) not in hooked and not is_compiled(self.model):
-                    self._handles.append(module.register_forward_hook(self._witness))
+                axis = known_axis(module)
+                if undecided and axis is not None and id(module) not in hooked:
+                    self._handles.append(module.register_forward_hook(self._witness_hook(WITNESS[axis])))
             for index, layer in enumerate(self.selection.layers):
-                self._handles.append(layer.module.register_forward_hook(self._hook(index, layer)))
+                if layer.item == INPUT:
+                    hook = self._input_hook(index, layer)
+                    self._handles.append(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
+                else:
+                    self._handles.append(layer.module.register_forward_hook(self._hook(index, layer)))
         except BaseException:
             self._remove()
             raise
@@ -104,12 +117,36 @@ class Capture:
                 "name a layer that runs, for example the block around it",
             )
 
+    def _input_hook(self, index: int, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
+        """Reads what a module is given before the module can overwrite it."""
+        observe = self._hook(index, layer)
+
+        def hook(module: nn.Module, arguments: Any, keywords: Any) -> None:
+            given = (*arguments, *keywords.values())
+            tensors = (value for value in given if isinstance(value, Tensor) and value.is_floating_point())
+            observe(module, arguments, next(tensors, given[0] if given else None))
+
+        return hook
+
+    def _witness_hook(self, code: int) -> Callable[[nn.Module, Any, Any], None]:
+        """Tells which axis an unhooked layer's output of this shape has its neurons on."""
+        tickets, slot = self._tickets, self._slot
+
+        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
+            if torch.compiler.is_compiling():
+                if isinstance(output, Tensor):
+                    torch.ops.naa_fast.observe(output, tickets[output.device], slot, code)
+            else:
+                self._witness(module, arguments, output)
+
+        return hook
+
     def _hook(self, index: int, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
         tickets, slot = self._tickets, self._slot
 
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             if torch.compiler.is_compiling():
-                tensor, _ = pick(layer.name, output, layer.item)
+                tensor = output if layer.item == INPUT else pick(layer.name, output, layer.item)[0]
                 torch.ops.naa_fast.observe(tensor, tickets[tensor.device], slot, index)
             else:
                 self._receive(index, output)
@@ -121,9 +158,9 @@ class Capture:
         if isinstance(output, Tensor) and axis is not None:
             self._witnesses[output.shape] = axis
 
-    def _receive(self, index: int, output: Any) -> None:
+    def _receive(self, index: int, output: Any, picked: bool = False) -> None:
         layer = self.selection.layers[index]
-        part, note = pick(layer.label, output, layer.item)
+        part, note = (output, "") if picked or layer.item == INPUT else pick(layer.name, output, layer.item)
         tensor = readable(layer.label, part).detach()
         self._witness(layer.module, None, tensor)
         call = self._calls[layer.label] = self._calls.get(layer.label, -1) + 1
@@ -137,6 +174,10 @@ class Capture:
         first = self._first.setdefault(layer.label, shape)
         self.fired.add(layer.label)
         name = layer.label if shape == first else f"{layer.label}[{shape[0]}, {shape[1]}-d]"
+        if name != layer.label and name in self._labels:
+            raise CaptureError(
+                f"two layers go by the name {name}", f"a layer, and the calls of {layer.label} with that shape", "leave one out"
+            )
         self.observer.observe(name, layout.view(tensor), str(layout))
 
 
@@ -160,8 +201,12 @@ def _observe(x: Tensor, ticket: Tensor, slot: int, layer: int) -> None:
             "the model runs as a CUDA graph", "a replay does not run hooks", "compile without mode='reduce-overhead' for the scan"
         )
     capture = _captures.get(slot)
-    if capture is not None:
-        capture._receive(layer, x)
+    if capture is None:
+        return
+    if layer < 0:
+        capture._witnesses[x.shape] = AXES[layer]
+    else:
+        capture._receive(layer, x, picked=True)
 
 
 _library.impl("observe", _observe, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]

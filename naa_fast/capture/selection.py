@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from naa_fast.capture import friendly
 from naa_fast.errors import UsageError
 
 ACTIVATION_NAMES = ("Activation", "GELU", "ReLU", "SiLU", "Swish", "Mish", "ELU")  # endings used outside torch.nn too
@@ -19,7 +20,7 @@ LayerSpec = str | type[nn.Module]
 
 @dataclass(frozen=True)
 class Layer:
-    """A module to hook. `item` picks one tensor of an output that holds several (`name:item` in a request)."""
+    """A module to hook. `item` picks one tensor of an output that holds several (`name:item` in a request); "in" is the input."""
 
     name: str
     module: nn.Module
@@ -42,9 +43,10 @@ class Selection:
 def select(model: nn.Module, layers: str | LayerSpec | Sequence[LayerSpec] | None = None) -> Selection:
     """Choose layers of `model`.
 
-    `layers`: names or globs of `model.named_modules()` ("layer1.*.conv?", "head:logits" for an item of the output; "" is the
-    whole model), module types (`torch.nn.Conv2d`), several of these, or None for the default: every convolution, linear
-    layer, activation, and repeated block. Matching is on whole names, with `*` crossing dots.
+    `layers`: names or globs of `model.named_modules()` ("layer1.*.conv?", "head:logits" for an item of the output, "head:in" for
+    the input; "" is the whole model), a place in every transformer block ("resid", "mlp.act": see friendly.py), module types
+    (`torch.nn.Conv2d`), several of these, or None for the default: every convolution, linear layer, activation, and repeated
+    block. Matching is on whole names, with `*` crossing dots.
 
     Raises:
         UsageError: a request that matches nothing, with the nearest names that exist.
@@ -58,11 +60,17 @@ def select(model: nn.Module, layers: str | LayerSpec | Sequence[LayerSpec] | Non
         words = f"default: {len(chosen)} of {len(modules)} modules ({', '.join(sorted(kinds))})"
         return Selection(tuple(Layer(name, module) for name, module in chosen.items()), False, words)
     requests: list[LayerSpec] = [layers] if isinstance(layers, str | type) else list(layers)
+    if not requests:
+        raise UsageError("no layer is asked for", "expected names, globs or module types, or nothing at all for the default")
     found: dict[tuple[str, str | None], Layer] = {}
     for request in requests:
         for layer in matches(modules, request):
             found.setdefault((layer.name, layer.item), layer)
     order = {name: index for index, name in enumerate(modules)}
+    labels = [layer.label for layer in found.values()]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two layers go by the name '{twice}'", "a module of that name, and an item of another's output")
     chosen_layers = sorted(found.values(), key=lambda layer: (order[layer.name], layer.item or ""))
     asked = ", ".join(request if isinstance(request, str) else request.__name__ for request in requests)
     return Selection(tuple(chosen_layers), True, f"requested: {asked} ({len(chosen_layers)} of {len(modules)} modules)")
@@ -76,6 +84,8 @@ def matches(modules: dict[str, nn.Module], request: LayerSpec) -> list[Layer]:
             present = sorted({type(module).__name__ for module in modules.values()})
             raise UsageError(f"no module is a {request.__name__}", f"the model's modules are: {', '.join(present)}")
         return found
+    if request in friendly.NAMES and request not in modules:
+        return [Layer(name, modules[name], item) for name, item in friendly.resolve(modules, request)]
     pattern, colon, item = request.partition(":")
     found = [Layer(name, module, item if colon else None) for name, module in modules.items() if fnmatchcase(name, pattern)]
     if not found:

@@ -6,9 +6,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from naa_fast.cli.outputs import check_file, model_file
+from naa_fast.cli.outputs import check_file
 from naa_fast.cli.scan import DATA_HELP
-from naa_fast.cli.shared import add_model, add_running, clean, counted, emit, model_of
+from naa_fast.cli.shared import (
+    add_long,
+    add_model,
+    add_running,
+    add_text,
+    clean,
+    counted,
+    emit,
+    fit_positions,
+    index,
+    model_of,
+    model_place,
+    running,
+    sources_of,
+)
 from naa_fast.errors import EXIT_PASS
 
 
@@ -16,21 +30,30 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "measure one set and save the measurement"
     parser = verbs.add_parser("measure", help=about, description=about, parents=parents)
     add_model(parser)
-    parser.add_argument_group("data").add_argument("--data", required=True, type=Path, metavar="PATH", help=DATA_HELP)
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", required=True, type=Path, metavar="PATH", help=DATA_HELP)
+    add_text(data)
     add_running(parser)
+    add_long(parser)
+    parser.add_argument(
+        "--first-index",
+        type=index,
+        default=0,
+        metavar="N",
+        help="where the data begins in the larger set it is a part of, so that merged parts equal one pass (default: 0)",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.naa.safetensors", help="measurement file to write")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_file(arguments.out, [arguments.data, arguments.weights, model_file(arguments.model)])
+    check_file(arguments.out, [arguments.data, arguments.weights, model_place(arguments.model)])
     from naa_fast import audit
-    from naa_fast.cli.progress import Progress
-    from naa_fast.inputs.batches import open_source
 
-    source = open_source(arguments.data, arguments.batch_size)
-    model, device = model_of(arguments)
-    with Progress() as progress:
+    [source] = sources_of(arguments, arguments.data)
+    with running() as (ranks, progress):
+        model, device = model_of(arguments)
+        fit_positions(model, [source])
         measurement = audit.measure(
             model,
             source,
@@ -39,7 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
             device=device,
             backend=arguments.backend,
             progress=progress,
+            first_index=arguments.first_index,
+            chunk_size=arguments.chunk_size,
+            checkpoint=arguments.checkpoint,
+            resume=arguments.resume,
         )
+    if ranks.rank:
+        return EXIT_PASS
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     measurement.save(arguments.out)
     skipped = f", {measurement.skipped:,} skipped" if measurement.skipped else ""

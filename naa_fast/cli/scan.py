@@ -6,10 +6,23 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from naa_fast.cli.outputs import check_folder, model_file
-from naa_fast.cli.shared import DEFAULT_REPORT, add_judging, add_model, add_running, deliver, model_of
+from naa_fast.cli.outputs import check_folder
+from naa_fast.cli.shared import (
+    DEFAULT_REPORT,
+    add_judging,
+    add_long,
+    add_model,
+    add_running,
+    add_text,
+    deliver,
+    fit_positions,
+    model_of,
+    model_place,
+    running,
+    sources_of,
+)
 
-DATA_HELP = ".npz (x, optional mask), .npy, .safetensors, or a folder of images"
+DATA_HELP = ".npz (x, optional mask), .npy, .safetensors, a folder of images, or text in .txt, .jsonl or .csv"
 
 
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -19,22 +32,23 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     data = parser.add_argument_group("data")
     data.add_argument("--clean", required=True, type=Path, metavar="PATH", help=f"samples you trust: {DATA_HELP}")
     data.add_argument("--suspect", required=True, type=Path, metavar="PATH", help="samples in question, in the same form")
+    add_text(data)
     add_running(parser)
+    add_long(parser)
     add_judging(parser)
     parser.add_argument("--out", type=Path, default=DEFAULT_REPORT, metavar="DIR", help="report folder (default: ./naa-report)")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_folder(arguments.out, [arguments.clean, arguments.suspect, arguments.weights, model_file(arguments.model)])
+    check_folder(arguments.out, [arguments.clean, arguments.suspect, arguments.weights, model_place(arguments.model)])
     from naa_fast import audit
-    from naa_fast.cli.progress import Progress
-    from naa_fast.inputs.batches import open_source
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
-    sets = [open_source(path, arguments.batch_size) for path in (arguments.clean, arguments.suspect)]
-    model, device = model_of(arguments)
-    with Progress() as progress:
+    sets = sources_of(arguments, arguments.clean, arguments.suspect)
+    with running() as (ranks, progress):
+        model, device = model_of(arguments)
+        fit_positions(model, sets)
         found = audit.scan(
             model,
             *sets,
@@ -45,5 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
             device=device,
             backend=arguments.backend,
             progress=progress,
+            chunk_size=arguments.chunk_size,
+            checkpoint=arguments.checkpoint,
+            resume=arguments.resume,
         )
+    if ranks.rank:
+        return found.verdict.exit_code
     return deliver(found, arguments.out, arguments.json)

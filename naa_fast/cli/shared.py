@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import sys
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,14 @@ from naa_fast.errors import UsageError
 from naa_fast.ops import BACKENDS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from naa_fast.audit import Audit
+    from naa_fast.cli.progress import Progress
+    from naa_fast.inputs.batches import Source
+    from naa_fast.scan.ranks import Ranks
 
 DEFAULT_REPORT = Path("naa-report")
 LINE_CELLS = 2000  # more than the longest path on most systems
@@ -29,9 +36,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         required=True,
-        metavar="FILE.py:FUNCTION|package.module:FUNCTION",
-        help="function that returns the model; its code is RUN, so name only code you trust",
+        metavar="FILE.py:FUNCTION|package.module:FUNCTION|hf:FOLDER",
+        help="function that returns the model (its code is RUN, so name only code you trust), or a Hugging Face folder or id, "
+        "from which no code is run",
     )
+    group.add_argument("--hf-task", default="auto", metavar="TASK", help="what an hf: model is for (default: as it says itself)")
+    group.add_argument("--revision", help="version of an hf: model that is fetched by id")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="precision of an hf: model (default: its own)")
     group.add_argument(
         "--model-arg",
         action="extend",
@@ -45,6 +56,17 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="weights to load: .safetensors, or .pt, .pth, .bin with a state dict; read without running code from it",
+    )
+
+
+def add_text(group: Any) -> None:
+    """The options that say how text becomes tokens."""
+    group.add_argument("--text-field", metavar="NAME", help="field of .jsonl and .csv that holds the text (default: text)")
+    group.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer for text (default: that of the hf: model)")
+    group.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut longer texts (default: refuse them)")
+    group.add_argument("--padding-side", choices=("right", "left"), default="right", help="where texts are padded")
+    group.add_argument(
+        "--skip-special", action="store_true", help="leave tokens the tokenizer adds (BOS, EOS, CLS) out of the statistics"
     )
 
 
@@ -68,6 +90,32 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_long(parser: argparse.ArgumentParser) -> None:
+    """The options of runs that may be interrupted."""
+    group = parser.add_argument_group("long runs")
+    group.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="keep finished work here; SIGTERM and Ctrl-C then end with exit 75"
+    )
+    group.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    group.add_argument(
+        "--chunk-size", type=positive, metavar="N", help="samples a chunk, the unit of what is kept and shared (default: 8192)"
+    )
+
+
+@contextmanager
+def running() -> Iterator[tuple[Ranks, Progress | None]]:
+    """This process among the ranks of a torchrun, and its progress line (rank 0's); the model's own prints go to stderr."""
+    from naa_fast.cli.progress import Progress
+    from naa_fast.scan.ranks import joined
+
+    with joined() as ranks, redirect_stdout(sys.stderr):
+        if ranks.rank:
+            yield ranks, None
+        else:
+            with Progress() as progress:
+                yield ranks, progress
+
+
 def add_judging(parser: argparse.ArgumentParser) -> None:
     """The options that say what counts as abnormal, and where the report goes."""
     group = parser.add_argument_group("judging and reporting")
@@ -84,6 +132,12 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
+    return int(text)
+
+
+def index(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
     return int(text)
 
 
@@ -125,13 +179,63 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
     import torch
 
     from naa_fast.inputs.models import load_model
+    from naa_fast.inputs.pretrained import PREFIX, load_pretrained
 
-    model = load_model(arguments.model, model_arguments(arguments.model_arg), arguments.weights)
+    if arguments.model.startswith(PREFIX):
+        for option, given in (("--weights", arguments.weights), ("--model-arg", arguments.model_arg)):
+            if given:
+                raise UsageError(f"{option} with {arguments.model}", "an hf: model brings its own", f"leave {option} out")
+        name = arguments.model.removeprefix(PREFIX)
+        model = load_pretrained(name, arguments.hf_task, arguments.dtype, arguments.revision)
+    else:
+        model = load_model(arguments.model, model_arguments(arguments.model_arg), arguments.weights)
     device: str = arguments.device
     tensors = [*model.parameters(), *model.buffers()]
     if device == "auto" and torch.cuda.is_available() and all(tensor.device.type == "cpu" for tensor in tensors):
         device = "cuda"
     return model, device
+
+
+def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:
+    """The sets at `paths`; for text with the tokenizer the options name."""
+    from naa_fast.inputs.batches import TEXT_SUFFIXES, open_source
+
+    text = None
+    if any(path.is_file() and path.suffix.lower() in TEXT_SUFFIXES for path in paths):
+        from naa_fast.inputs.pretrained import PREFIX, load_tokenizer
+        from naa_fast.inputs.text import TextOptions
+
+        name = arguments.tokenizer
+        if name is None and arguments.model.startswith(PREFIX):
+            name = arguments.model.removeprefix(PREFIX)
+        if name is not None:
+            text = TextOptions(
+                load_tokenizer(name, arguments.revision),
+                arguments.text_field,
+                arguments.max_length,
+                arguments.padding_side,
+                arguments.skip_special,
+            )
+    return [open_source(path, arguments.batch_size, text) for path in paths]
+
+
+def fit_positions(model: nn.Module, sources: list[Source]) -> None:
+    """Tell sets that pad on the left whether the model needs position ids with it."""
+    from naa_fast.inputs.text import TextSource, wants_positions
+
+    for source in sources:
+        if isinstance(source, TextSource) and source.options.padding_side == "left":
+            source.options = replace(source.options, position_ids=wants_positions(model))
+
+
+def model_place(spec: str) -> Path | None:
+    """The file or folder a model is read from, which no output may touch; None if it has none here."""
+    from naa_fast.cli.outputs import model_file
+
+    if spec.startswith("hf:"):
+        folder = Path(spec.removeprefix("hf:"))
+        return folder if folder.is_dir() else None
+    return model_file(spec)
 
 
 def deliver(audit: Audit, folder: Path, as_json: bool) -> int:

@@ -44,6 +44,9 @@ class Judgement:
     limit: float
     top_k: int
 
+    def __repr__(self) -> str:
+        return f"Judgement({self.verdict.outcome}, score {self.verdict.score:.4g}, {len(self.layers)} layers)"
+
     @property
     def limit_on(self) -> str:
         """The number `limit` applies to: "difference" or "z"."""
@@ -83,6 +86,8 @@ def judge(clean: Measurement, suspect: Measurement, threshold: float | None = No
         StateMismatch: the measurements are of different models, dtypes or layers, or hold the same data.
         UsageError: a negative or non-finite threshold, or `top_k` below 1.
     """
+    if threshold is not None and not isinstance(threshold, int | float):
+        raise UsageError(f"threshold is {threshold!r}", "expected a finite number >= 0, or none for a calibrated limit")
     if threshold is not None and not (threshold >= 0 and isfinite(threshold)):
         raise UsageError(f"threshold is {threshold}", "expected a finite number >= 0, or none for a calibrated limit")
     if top_k < 1:

@@ -16,7 +16,7 @@ from naa_fast.records import Array, Folds, LayerRecord, Moments
 
 MARGIN = 1.25
 """On the largest of the folds' maxima. Eight draws say little about a tail: 1.25 keeps the rate of false alarms of fresh clean
-sets below ALPHA in tests/detect/test_null.py, for 1 to 20,000 neurons and normal to heavy-tailed activations."""
+sets near ALPHA in tests/detect/test_null.py, for 1 to 2,000 neurons and normal to heavy-tailed activations."""
 ALPHA = 0.01
 MIN_FOLD = 4
 MIN_FOLDS = 4
@@ -39,9 +39,9 @@ class CleanNull:
         """|t| that a clean set exceeds with probability at most about ALPHA, over all neurons together.
 
         The larger of the empirical limit (MARGIN times the folds' largest) and the normal one with Bonferroni's correction,
-        which is what remains where the eight folds happened to lie close together.
+        which is what remains where the eight folds happened to lie close together, or there are too few.
         """
-        return max(MARGIN * max(self.maxima, default=np.inf), self.normal_limit)
+        return max(MARGIN * max(self.maxima), self.normal_limit) if self.usable else self.normal_limit
 
     @property
     def normal_limit(self) -> float:
@@ -52,11 +52,11 @@ class CleanNull:
 
         The upper end of the fit and the normal law with Bonferroni's correction, whichever is larger.
         """
+        if not self.usable:
+            return float("nan")  # nothing to compare with
         if not np.isfinite(largest):
             return 0.0 if largest > 0 else 1.0  # -inf: nothing could be compared, which is no evidence
         bonferroni = min(1.0, 2 * self.tests * (1 - NormalDist().cdf(largest)))
-        if not self.usable:
-            return bonferroni
         scale = max(float(np.std(self.maxima, ddof=1)) * np.sqrt(6) / np.pi, 1e-3 * max(self.maxima))
         place = float(np.mean(self.maxima)) - 0.5772156649 * scale
         gumbel = -np.expm1(-np.exp(-(largest - place) / scale))

@@ -32,11 +32,11 @@ OUTLIER_Z = 2.0
 """Below this a significant difference is a shift of the data, not a neuron that stands out: at two standard deviations two normal
 samples of one neuron overlap by less than a third."""
 MIN_SUSPECT = 16
-BROKEN = "NaN or infinite on suspect samples only"
+ROOT = "the whole model"
 
 NOT_CHECKED = (
     "triggers carried by less than about a quarter of the suspect samples: a mean over the set hides them",
-    "whether the difference survives a harmless change of the data (other camera, other writers): expect a warn there",
+    "whether a harmless change of the data (other camera, other writers) would do the same: only you know how the sets were made",
     "layers that were not selected",
 )
 
@@ -72,8 +72,7 @@ class Verdict:
 
 def abnormal_limit(null: CleanNull, clean: Measurement, suspect: Measurement) -> float:
     """z above which a neuron is called abnormal when the user gave no threshold: beyond chance, and beyond OUTLIER_Z."""
-    chance = null.limit if null.usable else null.normal_limit
-    return max(OUTLIER_Z, chance * float(np.sqrt(1 / max(clean.samples, 1) + 1 / max(suspect.samples, 1))))
+    return max(OUTLIER_Z, null.limit * float(np.sqrt(1 / max(clean.samples, 1) + 1 / max(suspect.samples, 1))))
 
 
 def largest_t(layer: LayerComparison) -> float:
@@ -103,7 +102,7 @@ def find(
     is what a backdoor does. Without class predictions the shift has to speak for itself.
     """
     findings = []
-    chance = null.limit if null.usable else null.normal_limit
+    chance = null.limit
     concentrated = risen is None or risen[1] >= CONCENTRATION
     if risen is not None and concentrated:
         statement = f"class {risen[0]} is predicted for {100 * risen[1]:.0f} points more of the suspect than of the clean samples"
@@ -123,13 +122,15 @@ def find(
             )
             value = largest_finite(layer.measure)
             findings.append(Finding("outlier", layer.name, f"{count(len(layer.abnormal))} {what}", value, layer.limit))
-        if t > chance and z >= (BACKDOOR_Z if concentrated else CERTAIN_Z):
-            lit = int((layer.z >= BACKDOOR_Z).sum())
-            statement = f"{lit} of {count(layer.neurons)} shifted by {BACKDOOR_Z:g} standard deviations or more"
-            findings.append(Finding("backdoor-like", layer.name, statement, z, BACKDOOR_Z))
+        enough = BACKDOOR_Z if concentrated else CERTAIN_Z
+        if t > chance and z >= enough:
+            statement = (
+                f"{int((layer.z >= enough).sum())} of {count(layer.neurons)} shifted by {enough:g} standard deviations or more"
+            )
+            findings.append(Finding("backdoor-like", layer.name, statement, z, enough))
         broken = (layer.suspect.positions.nonfinite > 0) & (layer.clean.positions.nonfinite == 0)
         if broken.any():
-            statement = f"{count(int(broken.sum()))} {BROKEN}"
+            statement = f"{count(int(broken.sum()))} NaN or infinite on suspect samples only"
             findings.append(Finding("outlier", layer.name, statement, float(broken.sum()), 0.0))
     return findings
 
@@ -156,9 +157,9 @@ def judge_outcome(
         outcome = "pass"
     score = max((largest_finite(layer.z) for layer in layers), default=0.0)
     p_value = null.p_value(max((largest_t(layer) for layer in layers), default=-np.inf))
-    broken = any(finding.statement.endswith(BROKEN) for finding in findings)
-    sentence = describe(outcome, layers, gaps, score, broken)
-    return Verdict(outcome, score, p_value, sentence, tuple(findings), (*gaps, *NOT_CHECKED))
+    sentence = describe(outcome, layers, gaps, score, "shift" in levels)
+    silent = [note for m in (clean, suspect) for note in m.provenance.get("notes", ()) if "never fired" in note]
+    return Verdict(outcome, score, p_value, sentence, tuple(findings), (*gaps, *dict.fromkeys(silent), *NOT_CHECKED))
 
 
 def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Measurement, suspect: Measurement) -> list[str]:
@@ -175,16 +176,21 @@ def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Mea
     for name, measurement in (("clean", clean), ("suspect", suspect)):
         if measurement.skipped:
             gaps.append(f"{measurement.skipped} {name} samples could not be read and were skipped")
+    if {s.digest for s in clean.shards if s.digest} & {s.digest for s in suspect.shards if s.digest}:
+        gaps.append("the clean and the suspect set are the same data: nothing was compared")
     for layer in layers:
+        broken = int(((layer.clean.positions.nonfinite > 0) & (layer.clean.positions.count > 0)).sum())
+        if broken:
+            gaps.append(f"{layer.name or ROOT}: {count(broken)} NaN or infinite on some clean samples")
         if len(layer.unknown):
-            gaps.append(f"{layer.name}: {count(len(layer.unknown))} without a finite value to compare")
+            gaps.append(f"{layer.name or ROOT}: {count(len(layer.unknown))} without a finite value to compare")
     return gaps
 
 
-def describe(outcome: str, layers: Sequence[LayerComparison], gaps: Sequence[str], score: float, broken: bool) -> str:
-    """The verdict in one sentence. `broken`: NaN or infinities came up on suspect samples only."""
+def describe(outcome: str, layers: Sequence[LayerComparison], gaps: Sequence[str], score: float, shifted: bool) -> str:
+    """The verdict in one sentence. `shifted`: some layer differs by more than chance."""
     strongest = max(layers, key=lambda layer: largest_finite(layer.z), default=None)
-    where = strongest.name if strongest is not None else "no layer"
+    where = plain(strongest.name or ROOT) if strongest is not None else "no layer"
     abnormal = count(sum(len(layer.abnormal) for layer in layers))
     if outcome == "fail":
         return (
@@ -192,10 +198,11 @@ def describe(outcome: str, layers: Sequence[LayerComparison], gaps: Sequence[str
             f"most in {where}; abnormal: {abnormal}."
         )
     if outcome == "warn":
-        and_broken = " Some neurons gave NaN or infinities on suspect samples only." if broken else ""
+        if not shifted:
+            return f"The sets differ by no more than chance, but there are findings (abnormal: {abnormal}); see them one by one."
         return (
             f"The sets differ by more than chance (up to {score:.2f} standard deviations, most in {where}; abnormal: "
-            f"{abnormal}), which a harmless change of the data can do as well as a trigger.{and_broken}"
+            f"{abnormal}), which a harmless change of the data can do as well as a trigger."
         )
     if outcome == "pass":
         return "No neuron differs by more than the clean set differs from itself; see what was not checked before you rely on it."
@@ -205,6 +212,12 @@ def describe(outcome: str, layers: Sequence[LayerComparison], gaps: Sequence[str
 
 def largest_finite(values: np.ndarray) -> float:
     return float(np.max(np.where(np.isfinite(values), values, 0.0), initial=0.0))
+
+
+def plain(name: str) -> str:
+    """The name without control and bidirectional characters: it is the model's, and the sentence goes to terminals."""
+    whole = name.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole)
 
 
 def count(neurons: int) -> str:

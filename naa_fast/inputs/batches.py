@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,7 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 from naa_fast.errors import InputError, UnsafeInput, UsageError
 from naa_fast.inputs.tensors import Column, MemoryColumn, as_mask, as_tensor, check_columns, describe
 
+if TYPE_CHECKING:
+    from naa_fast.inputs.text import TextOptions
+
 ARRAY_SUFFIXES = (".npz", ".npy", ".safetensors")
+TEXT_SUFFIXES = (".txt", ".jsonl", ".csv")
 UNSAFE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".dill")
 LAST_KEYWORDS = ("attention_mask", "labels")
 
@@ -53,12 +57,13 @@ class Source(Protocol):
         ...
 
 
-def open_source(data: Any, batch_size: int) -> Source:
+def open_source(data: Any, batch_size: int, text: TextOptions | None = None) -> Source:
     """`data` as a `Source`.
 
-    A path: `.npz` or `.safetensors` (`x`, optional `mask`, optional `y`), `.npy`, a folder of images. A tensor or array: cut into
-    batches along its first axis. A DataLoader or any iterable of batches, each a tensor or array, a tuple or list whose first
-    item is the input, or a dict of keyword arguments: taken as they come, `batch_size` does not apply. A `Source`: itself.
+    A path: `.npz` or `.safetensors` (`x`, optional `mask`, optional `y`), `.npy`, a folder of images, or, with `text` to say how,
+    `.txt`, `.jsonl` or `.csv`. A tensor or array: cut into batches along its first axis. A DataLoader or any iterable of batches,
+    each a tensor or array, a tuple or list whose first item is the input, or a dict of keyword arguments: taken as they come,
+    `batch_size` does not apply. A `Source`: itself.
     Values keep their dtype. Files are checked from their headers here and read batch by batch later.
 
     Raises:
@@ -69,7 +74,7 @@ def open_source(data: Any, batch_size: int) -> Source:
     if batch_size < 1:
         raise UsageError(f"batch size is {batch_size}", "expected 1 or more")
     if isinstance(data, str | Path):
-        return open_path(Path(data), batch_size)
+        return open_path(Path(data), batch_size, text)
     if isinstance(data, Source):
         return data
     if isinstance(data, Tensor | np.ndarray):
@@ -93,9 +98,9 @@ def open_source(data: Any, batch_size: int) -> Source:
     return IterableSource(data)
 
 
-def open_path(path: Path, batch_size: int) -> Source:
+def open_path(path: Path, batch_size: int, text: TextOptions | None = None) -> Source:
     """The source behind a path, chosen by what is there and by the ending of its name."""
-    known = f"expected one of {', '.join(ARRAY_SUFFIXES)}, or a folder of images"
+    known = f"expected one of {', '.join(ARRAY_SUFFIXES + TEXT_SUFFIXES)}, or a folder of images"
     suffix = path.suffix.lower()
     if not path.exists():
         raise InputError(f"no such data: {path}", "the path does not exist", known)
@@ -109,6 +114,10 @@ def open_path(path: Path, batch_size: int) -> Source:
             f"a {suffix} file is a pickle, and unpickling runs whatever code the file names",
             "where you trust the file, load it and save the array: numpy.savez('data.npz', x=array)",
         )
+    if suffix in TEXT_SUFFIXES and path.is_file():
+        from naa_fast.inputs.text import open_text
+
+        return open_text(path, batch_size, text)
     if suffix not in ARRAY_SUFFIXES or not path.is_file():
         what = f"unknown data format '{suffix}'" if path.is_file() else "not a regular file"
         raise InputError(f"cannot read data from {path}", what, known)

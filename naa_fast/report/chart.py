@@ -209,7 +209,7 @@ def axis_name(limit_on: str) -> str:
 
 
 def limit_name(limit_on: str) -> str:
-    return "threshold" if limit_on == "difference" else "calibrated limit"
+    return "threshold" if limit_on == "difference" else "limit"
 
 
 def drawable(text: str, limit: int = 60) -> str:

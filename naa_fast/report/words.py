@@ -43,7 +43,7 @@ def heading(judgement: Judgement, width: int) -> list[str]:
     verdict = judgement.verdict
     calibrated = judgement.threshold is None
     limit = (
-        f"z > {number(judgement.limit)} standard deviations, calibrated on the clean set"
+        f"z > {number(judgement.limit)} standard deviations (z: the larger of two, over the samples' means and their maxima)"
         if calibrated
         else f"|mean difference| > {number(judgement.limit)} in each layer's own units, as given"
     )
@@ -52,9 +52,15 @@ def heading(judgement: Judgement, width: int) -> list[str]:
         *wrapped(printable(verdict.sentence, SENTENCE_CELLS), width),
         "",
         *wrapped(f"{number(verdict.score)}, the largest difference in standard deviations of a sample", width, "score     "),
-        *wrapped(f"{number(verdict.p_value)}, the probability that a clean set differs this much", width, "p-value   "),
+        *wrapped(p_value(verdict.p_value), width, "p-value   "),
         *wrapped(limit, width, "abnormal  "),
     ]
+
+
+def p_value(p: float) -> str:
+    if p != p:
+        return "none: the clean set is too small to say what chance would do"
+    return f"{number(p)}, the probability that a clean set differs this much, as far as eight folds can tell"
 
 
 def findings(found: Sequence[Finding], width: int) -> list[str]:

@@ -33,7 +33,7 @@ class Checkpoints:
     """The checkpoints of one set in one folder.
 
     `subject` says what is being measured, with which options, in words; a checkpoint of another subject is refused. A file is
-    one line of JSON (with the sha256 of the rest) and a measurement.
+    one line of JSON (with a checksum of all) and a measurement.
     """
 
     def __init__(self, folder: Path, subject: Mapping[str, str], interval_s: float) -> None:
@@ -55,13 +55,13 @@ class Checkpoints:
     def save(self, progressed: Progressed) -> None:
         """Write a checkpoint, then drop all but the last KEPT. A full disk leaves the one before."""
         content = progressed.measurement.to_bytes()
-        header = {
+        header: dict[str, Any] = {
             "format": FORMAT,
             "subject": self.subject,
             "next_chunk": progressed.next_chunk,
             "finished": progressed.finished,
-            "sha256": hashlib.sha256(content).hexdigest(),
         }
+        header["sha256"] = checksum(header, content)
         path = self.folder / PATTERN.replace("*", f"{progressed.next_chunk:09d}")
         try:
             write_whole(path, json.dumps(header).encode() + b"\n" + content)
@@ -110,12 +110,17 @@ class Checkpoints:
                 )
 
 
+def checksum(header: Mapping[str, Any], content: bytes) -> str:
+    """Of the whole checkpoint: the header counts as much as what it describes."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + content).hexdigest()
+
+
 def read(path: Path) -> tuple[dict[str, Any], Measurement]:
     """Header and measurement of a checkpoint. Raises ValueError, KeyError or NaaError on one that is not whole."""
     line, newline, content = path.read_bytes().partition(b"\n")
     header = json.loads(line)
     if not newline or header["format"] != FORMAT:
         raise ValueError("not a checkpoint of this version")
-    if hashlib.sha256(content).hexdigest() != header["sha256"]:
+    if checksum({key: value for key, value in header.items() if key != "sha256"}, content) != header["sha256"]:
         raise ValueError("its checksum does not match")
     return header, Measurement.from_bytes(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import metadata
 from types import TracebackType
 from typing import Any
@@ -43,6 +44,7 @@ class Runner:
         fingerprint: str,
         stop: StopRequest,
         progress: Progress | None,
+        first: int = 0,
     ) -> None:
         self.model = model
         self.source = source
@@ -51,6 +53,7 @@ class Runner:
         self.fingerprint = fingerprint
         self.stop = stop
         self.progress = progress
+        self.first = first
         self.accumulator = Accumulator(backend)
         self.predictions = Predictions()
         self.selection = selection
@@ -60,8 +63,8 @@ class Runner:
         self.batches_seen = 0
         self.done = 0
 
-    def run(self, start: int, stop: int) -> tuple[Measurement | None, bool]:
-        """The measurement of items `start:stop`, None if none of them could be observed, and whether there were any at all.
+    def run(self, start: int, stop: int | None) -> Measurement | None:
+        """The measurement of items `start:stop`, without layers if none could be decoded; None if there are no such items.
 
         Raises Stopped between batches once a stop was asked for; a chunk that was not finished is not counted.
         """
@@ -75,34 +78,45 @@ class Runner:
                 continue
             fingerprint.add(batch)
             self.require_same_dtype(batch)
-            done = self.observe(batch, start, done)
+            done = self.observe(batch, self.first + start, done)
             self.done += batch.size
             if self.progress is not None:
                 self.progress(self.source.name, self.done, self.source.samples)
             if self.stop:
                 raise Stopped(f"stopped by {self.stop.name}")
         if done == 0 and skipped == 0:
-            return None, False
-        shard = Shard(fingerprint.hexdigest() if done else f"none of {start}:{stop}", done, skipped)
+            return None
+        shard = Shard(self.shard_digest(fingerprint, start), done, skipped)
         if done == 0:
-            return Measurement(shards=(shard,)), True
-        return (
-            Measurement(
-                self.accumulator.records(),
-                self.fingerprint,
-                self.input_dtype,
-                (shard,),
-                self.provenance(),
-                self.predictions.read(),
-            ),
-            True,
+            return Measurement(shards=(shard,))
+        return Measurement(
+            self.accumulator.records(),
+            self.fingerprint,
+            self.input_dtype,
+            (shard,),
+            self.provenance(),
+            self.predictions.read(),
         )
+
+    def shard_digest(self, fingerprint: Fingerprint, start: int) -> str:
+        """What was read, and from which item on: a set may repeat itself, but not at the same place."""
+        digest = fingerprint.hexdigest()
+        return f"{digest}@{self.first + start}" if digest else ""
+
+    def read_again(self, start: int, stop: int) -> str:
+        """The shard digest of items `start:stop` without running the model."""
+        fingerprint = Fingerprint()
+        for batch in self.readable_batches(start, stop):
+            if batch.size:
+                fingerprint.add(batch)
+        return self.shard_digest(fingerprint, start)
 
     def observe(self, batch: Batch, start: int, done: int) -> int:
         """Run one batch, in halves if it does not fit; returns how many samples of the chunk are done then."""
-        pending = deque(pieces(batch, self.most))
+        pending = deque([batch])
         while pending:
-            part = pending.popleft()
+            part, *rest = pieces(pending.popleft(), self.most)
+            pending.extendleft(reversed(rest))
             self.accumulator.begin(part.size, start + done, part.mask)
             self.capture.begin()
             fits = True
@@ -120,7 +134,7 @@ class Runner:
             release()
             self.most = part.size // 2
             self.capture.notes.append(f"out of memory with {part.size} samples at a time; went on with {self.most}")
-            pending.extendleft(reversed(pieces(part, self.most)))
+            pending.appendleft(part)
         self.batches_seen += 1
         return done
 
@@ -133,6 +147,13 @@ class Runner:
         except Exception as error:
             if is_out_of_memory(error) and batch.size > 1:
                 raise OutOfMemory from error
+            if rose_in_this_package(error.__traceback__):
+                raise ModelError(
+                    f"measuring raised {type(error).__name__} on batch {self.batches_seen}",
+                    f"in layer: {raising_layer(unwrapped(self.model), error.__traceback__)}",
+                    f"message: {first_line(error)}",
+                    "this is a fault of naa-fast: leave the layer out, and report it with --debug's traceback",
+                ) from error
             shapes = ", ".join(f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}" for t in tensors_of(batch))
             raise ModelError(
                 f"the model raised {type(error).__name__} on batch {self.batches_seen}",
@@ -142,7 +163,7 @@ class Runner:
                 "check that the data has the shape and dtype the model expects",
             ) from error
 
-    def readable_batches(self, start: int, stop: int) -> Iterator[Batch]:
+    def readable_batches(self, start: int, stop: int | None) -> Iterator[Batch]:
         """The source's batches; an exception of the user's own loader becomes an InputError that names the batch."""
         batches = iter(self.source.batches(start, stop))
         while True:
@@ -191,10 +212,18 @@ def raising_layer(model: nn.Module, trace: TracebackType | None) -> str:
     return found
 
 
+def rose_in_this_package(trace: TracebackType | None) -> bool:
+    """Whether the innermost frame is ours: in a hook or a kernel, not in the model."""
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("naa_fast.")
+
+
 def tensors_of(batch: Batch) -> list[Tensor]:
     return [value for value in (*batch.arguments, *batch.keywords.values()) if isinstance(value, Tensor)]
 
 
+@cache
 def version_of(package: str) -> str:
     try:
         return metadata.version(package)

@@ -11,7 +11,7 @@ from torch import nn
 
 from naa_fast.capture import select
 from naa_fast.capture.selection import LayerSpec, unwrapped
-from naa_fast.errors import InputError, Stopped, UsageError
+from naa_fast.errors import InputError, StateMismatch, Stopped, UsageError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.fingerprint import model_fingerprint
 from naa_fast.measurement import Measurement
@@ -22,8 +22,8 @@ from naa_fast.scan.ranks import Ranks
 from naa_fast.scan.stopping import StopRequest, stop_on_signals
 
 CHUNK_SIZE = 8192
-"""Items a chunk. One copy of the state (624 bytes a neuron) comes home after each: rare enough to cost nothing, often enough that
-what an interruption loses is small. It decides the last bits of the result; batch size, ranks and interruptions do not."""
+"""Items a chunk where there are checkpoints or ranks; else the whole set is one. One copy of the state (600 bytes a neuron) comes
+home after each: rare enough to cost nothing, often enough that what an interruption loses is small."""
 
 
 def measure(
@@ -34,7 +34,8 @@ def measure(
     device: str | torch.device = "auto",
     backend: str = "auto",
     progress: Progress | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    first_index: int = 0,
+    chunk_size: int | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     interval_s: float = 60.0,
@@ -45,10 +46,13 @@ def measure(
     it raises. A batch that does not fit into memory is halved until it does, and the notes say so. `device` "auto" leaves the
     model where it is. Floating-point inputs are cast to the model's own precision.
 
-    The set is cut into chunks of `chunk_size` items whose records merge in order. With `checkpoint`, a folder, the finished
-    chunks are saved there every `interval_s` seconds and when a signal asks to stop; `resume` goes on from there and gives the
-    same bytes as a run that was never interrupted. Under `torchrun` with an initialised process group the ranks share the chunks,
-    and every rank returns the whole.
+    `first_index`: global index of the set's first sample, for a part of a larger set; it decides the calibration folds and tells
+    parts apart when they merge.
+
+    With `checkpoint`, a folder, the set is cut into chunks of `chunk_size` items whose records merge in order. Finished chunks
+    are saved there every `interval_s` seconds and when a signal asks to stop; `resume` goes on from there and gives the same
+    bytes as a run that was never interrupted. Under `torchrun` with an initialised process group the ranks share the chunks, and
+    every rank returns the whole. Batch and chunk size change no more than the last bits; the number of ranks nothing.
 
     Raises:
         InputError: no sample, or a batch that cannot be read. ModelError: the forward raised; names layer and batch.
@@ -56,10 +60,16 @@ def measure(
         UsageError: a layer pattern that matches nothing. BackendUnavailable: a device or backend that cannot be had.
         StateMismatch: the checkpoint is of something else. Stopped: a signal came, and the checkpoint is written.
     """
-    if chunk_size < 1:
+    if chunk_size is None and (checkpoint is not None or Ranks.here().count > 1):
+        chunk_size = CHUNK_SIZE
+    if chunk_size is not None and chunk_size < 1:
         raise UsageError(f"chunk size is {chunk_size}", "expected 1 or more")
+    if first_index < 0:
+        raise UsageError(f"first index is {first_index}", "expected 0 or more")
     if resume and checkpoint is None:
         raise UsageError("resume without a checkpoint", "name the folder the checkpoints are in")
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"the model is a {type(model).__name__}", "expected a torch.nn.Module", "wrap the function in a module")
     place = Placement.of(model, device)
     selection = select(model, layers)
     fingerprint = model_fingerprint(unwrapped(model))
@@ -73,6 +83,7 @@ def measure(
             "device": place.device.type,
             "backend": backend,
             "chunk size": str(chunk_size),
+            "first index": str(first_index),
             "batch size": str(getattr(source, "batch_size", "as given")),
             "version": version_of("naa-fast"),
         }
@@ -80,7 +91,7 @@ def measure(
     # Without a checkpoint there is nothing to finish for: signals keep their usual meaning.
     signals = stop_on_signals() if checkpoints is not None else nullcontext(StopRequest())
     with evaluating(model), torch.no_grad(), signals as stop:
-        runner = Runner(model, source, selection, place, backend, fingerprint, stop, progress)
+        runner = Runner(model, source, selection, place, backend, fingerprint, stop, progress, first_index)
         with runner.capture as capture:
             total, fresh = run_chunks(runner, chunk_size, checkpoints, resume)
             if total.samples == 0:
@@ -93,26 +104,30 @@ def measure(
     return total
 
 
-def run_chunks(runner: Runner, chunk_size: int, checkpoints: Checkpoints | None, resume: bool) -> tuple[Measurement, bool]:
+def run_chunks(runner: Runner, chunk_size: int | None, checkpoints: Checkpoints | None, resume: bool) -> tuple[Measurement, bool]:
     """All chunks, joined in order, and whether this process ran any itself.
 
     Round by round every rank takes one chunk; rank 0 joins them and writes the checkpoints. A stop between batches drops the
     chunk in flight, which the resumed scan runs again from its start.
     """
     ranks = Ranks.here()
-    begun = begin(runner, ranks, checkpoints, resume)
+    if chunk_size is None:
+        whole = runner.run(0, None)
+        return whole or Measurement.zero(), whole is not None
+    begun = begin(runner, ranks, checkpoints, resume, chunk_size)
     total, chunk = begun.measurement, begun.next_chunk
     fresh = False
     more = not begun.finished
     while more:
-        part, stopped = None, ""
+        part: Measurement | None = None
+        stopped = ""
         first = (chunk + ranks.rank) * chunk_size
         try:
-            part, more = runner.run(first, first + chunk_size)
+            part = runner.run(first, first + chunk_size)
         except Stopped as stop:
             stopped = stop.headline
         fresh = fresh or part is not None
-        parts, more, stopped = ranks.gather(part, more, stopped)
+        parts, more, stopped = ranks.gather(part, stopped)
         if stopped:
             raise stopped_at(total, checkpoints, chunk, stopped, ranks)
         for arrived in parts:
@@ -125,14 +140,26 @@ def run_chunks(runner: Runner, chunk_size: int, checkpoints: Checkpoints | None,
     return ranks.share(total), fresh
 
 
-def begin(runner: Runner, ranks: Ranks, checkpoints: Checkpoints | None, resume: bool) -> Progressed:
-    """Where to start: rank 0 reads the checkpoint, all ranks go by it."""
+def begin(runner: Runner, ranks: Ranks, checkpoints: Checkpoints | None, resume: bool, chunk_size: int) -> Progressed:
+    """Where to start: rank 0 reads the checkpoint, all ranks go by it.
+
+    The last chunk the checkpoint holds is read once more: another set of the same length must not be mixed in.
+    """
     found = None
     if checkpoints is not None and ranks.rank == 0:
         if resume:
             found = checkpoints.load()
         else:
             checkpoints.clear()
+    if found is not None and found.next_chunk > 0 and not found.finished:
+        last = (found.next_chunk - 1) * chunk_size
+        digest = runner.read_again(last, last + chunk_size)
+        if digest and digest not in {shard.digest for shard in found.measurement.shards}:
+            raise StateMismatch(
+                "cannot resume: the data differs",
+                f"items {last} to {last + chunk_size} are not those the checkpoint was made from",
+                "resume with the same data, or start again without --resume",
+            )
     found = found or Progressed(0, Measurement.zero())
     next_chunk, samples, finished = ranks.tell((found.next_chunk, found.measurement.samples, found.finished))
     runner.done = samples

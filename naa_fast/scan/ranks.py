@@ -28,16 +28,16 @@ class Ranks:
             return cls(dist.get_rank(), dist.get_world_size())
         return cls()
 
-    def gather(self, part: Measurement | None, seen: bool, stop: str) -> tuple[list[Measurement], bool, str]:
-        """`(parts, seen, stop)` after one round: on rank 0 the parts of all ranks in chunk order, elsewhere none; on every rank
-        whether any of them saw an item, and the first stop that any was asked for.
+    def gather(self, part: Measurement | None, stop: str) -> tuple[list[Measurement], bool, str]:
+        """`(parts, more, stop)` after one round: on rank 0 the parts of all ranks in chunk order, elsewhere none; on every rank
+        whether any of them had a part, and the first stop that any was asked for.
 
         Waits for the slowest rank. Two collectives of objects; `part` crosses as the bytes of its file.
         """
         if self.count == 1:
-            return ([part] if part is not None else []), seen, stop
+            return ([part] if part is not None else []), part is not None, stop
         told: list[Any] = [None] * self.count
-        dist.all_gather_object(told, (seen, stop))
+        dist.all_gather_object(told, (part is not None, stop))
         parts: list[Any] | None = [None] * self.count if self.rank == 0 else None
         dist.gather_object(part.to_bytes() if part is not None else None, parts, dst=0)
         whole = [Measurement.from_bytes(content) for content in parts or [] if content is not None]

@@ -60,3 +60,29 @@ def test_a_block_compiled_in_place_is_seen_too() -> None:
         model(x)
     measured = naa_fast.measure(model, x, layers=["1.0.conv1"])
     assert measured.layers["1.0.conv1"].sample_mean.count.tolist() == [9] * 6
+
+
+def test_compiled_models_read_items_and_layouts_like_eager_ones() -> None:
+    class Pairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.act, self.pair = nn.Conv1d(2, 3, 1), nn.ReLU(), Doubles()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.pair(self.act(self.conv(x)))[1]
+
+    torch.manual_seed(0)
+    model = Pairs().eval()
+    x = torch.randn(30, 2, 7)
+    eager = naa_fast.measure(model, x, layers=["act", "pair:1"])
+    compiled = naa_fast.measure(torch.compile(model, backend="eager", fullgraph=True), x, layers=["act", "pair:1"])
+    assert {name: record.layout for name, record in compiled.layers.items()} == {
+        name: record.layout for name, record in eager.layers.items()
+    }
+    assert compiled.layers["act"].channels == 3
+    assert np.allclose(compiled.layers["pair:1"].positions.mean, eager.layers["pair:1"].positions.mean)
+
+
+class Doubles(nn.Module):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, 2 * x

@@ -171,7 +171,7 @@ def test_infinities_on_suspect_samples_alone_are_a_finding() -> None:
     broken[4, 9] = np.inf
     verdict = verdict_of(broken)
     assert verdict.outcome == "warn"
-    assert "NaN or infinities on suspect samples only" in verdict.sentence
+    assert "differ by no more than chance, but there are findings" in verdict.sentence
     assert any("1 neuron NaN or infinite on suspect samples only" in finding.statement for finding in verdict.findings)
 
 
@@ -211,4 +211,41 @@ def test_a_layer_that_cannot_be_compared_is_no_evidence_and_shows_no_mean() -> N
     broken = np.full((300, 40), np.nan, np.float32)
     judgement = judge(measured(CLEAN, "c"), measured(broken, "s"))
     assert judgement.verdict.p_value == 1.0
+    assert judgement.verdict.outcome == "warn"
     assert np.isnan(judgement.top(1)[0].suspect_mean)
+
+
+def test_the_same_data_twice_is_never_a_pass() -> None:
+    same = measured(CLEAN, "c")
+    verdict = judge(same, measured(CLEAN, "c")).verdict
+    assert verdict.outcome == "inconclusive"
+    assert "the clean and the suspect set are the same data" in verdict.sentence
+
+
+def test_a_nan_among_the_clean_samples_is_never_a_pass() -> None:
+    clean = CLEAN.copy()
+    clean[7, 3] = np.nan
+    verdict = verdict_of(fresh(), clean)
+    assert verdict.outcome == "inconclusive"
+    assert "1 neuron NaN or infinite on some clean samples" in verdict.sentence
+
+
+def test_a_threshold_that_everything_exceeds_does_not_claim_more_than_chance() -> None:
+    verdict = verdict_of(fresh(), threshold=0.0)
+    assert verdict.outcome == "warn"
+    assert "no more than chance" in verdict.sentence
+
+
+def test_layers_nobody_called_are_named_as_not_checked() -> None:
+    clean, suspect = measured(CLEAN, "c"), measured(fresh(), "s")
+    note = "1 default layers never fired and are not in the result: spare"
+    noted = Measurement(clean.layers, clean.model, clean.input_dtype, clean.shards, {"notes": (note,)})
+    assert note in judge(noted, suspect).verdict.not_checked
+
+
+def test_a_hostile_layer_name_reaches_the_sentence_without_control_characters() -> None:
+    shifted = fresh()
+    shifted[:, 5] += 9
+    clean, suspect = measured(CLEAN, "c"), measured(shifted, "s")
+    sets = [Measurement({"a\x1b[2J\u202e": m.layers["layer"]}, "m", "float32", m.shards) for m in (clean, suspect)]
+    assert r"most in a\x1b[2J\u202e" in judge(*sets).verdict.sentence

@@ -154,14 +154,14 @@ def test_the_number_of_threads_cannot_be_seen(order: str) -> None:
     mask = rng.random((shape[0], shape[2])) < 0.7 if "masked" in order else None
     if order != "NCHW":
         x = np.ascontiguousarray(x.transpose(0, 2, 1)).transpose(0, 2, 1)
-    before = numba.get_num_threads()
+    before = torch.get_num_threads()
     results = []
     try:
         for threads in range(1, min(2, numba.config.NUMBA_NUM_THREADS) + 1):
-            numba.set_num_threads(threads)
+            torch.set_num_threads(threads)
             results.append(RUNNERS["cpu"].fold((x, mask, 3)))
     finally:
-        numba.set_num_threads(before)
+        torch.set_num_threads(before)
     for other in results[1:]:
         assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(results[0], other, strict=True))
 

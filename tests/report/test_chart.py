@@ -65,7 +65,7 @@ def test_the_threshold_is_a_dashed_line_with_its_value() -> None:
     calibrated = classic(None)
     figure = signature_figure(calibrated)
     assert set(artist(figure.axes[0], "limit").get_ydata()) == {calibrated.limit}
-    assert any(text.startswith("calibrated limit\n") and text.endswith(" σ") for text in words(figure))
+    assert any(text.startswith("limit\n") and text.endswith(" σ") for text in words(figure))
     assert lit_bars(figure.axes[0])[10.0] == calibrated.layers["fc"].z[10]
 
 

@@ -232,3 +232,55 @@ def test_progress_is_told_after_every_batch() -> None:
     told: list[tuple[int, int | None]] = []
     naa_fast.measure(mlp(), ROWS, batch_size=64, progress=lambda label, done, total: told.append((done, total)))
     assert told == [(64, 140), (128, 140), (140, 140)]
+
+
+def test_means_of_ragged_batches_are_exact() -> None:
+    """Sums of small integers are exact in every format, so a mean weighted wrongly by batch cannot hide behind rounding."""
+    x = torch.randint(-50, 50, (997, 12), generator=torch.Generator().manual_seed(9)).float()
+    x[-7:] += 1000
+    for backend in ("cpu", "portable", "reference"):
+        measured = naa_fast.measure(nn.Identity(), x, batch_size=110, backend=backend)
+        [record] = measured.layers.values()
+        exact = x.double().sum(0).numpy() / 997
+        assert np.allclose(record.positions.mean, exact, rtol=4 * np.finfo(np.float64).eps, atol=0), backend
+
+
+def test_parts_of_a_set_merge_to_the_folds_of_the_whole() -> None:
+    model = nn.Sequential(nn.ReLU())
+    whole = naa_fast.measure(model, ROWS)
+    parts = [naa_fast.measure(model, ROWS[i : i + 8], first_index=i) for i in range(0, 140, 8)]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged.merge(part)
+    for name, record in whole.layers.items():
+        assert np.array_equal(merged.layers[name].mean_folds.count, record.mean_folds.count)
+        assert np.allclose(merged.layers[name].mean_folds.mean, record.mean_folds.mean, rtol=1e-6, atol=1e-7)
+
+
+def test_a_set_may_repeat_itself() -> None:
+    measured = naa_fast.measure(nn.Identity(), torch.zeros(100, 3), chunk_size=20)
+    assert measured.samples == 100
+
+
+def test_outputs_whose_width_changes_are_not_taken_for_classes() -> None:
+    measured = naa_fast.measure(nn.Identity(), [torch.randn(4, 5, 3), torch.randn(4, 6, 3)])
+    assert measured.predictions.tolist() == []
+
+    class Lengths(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act = nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(x).sum(2)
+
+    measured = naa_fast.measure(Lengths(), [torch.randn(4, 5, 3), torch.randn(4, 6, 3), torch.randn(4, 5, 3)])
+    assert measured.predictions.tolist() == []
+    assert measured.layers["act"].sample_mean.count.tolist() == [12] * 3
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"the model is a function\n  expected a torch.nn.Module"):
+        naa_fast.measure(lambda x: x, ROWS)
+    with pytest.raises(UsageError, match="no layer is asked for"):
+        naa_fast.measure(mlp(), ROWS, layers=[])

@@ -1,0 +1,202 @@
+"""Text as batches of tokens: `.txt`, `.jsonl` and `.csv`, with padding and masks made here."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from naa_fast.errors import InputError, UsageError
+from naa_fast.inputs.batches import Batch
+
+SIDES = ("right", "left")
+NO_LIMIT = 10**6  # a tokenizer without a length limit announces 1e30
+SHOWN = 10
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How text becomes tokens.
+
+    `tokenizer`: a transformers tokenizer. `field`: the column of a `.jsonl` or `.csv`. `max_length`: longer texts are cut there;
+    None refuses a text longer than the tokenizer's limit, since what is cut off is never scanned. `skip_special`: the tokens the
+    tokenizer adds around a text are seen by the model and left out of the statistics; a special token written in the text itself
+    counts, or a trigger could hide as one. `position_ids`: pass them, counted from the first real token (`wants_positions`).
+    """
+
+    tokenizer: Any
+    field: str | None = None
+    max_length: int | None = None
+    padding_side: str = "right"
+    skip_special: bool = False
+    position_ids: bool = False
+
+    def __post_init__(self) -> None:
+        if self.padding_side not in SIDES:
+            raise UsageError(f"padding side is '{self.padding_side}'", f"expected one of {', '.join(SIDES)}")
+        if self.max_length is not None and self.max_length < 1:
+            raise UsageError(f"max length is {self.max_length}", "expected 1 token or more")
+
+
+class TextSource:
+    """A list of texts, each one sample, as `input_ids`, `attention_mask` and the mask of the tokens that count.
+
+    A batch is padded to its longest text. Blank texts hold nothing to observe: they are left out and counted in `Batch.skipped`.
+    """
+
+    def __init__(self, name: str, texts: Sequence[str], batch_size: int, options: TextOptions) -> None:
+        if not texts:
+            raise InputError(f"{name} has no text", "it is empty", "expected at least two samples")
+        self.name = name
+        self.samples: int | None = len(texts)
+        self.texts = texts
+        self.batch_size = batch_size
+        self.options = options
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        stop = len(self.texts) if stop is None else min(stop, len(self.texts))
+        skipped = 0
+        for first in range(start, stop, self.batch_size):
+            rows = [self.encode(index) for index in range(first, min(first + self.batch_size, stop))]
+            kept = [row for row in rows if row[0]]
+            skipped += len(rows) - len(kept)
+            if kept:
+                yield padded(kept, self.options, skipped)
+                skipped = 0
+        if skipped:
+            yield Batch((), {}, 0, None, skipped)
+
+    def encode(self, index: int) -> tuple[list[int], list[int]]:
+        """Token ids of one text, and for each whether the tokenizer added it; both empty for a blank text."""
+        text, options = self.texts[index], self.options
+        if not text.strip():
+            return [], []
+        where = f"sample {index} of {self.name}"
+        limit = getattr(options.tokenizer, "model_max_length", NO_LIMIT)
+        cutting: dict[str, Any] = {}
+        if options.max_length is not None:
+            cutting = {"truncation": True, "max_length": options.max_length}
+        try:
+            text.encode("utf-8")
+            encoded = options.tokenizer(text, return_special_tokens_mask=True, **cutting)
+        except Exception as error:  # tokenizers are many, and the text is anybody's
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{where} cannot be tokenised", first, "correct the text or leave it out") from error
+        ids, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
+        if options.max_length is None and len(ids) > limit and limit < NO_LIMIT:
+            raise InputError(
+                f"{where} has {len(ids)} tokens",
+                f"expected at most {limit}, the tokenizer's limit",
+                f"cut long texts with --max-length {limit}; what is cut off is not scanned",
+            )
+        return ids, special
+
+
+def padded(rows: list[tuple[list[int], list[int]]], options: TextOptions, skipped: int = 0) -> Batch:
+    """One batch from token ids and special-token marks, padded to its longest row."""
+    width = max(len(ids) for ids, _ in rows)
+    fill = next((i for i in (options.tokenizer.pad_token_id, options.tokenizer.eos_token_id) if i is not None), 0)
+    ids = torch.full((len(rows), width), fill, dtype=torch.int64)
+    seen = torch.zeros((len(rows), width), dtype=torch.bool)
+    counted = torch.zeros((len(rows), width), dtype=torch.bool)
+    for row, (tokens, special) in enumerate(rows):
+        place = slice(0, len(tokens)) if options.padding_side == "right" else slice(width - len(tokens), width)
+        ids[row, place] = torch.tensor(tokens)
+        seen[row, place] = True
+        counted[row, place] = ~torch.tensor(special, dtype=torch.bool) if options.skip_special else True
+    keywords: dict[str, Tensor] = {"input_ids": ids, "attention_mask": seen.long()}
+    if options.position_ids:
+        keywords["position_ids"] = (seen.long().cumsum(1) - 1).clamp(min=0)
+    return Batch((), dict(keywords), len(rows), counted, skipped)
+
+
+def open_text(path: Path, batch_size: int, options: TextOptions | None) -> TextSource:
+    """The texts in a file, read whole: `.txt` a line each, `.jsonl` and `.csv` the field `options.field` of each record.
+
+    Raises:
+        InputError: no tokenizer, text that is not UTF-8, a record that is damaged or lacks the field, or no text at all.
+    """
+    if options is None:
+        raise InputError(
+            f"cannot read text from {path}",
+            "a text needs the tokenizer of the model, and none is known",
+            "use a model of the form hf:FOLDER, or name a folder with --tokenizer",
+        )
+    read = {".txt": read_lines, ".jsonl": read_jsonl, ".csv": read_csv}[path.suffix.lower()]
+    try:
+        texts = read(path, options.field)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8", f"byte {error.start}: {error.reason}", "save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}", str(error.strerror), "check the permissions of the file") from error
+    return TextSource(str(path), texts, batch_size, options)
+
+
+def read_lines(path: Path, field: str | None) -> list[str]:
+    if field is not None:
+        raise UsageError(f"--text-field {field} with {path}", "a .txt file has no fields: each line is a text", "leave it out")
+    with path.open(encoding="utf-8-sig", newline="\n") as file:  # by line feeds alone, as wc -l counts
+        return [line.rstrip("\r\n") for line in file]
+
+
+def read_jsonl(path: Path, field: str | None) -> list[str]:
+    texts = []
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"line {number} of {path}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise InputError(f"{where} is not JSON", str(error), "expected one object a line") from None
+            if not isinstance(record, dict):
+                raise InputError(f"{where} is a {type(record).__name__}", "expected an object with the text in one of its fields")
+            texts.append(text_of(record, field, where))
+    return texts
+
+
+def read_csv(path: Path, field: str | None) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            return [text_of(record, field, f"line {reader.line_num} of {path}") for record in reader]
+        except csv.Error as error:
+            raise InputError(
+                f"line {reader.line_num} of {path} is not CSV", str(error), "expected commas, and quotes around line breaks"
+            ) from None
+
+
+def text_of(record: dict[Any, Any], field: str | None, where: str) -> str:
+    """The text in one record. `field` None means "text"."""
+    name = "text" if field is None else field
+    if name not in record:
+        found = ", ".join(repr(key) for key in list(record)[:SHOWN]) or "none"
+        raise InputError(f"{where} has no field {name!r}", f"fields found: {found}", "name the one to scan with --text-field")
+    value = record[name]
+    if not isinstance(value, str):
+        raise InputError(f"{where} holds no text", f"field {name!r} is a {type(value).__name__}", "expected a string")
+    return value
+
+
+def wants_positions(model: nn.Module) -> bool:
+    """Whether left padding needs `position_ids` for `model`; models that number them from the padding (RoBERTa) must get none.
+
+    Raises UsageError for a model that takes none and would number the padding too.
+    """
+    if any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules()):
+        return False
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        return True
+    raise UsageError(
+        f"{type(model).__name__} takes no position_ids",
+        "with padding on the left its activations would depend on the padding",
+        "use --padding-side right",
+    )
