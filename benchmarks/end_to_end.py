@@ -135,7 +135,7 @@ def shared_copy(model: nn.Module) -> nn.Module:
 
 
 def statistics_axes(module: nn.Module, x: Tensor) -> tuple[int, ...]:
-    neurons = layout_of(module, x, {}).axis
+    neurons = layout_of(module, x, {}, len(x)).axis
     return tuple(axis for axis in range(x.ndim) if axis != neurons)
 
 
@@ -150,7 +150,7 @@ class Ours:
 
     def __call__(self, x: Tensor) -> None:
         self.accumulator.begin(len(x), self.done)
-        self.capture.begin()
+        self.capture.begin(len(x))
         self.predictions.observe(self.model(x), len(x), None)
         self.accumulator.commit()
         self.done += len(x)
@@ -193,7 +193,7 @@ def observed(model: nn.Module, x: Tensor, names: list[str]) -> tuple[int, dict[s
     def look(name: str, module: nn.Module, arguments: Any, output: Tensor) -> None:
         sizes.append(output.nbytes)
         if name in (names[0], names[-1]):
-            moved = output.movedim(layout_of(module, output, {}).axis, 0).flatten(1)
+            moved = output.movedim(layout_of(module, output, {}, len(output)).axis, 0).flatten(1)
             pairs = [torch.var_mean(part.double(), 1) for part in moved.split(64)]
             variance, mean = (torch.cat(parts).cpu().numpy() for parts in zip(*pairs, strict=True))
             answers[name] = mean, variance

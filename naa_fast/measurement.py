@@ -205,6 +205,8 @@ class Measurement:
             if header["format"] != FORMAT:
                 raise ValueError(f"format {header['format']!r}, this version reads {FORMAT!r}")
             tensors = load_tensors(content)
+            if len(tensors) != 3 * len(header["layers"]) + 1:
+                raise ValueError(f"{len(tensors)} tensors for {len(header['layers'])} layers")
             layers = {}
             for index, (name, layout, dtype) in enumerate(header["layers"]):
                 if not all(isinstance(word, str) for word in (name, layout, dtype)) or name in layers:
@@ -239,3 +241,5 @@ def check_packed(name: str, packed: list[Any]) -> None:
             raise ValueError(f"layer {name}: {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}")
     if (packed[1] < 0).any() or (packed[2][:, 0] < 0).any():
         raise ValueError(f"layer {name}: counts below 0")
+    if not np.array_equal(packed[2][:, 0].sum(1), packed[1][1:, 0]):
+        raise ValueError(f"layer {name}: the folds do not add up to the samples")

@@ -24,6 +24,9 @@ FOLDS = 8
 FOLD_BLOCK = 8
 """Sample `i` of a set belongs to fold `(i // FOLD_BLOCK) % FOLDS`: independent of batch size, even over any 64 in a row."""
 
+ROWS = "rows, not samples"
+"""In the layout of a layer whose rows belong to no sample in particular."""
+
 MOMENT_FIELDS = ("mean", "m2", "m3", "m4", "minimum", "maximum")
 COUNT_FIELDS = ("count", "positives", "nonfinite")
 FOLD_FIELDS = ("count", "mean", "m2")

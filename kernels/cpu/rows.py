@@ -47,7 +47,8 @@ def begin(x: Array, rows: Array, n: int, column: int, width: int, work: Array) -
 
     Not the first row: in language models it is often the one with the massive activations.
     """
-    a, b, c = rows[n // 4] + column, rows[n // 2] + column, rows[(3 * n) // 4] + column
+    # Odd steps apart: at quarters of a tile of whole samples all three would be the same position of each.
+    a, b, c = rows[n // 4] + column, rows[min(n // 2 + 1, n - 1)] + column, rows[min((3 * n) // 4 + 2, n - 1)] + column
     for lane in range(width):
         work[PIVOT + lane] = median(value_at(x, a + lane), value_at(x, b + lane), value_at(x, c + lane))
         work[S2 + lane] = 0

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from naa_fast.errors import CaptureError
 from naa_fast.ops import Choice, choose
-from naa_fast.records import FOLD_BLOCK, FOLDS, LayerRecord
+from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord
 
 HOST_BACKENDS = ("cpu", "reference")
 
@@ -64,6 +64,7 @@ class Accumulator:
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
         """Reduce one layer's output `x` `[outer, channels, inner]`; its one read. Nothing counts before `commit`."""
+        x, layout = self._by_sample(layer, x, layout)
         state = self.layers.get(layer)
         dtype = str(x.dtype).removeprefix("torch.")
         if state is None:
@@ -86,6 +87,22 @@ class Accumulator:
         else:
             partials = state.choice.module.reduce(x, mask, phase)
         self._staged.append(Staged(state, partials, phase, outer))
+
+    def _by_sample(self, layer: str, x: Tensor, layout: str) -> tuple[Tensor, str]:
+        """Rows that are equal parts of the samples (windows, flattened tokens) become positions of their sample.
+
+        A view for channels-last rows. Rows that cannot be told apart by sample stay rows, which the layout says: they are no
+        independent observations, so chance is not calibrated on them.
+        """
+        outer, channels, inner = x.shape
+        if outer == self._size or not self._size:
+            return x, layout
+        known = self.layers.get(layer)
+        if outer % self._size or (known is not None and known.layout.endswith(ROWS)):
+            return x, f"{layout}, {ROWS}"
+        each = outer // self._size
+        parted = x.reshape(self._size, each, channels, inner)  # a view: one axis cut in two
+        return parted.transpose(1, 2).reshape(self._size, channels, each * inner), layout
 
     def commit(self) -> None:
         """Add the batch to the state of every layer: one fold per backend and device."""

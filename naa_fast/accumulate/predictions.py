@@ -17,9 +17,9 @@ class Predictions:
     Stays empty for models whose output is not one row of class scores a sample. No host sync.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, varied: bool = False) -> None:
         self.counts: Tensor | None = None
-        self.varied = False
+        self.varied = varied  # the width of the scores was seen to change: they are no classes
 
     def observe(self, output: Any, size: int, mask: Tensor | None) -> None:
         """Count one batch's predictions; `mask` (bool `[size]` or `[size, positions]`) leaves out unobserved samples."""

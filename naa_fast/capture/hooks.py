@@ -48,6 +48,7 @@ class Capture:
         self.fired: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._witnesses: dict[torch.Size, int] = {}
+        self._size = 0
         self._calls: dict[str, int] = {}
         self._layouts: dict[tuple[str, int, int], Layout] = {}
         self._first: dict[str, tuple[int, int]] = {}
@@ -56,6 +57,12 @@ class Capture:
         self._tickets: dict[torch.device, Tensor] = {}
 
     def __enter__(self) -> Capture:
+        root = id(unwrapped(self.model))
+        if root in _scanned:
+            raise CaptureError(
+                "this model is being scanned already", "two scans at once would mix their data", "scan one after the other"
+            )
+        _scanned.add(root)
         try:
             compiled = is_compiled(self.model)
             if compiled:
@@ -88,12 +95,14 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        _scanned.discard(id(unwrapped(self.model)))
         _captures.pop(self._slot, None)
         if is_compiled(self.model):
             torch._dynamo.reset()
 
-    def begin(self) -> None:
-        """Say that a new forward starts: call numbers count from zero again."""
+    def begin(self, size: int) -> None:
+        """Say that a forward of `size` samples starts: call numbers count from zero again."""
+        self._size = size
         self._calls.clear()
         self._witnesses.clear()
 
@@ -166,7 +175,7 @@ class Capture:
         call = self._calls[layer.label] = self._calls.get(layer.label, -1) + 1
         key = (layer.label, call, tensor.ndim)
         if key not in self._layouts:  # the first batch decides; lengths and batch sizes may change after it
-            self._layouts[key] = layout_of(layer.module, tensor, self._witnesses)
+            self._layouts[key] = layout_of(layer.module, tensor, self._witnesses, self._size)
             if note and call == 0:
                 self.notes.append(note)
         layout = self._layouts[key]
@@ -186,6 +195,7 @@ def is_compiled(model: nn.Module) -> bool:
     return unwrapped(model) is not model or any(m._compiled_call_impl is not None for m in model.modules())
 
 
+_scanned: set[int] = set()
 _slots = itertools.count()
 _captures: weakref.WeakValueDictionary[int, Capture] = weakref.WeakValueDictionary()
 

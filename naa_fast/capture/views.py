@@ -36,13 +36,14 @@ CHANNELS_LAST = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Which axis of an `ndim`-dimensional output holds the neurons."""
+    """Which axis of an `ndim`-dimensional output holds the neurons, and which the samples (1: the sequence comes first)."""
 
     axis: int
     ndim: int
+    samples: int = 0
 
     def __str__(self) -> str:
-        return f"axis {self.axis} of {self.ndim}"
+        return f"axis {self.axis} of {self.ndim}" + (", samples on axis 1" if self.samples else "")
 
     def view(self, output: Tensor) -> Tensor:
         """`output` as `[outer, channels, inner]`: a view wherever the strides allow one, and they do for every dense output,
@@ -50,7 +51,7 @@ class Layout:
         """
         if output.ndim == 1:
             return output[:, None, None]
-        moved = output.movedim(self.axis, 1)
+        moved = output.movedim((self.samples, self.axis), (0, 1))
         if moved.ndim == 2:
             return moved[:, :, None]
         if mergeable(moved.shape[2:], moved.stride()[2:]):
@@ -66,12 +67,13 @@ def mergeable(shape: torch.Size, stride: tuple[int, ...]) -> bool:
     return all(n != 0 for n, _ in axes) and all(outer == n * inner for (_, outer), (n, inner) in pairwise(axes))
 
 
-def layout_of(module: nn.Module, output: Tensor, witnesses: dict[torch.Size, int]) -> Layout:
+def layout_of(module: nn.Module, output: Tensor, witnesses: dict[torch.Size, int], size: int) -> Layout:
     """How to read the output of `module`.
 
     Convolutions, batch norms and pools keep neurons on axis 1, linear layers, layer norms and recurrences on the last axis. An
     activation or block tells nothing of itself: it takes the axis of the layer before it whose output had the same shape
-    (`witnesses`), else axis 1 for images (4 axes or more) and the last axis for sequences.
+    (`witnesses`), else axis 1 for images (4 axes or more) and the last axis for sequences. Samples are on axis 0, except where
+    a module says `batch_first=False`, or only axis 1 has the batch's `size` and holds no neurons.
     """
     ndim = output.ndim
     if ndim <= 2:
@@ -79,7 +81,17 @@ def layout_of(module: nn.Module, output: Tensor, witnesses: dict[torch.Size, int
     axis = known_axis(module)
     if axis is None:
         axis = witnesses.get(output.shape, 1 if ndim >= 4 else -1)
-    return Layout(axis % ndim, ndim)
+    axis %= ndim
+    first = batch_first(module)
+    moved = first is False or (first is None and output.shape[0] != size and output.shape[1] == size)
+    return Layout(axis, ndim, 1 if moved and axis != 1 else 0)
+
+
+def batch_first(module: nn.Module) -> bool | None:
+    """What a recurrence, attention or transformer layer of torch says of its own order; None if it says nothing."""
+    owner = getattr(module, "self_attn", module)
+    found = getattr(owner, "batch_first", None)
+    return found if isinstance(found, bool) else None
 
 
 def known_axis(module: nn.Module) -> int | None:

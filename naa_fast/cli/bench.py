@@ -254,7 +254,7 @@ def forward_row(device: Any) -> dict[str, Any]:
 
         def ours() -> None:
             accumulator.begin(len(images), 0)
-            capture.begin()
+            capture.begin(len(images))
             hooked(images)
             accumulator.commit()
 

@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from naa_fast.records import Array, Folds, LayerRecord, Moments
+from naa_fast.records import ROWS, Array, Folds, LayerRecord, Moments
 
 MARGIN = 1.25
 """On the largest of the folds' maxima. Eight draws say little about a tail: 1.25 keeps the rate of false alarms of fresh clean
@@ -33,6 +33,11 @@ class CleanNull:
     def usable(self) -> bool:
         """Whether the clean set was large enough to be cut: MIN_FOLDS folds of MIN_FOLD samples."""
         return len(self.maxima) >= MIN_FOLDS
+
+    @property
+    def wild(self) -> bool:
+        """Whether the clean set differs from itself by far more than independent samples do: sorted or near-duplicate data."""
+        return self.usable and max(self.maxima) > 2 * self.normal_limit
 
     @property
     def limit(self) -> float:
@@ -68,6 +73,8 @@ def clean_null(layers: Iterable[LayerRecord]) -> CleanNull:
     per_fold: list[Array] = []
     tests = 0
     for record in layers:
+        if record.layout.endswith(ROWS):
+            continue
         for folds, whole in ((record.mean_folds, record.sample_mean), (record.max_folds, record.sample_max)):
             per_fold.append(folds_against_rest(folds))
             tests += int((whole.m2 > 0).sum())

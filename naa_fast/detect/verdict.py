@@ -14,7 +14,7 @@ from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.null import MIN_FOLD, MIN_FOLDS, CleanNull, t_statistic
 from naa_fast.errors import EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS
 from naa_fast.measurement import Measurement
-from naa_fast.records import FOLD_BLOCK, FOLDS
+from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS
 
 OUTCOMES = ("pass", "warn", "fail", "inconclusive")
 EXIT_CODES = {"pass": EXIT_PASS, "warn": EXIT_FINDING, "fail": EXIT_FINDING, "inconclusive": EXIT_INCONCLUSIVE}
@@ -37,6 +37,7 @@ ROOT = "the whole model"
 NOT_CHECKED = (
     "triggers carried by less than about a quarter of the suspect samples: a mean over the set hides them",
     "whether a harmless change of the data (other camera, other writers) would do the same: only you know how the sets were made",
+    "whether samples are independent: frames of a video or bursts of photographs make chance look smaller than it is",
     "layers that were not selected",
 )
 
@@ -72,7 +73,7 @@ class Verdict:
 
 def abnormal_limit(null: CleanNull, clean: Measurement, suspect: Measurement) -> float:
     """z above which a neuron is called abnormal when the user gave no threshold: beyond chance, and beyond OUTLIER_Z."""
-    return max(OUTLIER_Z, null.limit * float(np.sqrt(1 / max(clean.samples, 1) + 1 / max(suspect.samples, 1))))
+    return max(OUTLIER_Z, null.limit * float(np.sqrt(1 / max(observed(clean), 1) + 1 / max(observed(suspect), 1))))
 
 
 def largest_t(layer: LayerComparison) -> float:
@@ -110,7 +111,7 @@ def find(
     for layer in layers:
         t = largest_t(layer)
         z = largest_finite(layer.z)
-        if t > chance:
+        if t > chance and not layer.clean.layout.endswith(ROWS):
             findings.append(
                 Finding("shift", layer.name, "the sets differ by more than the clean set differs from itself", t, chance)
             )
@@ -146,7 +147,7 @@ def judge_outcome(
     findings = find(layers, null, concentration(clean, suspect), given_threshold)
     gaps = coverage_gaps(layers, null, clean, suspect)
     levels = {finding.level for finding in findings}
-    calibrated = null.usable and suspect.samples >= MIN_SUSPECT
+    calibrated = null.usable and observed(suspect) >= MIN_SUSPECT
     if "backdoor-like" in levels and calibrated:
         outcome = "fail"
     elif levels and calibrated:
@@ -162,26 +163,38 @@ def judge_outcome(
     return Verdict(outcome, score, p_value, sentence, tuple(findings), (*gaps, *dict.fromkeys(silent), *NOT_CHECKED))
 
 
+def observed(measurement: Measurement) -> int:
+    """Samples that some layer really observed: what a mask leaves out is no evidence."""
+    seen = [int((r.sample_mean.count + r.sample_mean.nonfinite).max(initial=0)) for r in measurement.layers.values()]
+    return min([measurement.samples, *seen])
+
+
 def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Measurement, suspect: Measurement) -> list[str]:
     """Why a pass would not be honest."""
     gaps = []
     if not null.usable:
         needed = (MIN_FOLDS - 1) * FOLD_BLOCK + MIN_FOLD
         gaps.append(
-            f"calibration: {clean.samples} clean samples do not fill {MIN_FOLDS} of {FOLDS} folds "
+            f"calibration: {observed(clean)} clean samples do not fill {MIN_FOLDS} of {FOLDS} folds "
             f"(at least {needed} are needed, several hundred are better), or no neuron varies"
         )
-    if suspect.samples < MIN_SUSPECT:
-        gaps.append(f"only {suspect.samples} suspect samples (at least {MIN_SUSPECT} are needed)")
+    if null.wild:
+        gaps.append("the clean set differs from itself: it is sorted, or neighbouring samples resemble each other; shuffle it")
+    if observed(suspect) < MIN_SUSPECT:
+        gaps.append(f"only {observed(suspect)} suspect samples (at least {MIN_SUSPECT} are needed)")
     for name, measurement in (("clean", clean), ("suspect", suspect)):
         if measurement.skipped:
             gaps.append(f"{measurement.skipped} {name} samples could not be read and were skipped")
-    if {s.digest for s in clean.shards if s.digest} & {s.digest for s in suspect.shards if s.digest}:
+    contents = [{shard.digest.partition("@")[0] for shard in m.shards if shard.digest} for m in (clean, suspect)]
+    if contents[0] & contents[1]:
         gaps.append("the clean and the suspect set are the same data: nothing was compared")
     for layer in layers:
-        broken = int(((layer.clean.positions.nonfinite > 0) & (layer.clean.positions.count > 0)).sum())
-        if broken:
-            gaps.append(f"{layer.name or ROOT}: {count(broken)} NaN or infinite on some clean samples")
+        for name, record in (("clean", layer.clean), ("suspect", layer.suspect)):
+            broken = int(((record.positions.nonfinite > 0) & (record.positions.count > 0)).sum())
+            if broken:
+                gaps.append(f"{layer.name or ROOT}: {count(broken)} NaN or infinite on some {name} samples")
+        if layer.clean.layout.endswith(ROWS):
+            gaps.append(f"{layer.name or ROOT}: its rows cannot be told apart by sample, so chance cannot be calibrated on it")
         if len(layer.unknown):
             gaps.append(f"{layer.name or ROOT}: {count(len(layer.unknown))} without a finite value to compare")
     return gaps

@@ -16,7 +16,7 @@ from naa_fast.measurement import Measurement
 
 FORMAT = "naa-fast/checkpoint/1"
 KEPT = 2
-PATTERN = "checkpoint-*.naa"
+PATTERN = f"checkpoint-{'[0-9]' * 9}.naa"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Checkpoints:
             "finished": progressed.finished,
         }
         header["sha256"] = checksum(header, content)
-        path = self.folder / PATTERN.replace("*", f"{progressed.next_chunk:09d}")
+        path = self.folder / f"checkpoint-{progressed.next_chunk:09d}.naa"
         try:
             write_whole(path, json.dumps(header).encode() + b"\n" + content)
         except OSError as error:
@@ -90,7 +90,7 @@ class Checkpoints:
         for path in sorted(self.folder.glob(PATTERN), reverse=True):
             try:
                 header, measurement = read(path)
-            except (ValueError, KeyError, TypeError, NaaError) as error:
+            except (OSError, ValueError, KeyError, TypeError, NaaError) as error:
                 damaged.append(f"{path.name} is damaged ({str(error).splitlines()[0]})")
                 continue
             self.require_same_subject(path, header["subject"])

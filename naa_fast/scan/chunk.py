@@ -69,7 +69,7 @@ class Runner:
         Raises Stopped between batches once a stop was asked for; a chunk that was not finished is not counted.
         """
         self.accumulator = self.capture.observer = Accumulator(self.backend)
-        self.predictions = Predictions()
+        self.predictions = Predictions(self.predictions.varied)
         fingerprint = Fingerprint()
         done = skipped = 0
         for batch in self.readable_batches(start, stop):
@@ -118,12 +118,14 @@ class Runner:
             part, *rest = pieces(pending.popleft(), self.most)
             pending.extendleft(reversed(rest))
             self.accumulator.begin(part.size, start + done, part.mask)
-            self.capture.begin()
+            self.capture.begin(part.size)
             fits = True
             try:
                 output = self.forward(part)
                 self.predictions.observe(output, part.size, part.mask)
-            except OutOfMemory:
+            except Exception as error:
+                if not (isinstance(error, OutOfMemory) or (part.size > 1 and is_out_of_memory(error))):
+                    raise
                 fits = False
             if fits:
                 self.accumulator.commit()

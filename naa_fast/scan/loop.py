@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,6 +17,7 @@ from naa_fast.errors import InputError, StateMismatch, Stopped, UsageError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.fingerprint import model_fingerprint
 from naa_fast.measurement import Measurement
+from naa_fast.records import LayerRecord
 from naa_fast.scan.checkpoint import Checkpoints, Progressed
 from naa_fast.scan.chunk import Progress, Runner, version_of
 from naa_fast.scan.placement import Placement
@@ -64,6 +67,11 @@ def measure(
         chunk_size = CHUNK_SIZE
     if chunk_size is not None and chunk_size < 1:
         raise UsageError(f"chunk size is {chunk_size}", "expected 1 or more")
+    sampler = getattr(getattr(source, "data", None), "sampler", None)
+    if chunk_size is not None and isinstance(sampler, torch.utils.data.RandomSampler):
+        raise UsageError(
+            "the loader shuffles", "chunks, checkpoints and ranks need one order of the samples", "use shuffle=False"
+        )
     if first_index < 0:
         raise UsageError(f"first index is {first_index}", "expected 0 or more")
     if resume and checkpoint is None:
@@ -131,13 +139,32 @@ def run_chunks(runner: Runner, chunk_size: int | None, checkpoints: Checkpoints 
         if stopped:
             raise stopped_at(total, checkpoints, chunk, stopped, ranks)
         for arrived in parts:
-            total = total.merge(arrived)
+            total = joined_chunks(total, arrived)
         chunk += ranks.count
         known = runner.source.samples
         more = more and not (known is not None and chunk * chunk_size >= known)
         if checkpoints is not None and ranks.rank == 0 and (checkpoints.due or not more):
             checkpoints.save(Progressed(chunk, total, finished=not more))
     return ranks.share(total), fresh
+
+
+def joined_chunks(total: Measurement, part: Measurement) -> Measurement:
+    """Two chunks of one scan: a layer that fired in only one of them (a branch, an expert) counts nothing in the other."""
+
+    def whole(measurement: Measurement, other: Measurement) -> Measurement:
+        missing = {
+            name: LayerRecord.zero(record.channels, record.layout, record.dtype)
+            for name, record in other.layers.items()
+            if name not in measurement.layers
+        }
+        predictions = measurement.predictions
+        if predictions.shape != other.predictions.shape:
+            predictions = np.zeros(0, np.int64)  # the width of the scores changed: they are no classes
+        return replace(measurement, layers={**measurement.layers, **missing}, predictions=predictions)
+
+    if not total.layers or not part.layers:
+        return total.merge(part)
+    return whole(total, part).merge(whole(part, total))
 
 
 def begin(runner: Runner, ranks: Ranks, checkpoints: Checkpoints | None, resume: bool, chunk_size: int) -> Progressed:
@@ -151,8 +178,10 @@ def begin(runner: Runner, ranks: Ranks, checkpoints: Checkpoints | None, resume:
             found = checkpoints.load()
         else:
             checkpoints.clear()
-    if found is not None and found.next_chunk > 0 and not found.finished:
-        last = (found.next_chunk - 1) * chunk_size
+    if found is not None and found.next_chunk > 0:
+        known = runner.source.samples
+        chunks = found.next_chunk if known is None else min(found.next_chunk, -(-known // chunk_size))
+        last = (chunks - 1) * chunk_size
         digest = runner.read_again(last, last + chunk_size)
         if digest and digest not in {shard.digest for shard in found.measurement.shards}:
             raise StateMismatch(

@@ -34,8 +34,9 @@ class Placement:
                 ) from None
         tensors = [*model.parameters(), *model.buffers()]
         fallback = torch.device("cpu" if str(device) == "auto" else device)
-        floating = next((t.dtype for t in tensors if t.is_floating_point()), None)
-        return cls(tensors[0].device if tensors else fallback, floating)
+        # Mixed precision casts for itself; the first parameter's type would be a guess that can overflow.
+        floating = {t.dtype for t in model.parameters() if t.is_floating_point()}
+        return cls(tensors[0].device if tensors else fallback, floating.pop() if len(floating) == 1 else None)
 
     def moved(self, value: Any) -> Any:
         """`value` with every tensor in it on the device and, if floating-point, in the model's precision."""

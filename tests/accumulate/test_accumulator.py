@@ -74,8 +74,9 @@ def test_a_mask_that_does_not_fit_is_refused_with_both_lengths() -> None:
     accumulator.begin(150, 0, torch.ones(150, 4, dtype=torch.bool))
     with pytest.raises(CaptureError, match="layer a has 9 positions a sample, the mask 4"):
         accumulator.observe("a", X, "l")
-    accumulator.begin(75, 0, torch.ones(75, dtype=torch.bool))
-    with pytest.raises(CaptureError, match="layer a gives 150 rows for a batch of 75 samples"):
+    accumulator = Accumulator("reference")
+    accumulator.begin(40, 0, torch.ones(40, dtype=torch.bool))
+    with pytest.raises(CaptureError, match="layer a gives 150 rows for a batch of 40 samples"):
         accumulator.observe("a", X, "l")
 
 
@@ -103,13 +104,25 @@ def test_a_backend_asked_for_by_name_is_had_or_refused_with_every_reason() -> No
         accumulator.observe("a", X, "l")
 
 
-def test_rows_that_are_not_samples_are_counted_as_rows() -> None:
+def test_rows_that_are_parts_of_samples_are_their_positions() -> None:
     accumulator = Accumulator("reference")
     for start in (0, 10):
         accumulator.begin(10, start)
         accumulator.observe("windows", X[start * 5 : start * 5 + 50], "l")
         accumulator.commit()
-    assert_record(accumulator.records()["windows"], accumulated(X[:100], 100), "float64")
+    samples = X[:100].reshape(20, 5, 6, 9).transpose(1, 2).reshape(20, 6, 45)
+    assert_record(accumulator.records()["windows"], accumulated(samples, 20), "float64")
+
+
+def test_rows_that_cannot_be_told_apart_by_sample_stay_rows_and_say_so() -> None:
+    accumulator = Accumulator("reference")
+    for start, rows in ((0, 41), (10, 59)):
+        accumulator.begin(10, start)
+        accumulator.observe("tokens", X[start : start + rows], "l")
+        accumulator.commit()
+    record = accumulator.records()["tokens"]
+    assert record.layout == "l, rows, not samples"
+    assert record.sample_mean.count.tolist() == [100] * 6
 
 
 def test_predictions_are_counted_with_masks_and_broken_rows_apart() -> None:

@@ -29,7 +29,7 @@ def captured(model: nn.Module, *inputs: Tensor, layers: object = None) -> tuple[
     keeper = Keeper()
     with Capture(model.eval(), select(model, layers), keeper) as capture, torch.no_grad():  # type: ignore[arg-type]
         for x in inputs:
-            capture.begin()
+            capture.begin(len(x))
             model(x)
     return keeper, capture
 
@@ -173,7 +173,7 @@ def test_an_in_place_activation_does_not_change_what_the_hook_before_it_saw() ->
     accumulator = Accumulator("reference")
     with Capture(model, select(model), accumulator) as capture, torch.no_grad():
         accumulator.begin(50, 0)
-        capture.begin()
+        capture.begin(len(x))
         model(x)
         accumulator.commit()
     records = accumulator.records()

@@ -42,7 +42,7 @@ def test_after_the_scan_the_compiled_model_no_longer_calls_hooks() -> None:
     counter = Counter()
     x = torch.randn(4, 12)
     with torch.no_grad(), Capture(model, select(model), counter) as capture:
-        capture.begin()
+        capture.begin(len(x))
         model(x)
         assert counter.calls == 3
     with torch.no_grad():
