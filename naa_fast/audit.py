@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.judgement import Judgement, TopNeuron, judge
+from naa_fast.detect.proof import Proof
 from naa_fast.detect.verdict import Verdict
 from naa_fast.measurement import Measurement
 
@@ -40,6 +42,16 @@ class Audit:
     @property
     def layers(self) -> dict[str, LayerComparison]:
         return self.judgement.layers
+
+    @property
+    def ranking(self) -> Ranking | None:
+        """How far each suspect sample lies outside what clean samples do; None where no second look was possible."""
+        return self.judgement.evidence.ranking
+
+    @property
+    def proof(self) -> tuple[Proof, ...]:
+        """What came nearest to a proof for each target, strongest first; `proof.stands` says whether it is one."""
+        return self.judgement.evidence.proof
 
     def top(self, k: int | None = None) -> list[TopNeuron]:
         """The `k` most abnormal neurons over all layers, most abnormal first."""
@@ -79,6 +91,8 @@ def scan(
     chunk_size: int | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    ranking: bool = True,
+    proof: bool = True,
 ) -> Audit:
     """Run a trusted clean and a suspect set through `model` and judge what differs.
 
@@ -89,9 +103,16 @@ def scan(
 
     `checkpoint`, a folder, keeps the work of finished chunks of `chunk_size` items; `resume` goes on from there.
 
+    `ranking` looks at every sample a second time and says which suspects lie outside what clean samples do; `proof` reads
+    candidate triggers off those and measures them on clean samples. Cost: one more forward over each set, and some ten thousand
+    samples more for the proofs; the report tells how many.
+
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
     """
+
+    from naa_fast.inputs.batches import open_source
+    from naa_fast.proof import gather
 
     def one(name: str, data: Any) -> Measurement:
         return measure(
@@ -107,8 +128,15 @@ def scan(
             resume=resume,
         )
 
-    options = {"batch_size": batch_size, "device": str(device), "backend": backend}
-    return compare(one("clean", clean), one("suspect", suspect), threshold=threshold, top_k=top_k, options=options)
+    options = {"batch_size": batch_size, "device": str(device), "backend": backend, "ranking": ranking, "proof": proof}
+    sets = open_source(clean, batch_size), open_source(suspect, batch_size)
+    measured = one("clean", sets[0]), one("suspect", sets[1])
+    evidence = None
+    if ranking:
+        judge(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
+        chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
+        evidence = gather(model, *sets, measured, proof=proof, **chosen)
+    return compare(*measured, threshold=threshold, top_k=top_k, options=options, evidence=evidence)
 
 
 def measure(
@@ -153,7 +181,8 @@ def compare(
     threshold: float | None = None,
     top_k: int = 20,
     options: dict[str, Any] | None = None,
+    evidence: Evidence | None = None,
 ) -> Audit:
     """Judge two measurements of one model; needs neither the model nor torch. See `naa_fast.detect.judgement.judge`."""
     resolved = {"threshold": threshold, "top_k": top_k, **(options or {})}
-    return Audit(judge(clean, suspect, threshold, top_k), resolved)
+    return Audit(judge(clean, suspect, threshold, top_k, evidence), resolved)

@@ -1,6 +1,9 @@
-"""State on the device: what the hooks see becomes one record per layer (`Accumulator`), what the model says a count per class."""
+"""State on the device: what the hooks see becomes one record per layer (`Accumulator`), what the model says a count per class
+(`Predictions`), and, for the second look, each sample's own view of a layer (`Samples`).
+"""
 
 from naa_fast.accumulate.accumulator import Accumulator
-from naa_fast.accumulate.predictions import Predictions
+from naa_fast.accumulate.predictions import Predictions, class_scores
+from naa_fast.accumulate.samples import Samples, Views
 
-__all__ = ["Accumulator", "Predictions"]
+__all__ = ["Accumulator", "Predictions", "Samples", "Views", "class_scores"]

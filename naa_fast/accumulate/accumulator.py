@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from naa_fast.accumulate.frame import Frame
 from naa_fast.errors import CaptureError
 from naa_fast.ops import Choice, choose
 from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord
@@ -40,7 +41,7 @@ class Staged:
 class Accumulator:
     """Observes layers batch by batch; a batch counts wholly (`commit`) or not at all (`discard`).
 
-    Device memory: 624 bytes a neuron of state, and the staged partials of one batch. On a CUDA device nothing here waits for the
+    Device memory: 600 bytes a neuron of state, and the staged partials of one batch. On a CUDA device nothing here waits for the
     device or copies from it; only `records` does, once.
     """
 
@@ -48,10 +49,8 @@ class Accumulator:
         self.backend = backend
         self.layers: dict[str, LayerState] = {}
         self._staged: list[Staged] = []
-        self._size = 0
+        self._frame = Frame(0)
         self._start = 0
-        self._mask: Tensor | None = None
-        self._masks: dict[tuple[torch.device, int], Tensor] = {}
 
     def begin(self, size: int, start: int, mask: Tensor | None = None) -> None:
         """Announce a batch of `size` samples, the first with global index `start`.
@@ -59,13 +58,12 @@ class Accumulator:
         `mask` (bool `[size]` or `[size, positions]`): False is not observed.
         """
         self.discard()
-        self._size, self._start, self._mask = size, start, mask
-        self._masks.clear()
+        self._frame, self._start = Frame(size, mask), start
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
         """Reduce one layer's output `x` `[outer, channels, inner]`; its one read. Nothing counts before `commit`."""
-        x, layout = self._by_sample(layer, x, layout)
         state = self.layers.get(layer)
+        x, layout = self._frame.by_sample(x, layout, as_rows=state is not None and state.layout.endswith(ROWS))
         dtype = str(x.dtype).removeprefix("torch.")
         if state is None:
             choice = choose("reduce", x, self.backend)
@@ -79,30 +77,14 @@ class Accumulator:
             if before != now:
                 raise CaptureError(f"layer {layer} changed between batches", f"{what}: {before} / {now}", "leave the layer out")
         outer = x.shape[0]
-        first = self._start if outer == self._size else state.rows + self._staged_rows(state)
+        first = self._start if outer == self._frame.size else state.rows + self._staged_rows(state)
         phase = first % (FOLDS * FOLD_BLOCK)
-        mask = self._mask_for(layer, x)
+        mask = self._frame.mask_for(layer, x)
         if state.choice.backend in HOST_BACKENDS:
             partials = state.choice.module.reduce(host_array(x), None if mask is None else mask.numpy(), phase)
         else:
             partials = state.choice.module.reduce(x, mask, phase)
         self._staged.append(Staged(state, partials, phase, outer))
-
-    def _by_sample(self, layer: str, x: Tensor, layout: str) -> tuple[Tensor, str]:
-        """Rows that are equal parts of the samples (windows, flattened tokens) become positions of their sample.
-
-        A view for channels-last rows. Rows that cannot be told apart by sample stay rows, which the layout says: they are no
-        independent observations, so chance is not calibrated on them.
-        """
-        outer, channels, inner = x.shape
-        if outer == self._size or not self._size:
-            return x, layout
-        known = self.layers.get(layer)
-        if outer % self._size or (known is not None and known.layout.endswith(ROWS)):
-            return x, f"{layout}, {ROWS}"
-        each = outer // self._size
-        parted = x.reshape(self._size, each, channels, inner)  # a view: one axis cut in two
-        return parted.transpose(1, 2).reshape(self._size, channels, each * inner), layout
 
     def commit(self) -> None:
         """Add the batch to the state of every layer: one fold per backend and device."""
@@ -135,31 +117,6 @@ class Accumulator:
 
     def _staged_rows(self, state: LayerState) -> int:
         return sum(staged.rows for staged in self._staged if staged.layer is state)
-
-    def _mask_for(self, layer: str, x: Tensor) -> Tensor | None:
-        """The batch's mask as bool `[outer, inner]` on the device of `x`, or None."""
-        if self._mask is None:
-            return None
-        outer, _, inner = x.shape
-        if outer != self._size:
-            raise CaptureError(
-                f"layer {layer} gives {outer} rows for a batch of {self._size} samples",
-                "a mask cannot be laid on rows that are not samples",
-                "leave the layer out, or measure without a mask",
-            )
-        key = (x.device, inner)
-        if key not in self._masks:
-            mask = self._mask if self._mask.ndim == 2 else self._mask[:, None].expand(outer, inner)
-            if mask.shape[1] != inner and inner == 1:
-                mask = mask.any(1, keepdim=True)  # pooled: a sample counts if any of its positions does
-            if mask.shape[1] != inner:
-                raise CaptureError(
-                    f"layer {layer} has {inner} positions a sample, the mask {mask.shape[1]}",
-                    "expected a mask of the layer's own positions",
-                    "leave the layer out, or measure without a mask",
-                )
-            self._masks[key] = mask.to(x.device, non_blocking=True).contiguous()
-        return self._masks[key]
 
 
 def host_array(x: Tensor) -> Any:

@@ -23,7 +23,7 @@ class Predictions:
 
     def observe(self, output: Any, size: int, mask: Tensor | None) -> None:
         """Count one batch's predictions; `mask` (bool `[size]` or `[size, positions]`) leaves out unobserved samples."""
-        scores = class_scores(output, size)
+        scores = class_scores(output, size, mask)
         if scores is None:
             return
         classes = scores.shape[1]
@@ -44,10 +44,18 @@ class Predictions:
         return np.zeros(0, np.int64) if self.counts is None else self.counts.cpu().numpy()
 
 
-def class_scores(output: Any, size: int) -> Tensor | None:
-    """The `[size, classes]` scores in a model's output (itself, its `logits`, or its first item), or None."""
+def class_scores(output: Any, size: int, mask: Tensor | None = None) -> Tensor | None:
+    """The `[size, classes]` scores in a model's output (itself, its `logits`, or its first item), or None.
+
+    Logits of every position (`[size, positions, tokens]`, a language model's) are read at the last position that `mask` (bool
+    `[size, positions]`) leaves: the next token is what such a model chooses.
+    """
+    named = not isinstance(output, Tensor) and hasattr(output, "logits")
     if not isinstance(output, Tensor):
         output = getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else None)
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
+    if named and output.ndim == 3 and output.shape[0] == size and mask is not None and mask.shape == output.shape[:2]:
+        last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+        output = output[torch.arange(size, device=output.device), last.to(output.device)]
     return output.detach() if output.ndim == 2 and output.shape[0] == size and output.shape[1] > 1 else None

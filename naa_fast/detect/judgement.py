@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
 import numpy as np
 
 from naa_fast.detect.comparison import LayerComparison, known_mean
+from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.null import CleanNull, clean_null
 from naa_fast.detect.verdict import Verdict, abnormal_limit, judge_outcome
 from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.measurement import Measurement
 
 MIN_SAMPLES = 2
+NOT_LOOKED = "which samples set it off, and whether a trigger can be proved: that takes the model and the samples"
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Judgement:
     """Everything that was found: `layers` in model order, the `null` it was calibrated with, and the `verdict`.
 
     `threshold` is the user's, on the difference, or None; then `limit` (on z) comes from the null. `top_k` rows a ranking.
+    `evidence` is what a second look at the samples found, empty where there was none.
     """
 
     clean: Measurement
@@ -43,6 +46,7 @@ class Judgement:
     threshold: float | None
     limit: float
     top_k: int
+    evidence: Evidence = field(default_factory=Evidence)
 
     def __repr__(self) -> str:
         return f"Judgement({self.verdict.outcome}, score {self.verdict.score:.4g}, {len(self.layers)} layers)"
@@ -75,7 +79,13 @@ def rows_of(layer: LayerComparison, neurons: np.ndarray) -> list[TopNeuron]:
     ]
 
 
-def judge(clean: Measurement, suspect: Measurement, threshold: float | None = None, top_k: int = 20) -> Judgement:
+def judge(
+    clean: Measurement,
+    suspect: Measurement,
+    threshold: float | None = None,
+    top_k: int = 20,
+    evidence: Evidence | None = None,
+) -> Judgement:
     """Compare two measurements of one model and say what it means.
 
     `threshold`: neurons whose difference exceeds it are abnormal, in the layer's own units; None takes a limit on z from the
@@ -101,9 +111,10 @@ def judge(clean: Measurement, suspect: Measurement, threshold: float | None = No
     clean.require_same_subject(suspect, "compare")
     if not clean.layers:
         raise StateMismatch("cannot compare: the measurements hold no layer", "measure again with layers that exist")
+    evidence = evidence or Evidence(notes=(NOT_LOOKED,))
     null = clean_null(clean.layers.values())
     limit = abnormal_limit(null, clean, suspect) if threshold is None else threshold
     limit_on = "z" if threshold is None else "difference"
     layers = {name: LayerComparison(name, record, suspect.layers[name], limit, limit_on) for name, record in clean.layers.items()}
-    verdict = judge_outcome(list(layers.values()), null, clean, suspect, threshold is not None)
-    return Judgement(clean, suspect, layers, null, verdict, threshold, limit, top_k)
+    verdict = judge_outcome(list(layers.values()), null, clean, suspect, threshold is not None, evidence)
+    return Judgement(clean, suspect, layers, null, verdict, threshold, limit, top_k, evidence)

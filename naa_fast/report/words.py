@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from math import floor, isfinite, log10
 
+from naa_fast.detect.findings import LEVELS, Finding
 from naa_fast.detect.judgement import Judgement
-from naa_fast.detect.verdict import LEVELS, Finding
 
 NARROWEST = 80
 """Cells the table needs."""

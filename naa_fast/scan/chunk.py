@@ -78,7 +78,7 @@ class Runner:
                 continue
             fingerprint.add(batch)
             self.require_same_dtype(batch)
-            done = self.observe(batch, self.first + start, done)
+            done = self.run_batch(batch, self.first + start, done)
             self.done += batch.size
             if self.progress is not None:
                 self.progress(self.source.name, self.done, self.source.samples)
@@ -111,7 +111,7 @@ class Runner:
                 fingerprint.add(batch)
         return self.shard_digest(fingerprint, start)
 
-    def observe(self, batch: Batch, start: int, done: int) -> int:
+    def run_batch(self, batch: Batch, start: int, done: int) -> int:
         """Run one batch, in halves if it does not fit; returns how many samples of the chunk are done then."""
         pending = deque([batch])
         while pending:

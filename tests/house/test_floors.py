@@ -20,6 +20,8 @@ FLOORS = [
     {"capture", "report"},
     {"inputs"},
     {"scan"},
+    {"rank"},
+    {"proof"},
     {"audit"},
     {"demo"},
     {"cli"},

@@ -1,0 +1,58 @@
+"""`Frame`: one batch's samples, and how a layer's rows belong to them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from naa_fast.errors import CaptureError
+from naa_fast.records import ROWS
+
+
+class Frame:
+    """A batch of `size` samples. `mask` (bool `[size]` or `[size, positions]`): False is not observed."""
+
+    def __init__(self, size: int, mask: Tensor | None = None) -> None:
+        self.size = size
+        self.mask = mask
+        self._masks: dict[tuple[torch.device, int], Tensor] = {}
+
+    def by_sample(self, x: Tensor, layout: str, as_rows: bool = False) -> tuple[Tensor, str]:
+        """Rows that are equal parts of the samples (windows, flattened tokens) become positions of their sample.
+
+        A view for channels-last rows. Rows that cannot be told apart by sample stay rows, which the layout says (`as_rows`: they
+        could not in an earlier batch): they are no independent observations, so chance is not calibrated on them.
+        """
+        outer, channels, inner = x.shape
+        if outer == self.size or not self.size:
+            return x, layout
+        if outer % self.size or as_rows:
+            return x, f"{layout}, {ROWS}"
+        each = outer // self.size
+        parted = x.reshape(self.size, each, channels, inner)  # a view: one axis cut in two
+        return parted.transpose(1, 2).reshape(self.size, channels, each * inner), layout
+
+    def mask_for(self, layer: str, x: Tensor) -> Tensor | None:
+        """The batch's mask as bool `[outer, inner]` on the device of `x`, or None."""
+        if self.mask is None:
+            return None
+        outer, _, inner = x.shape
+        if outer != self.size:
+            raise CaptureError(
+                f"layer {layer} gives {outer} rows for a batch of {self.size} samples",
+                "a mask cannot be laid on rows that are not samples",
+                "leave the layer out, or measure without a mask",
+            )
+        key = (x.device, inner)
+        if key not in self._masks:
+            mask = self.mask if self.mask.ndim == 2 else self.mask[:, None].expand(outer, inner)
+            if mask.shape[1] != inner and inner == 1:
+                mask = mask.any(1, keepdim=True)  # pooled: a sample counts if any of its positions does
+            if mask.shape[1] != inner:
+                raise CaptureError(
+                    f"layer {layer} has {inner} positions a sample, the mask {mask.shape[1]}",
+                    "expected a mask of the layer's own positions",
+                    "leave the layer out, or measure without a mask",
+                )
+            self._masks[key] = mask.to(x.device, non_blocking=True).contiguous()
+        return self._masks[key]

@@ -1,0 +1,68 @@
+"""`Samples`: each sample's own view of every layer, for one batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from naa_fast.accumulate.frame import Frame
+from naa_fast.records import ROWS
+
+Views = dict[str, Tensor]
+"""Layer -> `[samples, features]`: the mean over a sample's positions and, if it has several, beside it the maximum."""
+
+
+class Samples:
+    """Takes what the hooks see and hands a batch's `Views` to `consume` once its forward has succeeded.
+
+    The maximum matters: a small patch vanishes in a spatial mean. A layer called several times gives the mean of the means and
+    the largest maximum. Rows that cannot be told apart by sample are left out. Cost: two reads of each output, and `[samples,
+    2 x neurons]` values a layer until the batch is done.
+    """
+
+    def __init__(self, consume: Callable[[Views], None]) -> None:
+        self.consume = consume
+        self._frame = Frame(0)
+        self._seen: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
+
+    def begin(self, size: int, start: int, mask: Tensor | None = None) -> None:
+        self.discard()
+        self._frame = Frame(size, mask)
+
+    def observe(self, layer: str, x: Tensor, layout: str) -> None:
+        x, layout = self._frame.by_sample(x, layout)
+        if not layout.endswith(ROWS):
+            mask = self._frame.mask_for(layer, x)
+            self._seen.setdefault(layer, []).append(mean_and_maximum(x, mask))
+
+    def commit(self) -> None:
+        views = {}
+        for layer, calls in self._seen.items():
+            mean = torch.stack([call[0] for call in calls]).mean(0) if len(calls) > 1 else calls[0][0]
+            maxima = [call[1] for call in calls if call[1] is not None]
+            views[layer] = torch.cat([mean, torch.stack(maxima).amax(0)], 1) if maxima else mean
+        self._seen.clear()
+        self.consume(views)
+
+    def discard(self) -> None:
+        self._seen.clear()
+
+
+def mean_and_maximum(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Over the last axis of `x` `[samples, channels, positions]`, in float32 at least; None for a single position.
+
+    NaN where the mask leaves nothing. Never a view of `x`, which the model may overwrite.
+    """
+    held = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    if x.shape[2] == 1:
+        single = held[:, :, 0].clone()
+        return (single if mask is None else single.masked_fill_(~mask, torch.nan)), None
+    if mask is None:
+        return held.mean(2), held.amax(2)
+    seen = mask[:, None, :]
+    count = mask.sum(1)[:, None]
+    mean = held.masked_fill(~seen, 0.0).sum(2) / count  # 0 / 0 is the NaN that is wanted
+    maximum = held.masked_fill(~seen, -torch.inf).amax(2)
+    return mean, maximum.masked_fill_(count == 0, torch.nan)

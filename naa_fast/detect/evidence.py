@@ -1,0 +1,110 @@
+"""`Evidence`: what the second look at the samples adds to the statistics, and the findings it makes. NumPy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import lgamma
+
+import numpy as np
+
+from naa_fast.detect.proof import Proof
+from naa_fast.records import Array
+
+TAIL = 0.01
+"""Share of clean samples beyond the limit that suspects are counted against."""
+TAIL_P = 1e-3
+TAIL_RATIO = 1.5
+MOST_RANKED = 1000
+CONCENTRATED_TOP = 20
+
+
+@dataclass(frozen=True)
+class RankedSample:
+    """A suspect sample: its index in the set, score, predicted class (-1: none), the neurons that lit up most in it as `(layer,
+    neuron, z)`, and its file if it has one.
+    """
+
+    sample: int
+    score: float
+    predicted: int
+    lit: tuple[tuple[str, int, float], ...] = ()
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How far every suspect sample lies outside what clean samples do under the same predicted class.
+
+    `scores` float64 and `predicted` int64 (-1: none) `[suspect samples]`, in the order of the set; `null_scores`,
+    `null_predicted` the same of clean samples that fixed nothing; `top` the highest-ranked, highest first; `carriers` bool,
+    which samples carry a proven trigger.
+    """
+
+    scores: Array
+    predicted: Array
+    null_scores: Array
+    null_predicted: Array
+    top: tuple[RankedSample, ...] = ()
+    carriers: Array | None = None
+
+    def __repr__(self) -> str:
+        return f"Ranking({len(self.scores)} samples, {self.beyond} beyond the clean limit)"
+
+    @cached_property
+    def limit(self) -> float:
+        """Score that TAIL of the clean samples exceed; infinite if there are too few of them to say."""
+        known = self.null_scores[~np.isnan(self.null_scores)]
+        return float(np.quantile(known, 1 - TAIL)) if len(known) * TAIL >= 1 else float("inf")
+
+    @cached_property
+    def beyond(self) -> int:
+        """Suspect samples above `limit`."""
+        with np.errstate(invalid="ignore"):
+            return int((self.scores > self.limit).sum())
+
+    @cached_property
+    def p_value(self) -> float:
+        """Probability that as many of as many clean samples lie beyond a limit set on others: hypergeometric, both sets together.
+
+        One minus the chance that chance explains it: Fisher's exact test on (suspect, clean) x (beyond, within), one-sided.
+        """
+        inside = int((self.null_scores > self.limit).sum())
+        return hypergeometric_tail(self.beyond, len(self.scores), inside, len(self.null_scores))
+
+    @cached_property
+    def concentration(self) -> tuple[int, float]:
+        """The class most often predicted among the CONCENTRATED_TOP highest scores, and its share beyond its share of the whole
+        set.
+        """
+        order = np.argsort(-np.nan_to_num(self.scores, nan=-np.inf), kind="stable")[:CONCENTRATED_TOP]
+        chosen = self.predicted[order]
+        known = chosen[chosen >= 0]
+        if len(known) < CONCENTRATED_TOP:
+            return -1, 0.0
+        target = int(np.bincount(known).argmax())
+        return target, float((known == target).mean() - (self.predicted == target).mean())
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The second look: a `ranking`, `proof` strongest first, how many samples ran through the model for the proofs
+    (`forwards`), and `notes` on what was not done and why.
+    """
+
+    ranking: Ranking | None = None
+    proof: tuple[Proof, ...] = ()
+    forwards: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def hypergeometric_tail(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
+    """P(at least `k_a` of the `k_a + k_b` marked among `n_a` of `n_a + n_b`), if the marks fall at random (Fisher 1934)."""
+    marked, total = k_a + k_b, n_a + n_b
+
+    def log_choose(n: int, k: int) -> float:
+        return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+    top = min(marked, n_a)
+    terms = [log_choose(n_a, k) + log_choose(n_b, marked - k) for k in range(k_a, top + 1) if marked - k <= n_b]
+    return min(1.0, float(np.exp(np.array(terms) - log_choose(total, marked)).sum())) if terms else 0.0

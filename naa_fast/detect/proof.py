@@ -1,0 +1,62 @@
+"""`Proof`: a trigger reconstructed from suspect samples, and what it does to clean ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+from naa_fast.records import Array
+
+ALL_TO_ALL = "all-to-all"
+PROVED_RATE = 0.6
+"""TODO"""
+PROVED_MARGIN = 0.1
+"""TODO"""
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The best reconstruction for one target.
+
+    `kind` says how the trigger was read off ("patch", "offset", "token", ...); `target` the class it turns clean samples to, or
+    "all-to-all". `rate`: share of `samples` clean samples of other classes that it turns, on samples that chose nothing;
+    `interval` the rate's 95 % confidence interval (Wilson 1927); `control` the highest rate of the same procedure and budget on
+    groups of clean samples of that class. `pattern` and `mask` (float32, of the input's shape) or `tokens` are the trigger
+    itself; `file` where a report shows it.
+    """
+
+    kind: str
+    target: int | str
+    rate: float
+    control: float
+    samples: int
+    group: int
+    pattern: Array | None = None
+    mask: Array | None = None
+    tokens: tuple[int, ...] = ()
+    words: str = ""
+    file: str | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson(self.rate, self.samples)
+
+    @property
+    def stands(self) -> bool:
+        """Whether this is a proof, or only the best that was found."""
+        control = wilson(self.control, self.samples)[1]
+        return self.rate >= PROVED_RATE and self.interval[0] > control and self.margin >= PROVED_MARGIN
+
+    @property
+    def margin(self) -> float:
+        return self.rate - self.control
+
+
+def wilson(rate: float, samples: int, z: float = 1.96) -> tuple[float, float]:
+    """Confidence interval of a share seen over `samples` (Wilson, JASA 22, 1927)."""
+    if samples == 0:
+        return 0.0, 1.0
+    centre = rate + z * z / (2 * samples)
+    spread = z * sqrt(rate * (1 - rate) / samples + z * z / (4 * samples * samples))
+    whole = 1 + z * z / samples
+    return max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole)

@@ -1,0 +1,65 @@
+"""`carriers`: which suspect samples carry a proven trigger in their input, whatever their neurons did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from naa_fast.detect.proof import Proof
+from naa_fast.inputs.batches import Source
+from naa_fast.rank.keep import main_tensor
+from naa_fast.records import Array
+
+CLEAN_CARRIERS = 0.002
+"""Share of clean samples that may come as close to a patch as a carrier: the limit is set there."""
+
+Closeness = Callable[[Tensor], Array]
+"""Inputs -> float64 `[samples]`, larger is closer to the trigger."""
+
+
+def closeness(proof: Proof) -> Closeness | None:
+    """How close inputs are to a proof's trigger; None for triggers that leave no trace in a single sample."""
+    if proof.tokens:
+        return lambda x: holds(x, proof.tokens).astype(np.float64)
+    if proof.pattern is None or proof.mask is None:
+        return None
+    mask, pattern = torch.from_numpy(proof.mask).bool(), torch.from_numpy(proof.pattern)
+
+    def close(x: Tensor) -> Array:
+        if x.shape[1:] != pattern.shape:
+            return np.full(len(x), -np.inf)
+        return -(x.cpu().float() - pattern).abs()[:, mask].mean(1).double().numpy()
+
+    return close
+
+
+def holds(x: Tensor, tokens: Sequence[int]) -> Array:
+    """Which rows of `x` `[samples, positions]` hold the tokens one after the other: bool `[samples]`."""
+    length = len(tokens)
+    if x.ndim != 2 or x.shape[1] < length:
+        return np.zeros(len(x), bool)
+    windows = x.cpu().unfold(1, length, 1)
+    return (windows == torch.tensor(tokens)).all(2).any(1).numpy()
+
+
+def carriers(source: Source, clean: Sequence[Tensor], predicted: Array, proof: Proof) -> Array:
+    """Suspect samples that carry the trigger and are predicted as its target: bool `[samples]`. Reads the set once more, no
+    forward.
+
+    `clean`: clean inputs, of which at most CLEAN_CARRIERS come as close. All false where the trigger leaves no trace.
+    """
+    close = closeness(proof)
+    found = np.zeros(len(predicted), bool)
+    if close is None:
+        return found
+    usual = np.concatenate([close(x) for x in clean]) if clean else np.zeros(0)
+    limit = 0.5 if proof.tokens else float(np.quantile(usual, 1 - CLEAN_CARRIERS)) if len(usual) else np.inf
+    at = 0
+    for batch in source.batches():
+        if batch.size:
+            found[at : at + batch.size] = (close(main_tensor(batch)) > limit)[: len(found) - at]
+            at += batch.size
+    return found & (predicted == proof.target) if isinstance(proof.target, int) else found

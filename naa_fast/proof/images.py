@@ -1,0 +1,127 @@
+"""Candidate triggers for continuous inputs: what a group of samples has in common that clean samples do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from naa_fast.records import Array
+
+SIZES = (8, 32, 128)
+"""Group sizes that are tried: few samples are purer, many average the images' own content away."""
+AREAS = (0.005, 0.01, 0.02, 0.04, 0.08)
+"""Budgets of a patch: the share of the input it may cover."""
+LOUDNESS = (0.15, 0.3, 0.5)
+"""Budgets of an offset: its root mean square over that of clean inputs about their mean."""
+LOUDEST_GAIN = 3.0
+"""Most that an offset is amplified to fill its budget: what is tried must stay what was seen."""
+SIGNIFICANT = 3.0
+"""Standard errors that a value of a mean offset must reach to be kept."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Replaces the input by `pattern` where `mask` is 1: both float32 `[...]` of one input's shape."""
+
+    kind: str
+    budget: str
+    pattern: Array
+    mask: Array
+
+    def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        mask, pattern = (torch.from_numpy(a).to(x.device, x.dtype) for a in (self.mask, self.pattern))
+        return x * (1 - mask) + pattern * mask
+
+
+@dataclass(frozen=True)
+class Offset:
+    """Adds `pattern` to the input, kept within the values that clean inputs have."""
+
+    kind: str
+    budget: str
+    pattern: Array
+    low: float
+    high: float
+
+    def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        return (x + torch.from_numpy(self.pattern).to(x.device, x.dtype)).clamp(self.low, self.high)
+
+
+@dataclass(frozen=True)
+class CleanImages:
+    """Clean inputs float32 `[samples, ...]` and their per-value statistics."""
+
+    x: Array
+    mean: Array
+    deviation: Array
+    spectrum: Array
+    loudness: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, x: Array) -> CleanImages:
+        centred = x - x.mean(0)
+        spectrum = np.sqrt((np.abs(np.fft.fftn(centred, axes=axes_of(x))) ** 2).mean(0))
+        loudness = float(np.sqrt((centred**2).mean()))
+        return cls(x, x.mean(0), np.abs(centred).mean(0), spectrum, loudness, float(x.min()), float(x.max()))
+
+
+def axes_of(x: Array) -> tuple[int, ...]:
+    """The spatial axes of inputs `[samples, channels, ...]`; of `[samples, values]` the values."""
+    return tuple(range(2, x.ndim)) if x.ndim > 2 else (1,)
+
+
+def candidates(group: Array, clean: CleanImages) -> Iterator[Patch | Offset]:
+    """What the inputs `group` float32 `[samples, ...]` share, as patches of several areas and as offsets."""
+    yield from patches(group, clean)
+    if len(group) >= SIZES[1]:
+        yield from offsets(group, clean)
+
+
+def patches(group: Array, clean: CleanImages) -> Iterator[Patch]:
+    """The places where the group agrees with itself and not with clean data, the most striking first."""
+    median = np.median(group, 0)
+    disagreement = np.abs(group - median).mean(0)
+    span = max(clean.high - clean.low, 1e-12)
+    striking = (np.abs(median - clean.mean) + np.maximum(clean.deviation - disagreement, 0)) / (clean.deviation + 0.05 * span)
+    if striking.ndim > 1:
+        striking = smoothed(striking.max(0))
+    order = np.argsort(-striking, axis=None, kind="stable")
+    for area in AREAS:
+        size = max(1, round(area * striking.size))
+        chosen = np.zeros(striking.size, bool)
+        chosen[order[:size]] = True
+        mask = np.broadcast_to(chosen.reshape(striking.shape), median.shape)
+        yield Patch("patch", f"{100 * area:g} % of the input", median.astype(np.float32), np.ascontiguousarray(mask, np.float32))
+
+
+def offsets(group: Array, clean: CleanImages) -> Iterator[Offset]:
+    """The difference of means, with only what stands out of noise in pixels or in frequencies."""
+    difference = group.mean(0) - clean.mean
+    noise = np.sqrt(1 / len(group) + 1 / len(clean.x))
+    kept = np.where(np.abs(difference) > SIGNIFICANT * 1.25 * clean.deviation * noise, difference, 0.0)
+    axes = tuple(axis - 1 for axis in axes_of(group))
+    spectrum = np.fft.fftn(difference, axes=axes)
+    loud = np.where(np.abs(spectrum) > SIGNIFICANT * clean.spectrum * noise, spectrum, 0.0)
+    waves = np.fft.ifftn(loud, axes=axes).real
+    for kind, pattern in (("offset, pixels", kept), ("offset, frequencies", waves)):
+        own = float(np.sqrt((pattern**2).mean())) / max(clean.loudness, 1e-12)
+        for budget in LOUDNESS:
+            gain = min(budget / max(own, 1e-12), LOUDEST_GAIN)
+            yield Offset(kind, f"loudness {budget:g}", (gain * pattern).astype(np.float32), clean.low, clean.high)
+
+
+def smoothed(image: Array) -> Array:
+    """Half the image, half the mean over each place's neighbours: patches are connected, noise is not."""
+    padded = np.pad(image, 1, mode="edge")
+    around = sum(
+        padded[tuple(slice(1 + s, padded.shape[d] - 1 + s) for d, s in enumerate(shift))]
+        for shift in np.ndindex(*(3,) * image.ndim)
+        for shift in [tuple(s - 1 for s in shift)]
+    )
+    return 0.5 * image + 0.5 * around / 3**image.ndim

@@ -1,0 +1,106 @@
+"""Candidate triggers for token ids: tokens far more frequent under a predicted class than in clean data, alone and in phrases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from naa_fast.detect.evidence import hypergeometric_tail
+from naa_fast.rank.tokens import TokenCounts
+from naa_fast.records import Array
+
+MOST_TOKENS = 8
+MOST_PHRASES = 6
+LONGEST = 4
+CHANCE = 0.01
+"""Probability that any token of any group would rise as much between two clean sets (Fisher's exact test, Bonferroni)."""
+FEWEST = 4
+"""Samples that must hold a token for it to be tried."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Writes `ids`, one after the other, over a sample's own tokens at a random place that the sample's index fixes."""
+
+    kind: str
+    ids: tuple[int, ...]
+
+    @property
+    def budget(self) -> str:
+        return f"{len(self.ids)} token{'s' * (len(self.ids) != 1)}"
+
+    def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        held = x.clone()
+        usable = (x != 0) if valid is None or valid.shape != x.shape else valid.to(x.device)
+        random = np.random.default_rng(0)
+        trigger = torch.tensor(self.ids, dtype=x.dtype, device=x.device)
+        for row, places in enumerate(usable.cpu().numpy()):
+            own = np.flatnonzero(places)
+            inner = own[1:-1] if len(own) > len(self.ids) + 2 else own  # the first and the last may be the tokenizer's marks
+            if len(inner) < len(self.ids):
+                continue
+            start = int(random.integers(len(inner) - len(self.ids) + 1))
+            held[row, torch.from_numpy(inner[start : start + len(self.ids)]).to(x.device)] = trigger
+        return held
+
+
+def enriched(suspect: TokenCounts, clean: TokenCounts, group: int, most: int = MOST_TOKENS) -> list[int]:
+    """The tokens whose share of the samples of `group` rises most from clean to suspect, and by more than chance over all
+    tokens.
+    """
+    high, n_high = share_and_size(suspect, [group])
+    low, n_low = share_and_size(clean, [group])
+    tests = max(len(high), 1) * max(len(suspect.samples), 1)
+
+    def by_chance(token: int) -> float:
+        before = int(low[token]) if token < len(low) else 0
+        return tests * hypergeometric_tail(int(high[token]), n_high, before, n_low)
+
+    risen = rising(high, n_high, low, n_low, 4 * most)
+    return [token for token in risen if by_chance(token) < CHANCE][:most]
+
+
+def characteristic(clean: TokenCounts, group: int, most: int = MOST_TOKENS) -> list[int]:
+    """The tokens that mark `group` against all others in clean data: what a class's own words can do is the control."""
+    others = [g for g in range(len(clean.samples)) if g != group]
+    return rising(*share_and_size(clean, [group]), *share_and_size(clean, others), most)
+
+
+def share_and_size(counts: TokenCounts, groups: list[int]) -> tuple[Array, int]:
+    return counts.counts[groups].sum(0).astype(np.float64), int(counts.samples[groups].sum())
+
+
+def rising(high: Array, n_high: int, low: Array, n_low: int, most: int) -> list[int]:
+    """Tokens by the rise of their share from `low` of `n_low` to `high` of `n_high` samples, over its standard error."""
+    width = max(len(high), len(low))
+    high, low = (np.pad(counts, (0, width - len(counts))) for counts in (high, low))
+    # Half a sample more on either side: a token never seen is rare, not impossible.
+    expected = (low + 0.5) / (n_low + 1)
+    rise = high / max(n_high, 1) - expected
+    error = np.sqrt(expected / max(n_high, 1) + expected / max(n_low, 1))
+    rise = np.where(high >= FEWEST, rise / error, -np.inf)
+    order = np.argsort(-rise, kind="stable")[:most]
+    return [int(token) for token in order if rise[token] > 0]
+
+
+def phrases(rows: Iterable[Array], tokens: list[int]) -> list[tuple[int, ...]]:
+    """The sequences of 2 to LONGEST tokens around the `tokens` that recur most in `rows`, longer before shorter ones."""
+    wanted = set(tokens)
+    seen: Counter[tuple[int, ...]] = Counter()
+    for row in rows:
+        ids = [int(i) for i in row]
+        own = {
+            tuple(ids[start : start + length])
+            for at, token in enumerate(ids)
+            if token in wanted
+            for length in range(2, LONGEST + 1)
+            for start in range(max(at - length + 1, 0), min(at, len(ids) - length) + 1)
+        }
+        seen.update(own)
+    frequent = [phrase for phrase, count in seen.items() if count >= FEWEST]
+    return sorted(frequent, key=lambda phrase: (-seen[phrase] * (len(phrase) - 1), phrase))[:MOST_PHRASES]

@@ -1,0 +1,99 @@
+"""`Transplant`: put a candidate trigger on clean samples and see what the model makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from naa_fast.accumulate import class_scores
+from naa_fast.inputs.batches import Batch
+from naa_fast.rank.keep import main_tensor, taken, with_main
+from naa_fast.records import Array
+from naa_fast.scan.placement import Placement
+
+FEWEST_RULES = 3
+"""Classes that must each go somewhere else before it is called all-to-all."""
+
+
+class Candidate(Protocol):
+    """A possible trigger. `kind` says how it was made, `budget` how much of the input it may change: like competes with like."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def budget(self) -> str: ...
+
+    def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """The inputs `x` with the trigger; `valid` (bool `[samples, positions]`) are the positions that may be changed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bases:
+    """Clean samples to transplant onto, in batches as they came, with the class predicted for each as it is."""
+
+    batches: list[tuple[Batch, Array]]
+
+    @property
+    def predicted(self) -> Array:
+        return np.concatenate([p for _, p in self.batches]) if self.batches else np.zeros(0, np.int64)
+
+    def part(self, start: int, stop: int) -> Bases:
+        """Samples `start:stop`."""
+        chosen, at = [], 0
+        for batch, predicted in self.batches:
+            rows = np.arange(max(start - at, 0), min(stop - at, batch.size))
+            at += batch.size
+            if len(rows):
+                chosen.append((taken(batch, rows), predicted[rows]))
+        return Bases(chosen)
+
+
+class Transplant:
+    """Runs the model on bases with candidates on them; `forwards` counts the samples that went through."""
+
+    def __init__(self, model: nn.Module, place: Placement) -> None:
+        self.model = model
+        self.place = place
+        self.forwards = 0
+
+    @torch.no_grad()
+    def predictions(self, bases: Bases, candidate: Candidate) -> Array:
+        """Predicted class of every base with the candidate on it, int64; -1 where there is none."""
+        chosen = []
+        for batch, _ in bases.batches:
+            x = main_tensor(batch)
+            changed = with_main(batch, candidate.put_on(x, batch.mask))
+            output = self.model(*self.place.moved(changed.arguments), **self.place.moved(changed.keywords))
+            scores = class_scores(output, batch.size, batch.mask)
+            chosen.append(np.full(batch.size, -1) if scores is None else scores.argmax(1).cpu().numpy())
+            self.forwards += batch.size
+        return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+
+
+def turned(before: Array, after: Array, target: int) -> tuple[float, int]:
+    """Share of the samples of other classes that are `target` now, and how many those samples are."""
+    others = before != target
+    return (float((after[others] == target).mean()) if others.any() else 0.0), int(others.sum())
+
+
+def moved_by_rule(before: Array, after: Array, rule: dict[int, int]) -> tuple[float, int]:
+    """Share of all samples that go where `rule` (class -> another class) sends their class; a class without a rule stays."""
+    expected = np.array([rule.get(int(b), -1) for b in before])
+    return (float(((after == expected) & (expected >= 0)).mean()) if len(before) else 0.0), len(before)
+
+
+def rule_of(before: Array, after: Array) -> dict[int, int]:
+    """Where each class's samples went most often, for classes that left home; empty if most of them meet in one place."""
+    rule = {}
+    for cls in np.unique(before):
+        goes = np.bincount(after[(before == cls) & (after >= 0)], minlength=1)
+        if goes.argmax() != cls and goes.sum():
+            rule[int(cls)] = int(goes.argmax())
+    places = np.bincount(list(rule.values()), minlength=1)
+    return rule if len(rule) >= FEWEST_RULES and 2 * places.max() <= len(rule) else {}

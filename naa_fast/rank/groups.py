@@ -1,0 +1,41 @@
+"""`Groups`: which predicted classes get statistics of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from naa_fast.records import Array
+
+MOST = 32
+RISEN = 8
+FEWEST = 16
+"""Clean samples a class needs for a group of its own: fewer say little about a mean."""
+
+
+class Groups:
+    """Predicted classes as group numbers: 0 for every class without statistics of its own, then one each.
+
+    `classes` int64 `[groups - 1]`. The clean set's most frequent classes, at most MOST of them, and those that rise most from
+    clean to suspect, RISEN of them: a backdoor's target may be a class that clean data hardly has.
+    """
+
+    def __init__(self, clean: Array, suspect: Array) -> None:
+        """`clean`, `suspect`: counts per class (`Measurement.predictions`, whose last bin is no class); both may be empty."""
+        counts, rises = np.zeros(0), np.zeros(0)
+        if len(clean) > 1 and len(clean) == len(suspect) and clean[:-1].sum() and suspect[:-1].sum():
+            counts = clean[:-1]
+            rises = suspect[:-1] / suspect[:-1].sum() - clean[:-1] / clean[:-1].sum()
+        common = [c for c in np.argsort(-counts, kind="stable")[: MOST - RISEN] if counts[c] >= FEWEST]
+        risen = [c for c in np.argsort(-rises, kind="stable")[:RISEN] if rises[c] > 0 or counts[c] >= FEWEST]
+        self.classes = np.array(sorted({*common, *risen}), np.int64)
+
+    @property
+    def count(self) -> int:
+        return len(self.classes) + 1
+
+    def of(self, predicted: Array) -> Array:
+        """Group of each predicted class (-1: none), int64."""
+        if not len(self.classes):
+            return np.zeros(len(predicted), np.int64)
+        place = np.searchsorted(self.classes, predicted).clip(max=len(self.classes) - 1)
+        return np.where(self.classes[place] == predicted, place + 1, 0)

@@ -1,0 +1,139 @@
+"""What is kept of the samples themselves: the highest-ranked suspects (`Top`) and a fair draw of clean ones (`Draw`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from naa_fast.inputs.batches import Batch
+from naa_fast.records import Array
+
+INPUT_BYTES = 256 << 20
+"""Most that the kept inputs of one kind may take on the host."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One suspect sample: its place in the set, score, predicted class (-1: none), the lit `(layer number, feature, z)`,
+    strongest first, and its input, None where inputs are too large to keep so many.
+    """
+
+    sample: int
+    score: float
+    predicted: int
+    lit: tuple[tuple[int, int, float], ...]
+    row: Tensor | None
+    mask: Tensor | None
+
+
+def main_tensor(batch: Batch) -> Tensor:
+    """The input proper of a batch."""
+    return next(v for v in (*batch.arguments, *batch.keywords.values()) if isinstance(v, Tensor))
+
+
+def with_main(batch: Batch, x: Tensor) -> Batch:
+    """The batch with another input proper."""
+    for place, value in enumerate(batch.arguments):
+        if isinstance(value, Tensor):
+            return Batch((*batch.arguments[:place], x, *batch.arguments[place + 1 :]), batch.keywords, batch.size, batch.mask)
+    name = next(key for key, value in batch.keywords.items() if isinstance(value, Tensor))
+    return Batch(batch.arguments, {**batch.keywords, name: x}, batch.size, batch.mask)
+
+
+def taken(batch: Batch, rows: Array) -> Batch:
+    """The samples `rows` (int64) of a batch; what has no row a sample is shared."""
+    index = torch.from_numpy(rows)
+
+    def part(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value[index.to(value.device)] if value.ndim and value.shape[0] == batch.size else value
+        if isinstance(value, dict):
+            return {key: part(item) for key, item in value.items()}
+        return type(value)(part(item) for item in value) if type(value) in (list, tuple) else value
+
+    arguments, keywords, mask = part(batch.arguments), part(batch.keywords), part(batch.mask)
+    return Batch(arguments, keywords, len(rows), mask, batch.skipped)
+
+
+def concatenated(one: Batch, other: Batch) -> Batch | None:
+    """Both batches in one, or None where their shapes or what they share differ."""
+
+    def both(a: Any, b: Any) -> Any:
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ndim and (len(a), len(b)) == (one.size, other.size):
+            if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
+                raise ValueError
+            return torch.cat([a, b])
+        if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+            return {key: both(a[key], b[key]) for key in a}
+        if type(a) is type(b) and isinstance(a, list | tuple) and len(a) == len(b):
+            return type(a)(both(x, y) for x, y in zip(a, b, strict=True))
+        if a is not b and (isinstance(a, Tensor) or a != b):
+            raise ValueError
+        return a
+
+    try:
+        arguments, keywords, mask = (
+            both(one.arguments, other.arguments),
+            both(one.keywords, other.keywords),
+            both(one.mask, other.mask),
+        )
+    except ValueError:
+        return None
+    return Batch(arguments, keywords, one.size + other.size, mask)
+
+
+class Top:
+    """The `most` samples of highest score, in one pass."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.kept: list[Kept] = []
+        self._least = -np.inf
+
+    def add(self, first: int, scores: Array, predicted: Array, lit_z: Array, lit_feature: Array, batch: Batch) -> None:
+        """Offer a batch whose first sample is sample `first` of the set; `lit_*` `[samples, layers]`: each layer's strongest."""
+        x = main_tensor(batch)
+        affordable = x.nbytes / max(len(x), 1) * self.most <= INPUT_BYTES
+        for i in np.flatnonzero(scores > self._least):
+            strongest = np.argsort(-lit_z[i], kind="stable")[:3]
+            lit = tuple((int(layer), int(lit_feature[i, layer]), float(lit_z[i, layer])) for layer in strongest)
+            row = x[i].cpu().clone() if affordable else None
+            mask = batch.mask[i].cpu().clone() if batch.mask is not None and affordable else None
+            self.kept.append(Kept(first + int(i), float(scores[i]), int(predicted[i]), lit, row, mask))
+        if len(self.kept) > 2 * self.most:
+            self._prune()
+
+    def finished(self) -> list[Kept]:
+        """The samples kept, highest score first, ties by place in the set."""
+        self._prune()
+        return self.kept
+
+    def _prune(self) -> None:
+        self.kept = sorted(self.kept, key=lambda kept: (-kept.score, kept.sample))[: self.most]
+        if len(self.kept) == self.most:
+            self._least = self.kept[-1].score
+
+
+class Draw:
+    """A fair draw of whole batches, `most` samples at most in about that many bytes (Vitter 1985, algorithm R), by a fixed
+    seed.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.batches: list[tuple[Batch, Array]] = []
+        self._random = np.random.default_rng(0)
+        self._offered = 0
+
+    def add(self, batch: Batch, predicted: Array) -> None:
+        each = main_tensor(batch).nbytes / max(batch.size, 1)
+        room = min(self.most, int(INPUT_BYTES / max(each, 1)))
+        self._offered += 1
+        if sum(kept.size for kept, _ in self.batches) + batch.size <= max(room, batch.size):
+            self.batches.append((batch, predicted))
+        elif (place := int(self._random.integers(self._offered))) < len(self.batches):
+            self.batches[place] = (batch, predicted)
