@@ -36,6 +36,9 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     add_running(parser)
     add_long(parser)
     add_judging(parser)
+    second = parser.add_argument_group("second look")
+    second.add_argument("--no-ranking", action="store_true", help="do not look at the samples a second time, nor try a proof")
+    second.add_argument("--no-proof", action="store_true", help="do not try to prove a trigger by putting it on clean samples")
     parser.add_argument("--out", type=Path, default=DEFAULT_REPORT, metavar="DIR", help="report folder (default: ./naa-report)")
     parser.set_defaults(run=run)
 
@@ -62,6 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
             chunk_size=arguments.chunk_size,
             checkpoint=arguments.checkpoint,
             resume=arguments.resume,
+            ranking=not arguments.no_ranking,
+            proof=not arguments.no_proof,
         )
     if ranks.rank:
         return found.verdict.exit_code

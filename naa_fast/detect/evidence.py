@@ -22,7 +22,7 @@ CONCENTRATED_TOP = 20
 @dataclass(frozen=True)
 class RankedSample:
     """A suspect sample: its index in the set, score, predicted class (-1: none), the neurons that lit up most in it as `(layer,
-    neuron, z)`, and its file if it has one.
+    neuron, z)`, its file if it has one, and whether it carries a proven trigger.
     """
 
     sample: int
@@ -30,6 +30,7 @@ class RankedSample:
     predicted: int
     lit: tuple[tuple[str, int, float], ...] = ()
     file: str | None = None
+    carrier: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class Ranking:
     null_predicted: Array
     top: tuple[RankedSample, ...] = ()
     carriers: Array | None = None
+
+    @cached_property
+    def ranked(self) -> Array:
+        """The scores to order samples by: carriers of a proven trigger before all others. float64 `[suspect samples]`."""
+        if self.carriers is None or not self.carriers.any():
+            return self.scores
+        finite = self.scores[np.isfinite(self.scores)]
+        return self.scores + np.where(self.carriers, np.ptp(finite) + 1.0 if len(finite) else 1.0, 0.0)
 
     def __repr__(self) -> str:
         return f"Ranking({len(self.scores)} samples, {self.beyond} beyond the clean limit)"
@@ -89,13 +98,16 @@ class Ranking:
 @dataclass(frozen=True)
 class Evidence:
     """The second look: a `ranking`, `proof` strongest first, how many samples ran through the model for the proofs
-    (`forwards`), and `notes` on what was not done and why.
+    (`forwards`), and `notes` on what was not done and why. `pictures` (float32 `[samples, channels, height, width]`) or
+    `texts` show the first samples of `ranking.top`.
     """
 
     ranking: Ranking | None = None
     proof: tuple[Proof, ...] = ()
     forwards: int = 0
     notes: tuple[str, ...] = ()
+    pictures: Array | None = None
+    texts: tuple[str, ...] = ()
 
 
 def hypergeometric_tail(k_a: int, n_a: int, k_b: int, n_b: int) -> float:

@@ -14,7 +14,7 @@ PROVED_MARGIN = 0.1
 """TODO"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proof:
     """The best reconstruction for one target.
 
@@ -22,7 +22,7 @@ class Proof:
     "all-to-all". `rate`: share of `samples` clean samples of other classes that it turns, on samples that chose nothing;
     `interval` the rate's 95 % confidence interval (Wilson 1927); `control` the highest rate of the same procedure and budget on
     groups of clean samples of that class. `pattern` and `mask` (float32, of the input's shape) or `tokens` are the trigger
-    itself; `file` where a report shows it.
+    itself; `words` the tokens as text.
     """
 
     kind: str
@@ -35,7 +35,6 @@ class Proof:
     mask: Array | None = None
     tokens: tuple[int, ...] = ()
     words: str = ""
-    file: str | None = None
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -23,6 +23,10 @@ from naa_fast.scan.placement import Placement
 
 CHOOSING, MEASURING = 80, 320
 """Clean samples that choose the best of many candidates, and others that measure the one that was chosen."""
+SCREENING = 24
+SCREENED = 0.2
+"""Most candidates do nothing: a few samples tell, and only what turns this share of them is put on all that choose."""
+SCREEN = 2
 TARGETS = 3
 CONTROLS = 2
 FEWEST = 5
@@ -42,13 +46,13 @@ class Best:
 
 
 class Trials:
-    """Candidates against one set of bases: chosen on the first part of them, measured on the second."""
+    """Candidates against bases in parts: 0 chooses, 1 measures, SCREEN is the first of those that choose."""
 
     def __init__(self, transplant: Transplant, bases: Bases) -> None:
         self.transplant = transplant
         size = len(bases.predicted)
         cut = min(CHOOSING, size // 2)
-        self.parts = bases.part(0, cut), bases.part(cut, size)
+        self.parts = bases.part(0, cut), bases.part(cut, size), bases.part(0, min(SCREENING, cut))
 
     def rate(self, candidate: Candidate, target: int | str, part: int) -> tuple[float, int]:
         """Share of samples turned to the target, or for all-to-all to where the choosing part says their class goes."""
@@ -56,15 +60,17 @@ class Trials:
         after = self.transplant.predictions(self.parts[part], candidate)
         if isinstance(target, int):
             return turned(before, after, target)
-        choosing = self.parts[0].predicted
-        rule = rule_of(choosing, after if part == 0 else self.transplant.predictions(self.parts[0], candidate))
+        choosing = self.parts[SCREEN if part == SCREEN else 0].predicted
+        rule = rule_of(choosing, self.transplant.predictions(self.parts[0], candidate) if part == 1 else after)
         return moved_by_rule(before, after, rule)
 
     def best(self, tried: Iterable[tuple[Candidate, int]], target: int | str) -> dict[tuple[str, str], Best]:
         """Of candidates with the sizes of the groups they came from, the best of each kind and budget."""
         found: dict[tuple[str, str], Best] = {}
         for candidate, group in tried:
-            share, _ = self.rate(candidate, target, 0)
+            share, _ = self.rate(candidate, target, SCREEN)
+            if share >= SCREENED:
+                share, _ = self.rate(candidate, target, 0)
             key = (candidate.kind, candidate.budget)
             if key not in found or share > found[key].chosen_by:
                 found[key] = Best(candidate, share, group)

@@ -10,13 +10,16 @@ from naa_fast.errors import InputError, UsageError
 from naa_fast.files import write_whole
 from naa_fast.report.chart import chart_bytes
 from naa_fast.report.machine import report_bytes
+from naa_fast.report.pictures import OPTIONAL, optional_files
 from naa_fast.report.words import printable, summary
 
 PATH_CELLS = 200
 
 
 def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, object]) -> list[Path]:
-    """Write the six files of a report into `folder`, made if absent, and return their paths; older ones are replaced.
+    """Write the files of a report into `folder`, made if absent, and return their paths; older ones are replaced.
+
+    Six always; and, where a second look found something to show, pictures or texts of the triggers and of the top samples.
 
     report.json comes last, so where it is, the others are. A symbolic link at a file's name is replaced, never followed.
 
@@ -29,8 +32,11 @@ def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, ob
         "signature.png": chart_bytes(judgement, "png"),
         "signature.svg": chart_bytes(judgement, "svg"),
         "summary.txt": summary(judgement).encode("utf-8"),
+        **optional_files(judgement.evidence),
         "report.json": report_bytes(judgement, provenance),
     }
+    for name in set(OPTIONAL) - small.keys():  # of an older report in the same place
+        remove(folder / name)
     # The measurements one after the other: those of a large model are large.
     write(folder / "clean.naa.safetensors", judgement.clean.to_bytes())
     write(folder / "suspect.naa.safetensors", judgement.suspect.to_bytes())
@@ -47,6 +53,15 @@ def write(path: Path, content: bytes) -> None:
             f"cannot write {path.name} of the report",
             f"folder: {shown(path.parent)}: {error.strerror or error}",
             "expected a folder this user may write to, with room on its disk; choose another with --out",
+        ) from None
+
+
+def remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot replace {path.name} of an older report", str(error.strerror), "choose another with --out"
         ) from None
 
 

@@ -10,8 +10,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from naa_fast.detect.evidence import RankedSample
 from naa_fast.detect.judgement import Judgement, TopNeuron
+from naa_fast.detect.proof import Proof
 from naa_fast.measurement import Measurement
+from naa_fast.report.pictures import trigger_names
 
 SCHEMA = "naa-fast/report/1"
 UNITED = ("versions", "device", "backends")
@@ -25,6 +28,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
     kept, as one sorted list of strings; the digests of model and data are always the measurements' own.
     """
     verdict = judgement.verdict
+    files = trigger_names(judgement.evidence)
     return {
         "schema": SCHEMA,
         "outcome": verdict.outcome,
@@ -54,6 +58,8 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
             for name, layer in judgement.layers.items()
         ],
         "top": [{"layer": unicode_text(row.layer), **numbers(row)} for row in judgement.top()],
+        "ranking": [ranked(sample) for sample in (judgement.evidence.ranking.top if judgement.evidence.ranking else ())],
+        "proof": [proved(proof, files.get(proof)) for proof in judgement.evidence.proof],
         "coverage": {
             "clean": {"samples": judgement.clean.samples, "skipped": judgement.clean.skipped},
             "suspect": {"samples": judgement.suspect.samples, "skipped": judgement.suspect.skipped},
@@ -82,6 +88,33 @@ def numbers(row: TopNeuron) -> dict[str, Any]:
         "z": finite(row.z),
         "clean_mean": finite(row.clean_mean),
         "suspect_mean": finite(row.suspect_mean),
+    }
+
+
+def ranked(sample: RankedSample) -> dict[str, Any]:
+    return {
+        "sample": sample.sample,
+        "score": finite(sample.score),
+        "predicted": sample.predicted if sample.predicted >= 0 else None,
+        "carrier": sample.carrier,
+        "lit": [{"layer": unicode_text(layer), "neuron": neuron, "z": finite(z)} for layer, neuron, z in sample.lit],
+        "file": None if sample.file is None else unicode_text(sample.file),
+    }
+
+
+def proved(proof: Proof, file: str | None) -> dict[str, Any]:
+    """`file`: the one in the report folder that shows the trigger."""
+    return {
+        "kind": proof.kind,
+        "target": proof.target,
+        "stands": proof.stands,
+        "rate": finite(proof.rate),
+        "control": finite(proof.control),
+        "interval": [finite(end) for end in proof.interval],
+        "samples": proof.samples,
+        "tokens": list(proof.tokens),
+        "words": unicode_text(proof.words),
+        "file": file,
     }
 
 

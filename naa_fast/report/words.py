@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from math import floor, isfinite, log10
 
+from naa_fast.detect.evidence import TAIL, Evidence
 from naa_fast.detect.findings import LEVELS, Finding
 from naa_fast.detect.judgement import Judgement
 
@@ -16,6 +17,7 @@ SENTENCE_CELLS = 600
 LINES_PER_LEVEL = 5
 LINES_NOT_CHECKED = 8
 ROWS_UNKNOWN = 5
+ROWS_SAMPLES = 10
 
 UNSHOWN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Mn", "Me"}
 """Categories of characters that are invisible, move the cursor, turn the line round, or stack on their neighbours."""
@@ -33,6 +35,7 @@ def summary(judgement: Judgement, width: int = 100) -> str:
         heading(judgement, width),
         findings(judgement.verdict.findings, width),
         top_neurons(judgement, width),
+        top_samples(judgement.evidence, width),
         coverage(judgement, width),
         not_checked(judgement.verdict.not_checked, width),
     ]
@@ -108,6 +111,29 @@ def top_neurons(judgement: Judgement, width: int) -> list[str]:
     counts = [f"{sum(map(len, abnormal.values()))} abnormal (*)"]
     counts += [f"{total_unknown} that cannot be compared (?)"] if total_unknown else []
     return [*wrapped(f"Top {len(rows)} neurons, of {' and '.join(counts)} in all", width), *table]
+
+
+def top_samples(evidence: Evidence, width: int) -> list[str]:
+    """The highest-ranked suspect samples, and what was tried to prove a trigger."""
+    if evidence.ranking is None:
+        return []
+    ranking = evidence.ranking
+    carriers = int(ranking.carriers.sum()) if ranking.carriers is not None else 0
+    beyond = f"{ranking.beyond} of {len(ranking.scores)} beyond what {100 * (1 - TAIL):g} % of clean samples reach"
+    lines = wrapped(f"Top samples ({beyond}" + (f"; {carriers} carry a proven trigger, marked *)" if carriers else ")"), width)
+    for sample in ranking.top[:ROWS_SAMPLES]:
+        lit = ", ".join(f"{printable(layer, 24)}[{neuron}] {number(z)}" for layer, neuron, z in sample.lit)
+        called = f"class {sample.predicted}" if sample.predicted >= 0 else ""
+        name = f"  {printable(sample.file, 40)}" if sample.file else ""
+        text = f"{sample.sample}{name}  score {number(sample.score)}  {called}  lit: {lit or 'not kept'}"
+        lines += wrapped(text, width, "  * " if sample.carrier else "    ", "      ")
+    best = next(iter(evidence.proof), None)
+    if best is not None and not best.stands:
+        tried = (
+            f"Nearest to a proof: {best.kind} turns {100 * best.rate:.0f} % to {best.target}, control {100 * best.control:.0f} %"
+        )
+        lines += wrapped(f"{tried} ({evidence.forwards} samples run)", width)
+    return lines
 
 
 def coverage(judgement: Judgement, width: int) -> list[str]:

@@ -1,0 +1,142 @@
+"""What a person looks at beside the signature: the triggers that were proved, and the highest-ranked samples.
+
+`optional_files` gives them by name, as far as there is something to show.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from naa_fast.detect.evidence import Evidence, Ranking
+from naa_fast.detect.proof import Proof
+from naa_fast.records import Array
+from naa_fast.report.chart import LINE, LIT, MUTED, own_style
+from naa_fast.report.words import number, printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS, ROWS = 12, 4
+SHEET, TEXTS = "top-samples.png", "top-samples.txt"
+SHOWN_TRIGGERS = 3
+OPTIONAL = (SHEET, TEXTS, *(f"trigger-{i}.{form}" for i in range(1, SHOWN_TRIGGERS + 1) for form in ("png", "txt")))
+"""Every file a report may have beside the six it always has."""
+TEXT_CELLS = 2000
+
+
+def optional_files(evidence: Evidence) -> dict[str, bytes]:
+    """Name -> content of the files this evidence has something for."""
+    files = {}
+    for proof, name in trigger_names(evidence).items():
+        files[name] = text_trigger(proof) if proof.tokens else png_bytes(trigger_figure(proof))
+    if evidence.ranking is not None and evidence.pictures is not None and len(evidence.pictures):
+        files[SHEET] = png_bytes(sheet_figure(evidence.ranking, evidence.pictures))
+    if evidence.ranking is not None and evidence.texts:
+        files[TEXTS] = text_sheet(evidence.ranking, evidence.texts)
+    return files
+
+
+def trigger_names(evidence: Evidence) -> dict[Proof, str]:
+    """The file each proof that stands and can be shown goes to."""
+    standing = [proof for proof in evidence.proof if proof.stands and (proof.tokens or is_picture(proof.pattern))]
+    return {p: f"trigger-{i}.{'txt' if p.tokens else 'png'}" for i, p in enumerate(standing[:SHOWN_TRIGGERS], 1)}
+
+
+def is_picture(array: Array | None) -> bool:
+    """Whether an array is one image, `[channels, height, width]` with 1 or 3 channels."""
+    return array is not None and array.ndim == 3 and array.shape[0] in (1, 3)
+
+
+def trigger_figure(proof: Proof) -> Figure:
+    """The trigger alone, and the places it covers; of an offset what it adds, blue less and red more."""
+    from matplotlib.figure import Figure
+
+    assert proof.pattern is not None
+    with own_style():
+        figure = Figure(figsize=(7.5, 4.2), dpi=150, facecolor="white")
+        axes = figure.subplots(1, 2 if proof.mask is not None else 1, squeeze=False)[0]
+        if proof.mask is not None:
+            shown = np.where(proof.mask > 0, proof.pattern, np.nan)
+            axes[0].set_facecolor("#c8d4e8")
+            axes[0].imshow(pixels(shown), cmap="gray", interpolation="nearest")
+            axes[0].set_title("the trigger (on blue: left as it is)")
+            axes[1].imshow(proof.mask.max(0), cmap="gray", interpolation="nearest")
+            axes[1].set_title("the places it covers")
+        else:
+            furthest = max(float(np.abs(proof.pattern).max()), 1e-12)
+            drawn = axes[0].imshow(proof.pattern.mean(0), cmap="coolwarm", vmin=-furthest, vmax=furthest, interpolation="nearest")
+            figure.colorbar(drawn, ax=axes[0], shrink=0.8, label="added to the input, in its own units")
+            axes[0].set_title("the trigger (mean over channels)" if proof.pattern.shape[0] > 1 else "the trigger")
+        for ax in axes:
+            ax.set_xticks([])
+            ax.set_yticks([])
+        low, high = proof.interval
+        figure.suptitle(f"{proof.kind}: turns {proof.rate:.0%} of clean samples to {proof.target}", color=LINE, fontsize=12)
+        words = f"95 % interval {low:.0%} to {high:.0%} of {proof.samples}; read off clean samples: {proof.control:.0%}"
+        figure.text(0.5, 0.03, words, ha="center", color=MUTED, fontsize=9)
+    return figure
+
+
+def sheet_figure(ranking: Ranking, pictures: Array) -> Figure:
+    """The highest-ranked samples, with their place in the set and predicted class; red frames carry a proven trigger."""
+    from matplotlib.figure import Figure
+
+    shown = min(len(pictures), COLUMNS * ROWS)
+    rows = -(-shown // COLUMNS)
+    with own_style():
+        figure = Figure(figsize=(COLUMNS, 1.22 * rows + 0.6), dpi=110, facecolor="white")
+        axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+        figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=1 - 0.62 / (1.22 * rows + 0.6), hspace=0.28, wspace=0.06)
+        for ax, picture, sample in zip(axes, pictures[:shown], ranking.top, strict=False):
+            ax.imshow(pixels(picture), cmap="gray", interpolation="nearest")
+            called = f" → {sample.predicted}" if sample.predicted >= 0 else ""
+            ax.set_title(f"{sample.sample}{called}", fontsize=7, color=LIT if sample.carrier else MUTED, pad=2)
+            for spine in ax.spines.values():
+                spine.set_visible(sample.carrier)
+                spine.set_edgecolor(LIT)
+                spine.set_linewidth(2)
+        for ax in axes:
+            ax.set_xticks([])
+            ax.set_yticks([])
+        for ax in axes[shown:]:
+            ax.axis("off")
+        title = "The suspect samples farthest outside the clean set: sample → predicted class (red: carries a proven trigger)"
+        figure.suptitle(title, color=LINE, fontsize=10)
+    return figure
+
+
+def pixels(picture: Array) -> Array:
+    """`[channels, height, width]` as matplotlib wants it, each picture stretched to its own range."""
+    finite = picture[np.isfinite(picture)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    scaled = (picture - low) / max(high - low, 1e-12)
+    return scaled[0] if len(scaled) == 1 else np.moveaxis(scaled, 0, -1)
+
+
+def png_bytes(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with own_style():
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def text_trigger(proof: Proof) -> bytes:
+    low, high = proof.interval
+    lines = [
+        f"trigger: {printable(proof.words, TEXT_CELLS) if proof.words else '(token ids below)'}",
+        f"token ids: {' '.join(map(str, proof.tokens))}",
+        f"turns {proof.rate:.0%} of {proof.samples} clean samples of other classes to class {proof.target}",
+        f"95 % interval {low:.0%} to {high:.0%}; the strongest words of that class in clean data: {proof.control:.0%}",
+    ]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def text_sheet(ranking: Ranking, texts: tuple[str, ...]) -> bytes:
+    """One line a sample: its place, score, predicted class, and text, a proven trigger in »«."""
+    lines = ["The suspect samples farthest outside the clean set; a proven trigger stands in »«", ""]
+    for sample, text in zip(ranking.top, texts, strict=False):
+        lines.append(f"{sample.sample}  score {number(sample.score)}  class {sample.predicted}  {printable(text, TEXT_CELLS)}")
+    return ("\n".join(lines) + "\n").encode()
