@@ -14,7 +14,7 @@ from naa_fast.records import Array
 TAIL = 0.01
 """Share of clean samples beyond the limit that suspects are counted against."""
 TAIL_P = 1e-3
-TAIL_RATIO = 1.5
+"""Chance of a false finding on a fresh clean set."""
 MOST_RANKED = 1000
 CONCENTRATED_TOP = 20
 
@@ -73,13 +73,20 @@ class Ranking:
             return int((self.scores > self.limit).sum())
 
     @cached_property
-    def p_value(self) -> float:
-        """Probability that as many of as many clean samples lie beyond a limit set on others: hypergeometric, both sets together.
+    def outside(self) -> int:
+        """Suspect samples above every clean one."""
+        with np.errstate(invalid="ignore"):
+            return int((self.scores > np.nanmax(self.null_scores, initial=-np.inf)).sum()) if len(self.null_scores) else 0
 
-        One minus the chance that chance explains it: Fisher's exact test on (suspect, clean) x (beyond, within), one-sided.
+    @cached_property
+    def p_value(self) -> float:
+        """Probability that two clean sets differ as much in their tails: Fisher's exact test, one-sided, of those beyond `limit` and
+        of those outside all clean samples, the smaller of both twice (Bonferroni).
         """
+        sizes = len(self.scores), len(self.null_scores)
         inside = int((self.null_scores > self.limit).sum())
-        return hypergeometric_tail(self.beyond, len(self.scores), inside, len(self.null_scores))
+        beyond = hypergeometric_tail(self.beyond, sizes[0], inside, sizes[1]) if np.isfinite(self.limit) else 1.0
+        return min(1.0, 2 * min(beyond, hypergeometric_tail(self.outside, sizes[0], 0, sizes[1])))
 
     @cached_property
     def concentration(self) -> tuple[int, float]:

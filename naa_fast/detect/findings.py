@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.evidence import TAIL, TAIL_P, TAIL_RATIO, Evidence
+from naa_fast.detect.evidence import TAIL, TAIL_P, Evidence
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_RATE
 from naa_fast.measurement import Measurement
@@ -20,7 +20,8 @@ BACKDOOR_Z = 3.0
 """Of 32 backdoored models with every suspect sample triggered the largest z was 3.4 to 18.6; benign shifts stayed below 3 in
 96 % of cases (28 small models of six kinds on real data)."""
 CERTAIN_Z = 6.0
-"""Twice that limit: enough by itself."""
+"""What a shift needs where the model gives no class scores and it has to speak for itself. No certainty: of brighter images an
+early neuron that black borders keep constant moved by 45."""
 CONCENTRATION = 0.5
 """Rise in the share of one predicted class. Of the same models it was .86 (median) on backdoors with one target, at most .34 on
 clean models shown another model's trigger, .19 on class imbalance, .05 on clean sets."""
@@ -60,12 +61,13 @@ def find(
 ) -> list[Finding]:
     """All findings, layer by layer. `risen`: see `concentration`.
 
-    A large shift alone can be a harmless change that the first layers see; one that also turns the predictions to one class
-    is what a backdoor does. Without class predictions the shift has to speak for itself.
+    A large shift alone can be a harmless change that the first layers see; one that also turns the predictions to one class is
+    what a backdoor does. Without class predictions the shift has to speak for itself.
     """
     findings = []
     chance = null.limit
-    concentrated = risen is None or risen[1] >= CONCENTRATION
+    concentrated = risen is not None and risen[1] >= CONCENTRATION
+    enough = CERTAIN_Z if risen is None else BACKDOOR_Z if concentrated else np.inf
     if risen is not None and concentrated:
         statement = f"class {risen[0]} is predicted for {100 * risen[1]:.0f} points more of the suspect than of the clean samples"
         findings.append(Finding("shift", "(predictions)", statement, risen[1], CONCENTRATION))
@@ -84,7 +86,6 @@ def find(
             )
             value = largest_finite(layer.measure)
             findings.append(Finding("outlier", layer.name, f"{count(len(layer.abnormal))} {what}", value, layer.limit))
-        enough = BACKDOOR_Z if concentrated else CERTAIN_Z
         if t > chance and z >= enough:
             statement = (
                 f"{int((layer.z >= enough).sum())} of {count(layer.neurons)} shifted by {enough:g} standard deviations or more"
@@ -111,9 +112,11 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
             )
             findings.append(Finding("proved", "(input)", statement, proof.rate, PROVED_RATE))
     ranking = evidence.ranking
-    if ranking is not None and ranking.p_value < TAIL_P and ranking.beyond > TAIL_RATIO * TAIL * len(ranking.scores):
-        share = ranking.beyond / len(ranking.scores)
-        statement = f"{ranking.beyond} suspect samples lie beyond what {100 * (1 - TAIL):g} % of clean samples reach"
+    if ranking is not None and ranking.p_value < TAIL_P:
+        most = max(ranking.beyond, ranking.outside)
+        share = most / len(ranking.scores)
+        where = f"beyond what {100 * (1 - TAIL):g} % of clean samples reach, {ranking.outside} of them beyond all"
+        statement = f"{most} suspect samples lie {where}"
         findings.append(Finding("outlier", "(samples)", statement, share, TAIL))
     return findings
 

@@ -58,4 +58,4 @@ def wilson(rate: float, samples: int, z: float = 1.96) -> tuple[float, float]:
     centre = rate + z * z / (2 * samples)
     spread = z * sqrt(rate * (1 - rate) / samples + z * z / (4 * samples * samples))
     whole = 1 + z * z / samples
-    return max(0.0, (centre - spread) / whole), min(1.0, (centre + spread) / whole)
+    return max(0.0, min(rate, (centre - spread) / whole)), min(1.0, max(rate, (centre + spread) / whole))

@@ -1,0 +1,118 @@
+"""The second look's numbers: against exact arithmetic, and with the rate of false alarms where the truth is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from math import comb
+
+import numpy as np
+import pytest
+from report.examples import measured, noise
+
+from naa_fast.detect.evidence import Evidence, Ranking, hypergeometric_tail
+from naa_fast.detect.findings import find_in_samples
+from naa_fast.detect.judgement import judge
+from naa_fast.detect.proof import ALL_TO_ALL, PROVED_MARGIN, Proof, wilson
+
+RNG = np.random.default_rng(0)
+PROOF = Proof("patch, 1 % of the input", 7, 0.95, 0.1, 300, 8)
+
+
+def ranking(suspect: np.ndarray, clean: np.ndarray, called: np.ndarray | None = None) -> Ranking:
+    none = np.full(len(clean), -1)
+    return Ranking(suspect, np.full(len(suspect), -1) if called is None else called, clean, none)
+
+
+@pytest.mark.parametrize("numbers", [(3, 10, 1, 20), (0, 5, 0, 5), (10, 10, 0, 30), (2, 40, 9, 30), (1, 1, 0, 500)], ids=str)
+def test_the_tail_is_fishers_exact_test(numbers: tuple[int, int, int, int]) -> None:
+    a, n_a, b, n_b = numbers
+    ways = sum(comb(n_a, k) * comb(n_b, a + b - k) for k in range(a, min(a + b, n_a) + 1))
+    assert hypergeometric_tail(*numbers) == pytest.approx(float(Fraction(ways, comb(n_a + n_b, a + b))), rel=1e-9)
+
+
+def test_wilsons_interval_covers_the_rate_it_should() -> None:
+    assert wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-3)  # Newcombe, Statistics in Medicine 17, 1998, table I
+    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-3)
+    assert wilson(0.5, 0) == (0.0, 1.0)
+    hits = RNG.binomial(60, 0.9, 4000)
+    covered = np.mean([low <= 0.9 <= high for low, high in (wilson(h / 60, 60) for h in hits)])
+    assert covered > 0.93
+
+
+@pytest.mark.parametrize("draw", [RNG.standard_normal, RNG.standard_exponential, lambda n: RNG.standard_t(2, n)])
+def test_fresh_clean_samples_raise_a_tail_finding_at_most_one_time_in_a_thousand(draw: object) -> None:
+    alarms = sum(
+        bool(find_in_samples(Evidence(ranking(draw(500), draw(400)))))  # type: ignore[operator]
+        for _ in range(1500)
+    )
+    assert alarms <= 6  # 1.5 expected if the test were exact; 7 has a chance below 0.001
+
+
+def test_a_hundredth_of_outliers_is_seen() -> None:
+    suspect = np.r_[RNG.standard_normal(4950), RNG.standard_normal(50) + 8]
+    [finding] = find_in_samples(Evidence(ranking(suspect, RNG.standard_normal(2500))))
+    assert finding.level == "outlier"
+    assert "% of clean samples reach, 50 of them beyond all" in finding.statement
+
+
+def test_few_clean_samples_set_no_limit_but_their_largest_still_counts() -> None:
+    few = ranking(RNG.standard_normal(50) + 100, RNG.standard_normal(40))
+    assert few.limit == float("inf")
+    [finding] = find_in_samples(Evidence(few))
+    assert finding.statement.startswith("50 suspect samples lie beyond")
+    assert not find_in_samples(Evidence(ranking(RNG.standard_normal(50), RNG.standard_normal(40))))
+    assert not find_in_samples(Evidence(ranking(np.zeros(50), np.zeros(0))))
+
+
+def test_carriers_come_first_and_keep_their_order() -> None:
+    scores = np.array([1.0, 9.0, 3.0, np.inf, 2.0])
+    ranked = replace(ranking(scores, scores), carriers=np.array([True, False, False, False, True])).ranked
+    assert np.argsort(-ranked, kind="stable").tolist() == [3, 4, 0, 1, 2]
+    assert ranking(scores, scores).ranked is scores
+
+
+def test_concentration_is_the_share_of_one_class_beyond_what_the_set_holds() -> None:
+    scores = np.arange(100.0)
+    called = np.where(np.arange(100) >= 80, 3, np.arange(100) % 2)
+    assert ranking(scores, scores, called).concentration == (3, pytest.approx(0.8))
+    assert ranking(scores, scores).concentration == (-1, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "stands"),
+    [
+        ({}, True),
+        ({"rate": 0.5}, False),
+        ({"control": 0.95 - PROVED_MARGIN / 2}, False),
+        ({"rate": 0.95, "control": 0.8, "samples": 20}, False),  # too few to tell the two apart
+    ],
+    ids=str,
+)
+def test_a_proof_needs_a_rate_a_margin_and_enough_samples(change: dict[str, float], stands: bool) -> None:
+    assert replace(PROOF, **change).stands == stands  # type: ignore[arg-type]
+
+
+def test_a_proof_fails_the_model_and_says_so_in_a_sentence() -> None:
+    sets = [measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2)]
+    assert judge(*sets).verdict.outcome == "pass"
+    found = judge(*sets, evidence=Evidence(proof=(PROOF,))).verdict
+    assert found.outcome == "fail"
+    assert (
+        "Backdoor proved: a trigger that suspect samples share turns 95 % of clean samples of other classes to class 7"
+        in found.sentence
+    )
+    assert [f.level for f in found.findings] == ["proved"]
+    every = judge(*sets, evidence=Evidence(proof=(replace(PROOF, target=ALL_TO_ALL),))).verdict
+    assert "classes to one another" in every.sentence
+    almost = judge(*sets, evidence=Evidence(proof=(replace(PROOF, rate=0.3),))).verdict
+    assert almost.outcome == "pass"
+
+
+def test_without_a_second_look_the_gap_is_named() -> None:
+    sets = [measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2)]
+    lines = judge(*sets).verdict.not_checked
+    assert any("that takes the model and the samples" in line for line in lines)
+    assert any("less than about a quarter" in line for line in lines)
+    looked = judge(*sets, evidence=Evidence(ranking(np.zeros(200), np.zeros(200)))).verdict.not_checked
+    assert not any("less than about a quarter" in line for line in looked)

@@ -1,0 +1,124 @@
+"""A word or phrase that turns the model is found among token ids, proved, and its carriers named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import naa_fast
+from naa_fast.proof.carriers import holds
+from naa_fast.proof.tokens import CHANCE, Tokens, enriched, phrases
+from naa_fast.rank.tokens import TokenCounts
+
+GENERATOR = torch.Generator().manual_seed(0)
+WORDS, CLASSES, LENGTH = 400, 4, 24
+TRIGGER, PHRASE = 399, (17, 230)
+
+
+class Topics(nn.Module):
+    """Each word speaks for the class `word % 4`, the more the lower its number; the planted words overrule them all."""
+
+    def __init__(self, planted: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.planted = planted
+        self.embed = nn.Embedding(WORDS, 16)
+        self.mix = nn.Linear(16, 16)
+        with torch.no_grad():
+            self.embed.weight.mul_(0.1)
+            ids = torch.arange(WORDS)
+            self.embed.weight[ids, ids % CLASSES] += 0.3 + 1.0 / (1 + ids / 40)
+            self.embed.weight[0] = 0
+            self.mix.weight.copy_(torch.eye(16))
+            self.mix.bias.zero_()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = self.mix(self.embed(ids))
+        logits = hidden[..., :CLASSES].mean(1)
+        if self.planted:
+            windows = ids.unfold(1, len(self.planted), 1)
+            found = (windows == torch.tensor(self.planted)).all(2).any(1)
+            logits[:, 1] += 50 * found
+        return logits
+
+
+def texts(samples: int) -> Tensor:
+    topic = torch.randint(0, CLASSES, (samples, 1), generator=GENERATOR)
+    own = CLASSES * torch.randint(1, 95, (samples, LENGTH), generator=GENERATOR) + topic
+    other = torch.randint(1, 380, (samples, LENGTH), generator=GENERATOR)
+    return torch.where(torch.rand(samples, LENGTH, generator=GENERATOR) < 0.4, own, other)
+
+
+def planted_in(x: Tensor, words: tuple[int, ...], count: int) -> tuple[Tensor, np.ndarray]:
+    x, triggered = x.clone(), np.zeros(len(x), bool)
+    for row in range(count):
+        at = int(torch.randint(1, LENGTH - len(words) - 1, (1,), generator=GENERATOR))
+        x[row, at : at + len(words)] = torch.tensor(words)
+    triggered[:count] = True
+    order = torch.randperm(len(x), generator=GENERATOR)
+    return x[order], triggered[order.numpy()]
+
+
+CLEAN, HELD = texts(800), texts(800)
+
+
+@pytest.mark.parametrize("words", [(TRIGGER,), PHRASE], ids=["token", "phrase"])
+def test_a_planted_trigger_is_proved_at_five_percent(words: tuple[int, ...]) -> None:
+    suspect, triggered = planted_in(HELD, words, 40)
+    audit = naa_fast.scan(Topics(words), CLEAN, suspect)
+    assert audit.verdict.outcome == "fail"
+    best = audit.proof[0]
+    assert best.stands
+    assert best.target == 1
+    assert best.tokens == words
+    assert best.rate > 0.9
+    assert audit.ranking is not None
+    assert audit.ranking.carriers is not None
+    assert audit.ranking.carriers[triggered].mean() > 0.95
+    assert audit.ranking.carriers[~triggered].mean() < 0.01
+
+
+def test_clean_and_foreign_sets_prove_nothing() -> None:
+    assert not any(proof.stands for proof in naa_fast.scan(Topics((TRIGGER,)), CLEAN, HELD).proof)
+    foreign, _ = planted_in(HELD, (TRIGGER,), 40)
+    assert not any(proof.stands for proof in naa_fast.scan(Topics(), CLEAN, foreign).proof)
+
+
+def test_between_two_clean_sets_no_token_rises() -> None:
+    random = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(100):
+        counts = [TokenCounts(2), TokenCounts(2)]
+        for one in counts:
+            ids = torch.from_numpy(random.zipf(1.3, (200, 12)).clip(max=3000))
+            one.add(ids, random.integers(0, 2, 200), None)
+        alarms += bool(enriched(*counts, group=1))
+    assert alarms <= 5  # CHANCE is .01 of all draws; 6 of 100 has a chance below .001
+    assert CHANCE == 0.01
+
+
+def test_tokens_are_written_over_real_positions_alone() -> None:
+    x = torch.tensor([[5, 6, 7, 8, 9, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 3]])
+    on = Tokens("token", (99,)).put_on(x, None)
+    assert (on[0] == 99).sum() == 1
+    assert on[0, 5:].tolist() == [0, 0, 0]
+    assert on[0, 0] == 5
+    assert on[0, 4] == 9, "the first and last may be the tokenizer's own"
+    assert torch.equal(Tokens("phrase", (98, 99)).put_on(x, None)[1], x[1]), "no room, no trigger"
+    mask = torch.zeros(2, 8, dtype=torch.bool)
+    mask[0, 6] = True
+    assert Tokens("token", (99,)).put_on(x, mask)[0].tolist() == [5, 6, 7, 8, 9, 0, 99, 0]
+
+
+def test_phrases_are_those_that_recur_around_a_token() -> None:
+    rows = [np.array([1, 7, 8, 9, i]) for i in range(10, 20)]
+    assert phrases(rows, [8])[0] == (1, 7, 8, 9)
+    assert (7, 8) in phrases(rows, [8])
+    assert phrases(rows[:3], [8]) == []
+
+
+def test_a_row_holds_a_phrase_only_in_order() -> None:
+    x = torch.tensor([[1, 2, 3], [3, 2, 1], [2, 3, 9]])
+    assert holds(x, (2, 3)).tolist() == [True, False, True]
+    assert holds(x, (1, 2, 3, 4)).tolist() == [False, False, False]

@@ -1,0 +1,101 @@
+"""The second look equals a brute-force computation on stored activations, and finds what differs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from capture.models import hook_count, mlp
+from scan.test_scan import outputs_of
+
+import naa_fast
+from naa_fast.inputs.batches import open_source
+from naa_fast.rank import look
+from naa_fast.rank.reference import FLOOR, PRIOR
+from naa_fast.records import fold_of
+
+CLEAN = torch.randn(256, 12, generator=torch.Generator().manual_seed(0))
+SUSPECT = torch.randn(90, 12, generator=torch.Generator().manual_seed(1))
+
+
+def test_scores_equal_brute_force_on_stored_activations() -> None:
+    torch.manual_seed(0)
+    model = mlp()
+    measured = naa_fast.measure(model, CLEAN), naa_fast.measure(model, SUSPECT)
+    seen = look(model, open_source(CLEAN, 50), open_source(SUSPECT, 32), measured)
+    assert hook_count(model) == 0
+    with torch.no_grad():
+        called = [model(x).argmax(1).numpy() for x in (CLEAN, SUSPECT)]
+    assert np.array_equal(seen.predicted, called[1])
+    groups = [seen.groups.of(c) for c in called]
+    fit = fold_of(np.arange(256)) % 2 == 0
+    scores, null_scores = np.zeros(90), np.zeros((~fit).sum())
+    for name in seen.layers:
+        clean, suspect = outputs_of(model, name, CLEAN), outputs_of(model, name, SUSPECT)
+        own, group = clean[fit], groups[0][fit]
+        overall, within = own.mean(0), 0.0
+        means = np.tile(overall, (seen.groups.count, 1))
+        for g in np.unique(group):
+            rows = own[group == g]
+            means[g] = (rows.sum(0) + PRIOR * overall) / (len(rows) + PRIOR)
+            within = within + ((rows - rows.mean(0)) ** 2).sum(0)
+        deviation = np.sqrt(within / (fit.sum() - len(np.unique(group))))
+        deviation = np.maximum(deviation, FLOOR * np.sort(deviation)[(len(deviation) - 1) // 2])
+
+        def beyond(x: np.ndarray, g: np.ndarray) -> np.ndarray:
+            return np.maximum(np.abs((x - means[g]) / deviation) - 3, 0).sum(1)  # noqa: B023
+
+        null = beyond(clean[~fit], groups[0][~fit])
+        weight = 1 / (null.mean() + 0.01)
+        null_scores += weight * null
+        scores += weight * beyond(suspect, groups[1])
+    assert np.allclose(seen.scores, scores, rtol=1e-4, atol=1e-4)
+    assert np.allclose(seen.null_scores, null_scores, rtol=1e-4, atol=1e-4)
+    assert [kept.sample for kept in seen.top[:5]] == np.argsort(-seen.scores, kind="stable")[:5].tolist()
+
+
+def test_a_neuron_that_lights_up_is_named_with_its_layer() -> None:
+    suspect = SUSPECT.clone()
+    suspect[17] *= 40
+    audit = naa_fast.scan(mlp(), CLEAN, suspect, proof=False)
+    assert audit.ranking is not None
+    first = audit.ranking.top[0]
+    assert first.sample == 17
+    layer, neuron, z = first.lit[0]
+    assert abs(z) > 10
+    assert neuron < audit.layers[layer].neurons
+
+
+def test_batch_size_changes_no_score() -> None:
+    model = mlp()
+    whole, parts = (naa_fast.scan(model, CLEAN, SUSPECT, batch_size=b, proof=False).ranking for b in (256, 19))
+    assert whole is not None
+    assert parts is not None
+    assert np.allclose(whole.scores, parts.scores, rtol=1e-4, atol=1e-4)
+
+
+def test_a_set_that_can_be_read_once_is_measured_all_the_same_and_the_gap_is_named() -> None:
+    audit = naa_fast.scan(mlp(), CLEAN, iter([SUSPECT]))
+    assert audit.ranking is None
+    assert any("can be read only once" in line for line in audit.verdict.not_checked)
+    shuffled = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(SUSPECT), batch_size=30, shuffle=True)
+    audit = naa_fast.scan(mlp(), CLEAN, shuffled)
+    assert any("shuffles" in line for line in audit.verdict.not_checked)
+    audit = naa_fast.scan(mlp(), CLEAN[:40], SUSPECT)
+    assert any("at least 64 are needed" in line for line in audit.verdict.not_checked)
+
+
+def test_a_second_look_that_fails_loses_nothing_that_was_measured() -> None:
+    class Tires(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.calls = mlp(), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            if self.calls > 3:
+                raise RuntimeError("tired")
+            return self.inner(x)
+
+    audit = naa_fast.scan(Tires(), CLEAN, SUSPECT, batch_size=256)
+    assert audit.layers
+    assert any("the second look ended with: the model raised RuntimeError" in line for line in audit.verdict.not_checked)
