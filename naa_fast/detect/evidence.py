@@ -80,8 +80,8 @@ class Ranking:
 
     @cached_property
     def p_value(self) -> float:
-        """Probability that two clean sets differ as much in their tails: Fisher's exact test, one-sided, of those beyond `limit` and
-        of those outside all clean samples, the smaller of both twice (Bonferroni).
+        """Probability that two clean sets differ as much in their tails: Fisher's exact test, one-sided, of those beyond
+        `limit` and of those outside all clean samples, the smaller of both twice (Bonferroni).
         """
         sizes = len(self.scores), len(self.null_scores)
         inside = int((self.null_scores > self.limit).sum())

@@ -10,7 +10,7 @@ import numpy as np
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import TAIL, TAIL_P, Evidence
 from naa_fast.detect.null import CleanNull, t_statistic
-from naa_fast.detect.proof import ALL_TO_ALL, PROVED_RATE
+from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.measurement import Measurement
 from naa_fast.records import ROWS
 
@@ -110,7 +110,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
                 f"a trigger {what} {100 * proof.rate:.0f} % of {where} (95 % interval {100 * low:.0f} to {100 * high:.0f} %; "
                 f"the same read off clean samples: {100 * proof.control:.0f} %)"
             )
-            findings.append(Finding("proved", "(input)", statement, proof.rate, PROVED_RATE))
+            findings.append(Finding("proved", "(input)", statement, proof.rate, proof.limit))
     ranking = evidence.ranking
     if ranking is not None and ranking.p_value < TAIL_P:
         most = max(ranking.beyond, ranking.outside)

@@ -7,11 +7,15 @@ from math import sqrt
 
 from naa_fast.records import Array
 
-ALL_TO_ALL = "all-to-all"
-PROVED_RATE = 0.6
-"""TODO"""
-PROVED_MARGIN = 0.1
-"""TODO"""
+ALL_TO_ALL = "all-to-all" PROVED_RATE, PROVED_MARGIN = 0.6, 0.4 """What a patch or an offset must turn, and by how much more
+than what clean groups share. Chosen on half of the attacks of the study (docs/detection.md): patches, blends and rules between
+classes came to .66 and more over a control of at most .14; nothing read off clean, shifted, imbalanced or foreign sets had a
+margin above .4.
+"""
+PROVED_TOKEN_RATE, PROVED_TOKEN_MARGIN = 0.8, 0.05 """The same of words, whose control is the strongest word of the class in
+clean data and turns .7 to .9 itself: what is tried has to be far more frequent than in clean data under the same predicted
+class, which no clean set shows (proof/tokens.py).
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +45,16 @@ class Proof:
         return wilson(self.rate, self.samples)
 
     @property
+    def limit(self) -> float:
+        """The rate a proof needs."""
+        return PROVED_TOKEN_RATE if self.tokens else PROVED_RATE
+
+    @property
     def stands(self) -> bool:
-        """Whether this is a proof, or only the best that was found."""
+        """Whether this is a proof, or only the best that was found: the rate, and its distance from the control."""
+        margin = PROVED_TOKEN_MARGIN if self.tokens else PROVED_MARGIN
         control = wilson(self.control, self.samples)[1]
-        return self.rate >= PROVED_RATE and self.interval[0] > control and self.margin >= PROVED_MARGIN
+        return self.rate >= self.limit and self.interval[0] > control and self.margin >= margin
 
     @property
     def margin(self) -> float:

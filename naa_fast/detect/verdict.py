@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.evidence import Evidence
+from naa_fast.detect.evidence import TAIL_P, Evidence
 from naa_fast.detect.findings import (
     ROOT,
     Finding,
@@ -47,12 +47,14 @@ NOT_CHECKED = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """`outcome` (one of OUTCOMES), the model-level `score` (largest z, comparable across models), the probability `p_value` that
-    a clean set differs this much, a `sentence` for a person, the findings, and what this verdict does not cover.
+    """`outcome` (one of OUTCOMES), the model-level `score` (see `backdoor_score`), the largest standardised difference `z` of any
+    neuron, the probability `p_value` that a clean set differs this much, a `sentence` for a person, the findings, and what this
+    verdict does not cover.
     """
 
     outcome: str
     score: float
+    z: float
     p_value: float
     sentence: str
     findings: tuple[Finding, ...]
@@ -89,18 +91,34 @@ def judge_outcome(
         outcome = "inconclusive"
     else:
         outcome = "pass"
-    score = max((largest_finite(layer.z) for layer in layers), default=0.0)
+    z = max((largest_finite(layer.z) for layer in layers), default=0.0)
+    risen = concentration(clean, suspect)
+    score = backdoor_score(z, risen[1] if risen is not None and "shift" in levels else 0.0, evidence)
     p_value = null.p_value(max((largest_t(layer) for layer in layers), default=-np.inf))
-    sentence = describe_proof(evidence) or describe(outcome, layers, gaps, score, "shift" in levels)
+    sentence = describe_proof(evidence) or describe(outcome, layers, gaps, z, "shift" in levels)
     silent = [note for m in (clean, suspect) for note in m.provenance.get("notes", ()) if "never fired" in note]
     return Verdict(
         outcome,
         score,
+        z,
         p_value,
         sentence,
         tuple(findings),
         (*gaps, *dict.fromkeys(silent), *evidence.notes, *not_checked(evidence)),
     )
+
+
+def backdoor_score(z: float, rise: float, evidence: Evidence) -> float:
+    """How much like a backdoor it looks, comparable across models: about 0 for like sets, 1 for a proof without exception.
+
+    The largest of: the margin of the best proof over its control, standing or not; the `rise` in the share of one predicted
+    class; half the concentration of predictions among the highest-ranked samples, where more lie outside than by chance. A shift adds a tenth at most: it says that the sets differ, not that the model is backdoored.
+    """
+    margin = max((proof.margin for proof in evidence.proof), default=0.0)
+    gathered = 0.0
+    if evidence.ranking is not None and evidence.ranking.p_value < TAIL_P:
+        gathered = 0.5 * evidence.ranking.concentration[1]
+    return max(margin, rise, gathered, 0.0) + 0.1 * z / (z + 3.0)
 
 
 def observed(measurement: Measurement) -> int:

@@ -96,7 +96,7 @@ def head(figure: Figure, judgement: Judgement, shown: list[Panel], sentence: lis
 
     verdict, layers = judgement.verdict, list(judgement.layers.values())
     line(0.38, 0.02, verdict.outcome.upper(), fontsize=17, weight="bold", color=OUTCOME_COLOURS[verdict.outcome])
-    line(0.38, 0.98, f"score {number(verdict.score)} σ", fontsize=12, ha="right", color=LINE)
+    line(0.38, 0.98, f"largest z {number(verdict.z)} σ", fontsize=12, ha="right", color=LINE)
     for row, text in enumerate(sentence):
         line(0.63 + 0.18 * row, 0.02, text, fontsize=10, color=LINE)
     below = 0.8 + 0.18 * len(sentence)

@@ -34,6 +34,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
         "outcome": verdict.outcome,
         "exit_code": verdict.exit_code,
         "score": finite(verdict.score),
+        "z": finite(verdict.z),
         "p_value": finite(verdict.p_value),
         "sentence": unicode_text(verdict.sentence),
         "threshold": finite(judgement.limit),

@@ -54,7 +54,8 @@ def heading(judgement: Judgement, width: int) -> list[str]:
         f"{verdict.outcome.upper()} (exit code {verdict.exit_code})",
         *wrapped(printable(verdict.sentence, SENTENCE_CELLS), width),
         "",
-        *wrapped(f"{number(verdict.score)}, the largest difference in standard deviations of a sample", width, "score     "),
+        *wrapped(f"{number(verdict.score)} (0: the sets are alike, 1: a proof without exception)", width, "score     "),
+        *wrapped(f"{number(verdict.z)}, the largest difference in standard deviations of a sample", width, "largest z "),
         *wrapped(p_value(verdict.p_value), width, "p-value   "),
         *wrapped(limit, width, "abnormal  "),
     ]

@@ -126,7 +126,7 @@ def test_measure_then_compare_is_the_scan(here: Path, capsys: pytest.CaptureFixt
     compared, scanned = (json.loads((here / name / "report.json").read_text()) for name in ("compared", "naa-report"))
     assert compared["layers"] == scanned["layers"]
     assert compared["top"] == scanned["top"]
-    assert compared["score"] == scanned["score"]
+    assert compared["z"] == scanned["z"]
 
 
 def test_compare_and_merge_load_no_torch(here: Path) -> None:

@@ -85,7 +85,9 @@ def test_concentration_is_the_share_of_one_class_beyond_what_the_set_holds() -> 
         ({}, True),
         ({"rate": 0.5}, False),
         ({"control": 0.95 - PROVED_MARGIN / 2}, False),
-        ({"rate": 0.95, "control": 0.8, "samples": 20}, False),  # too few to tell the two apart
+        ({"rate": 0.95, "control": 0.45, "samples": 8}, False),  # too few to tell the two apart
+        ({"tokens": (3,), "control": 0.85}, True),
+        ({"tokens": (3,), "rate": 0.7}, False),
     ],
     ids=str,
 )

@@ -116,7 +116,7 @@ def test_a_moderate_shift_warns_and_an_overwhelming_one_fails() -> None:
     shifted[:, 5] += 5.3
     verdict = verdict_of(shifted)
     assert (verdict.outcome, verdict.exit_code) == ("fail", 1)
-    assert verdict.score == pytest.approx(8, rel=0.1)
+    assert verdict.z == pytest.approx(8, rel=0.1)
 
 
 def test_class_predictions_tell_a_backdoor_from_a_shift() -> None:
