@@ -112,7 +112,8 @@ def backdoor_score(z: float, rise: float, evidence: Evidence) -> float:
     """How much like a backdoor it looks, comparable across models: about 0 for like sets, 1 for a proof without exception.
 
     The largest of: the margin of the best proof over its control, standing or not; the `rise` in the share of one predicted
-    class; half the concentration of predictions among the highest-ranked samples, where more lie outside than by chance. A shift adds a tenth at most: it says that the sets differ, not that the model is backdoored.
+    class; half the concentration of predictions among the highest-ranked samples, where more lie outside than by chance. A shift
+    adds a tenth at most: it says that the sets differ, not that the model is backdoored.
     """
     margin = max((proof.margin for proof in evidence.proof), default=0.0)
     gathered = 0.0

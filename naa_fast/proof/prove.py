@@ -11,6 +11,7 @@ from torch import nn
 
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.inputs.batches import Batch
+from naa_fast.proof.harmless import harmless_changes
 from naa_fast.proof.images import SIZES, CleanImages, candidates
 from naa_fast.proof.tokens import Tokens, characteristic, enriched, phrases
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
@@ -172,6 +173,7 @@ def image_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
         if settled is None:
             continue
         best, rate, control, samples = settled
+        control = max(control, *(trials.rate(change, target, 1)[0] for change in harmless_changes(clean)))
         candidate = best.candidate
         kind = f"{candidate.kind}, {candidate.budget}"
         yield Proof(
