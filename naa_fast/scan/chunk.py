@@ -118,7 +118,7 @@ class Runner:
             part, *rest = pieces(pending.popleft(), self.most)
             pending.extendleft(reversed(rest))
             self.accumulator.begin(part.size, start + done, part.mask)
-            self.capture.begin(part.size)
+            self.capture.begin(part.size, part.mask)
             fits = True
             try:
                 output = self.forward(part)
