@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 DEFAULT_REPORT = Path("naa-report")
 LINE_CELLS = 2000  # more than the longest path on most systems
 DEVICES = ("auto", "cpu", "cuda")
+DATASET = "hf-data:"
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """The options that say which model, with which weights."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        required=True,
+        required=required,
         metavar="FILE.py:FUNCTION|package.module:FUNCTION|hf:FOLDER",
         help="function that returns the model (its code is RUN, so name only code you trust), or a Hugging Face folder or id, "
         "from which no code is run",
@@ -61,7 +62,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 def add_text(group: Any) -> None:
     """The options that say how text becomes tokens."""
-    group.add_argument("--text-field", metavar="NAME", help="field of .jsonl and .csv that holds the text (default: text)")
+    group.add_argument("--text-field", metavar="NAME", help="field or column that holds the text (default: text)")
     group.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer for text (default: that of the hf: model)")
     group.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut longer texts (default: refuse them)")
     group.add_argument("--padding-side", choices=("right", "left"), default="right", help="where texts are padded")
@@ -198,10 +199,10 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
 
 def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:
     """The sets at `paths`; for text with the tokenizer the options name."""
-    from naa_fast.inputs.batches import TEXT_SUFFIXES, open_source
+    from naa_fast.inputs.batches import is_text, open_source
 
     text = None
-    if any(path.is_file() and path.suffix.lower() in TEXT_SUFFIXES for path in paths):
+    if any(is_text(path) for path in paths):
         from naa_fast.inputs.pretrained import PREFIX, load_tokenizer
         from naa_fast.inputs.text import TextOptions
 
@@ -226,6 +227,11 @@ def fit_positions(model: nn.Module, sources: list[Source]) -> None:
     for source in sources:
         if isinstance(source, TextSource) and source.options.padding_side == "left":
             source.options = replace(source.options, position_ids=wants_positions(model))
+
+
+def place_of(data: Path) -> Path:
+    """The file or folder behind a path, without the word for its kind in front."""
+    return Path(str(data).removeprefix(DATASET))
 
 
 def model_place(spec: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""Text as batches of tokens: `.txt`, `.jsonl` and `.csv`, with padding and masks made here."""
+"""Text as batches of tokens: `.txt`, `.jsonl`, `.csv`, `.parquet` and dataset folders, with padding and masks made here."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from naa_fast.errors import InputError, UsageError
+from naa_fast.inputs.arrow import read_dataset, read_parquet
 from naa_fast.inputs.batches import Batch
 
 SIDES = ("right", "left")
@@ -25,7 +26,7 @@ SHOWN = 10
 class TextOptions:
     """How text becomes tokens.
 
-    `tokenizer`: a transformers tokenizer. `field`: the column of a `.jsonl` or `.csv`. `max_length`: longer texts are cut there;
+    `tokenizer`: a transformers tokenizer. `field`: the column of anything but a `.txt`. `max_length`: longer texts are cut there;
     None refuses a text longer than the tokenizer's limit, since what is cut off is never scanned. `skip_special`: the tokens the
     tokenizer adds around a text are seen by the model and left out of the statistics; a special token written in the text itself
     counts, or a trigger could hide as one. `position_ids`: pass them, counted from the first real token (`wants_positions`).
@@ -118,7 +119,7 @@ def padded(rows: list[tuple[list[int], list[int]]], options: TextOptions, skippe
 
 
 def open_text(path: Path, batch_size: int, options: TextOptions | None) -> TextSource:
-    """The texts in a file, read whole: `.txt` a line each, `.jsonl` and `.csv` the field `options.field` of each record.
+    """The texts in a file or dataset folder, read whole: `.txt` a line each, else the field `options.field` of each record.
 
     Raises:
         InputError: no tokenizer, text that is not UTF-8, a record that is damaged or lacks the field, or no text at all.
@@ -129,7 +130,8 @@ def open_text(path: Path, batch_size: int, options: TextOptions | None) -> TextS
             "a text needs the tokenizer of the model, and none is known",
             "use a model of the form hf:FOLDER, or name a folder with --tokenizer",
         )
-    read = {".txt": read_lines, ".jsonl": read_jsonl, ".csv": read_csv}[path.suffix.lower()]
+    readers = {".txt": read_lines, ".jsonl": read_jsonl, ".csv": read_csv, ".parquet": read_parquet}
+    read = read_dataset if path.is_dir() else readers.get(path.suffix.lower(), read_dataset)
     try:
         texts = read(path, options.field)
     except UnicodeDecodeError as error:

@@ -147,7 +147,7 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     text = message(tmp_path)
     assert f"no image in {tmp_path}" in text
-    assert "0 links lead out of the folder, 0 files could not be decoded" in text
+    assert "0 links lead out of it, 0 files could not be decoded" in text
     assert "expected files ending in .png, .jpg, .jpeg, .bmp, .webp, .tif, .tiff" in text
 
 
@@ -157,7 +157,7 @@ def test_a_folder_of_nothing_but_links_and_damage_says_so(tmp_path: Path) -> Non
     folder.mkdir()
     os.symlink(tmp_path / "outside" / "a.png", folder / "a.png")
     (folder / "b.png").write_bytes(b"nonsense")
-    assert "1 links lead out of the folder, 1 files could not be decoded" in message(folder)
+    assert "1 links lead out of it, 1 files could not be decoded" in message(folder)
 
 
 def test_a_folder_in_which_nothing_decodes(tmp_path: Path) -> None:
@@ -184,5 +184,5 @@ def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     text = message(tmp_path)
-    assert "a folder of images needs Pillow, which is not installed" in text
+    assert "images need Pillow, which is not installed" in text
     assert "pip install 'naa-fast[vision]'" in text
