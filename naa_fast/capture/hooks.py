@@ -26,6 +26,10 @@ WITNESS = {1: -1, -1: -2}
 AXES = {code: axis for axis, code in WITNESS.items()}
 
 
+class Enough(BaseException):
+    """Ends a forward after the last chosen layer. Not an Exception: a model that catches those must not go on."""
+
+
 class Observer(Protocol):
     """Takes what the hooks see: `x` `[outer, channels, inner]`, a view of the output that is only valid during the call."""
 
@@ -40,6 +44,9 @@ class Capture:
     Under `torch.compile` the hook becomes one opaque operator, so the graph stays whole; compiled code is reset on entry and on
     exit, because the compiler otherwise ignores hooks that come or go after its first call.
 
+    With `stop_early` the first forward runs whole and shows which call is the last; later ones end there by raising Enough. A
+    forward that reaches its layers in another order than the first is an error, since what it would still reach is not known.
+
     `notes` collects what a person should know of how the outputs were read.
     """
 
@@ -48,6 +55,9 @@ class Capture:
         self.selection = selection
         self.observer = observer
         self.notes: list[str] = []
+        self.stop_early = False
+        self._order: list[int] = []
+        self._plan: list[int] | None = None
         self.fired: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._witnesses: dict[torch.Size, int] = {}
@@ -69,6 +79,8 @@ class Capture:
         _scanned.add(root)
         try:
             compiled = is_compiled(self.model)
+            if compiled and self.stop_early:
+                raise CaptureError("a compiled model cannot stop early", "its graph runs whole", "leave --stop-early out")
             if compiled:
                 torch._dynamo.reset()
                 self.notes.append("the compiled model was reset so that it sees the hooks: its next call compiles again")
@@ -111,6 +123,14 @@ class Capture:
         """
         self._size = size
         self._last = LastToken(size, mask)
+        self._order.clear()
+
+    def completed(self) -> None:
+        """Say that the forward came to its end by itself."""
+        if self._plan is None:
+            self._plan = list(self._order)
+        elif self.stop_early:
+            raise self._other_order()
         self._calls.clear()
         self._witnesses.clear()
 
@@ -200,7 +220,20 @@ class Capture:
             )
         x = layout.view(tensor)
         words = f"{layout}, {ROWS}" if layer.rows else str(layout)
+        self._order.append(index)
+        planned = self._plan if self.stop_early else None
+        if planned is not None and planned[len(self._order) - 1 : len(self._order)] != [index]:
+            raise self._other_order()
         self.observer.observe(name, self._last.of(name, x, words) if layer.last else x, words)
+        if planned is not None and len(self._order) == len(planned):
+            raise Enough
+
+    def _other_order(self) -> CaptureError:
+        return CaptureError(
+            "the layers were reached in another order than in the first batch",
+            "what a forward that ends early would still reach is not known",
+            "leave --stop-early out",
+        )
 
 
 def of_input(layer: Layer) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 
 from naa_fast.capture import friendly
 from naa_fast.capture.experts import holder_of, is_fused
+from naa_fast.capture.views import type_of
 from naa_fast.errors import UsageError
 
 ACTIVATION_NAMES = ("Activation", "GELU", "ReLU", "SiLU", "Swish", "Mish", "ELU")  # endings used outside torch.nn too
@@ -143,23 +144,26 @@ def default_layers(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
 def kind_of(modules: dict[str, nn.Module], name: str) -> str:
     """What a module is to the default selection: its kind, or "" for one it leaves out."""
     module = modules[name]
-    if isinstance(module, nn.modules.conv._ConvNd):
+    kind = type_of(module)
+    if issubclass(kind, nn.modules.conv._ConvNd):
         return "convolutions"
-    if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":  # GPT-2's linear layer
+    if issubclass(kind, nn.Linear) or kind.__name__ == "Conv1D":  # GPT-2's linear layer
         return "linear layers"
     if is_activation(module):
         return "activations"
     parent = modules.get(name.rpartition(".")[0])
-    repeated = isinstance(parent, nn.ModuleList | nn.Sequential) and bool(name)
-    if repeated and not isinstance(module, nn.ModuleList | nn.Sequential) and any(True for _ in module.children()):
+    lists = (nn.ModuleList, nn.Sequential)
+    repeated = parent is not None and issubclass(type_of(parent), lists) and bool(name)
+    if repeated and not issubclass(kind, lists) and any(True for _ in module.children()):
         return "blocks"
     return ""
 
 
 def is_activation(module: nn.Module) -> bool:
-    if isinstance(module, NO_ACTIVATION) or any(True for _ in module.children()):
+    kind = type_of(module)
+    if issubclass(kind, NO_ACTIVATION) or any(True for _ in module.children()):
         return False
-    return type(module).__module__ == "torch.nn.modules.activation" or type(module).__name__.endswith(ACTIVATION_NAMES)
+    return kind.__module__ == "torch.nn.modules.activation" or kind.__name__.endswith(ACTIVATION_NAMES)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -80,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             chunk_size=arguments.chunk_size,
             checkpoint=arguments.checkpoint,
             resume=arguments.resume,
+            stop_early=arguments.stop_early,
         )
     return EXIT_PASS if ranks.rank else delivered(arguments, measurement)
 

@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             ranking=not arguments.no_ranking,
             proof=not arguments.no_proof,
+            stop_early=arguments.stop_early,
         )
     if ranks.rank:
         return found.verdict.exit_code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
@@ -37,9 +38,9 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     group.add_argument(
         "--model",
         required=required,
-        metavar="FILE.py:FUNCTION|package.module:FUNCTION|hf:FOLDER",
-        help="function that returns the model (its code is RUN, so name only code you trust), or a Hugging Face folder or id, "
-        "from which no code is run",
+        metavar="FILE.py:FUNCTION|package.module:FUNCTION|hf:FOLDER|timm:NAME|FILE.pt2",
+        help="function that returns the model (its code is RUN, so name only code you trust); or, without running its code, "
+        "a Hugging Face folder or id, an architecture of timm, a program saved by torch.export",
     )
     group.add_argument("--hf-task", default="auto", metavar="TASK", help="what an hf: model is for (default: as it says itself)")
     group.add_argument("--revision", help="version of an hf: model that is fetched by id")
@@ -57,6 +58,13 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
         type=Path,
         metavar="FILE",
         help="weights to load: .safetensors, or .pt, .pth, .bin with a state dict; read without running code from it",
+    )
+
+    group.add_argument(
+        "--unsafe-load", metavar="sha256:HASH", help="unpickle --weights, and run what code it names, if the file has this hash"
+    )
+    group.add_argument(
+        "--device-map", choices=("auto",), help="spread the layers of an hf: model over all devices (default: one device)"
     )
 
 
@@ -82,7 +90,18 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         help="names or globs of modules (default: convolutions, linear layers, activations and blocks)",
     )
     group.add_argument("--batch-size", type=positive, default=256, metavar="N", help="samples a forward (default: 256)")
-    group.add_argument("--device", choices=DEVICES, default="auto", help="where the model runs (default: a GPU if there is one)")
+    group.add_argument(
+        "--device",
+        type=device_name,
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)",
+    )
+    group.add_argument(
+        "--stop-early",
+        action="store_true",
+        help="end each forward after the last chosen layer; the model's predictions are then not counted",
+    )
     group.add_argument(
         "--backend",
         choices=("auto", *BACKENDS),
@@ -136,6 +155,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def device_name(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a device: expected auto, cpu, mps, xpu, cuda or cuda:NUMBER")
+    return text
+
+
 def index(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
@@ -183,13 +208,20 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
     from naa_fast.inputs.pretrained import PREFIX, load_pretrained
 
     if arguments.model.startswith(PREFIX):
-        for option, given in (("--weights", arguments.weights), ("--model-arg", arguments.model_arg)):
-            if given:
+        for option in ("--weights", "--model-arg", "--unsafe-load"):
+            if getattr(arguments, option[2:].replace("-", "_")):
                 raise UsageError(f"{option} with {arguments.model}", "an hf: model brings its own", f"leave {option} out")
+        if arguments.device_map is not None and arguments.device != "auto":
+            raise UsageError("--device with --device-map", "the map says where each layer goes", "leave one of them out")
         name = arguments.model.removeprefix(PREFIX)
-        model = load_pretrained(name, arguments.hf_task, arguments.dtype, arguments.revision)
+        model = load_pretrained(name, arguments.hf_task, arguments.dtype, arguments.revision, arguments.device_map)
+        if arguments.device_map is not None:
+            return model, "auto"
     else:
-        model = load_model(arguments.model, model_arguments(arguments.model_arg), arguments.weights)
+        for option in ("--dtype", "--device-map"):
+            if getattr(arguments, option[2:].replace("-", "_")) is not None:
+                raise UsageError(f"{option} with {arguments.model}", "it is for hf: models", f"leave {option} out")
+        model = load_model(arguments.model, model_arguments(arguments.model_arg), arguments.weights, arguments.unsafe_load)
     device: str = arguments.device
     tensors = [*model.parameters(), *model.buffers()]
     if device == "auto" and torch.cuda.is_available() and all(tensor.device.type == "cpu" for tensor in tensors):
@@ -241,7 +273,7 @@ def model_place(spec: str) -> Path | None:
     if spec.startswith("hf:"):
         folder = Path(spec.removeprefix("hf:"))
         return folder if folder.is_dir() else None
-    return model_file(spec)
+    return Path(spec) if spec.endswith(".pt2") else model_file(spec)
 
 
 def deliver(audit: Audit, folder: Path, as_json: bool) -> int:
