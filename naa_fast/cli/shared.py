@@ -75,6 +75,9 @@ def add_text(group: Any) -> None:
     group.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut longer texts (default: refuse them)")
     group.add_argument("--padding-side", choices=("right", "left"), default="right", help="where texts are padded")
     group.add_argument(
+        "--bucket", action="store_true", help="batch texts of like length together: the same statistics with less padding"
+    )
+    group.add_argument(
         "--skip-special", action="store_true", help="leave tokens the tokenizer adds (BOS, EOS, CLS) out of the statistics"
     )
 
@@ -248,6 +251,7 @@ def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:
                 arguments.max_length,
                 arguments.padding_side,
                 arguments.skip_special,
+                bucket=arguments.bucket,
             )
     return [open_source(path, arguments.batch_size, text) for path in paths]
 

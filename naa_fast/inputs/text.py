@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,16 @@ from torch import Tensor, nn
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.arrow import read_dataset, read_parquet
 from naa_fast.inputs.batches import Batch
+from naa_fast.records import FOLD_BLOCK, FOLDS
 
 SIDES = ("right", "left")
 NO_LIMIT = 10**6  # a tokenizer without a length limit announces 1e30
 SHOWN = 10
+PERIOD = FOLDS * FOLD_BLOCK
+WINDOW = 64 * PERIOD
+"""Texts that are put in order of length at a time: enough that batches fit tightly, few enough to hold."""
+
+Row = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class TextOptions:
     None refuses a text longer than the tokenizer's limit, since what is cut off is never scanned. `skip_special`: the tokens the
     tokenizer adds around a text are seen by the model and left out of the statistics; a special token written in the text itself
     counts, or a trigger could hide as one. `position_ids`: pass them, counted from the first real token (`wants_positions`).
+    `bucket`: batch texts of like length together, see `by_length`.
     """
 
     tokenizer: Any
@@ -38,6 +46,7 @@ class TextOptions:
     padding_side: str = "right"
     skip_special: bool = False
     position_ids: bool = False
+    bucket: bool = False
 
     def __post_init__(self) -> None:
         if self.padding_side not in SIDES:
@@ -63,6 +72,9 @@ class TextSource:
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         stop = len(self.texts) if stop is None else min(stop, len(self.texts))
+        if self.options.bucket:
+            yield from self.bucketed(start, stop)
+            return
         skipped = 0
         for first in range(start, stop, self.batch_size):
             rows = [self.encode(index) for index in range(first, min(first + self.batch_size, stop))]
@@ -73,6 +85,18 @@ class TextSource:
                 skipped = 0
         if skipped:
             yield Batch((), {}, 0, None, skipped)
+
+    def bucketed(self, start: int, stop: int) -> Iterator[Batch]:
+        """The same samples, a window at a time in order of length."""
+        rows = (self.encode(index) for index in range(start, stop))
+        while window := list(islice(rows, WINDOW)):
+            kept = by_length([row for row in window if row[0]])
+            skipped = len(window) - len(kept)
+            for first in range(0, len(kept), self.batch_size):
+                yield padded(kept[first : first + self.batch_size], self.options, skipped)
+                skipped = 0
+            if skipped:
+                yield Batch((), {}, 0, None, skipped)
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
         """Token ids of one text, and for each whether the tokenizer added it; both empty for a blank text."""
@@ -98,6 +122,18 @@ class TextSource:
                 f"cut long texts with --max-length {limit}; what is cut off is not scanned",
             )
         return ids, special
+
+
+def by_length(rows: list[Row]) -> list[Row]:
+    """`rows` reordered so that neighbours are of like length, each in a place of the same calibration fold as its own.
+
+    Folds repeat every PERIOD samples: of the rows that are PERIOD apart each takes a place of another, shortest first. Then a
+    batch of consecutive rows holds the same share of each of PERIOD sorted lists, and so texts of about one length.
+    """
+    ordered = list(rows)
+    for place in range(min(PERIOD, len(rows))):
+        ordered[place::PERIOD] = sorted(rows[place::PERIOD], key=lambda row: len(row[0]))
+    return ordered
 
 
 def padded(rows: list[tuple[list[int], list[int]]], options: TextOptions, skipped: int = 0) -> Batch:
