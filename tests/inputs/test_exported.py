@@ -118,6 +118,10 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
     "a name that is code": (with_text('"name": "conv2d"', f'"name": "{RUN}"'), "its name reads"),
     "a tree of unknown types": (with_text('\\"builtins.tuple\\"', '\\"collections.defaultdict\\"'), "its in_spec reads"),
     "an option that is a path": (with_text('"as_string": "tanh"', '"as_string": "../x"'), "its as_string reads '../x'"),
+    "an object of its own": (
+        with_text('"custom_obj_values": {}', '"custom_obj_values": {"a": 1}'),
+        "it brings objects of its own",
+    ),
     "a pickled weight": (pickled_weight, "its tensor 'head.weight' is stored as a pickle"),
     "a pickled object": (custom_constant, "its tensor 'x' is stored as a pickle"),
     "a compiled library": (with_member("data/aotinductor/model/x.so", b"\x7fELF"), "it holds compiled libraries"),
