@@ -2,7 +2,7 @@
 
     python examples/dump_audit.py clean-dump/ suspect-dump/ report
 
-A dump is a folder of LAYER.npy files or of .safetensors shards, [samples, neurons] or [samples, tokens, neurons], and maybe a mask.
+A dump is a folder of LAYER.npy files or .safetensors shards, [samples, neurons] or [samples, tokens, neurons], and maybe a mask.
 """
 
 from __future__ import annotations
