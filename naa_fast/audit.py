@@ -102,8 +102,8 @@ def scan(
     in the layer's own units; None calibrates a limit from the clean set. Cost: one forward over each set and one read of every
     chosen layer's output; host memory does not grow with the number of samples.
 
-    `stop_early` ends each forward after the last chosen layer. The model's predictions are not seen then: the verdict does without
-    them, and without ranking and proof.
+    `stop_early` ends each forward after the last chosen layer. The model's predictions are not seen then: the verdict does
+    without them, and without ranking and proof.
 
     `checkpoint`, a folder, keeps the work of finished chunks of `chunk_size` items; `resume` goes on from there.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -30,6 +31,15 @@ OFFERS = {
     "bert": ["resid", "attn", "mlp.act", "mlp.out"],
     "vit": ["resid", "attn", "mlp.act", "mlp.out"],
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads waiting for each other cost more than these small models do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "portable"])
@@ -181,7 +191,7 @@ def one_by_one(kind: str) -> tuple[Any, list[list[int]], Measurement]:
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "mixtral", "bert"])
-@settings(max_examples=4, deadline=None, derandomize=True)
+@settings(max_examples=3, deadline=None, derandomize=True)
 @given(side=st.sampled_from(["right", "left"]), extra=st.integers(0, 9), cuts=st.lists(st.integers(1, 23), max_size=4))
 def test_statistics_do_not_depend_on_the_padding_nor_on_the_batch(kind: str, side: str, extra: int, cuts: list[int]) -> None:
     model, rows, alone = one_by_one(kind)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,13 @@ def loaded(name: str) -> Any:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder. One thread: two that wait for each other cost more than these small models do."""
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield tmp_path
+    torch.set_num_threads(before)
 
 
 def top(folder: Path) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def test_the_audit_of_a_keras_model(here: Path) -> None:
     if importlib.util.find_spec("keras") is None:
         pytest.skip("keras is not installed: the Keras example is not run")
     command = [sys.executable, str(ROOT / "examples" / "keras_audit.py"), "report"]
-    held = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "torch"}
+    held = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=held, capture_output=True, text=True, check=False)
     assert done.returncode == FINDING, done.stdout + done.stderr
     assert top(here)["layer"] in ("conv", "head")

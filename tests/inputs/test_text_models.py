@@ -116,6 +116,10 @@ def test_statistics_depend_on_neither_padding_side_nor_batch_composition(kind: s
             np.testing.assert_allclose(found.maximum, x.max(0), atol=4e-6 * scale, rtol=1e-5, err_msg=where)
 
 
+def ids_of(source: TextSource) -> torch.Tensor:
+    return torch.cat([batch.keywords["input_ids"].flatten() for batch in source.batches()])
+
+
 @pytest.mark.parametrize(("batch_size", "chunk_size"), [(16, None), (64, 150), (7, 1000)])
 def test_batches_of_like_length_change_nothing_but_the_padding(
     monkeypatch: pytest.MonkeyPatch, batch_size: int, chunk_size: int | None
@@ -141,6 +145,8 @@ def test_batches_of_like_length_change_nothing_but_the_padding(
     assert (near.mean_folds.count == record.mean_folds.count).all()
     np.testing.assert_allclose(near.mean_folds.mean, record.mean_folds.mean, atol=1e-5)
     np.testing.assert_allclose(near.positions.variance, record.positions.variance, rtol=1e-4)
+    assert torch.equal(ids_of(source(True).in_order()), ids_of(source(False))), "a ranking goes by places"
+    assert not torch.equal(ids_of(source(True)), ids_of(source(False)))
     widths = [sum(b.keywords["input_ids"].numel() for b in source(bucket).batches()) for bucket in (False, True)]
     assert widths[1] < 0.9 * widths[0] or batch_size == 64, "less padding"
 
