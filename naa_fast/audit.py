@@ -91,6 +91,7 @@ def scan(
     chunk_size: int | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    stop_early: bool = False,
     ranking: bool = True,
     proof: bool = True,
 ) -> Audit:
@@ -100,6 +101,9 @@ def scan(
     arguments), a tensor, an array, or a path. `layers`: see `naa_fast.capture.select`. `threshold`: on the difference of means,
     in the layer's own units; None calibrates a limit from the clean set. Cost: one forward over each set and one read of every
     chosen layer's output; host memory does not grow with the number of samples.
+
+    `stop_early` ends each forward after the last chosen layer. The model's predictions are not seen then: the verdict does
+    without them, and without ranking and proof.
 
     `checkpoint`, a folder, keeps the work of finished chunks of `chunk_size` items; `resume` goes on from there.
 
@@ -126,13 +130,14 @@ def scan(
             chunk_size=chunk_size,
             checkpoint=None if checkpoint is None else Path(checkpoint) / name,
             resume=resume,
+            stop_early=stop_early,
         )
 
     options = {"batch_size": batch_size, "device": str(device), "backend": backend, "ranking": ranking, "proof": proof}
     sets = open_source(clean, batch_size), open_source(suspect, batch_size)
     measured = one("clean", sets[0]), one("suspect", sets[1])
     evidence = None
-    if ranking:
+    if ranking and not stop_early:
         judge(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
         chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
         evidence = gather(model, *sets, measured, proof=proof, **chosen)
@@ -152,6 +157,7 @@ def measure(
     chunk_size: int | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    stop_early: bool = False,
 ) -> Measurement:
     """One set's statistics under `model`: the half of `scan` that needs the model. See `scan` for the arguments.
 
@@ -171,6 +177,7 @@ def measure(
         chunk_size=chunk_size,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         resume=resume,
+        stop_early=stop_early,
     )
 
 

@@ -77,9 +77,10 @@ class Accumulator:
             if before != now:
                 raise CaptureError(f"layer {layer} changed between batches", f"{what}: {before} / {now}", "leave the layer out")
         outer = x.shape[0]
-        first = self._start if outer == self._frame.size else state.rows + self._staged_rows(state)
+        of_samples = outer == self._frame.size and not layout.endswith(ROWS)
+        first = self._start if of_samples else state.rows + self._staged_rows(state)
         phase = first % (FOLDS * FOLD_BLOCK)
-        mask = self._frame.mask_for(layer, x)
+        mask = self._frame.mask_for(layer, x, layout)
         if state.choice.backend in HOST_BACKENDS:
             partials = state.choice.module.reduce(host_array(x), None if mask is None else mask.numpy(), phase)
         else:

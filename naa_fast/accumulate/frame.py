@@ -20,11 +20,12 @@ class Frame:
     def by_sample(self, x: Tensor, layout: str, as_rows: bool = False) -> tuple[Tensor, str]:
         """Rows that are equal parts of the samples (windows, flattened tokens) become positions of their sample.
 
-        A view for channels-last rows. Rows that cannot be told apart by sample stay rows, which the layout says (`as_rows`: they
-        could not in an earlier batch): they are no independent observations, so chance is not calibrated on them.
+        A view for channels-last rows. Rows that cannot be told apart by sample stay rows, which the layout says (it may say so
+        already; `as_rows`: they could not in an earlier batch): they are no independent observations, so chance is not calibrated
+        on them.
         """
         outer, channels, inner = x.shape
-        if outer == self.size or not self.size:
+        if layout.endswith(ROWS) or outer == self.size or not self.size:
             return x, layout
         if outer % self.size or as_rows:
             return x, f"{layout}, {ROWS}"
@@ -32,12 +33,12 @@ class Frame:
         parted = x.reshape(self.size, each, channels, inner)  # a view: one axis cut in two
         return parted.transpose(1, 2).reshape(self.size, channels, each * inner), layout
 
-    def mask_for(self, layer: str, x: Tensor) -> Tensor | None:
+    def mask_for(self, layer: str, x: Tensor, layout: str = "") -> Tensor | None:
         """The batch's mask as bool `[outer, inner]` on the device of `x`, or None."""
         if self.mask is None:
             return None
         outer, _, inner = x.shape
-        if outer != self.size:
+        if outer != self.size or layout.endswith(ROWS):
             raise CaptureError(
                 f"layer {layer} gives {outer} rows for a batch of {self.size} samples",
                 "a mask cannot be laid on rows that are not samples",

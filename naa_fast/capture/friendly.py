@@ -1,12 +1,13 @@
-"""Names that mean the same place in every transformer: `resid`, `attn`, `mlp.act`, `mlp.out`, `router`."""
+"""Names that mean the same place in every transformer: `resid`, `attn`, `mlp.act`, `mlp.out`, `router`, `experts`."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from naa_fast.capture.experts import ROUTING, is_fused
 from naa_fast.errors import UsageError
 
-NAMES = ("resid", "attn", "mlp.act", "mlp.out", "router")
+NAMES = ("resid", "attn", "mlp.act", "mlp.out", "router", "experts")
 ATTENTION = ("attn", "self_attn", "attention", "self_attention")
 MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
 DOWN = ("down_proj", "c_proj", "fc2", "w2", "dense_4h_to_h", "fc_out", "wo", "lin2")
@@ -18,7 +19,8 @@ def resolve(modules: dict[str, nn.Module], request: str) -> list[tuple[str, str 
 
     `resid` the output of each block; `attn` what attention adds to it; `mlp.out` what the MLP adds; `mlp.act` the MLP's inner
     activations, read as the input of its last projection, where gating and fused activations are done; `router` the scores a
-    mixture of experts chooses by.
+    mixture of experts chooses by; `experts` what it chose: a neuron an expert, with the weight it got for each token (see
+    experts.py).
 
     Raises:
         UsageError: the model has no such place; names those it has.
@@ -26,16 +28,21 @@ def resolve(modules: dict[str, nn.Module], request: str) -> list[tuple[str, str 
     blocks = [name for name in modules if is_block(modules, name)]
     found = [place for block in blocks if (place := place_in(modules, block, request)) is not None]
     if not found:
-        offers = [name for name in NAMES if any(place_in(modules, block, name) for block in blocks)]
-        fused = any(name.endswith(".experts") for name in modules)
+        offers = [name for name in NAMES if offered(modules, name)]
+        fused = any(is_fused(module) for module in modules.values())
         raise UsageError(
             f"this model has no '{request}'",
-            "its experts are fused into one module, whose inside cannot be hooked"
+            "its experts are fused into one module: what happens inside cannot be told apart by expert and sample"
             if fused and request == "mlp.act"
             else f"found {len(blocks)} transformer blocks",
             f"it offers: {', '.join(offers)}" if offers else "name a layer or a glob of model.named_modules()",
         )
     return found
+
+
+def offered(modules: dict[str, nn.Module], request: str) -> bool:
+    """Whether some block has the place `request`."""
+    return any(place_in(modules, name, request) for name in modules if is_block(modules, name))
 
 
 def is_block(modules: dict[str, nn.Module], name: str) -> bool:
@@ -55,13 +62,16 @@ def place_in(modules: dict[str, nn.Module], block: str, request: str) -> tuple[s
     mlp = next((f"{block}.{child}" for child in MLP if f"{block}.{child}" in modules), None)
     if mlp is None:
         down = f"{block}.output.dense"
-        if down not in modules or request == "router":
+        if down not in modules or request in ("router", "experts"):
             return None
         return (down, None) if request == "mlp.out" else (down, "in")
     if request == "mlp.out":
         return mlp, None
     children = [f"{mlp}.{child}" for child in (DOWN if request == "mlp.act" else ROUTER)]
-    if request == "router" and f"{mlp}.experts" not in modules:
+    experts = modules.get(f"{mlp}.experts")
+    if request == "experts":
+        return (f"{mlp}.experts", ROUTING) if experts is not None and is_fused(experts) else None
+    if request == "router" and experts is None:
         return None
     chosen = next((child for child in children if child in modules), None)
     return None if chosen is None else (chosen, "in" if request == "mlp.act" else None)

@@ -12,15 +12,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from naa_fast.capture.experts import ROUTING, is_fused, routing
 from naa_fast.capture.outputs import pick
 from naa_fast.capture.selection import Layer, Selection, unwrapped
+from naa_fast.capture.tokens import LastToken
 from naa_fast.capture.views import Layout, known_axis, layout_of, readable
 from naa_fast.errors import CaptureError
+from naa_fast.records import ROWS
 
 INPUT = "in"
 WITNESS = {1: -1, -1: -2}
 """What a compiled witness passes for a layer's number: the code of its channel axis."""
 AXES = {code: axis for axis, code in WITNESS.items()}
+
+
+class Enough(BaseException):
+    """Ends a forward after the last chosen layer. Not an Exception: a model that catches those must not go on."""
 
 
 class Observer(Protocol):
@@ -37,6 +44,9 @@ class Capture:
     Under `torch.compile` the hook becomes one opaque operator, so the graph stays whole; compiled code is reset on entry and on
     exit, because the compiler otherwise ignores hooks that come or go after its first call.
 
+    With `stop_early` the first forward runs whole and shows which call is the last; later ones end there by raising Enough. A
+    forward that reaches its layers in another order than the first is an error, since what it would still reach is not known.
+
     `notes` collects what a person should know of how the outputs were read.
     """
 
@@ -45,10 +55,14 @@ class Capture:
         self.selection = selection
         self.observer = observer
         self.notes: list[str] = []
+        self.stop_early = False
+        self._order: list[int] = []
+        self._plan: list[int] | None = None
         self.fired: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._witnesses: dict[torch.Size, int] = {}
         self._size = 0
+        self._last = LastToken(0, None)
         self._calls: dict[str, int] = {}
         self._layouts: dict[tuple[str, int, int], Layout] = {}
         self._first: dict[str, tuple[int, int]] = {}
@@ -65,6 +79,8 @@ class Capture:
         _scanned.add(root)
         try:
             compiled = is_compiled(self.model)
+            if compiled and self.stop_early:
+                raise CaptureError("a compiled model cannot stop early", "its graph runs whole", "leave --stop-early out")
             if compiled:
                 torch._dynamo.reset()
                 self.notes.append("the compiled model was reset so that it sees the hooks: its next call compiles again")
@@ -78,7 +94,7 @@ class Capture:
                 if undecided and axis is not None and id(module) not in hooked:
                     self._handles.append(module.register_forward_hook(self._witness_hook(WITNESS[axis])))
             for index, layer in enumerate(self.selection.layers):
-                if layer.item == INPUT:
+                if of_input(layer):
                     hook = self._input_hook(index, layer)
                     self._handles.append(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
                 else:
@@ -100,9 +116,21 @@ class Capture:
         if is_compiled(self.model):
             torch._dynamo.reset()
 
-    def begin(self, size: int) -> None:
-        """Say that a forward of `size` samples starts: call numbers count from zero again."""
+    def begin(self, size: int, mask: Tensor | None = None) -> None:
+        """Say that a forward of `size` samples starts: call numbers count from zero again.
+
+        `mask` (bool `[size]` or `[size, positions]`) says where the last token of a sample is.
+        """
         self._size = size
+        self._last = LastToken(size, mask)
+        self._order.clear()
+
+    def completed(self) -> None:
+        """Say that the forward came to its end by itself."""
+        if self._plan is None:
+            self._plan = list(self._order)
+        elif self.stop_early:
+            raise self._other_order()
         self._calls.clear()
         self._witnesses.clear()
 
@@ -132,6 +160,9 @@ class Capture:
 
         def hook(module: nn.Module, arguments: Any, keywords: Any) -> None:
             given = (*arguments, *keywords.values())
+            if layer.item == ROUTING:
+                observe(module, arguments, routing(layer.name, module, given))
+                return
             tensors = (value for value in given if isinstance(value, Tensor) and value.is_floating_point())
             observe(module, arguments, next(tensors, given[0] if given else None))
 
@@ -155,7 +186,7 @@ class Capture:
 
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             if torch.compiler.is_compiling():
-                tensor = output if layer.item == INPUT else pick(layer.name, output, layer.item)[0]
+                tensor = output if of_input(layer) else pick(layer.name, output, layer.item)[0]
                 torch.ops.naa_fast.observe(tensor, tickets[tensor.device], slot, index)
             else:
                 self._receive(index, output)
@@ -169,7 +200,7 @@ class Capture:
 
     def _receive(self, index: int, output: Any, picked: bool = False) -> None:
         layer = self.selection.layers[index]
-        part, note = (output, "") if picked or layer.item == INPUT else pick(layer.name, output, layer.item)
+        part, note = (output, "") if picked or of_input(layer) else pick(layer.name, output, layer.item)
         tensor = readable(layer.label, part).detach()
         self._witness(layer.module, None, tensor)
         call = self._calls[layer.label] = self._calls.get(layer.label, -1) + 1
@@ -187,7 +218,27 @@ class Capture:
             raise CaptureError(
                 f"two layers go by the name {name}", f"a layer, and the calls of {layer.label} with that shape", "leave one out"
             )
-        self.observer.observe(name, layout.view(tensor), str(layout))
+        x = layout.view(tensor)
+        words = f"{layout}, {ROWS}" if layer.rows else str(layout)
+        self._order.append(index)
+        planned = self._plan if self.stop_early else None
+        if planned is not None and planned[len(self._order) - 1 : len(self._order)] != [index]:
+            raise self._other_order()
+        self.observer.observe(name, self._last.of(name, x, words) if layer.last else x, words)
+        if planned is not None and len(self._order) == len(planned):
+            raise Enough
+
+    def _other_order(self) -> CaptureError:
+        return CaptureError(
+            "the layers were reached in another order than in the first batch",
+            "what a forward that ends early would still reach is not known",
+            "leave --stop-early out",
+        )
+
+
+def of_input(layer: Layer) -> bool:
+    """Whether what is read is on its way into the module."""
+    return layer.item == INPUT or (layer.item == ROUTING and is_fused(layer.module))
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -4,31 +4,42 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from naa_fast.capture import friendly
+from naa_fast.capture.experts import holder_of, is_fused
+from naa_fast.capture.views import type_of
 from naa_fast.errors import UsageError
 
 ACTIVATION_NAMES = ("Activation", "GELU", "ReLU", "SiLU", "Swish", "Mish", "ELU")  # endings used outside torch.nn too
 NO_ACTIVATION = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
+
+LAST = "@last"
 
 LayerSpec = str | type[nn.Module]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module to hook. `item` picks one tensor of an output that holds several (`name:item` in a request); "in" is the input."""
+    """A module to hook.
+
+    `item` picks one tensor of an output that holds several (`name:item` in a request); "in" is the input. `last`: only the last
+    observed position of each sample (`name@last`). `rows`: its rows are the tokens some expert was given, of no sample in
+    particular.
+    """
 
     name: str
     module: nn.Module
     item: str | None = None
+    last: bool = False
+    rows: bool = False
 
     @property
     def label(self) -> str:
-        return self.name if self.item is None else f"{self.name}:{self.item}"
+        return self.name + ("" if self.item is None else f":{self.item}") + (LAST if self.last else "")
 
 
 @dataclass(frozen=True)
@@ -44,12 +55,13 @@ def select(model: nn.Module, layers: str | LayerSpec | Sequence[LayerSpec] | Non
     """Choose layers of `model`.
 
     `layers`: names or globs of `model.named_modules()` ("layer1.*.conv?", "head:logits" for an item of the output, "head:in" for
-    the input; "" is the whole model), a place in every transformer block ("resid", "mlp.act": see friendly.py), module types
-    (`torch.nn.Conv2d`), several of these, or None for the default: every convolution, linear layer, activation, and repeated
-    block. Matching is on whole names, with `*` crossing dots.
+    the input; "" is the whole model), a place in every transformer block ("resid", "mlp.act": see friendly.py), each of these
+    with "@last" behind it for the last token of a sample alone, module types (`torch.nn.Conv2d`), several of these, or None for
+    the default: every convolution, linear layer, activation, and repeated block that is not inside a mixture's experts. Matching
+    is on whole names, with `*` crossing dots.
 
     Raises:
-        UsageError: a request that matches nothing, with the nearest names that exist.
+        UsageError: a request that matches nothing, with the nearest names that exist, or only what is inside fused experts.
     """
     modules = dict(unwrapped(model).named_modules())
     if layers is None:
@@ -58,20 +70,22 @@ def select(model: nn.Module, layers: str | LayerSpec | Sequence[LayerSpec] | Non
             chosen = {"": modules[""]}
         kinds = {kind_of(modules, name) for name in chosen}
         words = f"default: {len(chosen)} of {len(modules)} modules ({', '.join(sorted(kinds))})"
+        inside = sum(1 for name in modules if kind_of(modules, name) and holder_of(modules, name))
+        words += f"; {inside} inside of experts left out, where rows belong to no sample" if inside else ""
         return Selection(tuple(Layer(name, module) for name, module in chosen.items()), False, words)
     requests: list[LayerSpec] = [layers] if isinstance(layers, str | type) else list(layers)
     if not requests:
         raise UsageError("no layer is asked for", "expected names, globs or module types, or nothing at all for the default")
-    found: dict[tuple[str, str | None], Layer] = {}
+    found: dict[tuple[str, str | None, bool], Layer] = {}
     for request in requests:
-        for layer in matches(modules, request):
-            found.setdefault((layer.name, layer.item), layer)
+        for layer in outside_of_fused(modules, request, matches(modules, request)):
+            found.setdefault((layer.name, layer.item, layer.last), layer)
     order = {name: index for index, name in enumerate(modules)}
     labels = [layer.label for layer in found.values()]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise UsageError(f"two layers go by the name '{twice}'", "a module of that name, and an item of another's output")
-    chosen_layers = sorted(found.values(), key=lambda layer: (order[layer.name], layer.item or ""))
+    chosen_layers = sorted(found.values(), key=lambda layer: (order[layer.name], layer.item or "", layer.last))
     asked = ", ".join(request if isinstance(request, str) else request.__name__ for request in requests)
     return Selection(tuple(chosen_layers), True, f"requested: {asked} ({len(chosen_layers)} of {len(modules)} modules)")
 
@@ -84,10 +98,12 @@ def matches(modules: dict[str, nn.Module], request: LayerSpec) -> list[Layer]:
             present = sorted({type(module).__name__ for module in modules.values()})
             raise UsageError(f"no module is a {request.__name__}", f"the model's modules are: {', '.join(present)}")
         return found
-    if request in friendly.NAMES and request not in modules:
-        return [Layer(name, modules[name], item) for name, item in friendly.resolve(modules, request)]
-    pattern, colon, item = request.partition(":")
-    found = [Layer(name, module, item if colon else None) for name, module in modules.items() if fnmatchcase(name, pattern)]
+    last = request.endswith(LAST) and request not in modules
+    place = request.removesuffix(LAST) if last else request
+    if place in friendly.NAMES and place not in modules:
+        return [Layer(name, modules[name], item, last) for name, item in friendly.resolve(modules, place)]
+    pattern, colon, item = place.partition(":")
+    found = [Layer(name, module, item if colon else None, last) for name, module in modules.items() if fnmatchcase(name, pattern)]
     if not found:
         near = difflib.get_close_matches(pattern, modules, n=5, cutoff=0.3) or [name for name in modules if name][:5]
         raise UsageError(
@@ -98,30 +114,56 @@ def matches(modules: dict[str, nn.Module], request: LayerSpec) -> list[Layer]:
     return found
 
 
+def outside_of_fused(modules: dict[str, nn.Module], request: LayerSpec, found: list[Layer]) -> list[Layer]:
+    """`found` without what is inside fused experts, and with those inside a list of experts marked as rows of no sample.
+
+    Raises UsageError if nothing else was asked for: rows in there are sorted by expert, so a neuron would be the mixture of
+    as many different neurons as there are experts.
+    """
+    kept = []
+    holder = None
+    for layer in found:
+        holder = holder_of(modules, layer.name)
+        if holder is None or not is_fused(modules[holder]):
+            kept.append(layer if holder is None else replace(layer, rows=True))
+    if not kept:
+        offers = [name for name in friendly.NAMES if friendly.offered(modules, name)]
+        asked = request if isinstance(request, str) else request.__name__
+        raise UsageError(
+            f"'{asked}' is inside of {holder}, which fuses all experts into one",
+            "its rows are sorted by expert: they belong to no sample, and one column is a different neuron for each expert",
+            f"it offers: {', '.join(offers)}" if offers else f"hook {holder} itself",
+        )
+    return kept
+
+
 def default_layers(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    return {name: module for name, module in modules.items() if kind_of(modules, name)}
+    return {name: module for name, module in modules.items() if kind_of(modules, name) and holder_of(modules, name) is None}
 
 
 def kind_of(modules: dict[str, nn.Module], name: str) -> str:
     """What a module is to the default selection: its kind, or "" for one it leaves out."""
     module = modules[name]
-    if isinstance(module, nn.modules.conv._ConvNd):
+    kind = type_of(module)
+    if issubclass(kind, nn.modules.conv._ConvNd):
         return "convolutions"
-    if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":  # GPT-2's linear layer
+    if issubclass(kind, nn.Linear) or kind.__name__ == "Conv1D":  # GPT-2's linear layer
         return "linear layers"
     if is_activation(module):
         return "activations"
     parent = modules.get(name.rpartition(".")[0])
-    repeated = isinstance(parent, nn.ModuleList | nn.Sequential) and bool(name)
-    if repeated and not isinstance(module, nn.ModuleList | nn.Sequential) and any(True for _ in module.children()):
+    lists = (nn.ModuleList, nn.Sequential)
+    repeated = parent is not None and issubclass(type_of(parent), lists) and bool(name)
+    if repeated and not issubclass(kind, lists) and any(True for _ in module.children()):
         return "blocks"
     return ""
 
 
 def is_activation(module: nn.Module) -> bool:
-    if isinstance(module, NO_ACTIVATION) or any(True for _ in module.children()):
+    kind = type_of(module)
+    if issubclass(kind, NO_ACTIVATION) or any(True for _ in module.children()):
         return False
-    return type(module).__module__ == "torch.nn.modules.activation" or type(module).__name__.endswith(ACTIVATION_NAMES)
+    return kind.__module__ == "torch.nn.modules.activation" or kind.__name__.endswith(ACTIVATION_NAMES)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -94,11 +94,18 @@ def batch_first(module: nn.Module) -> bool | None:
     return found if isinstance(found, bool) else None
 
 
+def type_of(module: nn.Module) -> type[nn.Module]:
+    """Its class; for a part of an exported program that of the module it was exported from (see inputs/exported.py)."""
+    told = getattr(module, "exported_type", None)
+    return told if isinstance(told, type) else type(module)
+
+
 def known_axis(module: nn.Module) -> int | None:
     """The channel axis a module's type fixes, or None."""
-    if isinstance(module, CHANNELS_FIRST):
+    kind = type_of(module)
+    if issubclass(kind, CHANNELS_FIRST):
         return 1
-    return -1 if isinstance(module, CHANNELS_LAST) else None
+    return -1 if issubclass(kind, CHANNELS_LAST) else None
 
 
 def readable(name: str, output: object) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from naa_fast.cli.outputs import check_file
 from naa_fast.cli.scan import DATA_HELP
@@ -20,18 +20,29 @@ from naa_fast.cli.shared import (
     index,
     model_of,
     model_place,
+    place_of,
     running,
     sources_of,
 )
-from naa_fast.errors import EXIT_PASS
+from naa_fast.errors import EXIT_PASS, UsageError
+
+if TYPE_CHECKING:
+    from naa_fast.measurement import Measurement
 
 
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "measure one set and save the measurement"
     parser = verbs.add_parser("measure", help=about, description=about, parents=parents)
-    add_model(parser)
+    add_model(parser, required=False)
     data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, type=Path, metavar="PATH", help=DATA_HELP)
+    data.add_argument("--data", type=Path, metavar="PATH", help=DATA_HELP)
+    data.add_argument(
+        "--activations",
+        type=Path,
+        metavar="DIR",
+        help="stored activations instead of --model and --data: LAYER.npy or LAYER.safetensors files, or .safetensors shards "
+        "with a tensor for each layer, [samples, neurons] or [samples, tokens, neurons]",
+    )
     add_text(data)
     add_running(parser)
     add_long(parser)
@@ -47,7 +58,10 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_file(arguments.out, [arguments.data, arguments.weights, model_place(arguments.model)])
+    require_subject(arguments)
+    if arguments.activations is not None:
+        return run_activations(arguments)
+    check_file(arguments.out, [place_of(arguments.data), arguments.weights, model_place(arguments.model)])
     from naa_fast import audit
 
     [source] = sources_of(arguments, arguments.data)
@@ -66,9 +80,48 @@ def run(arguments: argparse.Namespace) -> int:
             chunk_size=arguments.chunk_size,
             checkpoint=arguments.checkpoint,
             resume=arguments.resume,
+            stop_early=arguments.stop_early,
         )
-    if ranks.rank:
-        return EXIT_PASS
+    return EXIT_PASS if ranks.rank else delivered(arguments, measurement)
+
+
+def require_subject(arguments: argparse.Namespace) -> None:
+    """Raise UsageError unless there is either a model with data or activations alone."""
+    given = {name: getattr(arguments, name) is not None for name in ("model", "data", "activations")}
+    if given["activations"]:
+        other = next((option for option, value in set_beside(arguments).items() if value), None)
+        if other is not None:
+            raise UsageError(f"{other} with --activations", "stored activations need no model and no data", f"leave {other} out")
+    elif not (given["model"] and given["data"]):
+        missing = " and ".join(f"--{name}" for name in ("model", "data") if not given[name])
+        raise UsageError(f"{missing} not given", "expected --model and --data, or --activations alone")
+
+
+def set_beside(arguments: argparse.Namespace) -> dict[str, object]:
+    """The options that mean nothing beside --activations, as given."""
+    names = ("model", "data", "weights", "checkpoint", "resume", "tokenizer")
+    return {f"--{name}": getattr(arguments, name) for name in names}
+
+
+def run_activations(arguments: argparse.Namespace) -> int:
+    check_file(arguments.out, [arguments.activations])
+    from naa_fast.scan.dump import measure_activations
+
+    with running() as (ranks, progress):
+        measurement = measure_activations(
+            arguments.activations,
+            layers=arguments.layers,
+            batch_size=arguments.batch_size,
+            device="cpu" if arguments.device == "auto" else arguments.device,
+            backend=arguments.backend,
+            first_index=arguments.first_index,
+            progress=progress,
+        )
+    return EXIT_PASS if ranks.rank else delivered(arguments, measurement)
+
+
+def delivered(arguments: argparse.Namespace, measurement: Measurement) -> int:
+    """Write the measurement and say so."""
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     measurement.save(arguments.out)
     skipped = f", {measurement.skipped:,} skipped" if measurement.skipped else ""

@@ -18,11 +18,15 @@ from naa_fast.cli.shared import (
     fit_positions,
     model_of,
     model_place,
+    place_of,
     running,
     sources_of,
 )
 
-DATA_HELP = ".npz (x, optional mask), .npy, .safetensors, a folder of images, or text in .txt, .jsonl or .csv"
+DATA_HELP = (
+    ".npz (x, optional mask), .npy, .safetensors, a folder or .tar of images, text in .txt, .jsonl, .csv or .parquet, "
+    "or hf-data:FOLDER"
+)
 
 
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -44,7 +48,8 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_folder(arguments.out, [arguments.clean, arguments.suspect, arguments.weights, model_place(arguments.model)])
+    sets_at = [place_of(path) for path in (arguments.clean, arguments.suspect)]
+    check_folder(arguments.out, [*sets_at, arguments.weights, model_place(arguments.model)])
     from naa_fast import audit
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
@@ -67,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             ranking=not arguments.no_ranking,
             proof=not arguments.no_proof,
+            stop_early=arguments.stop_early,
         )
     if ranks.rank:
         return found.verdict.exit_code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
@@ -28,17 +29,18 @@ if TYPE_CHECKING:
 DEFAULT_REPORT = Path("naa-report")
 LINE_CELLS = 2000  # more than the longest path on most systems
 DEVICES = ("auto", "cpu", "cuda")
+DATASET = "hf-data:"
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """The options that say which model, with which weights."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        required=True,
-        metavar="FILE.py:FUNCTION|package.module:FUNCTION|hf:FOLDER",
-        help="function that returns the model (its code is RUN, so name only code you trust), or a Hugging Face folder or id, "
-        "from which no code is run",
+        required=required,
+        metavar="FILE.py:FUNCTION|package.module:FUNCTION|hf:FOLDER|timm:NAME|FILE.pt2",
+        help="function that returns the model (its code is RUN, so name only code you trust); or, without running its code, "
+        "a Hugging Face folder or id, an architecture of timm, a program saved by torch.export",
     )
     group.add_argument("--hf-task", default="auto", metavar="TASK", help="what an hf: model is for (default: as it says itself)")
     group.add_argument("--revision", help="version of an hf: model that is fetched by id")
@@ -58,13 +60,23 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="weights to load: .safetensors, or .pt, .pth, .bin with a state dict; read without running code from it",
     )
 
+    group.add_argument(
+        "--unsafe-load", metavar="sha256:HASH", help="unpickle --weights, and run what code it names, if the file has this hash"
+    )
+    group.add_argument(
+        "--device-map", choices=("auto",), help="spread the layers of an hf: model over all devices (default: one device)"
+    )
+
 
 def add_text(group: Any) -> None:
     """The options that say how text becomes tokens."""
-    group.add_argument("--text-field", metavar="NAME", help="field of .jsonl and .csv that holds the text (default: text)")
+    group.add_argument("--text-field", metavar="NAME", help="field or column that holds the text (default: text)")
     group.add_argument("--tokenizer", metavar="FOLDER", help="tokenizer for text (default: that of the hf: model)")
     group.add_argument("--max-length", type=positive, metavar="TOKENS", help="cut longer texts (default: refuse them)")
     group.add_argument("--padding-side", choices=("right", "left"), default="right", help="where texts are padded")
+    group.add_argument(
+        "--bucket", action="store_true", help="batch texts of like length together: the same statistics with less padding"
+    )
     group.add_argument(
         "--skip-special", action="store_true", help="leave tokens the tokenizer adds (BOS, EOS, CLS) out of the statistics"
     )
@@ -81,7 +93,18 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         help="names or globs of modules (default: convolutions, linear layers, activations and blocks)",
     )
     group.add_argument("--batch-size", type=positive, default=256, metavar="N", help="samples a forward (default: 256)")
-    group.add_argument("--device", choices=DEVICES, default="auto", help="where the model runs (default: a GPU if there is one)")
+    group.add_argument(
+        "--device",
+        type=device_name,
+        default="auto",
+        metavar="NAME",
+        help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)",
+    )
+    group.add_argument(
+        "--stop-early",
+        action="store_true",
+        help="end each forward after the last chosen layer; the model's predictions are then not counted",
+    )
     group.add_argument(
         "--backend",
         choices=("auto", *BACKENDS),
@@ -135,6 +158,12 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def device_name(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|xpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a device: expected auto, cpu, mps, xpu, cuda or cuda:NUMBER")
+    return text
+
+
 def index(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
@@ -182,13 +211,20 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
     from naa_fast.inputs.pretrained import PREFIX, load_pretrained
 
     if arguments.model.startswith(PREFIX):
-        for option, given in (("--weights", arguments.weights), ("--model-arg", arguments.model_arg)):
-            if given:
+        for option in ("--weights", "--model-arg", "--unsafe-load"):
+            if getattr(arguments, option[2:].replace("-", "_")):
                 raise UsageError(f"{option} with {arguments.model}", "an hf: model brings its own", f"leave {option} out")
+        if arguments.device_map is not None and arguments.device != "auto":
+            raise UsageError("--device with --device-map", "the map says where each layer goes", "leave one of them out")
         name = arguments.model.removeprefix(PREFIX)
-        model = load_pretrained(name, arguments.hf_task, arguments.dtype, arguments.revision)
+        model = load_pretrained(name, arguments.hf_task, arguments.dtype, arguments.revision, arguments.device_map)
+        if arguments.device_map is not None:
+            return model, "auto"
     else:
-        model = load_model(arguments.model, model_arguments(arguments.model_arg), arguments.weights)
+        for option in ("--dtype", "--device-map"):
+            if getattr(arguments, option[2:].replace("-", "_")) is not None:
+                raise UsageError(f"{option} with {arguments.model}", "it is for hf: models", f"leave {option} out")
+        model = load_model(arguments.model, model_arguments(arguments.model_arg), arguments.weights, arguments.unsafe_load)
     device: str = arguments.device
     tensors = [*model.parameters(), *model.buffers()]
     if device == "auto" and torch.cuda.is_available() and all(tensor.device.type == "cpu" for tensor in tensors):
@@ -198,10 +234,10 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
 
 def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:
     """The sets at `paths`; for text with the tokenizer the options name."""
-    from naa_fast.inputs.batches import TEXT_SUFFIXES, open_source
+    from naa_fast.inputs.batches import is_text, open_source
 
     text = None
-    if any(path.is_file() and path.suffix.lower() in TEXT_SUFFIXES for path in paths):
+    if any(is_text(path) for path in paths):
         from naa_fast.inputs.pretrained import PREFIX, load_tokenizer
         from naa_fast.inputs.text import TextOptions
 
@@ -215,6 +251,7 @@ def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:
                 arguments.max_length,
                 arguments.padding_side,
                 arguments.skip_special,
+                bucket=arguments.bucket,
             )
     return [open_source(path, arguments.batch_size, text) for path in paths]
 
@@ -228,6 +265,11 @@ def fit_positions(model: nn.Module, sources: list[Source]) -> None:
             source.options = replace(source.options, position_ids=wants_positions(model))
 
 
+def place_of(data: Path) -> Path:
+    """The file or folder behind a path, without the word for its kind in front."""
+    return Path(str(data).removeprefix(DATASET))
+
+
 def model_place(spec: str) -> Path | None:
     """The file or folder a model is read from, which no output may touch; None if it has none here."""
     from naa_fast.cli.outputs import model_file
@@ -235,7 +277,7 @@ def model_place(spec: str) -> Path | None:
     if spec.startswith("hf:"):
         folder = Path(spec.removeprefix("hf:"))
         return folder if folder.is_dir() else None
-    return model_file(spec)
+    return Path(spec) if spec.endswith(".pt2") else model_file(spec)
 
 
 def deliver(audit: Audit, folder: Path, as_json: bool) -> int:

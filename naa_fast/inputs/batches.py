@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from naa_fast.inputs.text import TextOptions
 
 ARRAY_SUFFIXES = (".npz", ".npy", ".safetensors")
-TEXT_SUFFIXES = (".txt", ".jsonl", ".csv")
+TEXT_SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
+DATASET = "hf-data:"
 UNSAFE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".dill")
 LAST_KEYWORDS = ("attention_mask", "labels")
 
@@ -60,10 +61,10 @@ class Source(Protocol):
 def open_source(data: Any, batch_size: int, text: TextOptions | None = None) -> Source:
     """`data` as a `Source`.
 
-    A path: `.npz` or `.safetensors` (`x`, optional `mask`, optional `y`), `.npy`, a folder of images, or, with `text` to say how,
-    `.txt`, `.jsonl` or `.csv`. A tensor or array: cut into batches along its first axis. A DataLoader or any iterable of batches,
-    each a tensor or array, a tuple or list whose first item is the input, or a dict of keyword arguments: taken as they come,
-    `batch_size` does not apply. A `Source`: itself.
+    A path: `.npz` or `.safetensors` (`x`, optional `mask`, optional `y`), `.npy`, a folder or `.tar` of images, or, with `text`
+    to say how, `.txt`, `.jsonl`, `.csv`, `.parquet` or `hf-data:FOLDER`. A tensor or array: cut into batches along its first
+    axis. A DataLoader or any iterable of batches, each a tensor or array, a tuple or list whose first item is the input, or a
+    dict of keyword arguments: taken as they come, `batch_size` does not apply. A `Source`: itself.
     Values keep their dtype. Files are checked from their headers here and read batch by batch later.
 
     Raises:
@@ -100,7 +101,11 @@ def open_source(data: Any, batch_size: int, text: TextOptions | None = None) -> 
 
 def open_path(path: Path, batch_size: int, text: TextOptions | None = None) -> Source:
     """The source behind a path, chosen by what is there and by the ending of its name."""
-    known = f"expected one of {', '.join(ARRAY_SUFFIXES + TEXT_SUFFIXES)}, or a folder of images"
+    known = f"expected one of {', '.join(ARRAY_SUFFIXES + TEXT_SUFFIXES)}, a folder or .tar of images, or {DATASET}FOLDER"
+    if str(path).startswith(DATASET):
+        from naa_fast.inputs.text import open_text
+
+        return open_text(place_of(path), batch_size, text)
     suffix = path.suffix.lower()
     if not path.exists():
         raise InputError(f"no such data: {path}", "the path does not exist", known)
@@ -114,6 +119,10 @@ def open_path(path: Path, batch_size: int, text: TextOptions | None = None) -> S
             f"a {suffix} file is a pickle, and unpickling runs whatever code the file names",
             "where you trust the file, load it and save the array: numpy.savez('data.npz', x=array)",
         )
+    if suffix == ".tar" and path.is_file():
+        from naa_fast.inputs.images import ImageTar
+
+        return ImageTar(path, batch_size)
     if suffix in TEXT_SUFFIXES and path.is_file():
         from naa_fast.inputs.text import open_text
 
@@ -125,6 +134,16 @@ def open_path(path: Path, batch_size: int, text: TextOptions | None = None) -> S
 
     columns = open_columns(path)
     return ArraySource(str(path), columns["x"], columns.get("mask"), columns.get("y"), batch_size)
+
+
+def place_of(path: Path) -> Path:
+    """The file or folder a path names, without the word for its kind in front."""
+    return Path(str(path).removeprefix(DATASET))
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path names text, which needs a tokenizer."""
+    return str(path).startswith(DATASET) or (path.is_file() and path.suffix.lower() in TEXT_SUFFIXES)
 
 
 class ArraySource:

@@ -1,11 +1,15 @@
-"""A folder of images as float32 batches `[samples, channels, height, width]` in [0, 1]."""
+"""A folder or `.tar` of images as float32 batches `[samples, channels, height, width]` in [0, 1]."""
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +18,7 @@ from naa_fast.errors import InputError
 from naa_fast.inputs.batches import Batch
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as Pixels
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")  # by content: some of Pillow's other readers start external programs
@@ -22,23 +26,37 @@ GREY_MODES = ("1", "L", "LA", "I;16", "I;16B", "I;16L")
 COLOUR_MODES = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr")
 
 
-class ImageFolder:
-    """All images under a folder, subfolders included, in the order of their paths.
+@dataclass(frozen=True)
+class Member:
+    """An image inside a tar archive: `size` bytes from `offset` on."""
+
+    archive: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.archive}"
+
+
+Image = Path | Member
+
+
+class Images:
+    """Images in order, of a folder or an archive.
 
     One channel if every image is grey, else RGB; transparency is dropped, stored rotation ignored, and of several frames the
-    first is taken, as training code commonly does. Files that cannot be decoded and links that lead out of the folder are left
-    out and counted in `Batch.skipped`. Opening reads every file's header.
+    first is taken, as training code commonly does. Files that cannot be decoded and the `outside` links that lead elsewhere are
+    left out and counted in `Batch.skipped`. Opening reads every file's header.
 
     Raises:
         InputError: no image, images of different sizes, or of a kind without a fixed range of values; Pillow is not installed.
     """
 
-    def __init__(self, folder: Path, batch_size: int) -> None:
-        require_pillow()
-        self.name = str(folder)
+    def __init__(self, place: Path, found: Sequence[Image], outside: int, batch_size: int) -> None:
+        self.name = str(place)
         self.batch_size = batch_size
-        found, outside = image_files(folder)
-        self.files: list[Path] = []
+        self.files: list[Image] = []
         self.unreadable = outside
         self.grey = True
         self.size = (0, 0)
@@ -55,8 +73,8 @@ class ImageFolder:
             self.files.append(path)
         self.samples: int | None = len(self.files)
         if not self.files:
-            left_out = f"{outside} links lead out of the folder, {self.unreadable - outside} files could not be decoded"
-            raise InputError(f"no image in {folder}", left_out, f"expected files ending in {', '.join(SUFFIXES)}")
+            left_out = f"{outside} links lead out of it, {self.unreadable - outside} files could not be decoded"
+            raise InputError(f"no image in {place}", left_out, f"expected files ending in {', '.join(SUFFIXES)}")
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         waiting: list[np.ndarray] = []
@@ -79,12 +97,28 @@ class ImageFolder:
             yield Batch((), {}, 0, None, skipped)
 
 
+class ImageFolder(Images):
+    """All images under a folder, subfolders included, in the order of their paths."""
+
+    def __init__(self, folder: Path, batch_size: int) -> None:
+        require_pillow()
+        super().__init__(folder, *image_files(folder), batch_size)
+
+
+class ImageTar(Images):
+    """The images in an uncompressed tar archive, in its own order, read where they lie. Nothing is unpacked to the disk."""
+
+    def __init__(self, path: Path, batch_size: int) -> None:
+        require_pillow()
+        super().__init__(path, *tar_members(path), batch_size)
+
+
 def require_pillow() -> None:
     try:
         import PIL.Image  # noqa: F401
     except ImportError:
         raise InputError(
-            "a folder of images needs Pillow, which is not installed",
+            "images need Pillow, which is not installed",
             "pip install 'naa-fast[vision]'",
             "or save the pixels as .npz",
         ) from None
@@ -108,12 +142,46 @@ def image_files(folder: Path) -> tuple[list[Path], int]:
     return sorted(found), outside
 
 
-def image_header(path: Path) -> tuple[str, tuple[int, int]] | None:
+def tar_members(path: Path) -> tuple[list[Member], int]:
+    """Images in an archive in its order, and how many links it has in their place. A link in an archive may lead anywhere."""
+    found: list[Member] = []
+    links = 0
+    try:
+        held = path.stat().st_size
+        with tarfile.open(path, "r:") as archive:
+            for info in archive:
+                if Path(info.name).suffix.lower() not in SUFFIXES:
+                    continue
+                if info.issym() or info.islnk():
+                    links += 1
+                elif info.isreg() and not info.issparse():
+                    if info.offset_data + info.size > held:
+                        raise InputError(f"{path} is cut off", f"inside {info.name}", "copy it again")
+                    found.append(Member(path, info.name, info.offset_data, info.size))
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path} is damaged, or not an uncompressed .tar", str(error), "copy it again, or unpack it into a folder"
+        ) from error
+    return found, links
+
+
+@contextmanager
+def opened(image: Image) -> Iterator[Path | IO[bytes]]:
+    """What Pillow can read an image from."""
+    if isinstance(image, Path):
+        yield image
+        return
+    with image.archive.open("rb") as file:
+        file.seek(image.offset)
+        yield io.BytesIO(file.read(image.size))
+
+
+def image_header(path: Image) -> tuple[str, tuple[int, int]] | None:
     """Mode and (width, height), or None if the file is no image of an accepted format."""
     import PIL.Image
 
     try:
-        with PIL.Image.open(path, formats=FORMATS) as image:
+        with opened(path) as file, PIL.Image.open(file, formats=FORMATS) as image:
             mode, size = image.mode, image.size
     except Exception:  # a hostile file can raise anything from inside a decoder
         return None
@@ -126,18 +194,18 @@ def image_header(path: Path) -> tuple[str, tuple[int, int]] | None:
     return mode, size
 
 
-def decode(path: Path, grey: bool) -> np.ndarray | None:
+def decode(path: Image, grey: bool) -> np.ndarray | None:
     """Pixels `[height, width, channels]` float32 in [0, 1], or None if the file cannot be decoded."""
     import PIL.Image
 
     try:
-        with PIL.Image.open(path, formats=FORMATS) as image:
+        with opened(path) as file, PIL.Image.open(file, formats=FORMATS) as image:
             return pixels_of(image, grey)
     except Exception:
         return None
 
 
-def pixels_of(image: Image, grey: bool) -> np.ndarray:
+def pixels_of(image: Pixels, grey: bool) -> np.ndarray:
     if image.mode.startswith("I;16"):  # Pillow's own conversion to 8 bits clips instead of scaling
         values = np.asarray(image).astype(np.float32)[:, :, None] / np.float32(65535)
         return values if grey else np.repeat(values, 3, axis=2)
@@ -150,7 +218,7 @@ def image_batch(images: list[np.ndarray], skipped: int) -> Batch:
     return Batch((x,), {}, len(images), None, skipped)
 
 
-def different_sizes(first: Path, size: tuple[int, int], other: Path, other_size: tuple[int, int]) -> InputError:
+def different_sizes(first: Image, size: tuple[int, int], other: Image, other_size: tuple[int, int]) -> InputError:
     return InputError(
         "the images have different sizes",
         f"{first}: {size[0]} x {size[1]}",

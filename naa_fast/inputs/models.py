@@ -15,28 +15,42 @@ from typing import Any
 from torch import nn
 
 from naa_fast.errors import ModelError, NaaError, UsageError
+from naa_fast.inputs.exported import load_exported
+from naa_fast.inputs.timm_models import PREFIX as TIMM
+from naa_fast.inputs.timm_models import load_timm
 from naa_fast.inputs.weights import first_line, load_weights, read_weights
 
 FORM = "expected FILE.py:FUNCTION or package.module:FUNCTION"
+EXPORTED = ".pt2"
 SHOWN = 12
 
 
-def load_model(spec: str, arguments: Mapping[str, Any], weights: Path | None = None) -> nn.Module:
+def load_model(spec: str, arguments: Mapping[str, Any], weights: Path | None = None, trusted: str | None = None) -> nn.Module:
     """The module `FUNCTION(**arguments)` returns, with `weights` loaded into it if given.
 
-    `spec` names TRUSTED code: the file or module is imported and the function called, with all that Python code can do. The
+    `spec` may also be `timm:NAME` (see `load_timm`) or a `.pt2` file (see `load_exported`), which are trusted with nothing.
+    Else it names TRUSTED code: the file or module is imported and the function called, with all that Python code can do. The
     folder of FILE.py, or the current directory for the second form, is importable meanwhile, after everything installed, so that
-    no file there takes the place of a library. `weights` need not be trusted, and are read first: see `read_weights`.
+    no file there takes the place of a library. `weights` need not be trusted, and are read first; `trusted`: see `read_weights`.
 
     Raises:
         UsageError: a spec of another form, no such file, module or function, or arguments the function does not take.
         ModelError: the code raised, or returned something else than a module; see also `read_weights` and `load_weights`.
         UnsafeInput: see `read_weights`.
     """
+    if spec.startswith(TIMM):
+        return load_timm(spec.removeprefix(TIMM), arguments, weights, trusted)
+    if spec.endswith(EXPORTED):
+        for option, given in (("--weights", weights), ("--model-arg", arguments), ("--unsafe-load", trusted)):
+            if given:
+                raise UsageError(f"{option} with {spec}", "an exported program brings its own", f"leave {option} out")
+        return load_exported(Path(spec))
     place, _, function = spec.rpartition(":")
     if not place or not function.isidentifier():
         raise UsageError(f"model '{spec}' is not of a form that can be loaded", FORM)
-    state = None if weights is None else read_weights(weights)
+    if trusted is not None and weights is None:
+        raise UsageError("--unsafe-load without --weights", "it says which file of weights may be unpickled", "leave it out")
+    state = None if weights is None else read_weights(weights, trusted)
     is_file = place.endswith(".py")
     with importable(Path(place).parent if is_file else Path.cwd()):
         module = import_file(Path(place)) if is_file else import_named(place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -29,10 +30,13 @@ DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".ckpt")
 
 
-def load_pretrained(name: str, task: str = "auto", dtype: str | None = None, revision: str | None = None) -> nn.Module:
+def load_pretrained(
+    name: str, task: str = "auto", dtype: str | None = None, revision: str | None = None, device_map: str | None = None
+) -> nn.Module:
     """The model in a folder, or of a Hub id (the one case that uses the network); only `.safetensors` weights are read.
 
-    `task` "auto" takes the architecture config.json names. `dtype` None keeps the precision of the weights.
+    `task` "auto" takes the architecture config.json names. `dtype` None keeps the precision of the weights. `device_map` "auto"
+    spreads the layers over the devices there are, through accelerate; each layer's statistics stay on its device.
 
     Raises:
         UnsafeInput: a folder that brings code (`auto_map`, kernels by name) or only pickled weights.
@@ -49,6 +53,11 @@ def load_pretrained(name: str, task: str = "auto", dtype: str | None = None, rev
         raise ModelError(f"no config.json in {folder}", "expected a folder written by save_pretrained()")
     require_safetensors(folder)
     chosen = task_of(config) if task == "auto" else task
+    spread: dict[str, Any] = {}
+    if device_map is not None:
+        if importlib.util.find_spec("accelerate") is None:
+            raise ModelError("--device-map needs accelerate, which is not installed", "pip install 'naa-fast[hf]'")
+        spread = {"device_map": device_map}
     try:
         model, loading = getattr(transformers, TASKS[chosen][0]).from_pretrained(
             str(folder),
@@ -57,6 +66,7 @@ def load_pretrained(name: str, task: str = "auto", dtype: str | None = None, rev
             local_files_only=True,
             dtype=dtype or "auto",
             output_loading_info=True,
+            **spread,
         )
     except Exception as error:  # a damaged or hostile folder reaches many parsers
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Text as batches of tokens: `.txt`, `.jsonl` and `.csv`, with padding and masks made here."""
+"""Text as batches of tokens: `.txt`, `.jsonl`, `.csv`, `.parquet` and dataset folders, with padding and masks made here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import csv
 import inspect
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,29 @@ import torch
 from torch import Tensor, nn
 
 from naa_fast.errors import InputError, UsageError
+from naa_fast.inputs.arrow import read_dataset, read_parquet
 from naa_fast.inputs.batches import Batch
+from naa_fast.records import FOLD_BLOCK, FOLDS
 
 SIDES = ("right", "left")
 NO_LIMIT = 10**6  # a tokenizer without a length limit announces 1e30
 SHOWN = 10
+PERIOD = FOLDS * FOLD_BLOCK
+WINDOW = 64 * PERIOD
+"""Texts that are put in order of length at a time: enough that batches fit tightly, few enough to hold."""
+
+Row = tuple[list[int], list[int]]
 
 
 @dataclass(frozen=True)
 class TextOptions:
     """How text becomes tokens.
 
-    `tokenizer`: a transformers tokenizer. `field`: the column of a `.jsonl` or `.csv`. `max_length`: longer texts are cut there;
+    `tokenizer`: a transformers tokenizer. `field`: the column of anything but a `.txt`. `max_length`: longer texts are cut there;
     None refuses a text longer than the tokenizer's limit, since what is cut off is never scanned. `skip_special`: the tokens the
     tokenizer adds around a text are seen by the model and left out of the statistics; a special token written in the text itself
     counts, or a trigger could hide as one. `position_ids`: pass them, counted from the first real token (`wants_positions`).
+    `bucket`: batch texts of like length together, see `by_length`.
     """
 
     tokenizer: Any
@@ -37,6 +46,7 @@ class TextOptions:
     padding_side: str = "right"
     skip_special: bool = False
     position_ids: bool = False
+    bucket: bool = False
 
     def __post_init__(self) -> None:
         if self.padding_side not in SIDES:
@@ -62,6 +72,9 @@ class TextSource:
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         stop = len(self.texts) if stop is None else min(stop, len(self.texts))
+        if self.options.bucket:
+            yield from self.bucketed(start, stop)
+            return
         skipped = 0
         for first in range(start, stop, self.batch_size):
             rows = [self.encode(index) for index in range(first, min(first + self.batch_size, stop))]
@@ -72,6 +85,22 @@ class TextSource:
                 skipped = 0
         if skipped:
             yield Batch((), {}, 0, None, skipped)
+
+    def in_order(self) -> TextSource:
+        """The same set, never bucketed: for whoever tells one sample from another by its place."""
+        return TextSource(self.name, self.texts, self.batch_size, replace(self.options, bucket=False))
+
+    def bucketed(self, start: int, stop: int) -> Iterator[Batch]:
+        """The same samples, a window at a time in order of length."""
+        rows = (self.encode(index) for index in range(start, stop))
+        while window := list(islice(rows, WINDOW)):
+            kept = by_length([row for row in window if row[0]])
+            skipped = len(window) - len(kept)
+            for first in range(0, len(kept), self.batch_size):
+                yield padded(kept[first : first + self.batch_size], self.options, skipped)
+                skipped = 0
+            if skipped:
+                yield Batch((), {}, 0, None, skipped)
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
         """Token ids of one text, and for each whether the tokenizer added it; both empty for a blank text."""
@@ -99,6 +128,18 @@ class TextSource:
         return ids, special
 
 
+def by_length(rows: list[Row]) -> list[Row]:
+    """`rows` reordered so that neighbours are of like length, each in a place of the same calibration fold as its own.
+
+    Folds repeat every PERIOD samples: of the rows that are PERIOD apart each takes a place of another, shortest first. Then a
+    batch of consecutive rows holds the same share of each of PERIOD sorted lists, and so texts of about one length.
+    """
+    ordered = list(rows)
+    for place in range(min(PERIOD, len(rows))):
+        ordered[place::PERIOD] = sorted(rows[place::PERIOD], key=lambda row: len(row[0]))
+    return ordered
+
+
 def padded(rows: list[tuple[list[int], list[int]]], options: TextOptions, skipped: int = 0) -> Batch:
     """One batch from token ids and special-token marks, padded to its longest row."""
     width = max(len(ids) for ids, _ in rows)
@@ -118,7 +159,7 @@ def padded(rows: list[tuple[list[int], list[int]]], options: TextOptions, skippe
 
 
 def open_text(path: Path, batch_size: int, options: TextOptions | None) -> TextSource:
-    """The texts in a file, read whole: `.txt` a line each, `.jsonl` and `.csv` the field `options.field` of each record.
+    """The texts in a file or dataset folder, read whole: `.txt` a line each, else the field `options.field` of each record.
 
     Raises:
         InputError: no tokenizer, text that is not UTF-8, a record that is damaged or lacks the field, or no text at all.
@@ -129,7 +170,8 @@ def open_text(path: Path, batch_size: int, options: TextOptions | None) -> TextS
             "a text needs the tokenizer of the model, and none is known",
             "use a model of the form hf:FOLDER, or name a folder with --tokenizer",
         )
-    read = {".txt": read_lines, ".jsonl": read_jsonl, ".csv": read_csv}[path.suffix.lower()]
+    readers = {".txt": read_lines, ".jsonl": read_jsonl, ".csv": read_csv, ".parquet": read_parquet}
+    read = read_dataset if path.is_dir() else readers.get(path.suffix.lower(), read_dataset)
     try:
         texts = read(path, options.field)
     except UnicodeDecodeError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
 import re
 import zipfile
@@ -13,22 +15,25 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from naa_fast.errors import ModelError, UnsafeInput
+from naa_fast.errors import ModelError, UnsafeInput, UsageError
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 WRAPPERS = ("state_dict", "model")
 FIRST_SAFE_TORCH = (2, 10)
 SHOWN = 5
+OPT_IN = "where you trust this very file, and all it runs: --unsafe-load sha256:HASH, the hash that sha256sum prints for it"
 ADVICE = "build the model with the options it was trained with (--model-arg), or choose the weights that belong to it"
 WAY_FORWARD = "in an environment you trust: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
 
 
-def read_weights(path: Path) -> Mapping[str, Tensor]:
+def read_weights(path: Path, trusted: str | None = None) -> Mapping[str, Tensor]:
     """The state dict in `path`, on the CPU: `.safetensors`, or `.pt`, `.pth`, `.bin` read with `weights_only=True`.
 
-    A checkpoint may hold it under `state_dict` or `model`.
+    A checkpoint may hold it under `state_dict` or `model`. `trusted`, "sha256:HASH": a full pickle is unpickled, with all the
+    code it names, if the bytes that were read have that hash.
 
     Raises:
+        UsageError: `trusted` of another form, or for a file that needs none.
         UnsafeInput: a pickle that asks for more than tensors and plain containers, a TorchScript archive, any other kind of
             file, or a torch too old for `weights_only` to be trusted.
         ModelError: no such file, a damaged one, or one without a state dict.
@@ -36,6 +41,8 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
     suffix = path.suffix.lower()
     if not path.is_file():
         raise ModelError(f"no such weights: {path}", "expected a .safetensors file, or .pt, .pth or .bin")
+    if trusted is not None:
+        return state_of(unpickled(path, trusted), path)
     if suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -70,12 +77,38 @@ def read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UnsafeInput(
-            f"refused to load weights {path}", "it is a full pickle, or not a torch file", reason_of(error), WAY_FORWARD
+            f"refused to load weights {path}", "it is a full pickle, or not a torch file", reason_of(error), WAY_FORWARD, OPT_IN
         ) from error
     except Exception as error:  # a damaged file reaches many parsers
         raise ModelError(
             f"weights {path} are damaged, or not a torch file", first_line(error), "copy or save them again"
         ) from error
+
+
+def unpickled(path: Path, trusted: str) -> Any:
+    """What a pickle holds, after its hash was compared. The bytes are read once, so that they cannot change in between."""
+    wanted = re.fullmatch(r"sha256:([0-9a-f]{64})", trusted)
+    if wanted is None:
+        raise UsageError(
+            f"--unsafe-load {trusted} is not of the form sha256:HASH", "expected 64 hexadecimal digits in lower case"
+        )
+    if path.suffix.lower() not in TORCH_SUFFIXES:
+        raise UsageError(
+            f"--unsafe-load with {path}",
+            f"it is for {', '.join(TORCH_SUFFIXES)} files that are refused otherwise",
+            "leave it out",
+        )
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != wanted[1]:
+        raise UnsafeInput(
+            f"refused to unpickle {path}", f"its hash is sha256:{found}", f"--unsafe-load names {trusted}: it is another file"
+        )
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise ModelError(f"weights {path} cannot be unpickled", first_line(error), "install what they were made with") from error
+    return loaded.state_dict() if isinstance(loaded, nn.Module) else loaded
 
 
 def reason_of(error: pickle.UnpicklingError) -> str:

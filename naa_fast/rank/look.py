@@ -14,6 +14,7 @@ from naa_fast.accumulate import Samples, Views, class_scores
 from naa_fast.capture import select
 from naa_fast.capture.selection import LayerSpec
 from naa_fast.inputs.batches import Batch, Source
+from naa_fast.inputs.text import TextSource
 from naa_fast.measurement import Measurement
 from naa_fast.rank.groups import Groups
 from naa_fast.rank.keep import Draw, Kept, Top, main_tensor, taken
@@ -120,6 +121,7 @@ def look(
     forward of each set (of MOST_CLEAN clean samples at most), a copy of the scores to the host each batch, and `(classes + 2) x
     2 x neurons` float64.
     """
+    clean, suspect = (source.in_order() if isinstance(source, TextSource) else source for source in (clean, suspect))
     place, selection = Placement.of(model, device), select(model, layers)
     groups = Groups(*(measurement.predictions for measurement in measured))
     references: dict[str, Reference] = {}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from naa_fast.accumulate import Accumulator, Predictions
 from naa_fast.capture import Capture, Selection
+from naa_fast.capture.hooks import Enough
 from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageError
 from naa_fast.inputs.batches import Batch, Source
@@ -118,7 +119,7 @@ class Runner:
             part, *rest = pieces(pending.popleft(), self.most)
             pending.extendleft(reversed(rest))
             self.accumulator.begin(part.size, start + done, part.mask)
-            self.capture.begin(part.size)
+            self.capture.begin(part.size, part.mask)
             fits = True
             try:
                 output = self.forward(part)
@@ -143,7 +144,11 @@ class Runner:
     def forward(self, batch: Batch) -> Any:
         """The model's output for one batch. Its exception becomes a ModelError that names the batch and the layer it rose in."""
         try:
-            return self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
+            output = self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
+            self.capture.completed()
+            return None if self.capture.stop_early else output  # predictions of the first batch alone would tell nothing
+        except Enough:
+            return None
         except NaaError:
             raise
         except Exception as error:

@@ -41,6 +41,7 @@ def measure(
     chunk_size: int | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    stop_early: bool = False,
     interval_s: float = 60.0,
 ) -> Measurement:
     """Per-neuron records of the chosen layers over all samples of `source`.
@@ -48,6 +49,8 @@ def measure(
     The model runs in eval mode without gradients and is given back in the mode it came in, with no hook left on it, also when
     it raises. A batch that does not fit into memory is halved until it does, and the notes say so. `device` "auto" leaves the
     model where it is. Floating-point inputs are cast to the model's own precision.
+
+    `stop_early`: forwards end after the last chosen layer. Records are the same, predictions are not counted.
 
     `first_index`: global index of the set's first sample, for a part of a larger set; it decides the calibration folds and tells
     parts apart when they merge.
@@ -100,6 +103,7 @@ def measure(
     signals = stop_on_signals() if checkpoints is not None else nullcontext(StopRequest())
     with evaluating(model), torch.no_grad(), signals as stop:
         runner = Runner(model, source, selection, place, backend, fingerprint, stop, progress, first_index)
+        runner.capture.stop_early = stop_early
         with runner.capture as capture:
             total, fresh = run_chunks(runner, chunk_size, checkpoints, resume)
             if total.samples == 0:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from naa_fast import audit
-from naa_fast.capture import select
+from naa_fast.capture import friendly, select
 from naa_fast.errors import UsageError
 
 
@@ -24,6 +24,13 @@ def modules(**children: nn.Module) -> nn.Module:
     return Block(children)
 
 
+class FusedExperts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down_proj = nn.Parameter(torch.zeros(2, 4, 4))
+        self.act_fn = nn.SiLU()
+
+
 def linear() -> nn.Module:
     return nn.Linear(4, 4)
 
@@ -33,7 +40,7 @@ def shapes() -> dict[str, nn.Module]:
     return {
         "gpt2": modules(attn=linear(), mlp=modules(c_fc=linear(), c_proj=linear())),
         "llama": modules(self_attn=linear(), mlp=modules(gate_proj=linear(), up_proj=linear(), down_proj=linear())),
-        "mixtral": modules(self_attn=linear(), mlp=modules(gate=linear(), experts=modules(act_fn=nn.SiLU()))),
+        "mixtral": modules(self_attn=linear(), mlp=modules(gate=linear(), experts=FusedExperts())),
         "bert": modules(attention=modules(output=modules(dense=linear())), output=modules(dense=linear())),
         "vit": modules(attention=linear(), mlp=modules(fc1=linear(), fc2=linear())),
     }
@@ -44,7 +51,10 @@ def shapes() -> dict[str, nn.Module]:
     [
         ("gpt2", {"resid": "", "attn": ".attn", "mlp.act": ".mlp.c_proj:in", "mlp.out": ".mlp"}),
         ("llama", {"resid": "", "attn": ".self_attn", "mlp.act": ".mlp.down_proj:in", "mlp.out": ".mlp"}),
-        ("mixtral", {"resid": "", "attn": ".self_attn", "mlp.out": ".mlp", "router": ".mlp.gate"}),
+        (
+            "mixtral",
+            {"resid": "", "attn": ".self_attn", "mlp.out": ".mlp", "router": ".mlp.gate", "experts": ".mlp.experts:routing"},
+        ),
         ("bert", {"resid": "", "attn": ".attention.output.dense", "mlp.act": ".output.dense:in", "mlp.out": ".output.dense"}),
         ("vit", {"resid": "", "attn": ".attention", "mlp.act": ".mlp.fc2:in", "mlp.out": ".mlp"}),
     ],
@@ -53,11 +63,11 @@ def test_friendly_names_resolve_on_every_architecture(kind: str, expected: dict[
     model = modules(layers=nn.ModuleList([shapes()[kind], shapes()[kind]]))
     for name, ending in expected.items():
         assert [layer.label for layer in select(model, name).layers] == [f"layers.0{ending}", f"layers.1{ending}"]
-    for name in {"resid", "attn", "mlp.act", "mlp.out", "router"} - set(expected):
+    for name in set(friendly.NAMES) - set(expected):
         with pytest.raises(UsageError, match=f"this model has no '{name}'") as caught:
             select(model, name)
         assert f"it offers: {', '.join(expected)}" in str(caught.value)
-        assert ("experts are fused" in str(caught.value)) == (kind == "mixtral")
+        assert ("experts are fused" in str(caught.value)) == (kind == "mixtral" and name == "mlp.act")
 
 
 def test_a_model_without_blocks_says_so() -> None:

@@ -96,7 +96,7 @@ def test_an_unknown_verb_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> 
         (["merge", "--out", "x"], "required: FILE"),
         (["compare", "a"], "required: SUSPECT"),
         ([*SCAN, "--thresh", "1"], "unrecognized arguments: --thresh 1"),
-        ([*SCAN, "--device", "gpu"], "invalid choice: 'gpu'"),
+        ([*SCAN, "--device", "gpu"], "'gpu' is not a device: expected auto, cpu"),
         ([*SCAN, "--backend", "fast"], "invalid choice: 'fast'"),
         ([*SCAN, "--top-k", "0"], "argument --top-k: '0' is not a whole number of 1 or more"),
         ([*SCAN, "--top-k", "²"], "'²' is not a whole number of 1 or more"),

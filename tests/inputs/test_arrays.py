@@ -138,14 +138,17 @@ def test_a_path_that_does_not_exist(tmp_path: Path) -> None:
     text = message(tmp_path / "gone.npz")
     assert f"no such data: {tmp_path / 'gone.npz'}" in text
     assert "the path does not exist" in text
-    assert ".npz, .npy, .safetensors, .txt, .jsonl, .csv, or a folder of images" in text
+    assert ".npz, .npy, .safetensors, .txt, .jsonl, .csv, .parquet, a folder or .tar of images, or hf-data:FOLDER" in text
 
 
 def test_an_unknown_ending_lists_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "d.tsv").write_text("1,2")
     text = message(tmp_path / "d.tsv")
     assert "unknown data format '.tsv'" in text
-    assert "expected one of .npz, .npy, .safetensors, .txt, .jsonl, .csv, or a folder of images" in text
+    assert (
+        "expected one of .npz, .npy, .safetensors, .txt, .jsonl, .csv, .parquet, a folder or .tar of images, or hf-data:FOLDER"
+        in text
+    )
 
 
 def test_something_that_is_no_regular_file_is_not_opened(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +149,7 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     text = message(tmp_path)
     assert f"no image in {tmp_path}" in text
-    assert "0 links lead out of the folder, 0 files could not be decoded" in text
+    assert "0 links lead out of it, 0 files could not be decoded" in text
     assert "expected files ending in .png, .jpg, .jpeg, .bmp, .webp, .tif, .tiff" in text
 
 
@@ -157,7 +159,7 @@ def test_a_folder_of_nothing_but_links_and_damage_says_so(tmp_path: Path) -> Non
     folder.mkdir()
     os.symlink(tmp_path / "outside" / "a.png", folder / "a.png")
     (folder / "b.png").write_bytes(b"nonsense")
-    assert "1 links lead out of the folder, 1 files could not be decoded" in message(folder)
+    assert "1 links lead out of it, 1 files could not be decoded" in message(folder)
 
 
 def test_a_folder_in_which_nothing_decodes(tmp_path: Path) -> None:
@@ -184,5 +186,62 @@ def test_without_pillow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     text = message(tmp_path)
-    assert "a folder of images needs Pillow, which is not installed" in text
+    assert "images need Pillow, which is not installed" in text
     assert "pip install 'naa-fast[vision]'" in text
+
+
+def tar(path: Path, *entries: tuple[str, bytes] | tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for entry in entries:
+            if isinstance(entry, tarfile.TarInfo):
+                archive.addfile(entry)
+            else:
+                info = tarfile.TarInfo(entry[0])
+                info.size = len(entry[1])
+                archive.addfile(info, io.BytesIO(entry[1]))
+    return path
+
+
+def png(fill: int, folder: Path) -> bytes:
+    return save(folder / "held.png", fill=fill).read_bytes()
+
+
+def test_a_tar_gives_its_images_in_its_own_order_and_unpacks_nothing(tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    entries = [(f"../{name}.png", png(fill, held)) for name, fill in (("z", 255), ("a", 51))]
+    path = tar(tmp_path / "a.tar", *entries, ("label.json", b"{}"), ("bad.png", b"no image"))
+    before = sorted(tmp_path.rglob("*"))
+    source = open_source(path, 1)
+    found = list(source.batches())
+    assert (source.samples, [batch.size for batch in found]) == (2, [1, 1])
+    assert [float(batch.arguments[0].max()) for batch in found] == [1.0, pytest.approx(51 / 255)]
+    assert sum(batch.skipped for batch in found) == 1
+    assert sorted(tmp_path.rglob("*")) == before, "a name that leads out of the archive is a name"
+    model = torch.nn.Conv2d(3, 2, 1)
+    assert naa_fast.measure(model, path).samples == 2
+
+
+def test_links_in_a_tar_are_left_out_aloud(tmp_path: Path) -> None:
+    save(tmp_path / "secret.png")
+    link = tarfile.TarInfo("link.png")
+    link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret.png")
+    path = tar(tmp_path / "a.tar", link, ("x.png", png(0, tmp_path / "held")))
+    [batch] = open_source(path, 4).batches()
+    assert (batch.size, batch.skipped) == (1, 1)
+    with pytest.raises(InputError, match="1 links lead out of it, 0 files could not be decoded"):
+        open_source(tar(tmp_path / "b.tar", link), 4)
+
+
+def test_a_tar_that_is_damaged_cut_off_or_packed_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"garbage" * 200)
+    with pytest.raises(InputError, match=r"is damaged, or not an uncompressed \.tar"):
+        open_source(path, 2)
+    whole = tar(path, ("x.png", png(0, tmp_path / "held") + bytes(9000))).read_bytes()
+    path.write_bytes(whole[:1024])
+    with pytest.raises(InputError, match=r"is cut off|is damaged"):
+        open_source(path, 2)
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(tmp_path / "held" / "held.png")
+    with pytest.raises(InputError, match="or unpack it into a folder"):
+        open_source(path, 2)

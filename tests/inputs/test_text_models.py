@@ -20,6 +20,7 @@ transformers = pytest.importorskip(
 tokenizers = pytest.importorskip("tokenizers")
 
 from inputs.marker import Marker  # noqa: E402
+from tolerances import assert_record  # noqa: E402
 
 from naa_fast import audit  # noqa: E402
 from naa_fast.cli.main import main  # noqa: E402
@@ -113,6 +114,41 @@ def test_statistics_depend_on_neither_padding_side_nor_batch_composition(kind: s
             np.testing.assert_allclose(found.mean, x.mean(0), atol=1e-6 * scale, rtol=1e-5, err_msg=where)
             np.testing.assert_allclose(found.m2, len(x) * x.var(0), rtol=1e-4, atol=1e-6 * scale**2, err_msg=where)
             np.testing.assert_allclose(found.maximum, x.max(0), atol=4e-6 * scale, rtol=1e-5, err_msg=where)
+
+
+def ids_of(source: TextSource) -> torch.Tensor:
+    return torch.cat([batch.keywords["input_ids"].flatten() for batch in source.batches()])
+
+
+@pytest.mark.parametrize(("batch_size", "chunk_size"), [(16, None), (64, 150), (7, 1000)])
+def test_batches_of_like_length_change_nothing_but_the_padding(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int, chunk_size: int | None
+) -> None:
+    monkeypatch.setattr("naa_fast.inputs.text.WINDOW", 256)
+    random = np.random.default_rng(8)
+    texts = [" ".join(random.choice(WORDS, size)) if size else "" for size in random.geometric(0.15, 500).clip(0, 29) - 1]
+    net, layers = model("llama"), ["model.embed_tokens", "model.layers.1"]
+
+    def source(bucket: bool) -> TextSource:
+        return TextSource("texts", texts, batch_size, TextOptions(tokenizer(), bucket=bucket))
+
+    plain, sorted_ = (audit.measure(net, source(b), layers=layers, chunk_size=chunk_size, first_index=5) for b in (False, True))
+    assert (plain.samples, plain.skipped) == (sorted_.samples, sorted_.skipped)
+    exact, near = (sorted_.layers[name] for name in layers)
+    record = plain.layers[layers[0]]  # an embedding of a token does not depend on what stands beside it
+    assert_record(exact, record, "float32")
+    for view in ("positions", "sample_mean", "sample_max"):
+        assert (getattr(exact, view).count == getattr(record, view).count).all()
+    assert (exact.positions.minimum == record.positions.minimum).all()
+    assert (exact.sample_max.maximum == record.sample_max.maximum).all()
+    record = plain.layers[layers[1]]
+    assert (near.mean_folds.count == record.mean_folds.count).all()
+    np.testing.assert_allclose(near.mean_folds.mean, record.mean_folds.mean, atol=1e-5)
+    np.testing.assert_allclose(near.positions.variance, record.positions.variance, rtol=1e-4)
+    assert torch.equal(ids_of(source(True).in_order()), ids_of(source(False))), "a ranking goes by places"
+    assert not torch.equal(ids_of(source(True)), ids_of(source(False)))
+    widths = [sum(b.keywords["input_ids"].numel() for b in source(bucket).batches()) for bucket in (False, True)]
+    assert widths[1] < 0.9 * widths[0] or batch_size == 64, "less padding"
 
 
 def test_a_special_token_written_in_a_text_still_counts() -> None:

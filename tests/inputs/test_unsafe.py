@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import pickle
 import zipfile
 from pathlib import Path
@@ -11,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from inputs.marker import Marker, test_the_marker_works  # noqa: F401  the marker's own test is collected here
+from safetensors.torch import save_file
 
-from naa_fast.errors import EXIT_UNSAFE, UnsafeInput
+from naa_fast.cli.main import main
+from naa_fast.errors import EXIT_UNSAFE, ModelError, UnsafeInput, UsageError
 from naa_fast.inputs.batches import open_source
 from naa_fast.inputs.weights import read_weights
 
@@ -120,8 +124,6 @@ def test_weights_of_another_kind_are_refused_unread(tmp_path: Path, suffix: str)
 def test_a_torch_too_old_to_be_trusted_reads_no_pickle_but_still_safetensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safetensors.torch import save_file
-
     torch.save({"weight": torch.zeros(2)}, tmp_path / "w.pt")
     save_file({"weight": torch.zeros(2)}, tmp_path / "w.safetensors")
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
@@ -172,3 +174,99 @@ def write_claiming_npz(path: Path, claimed_bytes: int, claimed_packed: int | Non
     if claimed_packed is not None:
         raw[entry + 20 : entry + 24] = claimed_packed.to_bytes(4, "little")
     path.write_bytes(raw)
+
+
+def digest_of(path: Path) -> str:
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def test_an_opt_in_opens_the_very_file_it_names_and_no_other(tmp_path: Path) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "w.pt"
+    torch.save({"state_dict": {"weight": torch.ones(2)}, "extra": Marker(marker)}, path)
+    with pytest.raises(UnsafeInput, match="--unsafe-load sha256:HASH, the hash that sha256sum prints"):
+        read_weights(path)
+    trusted = digest_of(path)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(UnsafeInput, match="refused to unpickle") as caught:
+        read_weights(path, trusted)
+    assert f"its hash is {digest_of(path)}\n  --unsafe-load names {trusted}: it is another file" in str(caught.value)
+    assert not marker.exists()
+    path.write_bytes(path.read_bytes()[:-1])
+    assert read_weights(path, trusted)["weight"].tolist() == [1.0, 1.0]
+    assert marker.exists(), "with the opt-in its code runs: that is what it is for"
+
+
+def test_an_opt_in_reads_a_whole_pickled_model(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "m.pt")
+    assert set(read_weights(tmp_path / "m.pt", digest_of(tmp_path / "m.pt"))) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize(
+    ("name", "trusted", "words"),
+    [
+        ("w.pt", "yes", "is not of the form sha256:HASH"),
+        ("w.pt", "sha256:" + "A" * 64, "64 hexadecimal digits in lower case"),
+        ("w.pkl", "sha256:" + "a" * 64, "it is for .pt, .pth, .bin files"),
+    ],
+)
+def test_an_opt_in_of_another_form_is_a_usage_error(tmp_path: Path, name: str, trusted: str, words: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UsageError) as caught:
+        read_weights(tmp_path / name, trusted)
+    assert words in str(caught.value)
+
+
+def test_a_trusted_pickle_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"garbage")
+    with pytest.raises(ModelError, match="cannot be unpickled"):
+        read_weights(tmp_path / "w.pt", digest_of(tmp_path / "w.pt"))
+
+
+def test_an_oversized_safetensors_header_is_refused(tmp_path: Path) -> None:
+    for size in (1 << 62, 200 << 20):  # beyond any file; beyond what the format allows
+        (tmp_path / "w.safetensors").write_bytes(size.to_bytes(8, "little") + b'{"a":')
+        with pytest.raises(ModelError, match=r"are damaged, or not a \.safetensors file"):
+            read_weights(tmp_path / "w.safetensors")
+
+
+def test_the_command_line_ends_with_5_and_the_marker_never_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("import torch\ndef build(): return torch.nn.Linear(2, 2)\n")
+    np.save("good.npy", np.zeros((4, 2), np.float32))
+    np.save("bad.npy", objects(tmp_path / "ran"), allow_pickle=True)
+    torch.save({"x": Marker(tmp_path / "ran")}, "w.pt")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), "script.pt")
+    write_claiming_npz(Path("bomb.npz"), claimed_bytes=2 << 30)
+    before = sorted(os.listdir())
+    words = ["measure", "--device", "cpu", "--out", "o.naa.safetensors", "--model", "net.py:build"]
+    for given, told in (
+        ("--data bad.npy", "array of Python objects"),
+        ("--data w.pt", "a .pt file is a pickle"),
+        ("--data bomb.npz", "refused to unpack x"),
+        ("--data good.npy --weights w.pt", "it is a full pickle"),
+        ("--data good.npy --weights script.pt", "TorchScript archive: a program"),
+    ):
+        assert main([*words, *given.split()]) == EXIT_UNSAFE, given
+        assert told in capsys.readouterr().err
+    assert sorted(set(os.listdir()) - {"__pycache__"}) == before, "nothing ran, nothing was written"
+
+
+def test_hostile_names_of_layers_and_files_stay_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["../../up", "\x1b[2Jclear", "\u202egpj.exe", "<script>alert(1)</script>", "a\nb"]
+    Path("sub").mkdir()
+    for index, name in enumerate(("clean", "suspect")):
+        Path(f"sub/{name}").mkdir()
+        x = torch.randn(300, 3, generator=torch.Generator().manual_seed(index)) + 9 * index
+        save_file({layer: x + i for i, layer in enumerate(names)}, f"sub/{name}/part.safetensors")
+        assert main(["measure", "--activations", f"sub/{name}", "--out", f"sub/{name}.naa.safetensors"]) == 0
+    assert main(["compare", "sub/clean.naa.safetensors", "sub/suspect.naa.safetensors", "--out", "sub/report"]) == 1
+    shown = capsys.readouterr()
+    for stream in (shown.out, shown.err, Path("sub/report/summary.txt").read_text()):
+        assert not set(stream) & {"\x1b", "\u202e"}
+    assert "<script" not in Path("sub/report/signature.svg").read_text()
+    assert os.listdir() == ["sub"], "no name led out of the folder"
