@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from naa_fast.capture.selection import LayerSpec
     from naa_fast.scan.chunk import Progress
+    from naa_fast.scan.quarantine import Quarantine
+    from naa_fast.scan.times import Times
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,13 @@ class Audit:
     """A verdict and everything behind it.
 
     `layers[name].difference` float64 per neuron, `.z` the same in standard deviations, `.abnormal` int64 indices ascending.
-    `options` are the resolved options, for the report.
+    `options` are the resolved options, for the report; `times` where the seconds went, None where nothing
+    was measured.
     """
 
     judgement: Judgement
     options: dict[str, Any] = field(default_factory=dict)
+    times: Times | None = None
 
     def __repr__(self) -> str:
         return f"Audit({self.verdict.outcome}, score {self.verdict.score:.4g}, {len(self.layers)} layers)"
@@ -61,7 +65,11 @@ class Audit:
         """The content of report.json."""
         from naa_fast.report.machine import report_dict
 
-        return report_dict(self.judgement, {"options": self.options})
+        return report_dict(self.judgement, self._making())
+
+    def _making(self) -> dict[str, Any]:
+        """What only this audit knows of how it came about."""
+        return {"options": self.options, **({"times": self.times.report()} if self.times else {})}
 
     def summary(self) -> str:
         """The verdict and the top neurons as text for a terminal."""
@@ -73,7 +81,7 @@ class Audit:
         """Write the report folder: report.json, signature.png and .svg, summary.txt and both measurements."""
         from naa_fast.report.folder import write_report
 
-        return write_report(self.judgement, Path(folder), {"options": self.options})
+        return write_report(self.judgement, Path(folder), self._making())
 
 
 def scan(
@@ -93,6 +101,8 @@ def scan(
     resume: bool = False,
     ranking: bool = True,
     proof: bool = True,
+    quarantine: Quarantine | None = None,
+    prefetch: int | None = None,
 ) -> Audit:
     """Run a trusted clean and a suspect set through `model` and judge what differs.
 
@@ -101,7 +111,9 @@ def scan(
     in the layer's own units; None calibrates a limit from the clean set. Cost: one forward over each set and one read of every
     chosen layer's output; host memory does not grow with the number of samples.
 
-    `checkpoint`, a folder, keeps the work of finished chunks of `chunk_size` items; `resume` goes on from there.
+    `checkpoint`, a folder, keeps the work of finished chunks of `chunk_size` items; `resume` goes on from there. `quarantine`
+    (`naa_fast.scan.quarantine.Quarantine`) lists the items that could not be used, and ends the scan at too many. `prefetch`:
+    batches read ahead.
 
     `ranking` looks at every sample a second time and says which suspects lie outside what clean samples do; `proof` reads
     candidate triggers off those and measures them on clean samples. Cost: one more forward over each set, and some ten thousand
@@ -110,11 +122,15 @@ def scan(
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
     """
-
     from naa_fast.inputs.batches import open_source
     from naa_fast.proof import gather
+    from naa_fast.scan.times import Times
+
+    times = Times()
 
     def one(name: str, data: Any) -> Measurement:
+        if quarantine is not None:
+            quarantine.begin(name)
         return measure(
             model,
             data,
@@ -126,6 +142,9 @@ def scan(
             chunk_size=chunk_size,
             checkpoint=None if checkpoint is None else Path(checkpoint) / name,
             resume=resume,
+            quarantine=quarantine,
+            times=times,
+            prefetch=prefetch,
         )
 
     options = {"batch_size": batch_size, "device": str(device), "backend": backend, "ranking": ranking, "proof": proof}
@@ -136,7 +155,8 @@ def scan(
         judge(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
         chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
         evidence = gather(model, *sets, measured, proof=proof, **chosen)
-    return compare(*measured, threshold=threshold, top_k=top_k, options=options, evidence=evidence)
+    found = compare(*measured, threshold=threshold, top_k=top_k, options=options, evidence=evidence)
+    return replace(found, times=times)
 
 
 def measure(
@@ -152,10 +172,14 @@ def measure(
     chunk_size: int | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
+    quarantine: Quarantine | None = None,
+    times: Times | None = None,
+    prefetch: int | None = None,
 ) -> Measurement:
     """One set's statistics under `model`: the half of `scan` that needs the model. See `scan` for the arguments.
 
     `first_index`: where `data` begins in a larger set of which it is a part, so that merged parts equal one pass over the whole.
+    `times` is added to.
     """
     from naa_fast.inputs.batches import open_source
     from naa_fast.scan.loop import measure as run
@@ -171,6 +195,9 @@ def measure(
         chunk_size=chunk_size,
         checkpoint=None if checkpoint is None else Path(checkpoint),
         resume=resume,
+        quarantine=quarantine,
+        times=times,
+        prefetch=prefetch,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -37,7 +38,7 @@ class Capture:
     Under `torch.compile` the hook becomes one opaque operator, so the graph stays whole; compiled code is reset on entry and on
     exit, because the compiler otherwise ignores hooks that come or go after its first call.
 
-    `notes` collects what a person should know of how the outputs were read.
+    `notes` collects what a person should know of how the outputs were read; `seconds` the time that reading them took the host.
     """
 
     def __init__(self, model: nn.Module, selection: Selection, observer: Observer) -> None:
@@ -45,6 +46,7 @@ class Capture:
         self.selection = selection
         self.observer = observer
         self.notes: list[str] = []
+        self.seconds = 0.0
         self.fired: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._witnesses: dict[torch.Size, int] = {}
@@ -168,6 +170,7 @@ class Capture:
             self._witnesses[output.shape] = axis
 
     def _receive(self, index: int, output: Any, picked: bool = False) -> None:
+        began = perf_counter()
         layer = self.selection.layers[index]
         part, note = (output, "") if picked or layer.item == INPUT else pick(layer.name, output, layer.item)
         tensor = readable(layer.label, part).detach()
@@ -188,6 +191,7 @@ class Capture:
                 f"two layers go by the name {name}", f"a layer, and the calls of {layer.label} with that shape", "leave one out"
             )
         self.observer.observe(name, layout.view(tensor), str(layout))
+        self.seconds += perf_counter() - began
 
 
 def is_compiled(model: nn.Module) -> bool:

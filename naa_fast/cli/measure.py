@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from naa_fast.cli.outputs import check_file
+from naa_fast.cli.outputs import check_file, quarantine_of
 from naa_fast.cli.scan import DATA_HELP
 from naa_fast.cli.shared import (
     add_long,
@@ -20,6 +20,7 @@ from naa_fast.cli.shared import (
     index,
     model_of,
     model_place,
+    note,
     running,
     sources_of,
 )
@@ -47,26 +48,18 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_file(arguments.out, [arguments.data, arguments.weights, model_place(arguments.model)])
+    listed = quarantine_of(arguments.out)
+    for path in (arguments.out, listed):
+        check_file(path, [arguments.data, arguments.weights, model_place(arguments.model)])
     from naa_fast import audit
+    from naa_fast.scan.times import Times
 
     [source] = sources_of(arguments, arguments.data)
-    with running() as (ranks, progress):
+    times = Times()
+    with running(arguments, listed) as (ranks, options):
         model, device = model_of(arguments)
         fit_positions(model, [source])
-        measurement = audit.measure(
-            model,
-            source,
-            layers=arguments.layers,
-            batch_size=arguments.batch_size,
-            device=device,
-            backend=arguments.backend,
-            progress=progress,
-            first_index=arguments.first_index,
-            chunk_size=arguments.chunk_size,
-            checkpoint=arguments.checkpoint,
-            resume=arguments.resume,
-        )
+        measurement = audit.measure(model, source, device=device, first_index=arguments.first_index, times=times, **options)
     if ranks.rank:
         return EXIT_PASS
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -74,4 +67,5 @@ def run(arguments: argparse.Namespace) -> int:
     skipped = f", {measurement.skipped:,} skipped" if measurement.skipped else ""
     samples, layers = counted(measurement.samples, "sample"), counted(len(measurement.layers), "layer")
     emit(clean(f"{arguments.out}: {samples}{skipped}, {layers}"))
+    note(times.words())
     return EXIT_PASS

@@ -26,11 +26,20 @@ LAST_KEYWORDS = ("attention_mask", "labels")
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """An item that could not be used: its `index` in the set, the `file` if it is one of its own, and why. Hostile text, both."""
+
+    index: int
+    file: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class Batch:
     """One forward's worth of data: the model is called as `model(*arguments, **keywords)`.
 
     `size` samples; `mask` (bool `[size]` or `[size, positions]`) marks with False what no statistic may count, and the model
-    sees all the same. `skipped`: samples left out as undecodable since the previous batch. The first tensor of `arguments`, then
+    sees all the same. `rejected`: items left out as unusable since the previous batch. The first tensor of `arguments`, then
     of `keywords`, is the input proper.
     """
 
@@ -38,12 +47,18 @@ class Batch:
     keywords: dict[str, Any]
     size: int
     mask: Tensor | None
-    skipped: int = 0
+    rejected: tuple[Rejected, ...] = ()
+
+    @property
+    def skipped(self) -> int:
+        return len(self.rejected)
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A set of samples. `name` is what a person calls it and is hostile text; `samples` the total, None while unknown."""
+    """A set of samples. `name` is what a person calls it and is hostile text; `samples` how many items it has, unusable ones
+    among them, None while unknown. One with a true `read_ahead` is read by a thread of its own while the model runs.
+    """
 
     name: str
     samples: int | None
@@ -51,7 +66,7 @@ class Source(Protocol):
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Items `start:stop` of the set in order, undecodable ones counted among them; a range may be asked for again.
 
-        A batch of size 0 only tells what was skipped. Raises InputError at the first sample that cannot be used and must not be
+        A batch of size 0 only tells what was rejected. Raises InputError at the first sample that cannot be used and must not be
         left out.
         """
         ...
@@ -137,6 +152,8 @@ class ArraySource:
         self.x = x
         self.mask = mask
         self.batch_size = batch_size
+        self.in_memory = isinstance(x, MemoryColumn)
+        self.read_ahead = not self.in_memory
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         length = self.x.shape[0]
@@ -154,6 +171,8 @@ class IterableSource:
         self.name = type(data).__name__
         self.samples = announced_samples(data)
         self.data = data
+        # A generator may share its random numbers, buffers or database with whoever made it: it stays on their thread.
+        self.read_ahead = isinstance(data, DataLoader)
         self._running: Iterator[Batch] | None = None
         self._waiting: Batch | None = None
         self._at = 0
@@ -205,10 +224,10 @@ def cut(batch: Batch, at: int) -> tuple[Batch, Batch]:
             return {key: part(item, rows) for key, item in value.items()}
         return type(value)(part(item, rows) for item in value) if type(value) in (list, tuple) else value
 
-    def piece(rows: slice, size: int, skipped: int) -> Batch:
-        return Batch(part(batch.arguments, rows), part(batch.keywords, rows), size, part(batch.mask, rows), skipped)
+    def piece(rows: slice, size: int, rejected: tuple[Rejected, ...]) -> Batch:
+        return Batch(part(batch.arguments, rows), part(batch.keywords, rows), size, part(batch.mask, rows), rejected)
 
-    return piece(slice(0, at), at, batch.skipped), piece(slice(at, None), batch.size - at, 0)
+    return piece(slice(0, at), at, batch.rejected), piece(slice(at, None), batch.size - at, ())
 
 
 def announced_samples(data: Iterable[Any]) -> int | None:

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from naa_fast.errors import InputError, UsageError
-from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.batches import Batch, Rejected
 
 SIDES = ("right", "left")
 NO_LIMIT = 10**6  # a tokenizer without a length limit announces 1e30
 SHOWN = 10
+BLANK = "blank: there is nothing to observe"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,10 @@ class TextOptions:
 class TextSource:
     """A list of texts, each one sample, as `input_ids`, `attention_mask` and the mask of the tokens that count.
 
-    A batch is padded to its longest text. Blank texts hold nothing to observe: they are left out and counted in `Batch.skipped`.
+    A batch is padded to its longest text. Blank texts hold nothing to observe: they are left out and named in `Batch.rejected`.
     """
+
+    read_ahead = True
 
     def __init__(self, name: str, texts: Sequence[str], batch_size: int, options: TextOptions) -> None:
         if not texts:
@@ -62,16 +65,16 @@ class TextSource:
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         stop = len(self.texts) if stop is None else min(stop, len(self.texts))
-        skipped = 0
+        rejected: list[Rejected] = []
         for first in range(start, stop, self.batch_size):
             rows = [self.encode(index) for index in range(first, min(first + self.batch_size, stop))]
             kept = [row for row in rows if row[0]]
-            skipped += len(rows) - len(kept)
+            rejected += [Rejected(first + at, None, BLANK) for at, row in enumerate(rows) if not row[0]]
             if kept:
-                yield padded(kept, self.options, skipped)
-                skipped = 0
-        if skipped:
-            yield Batch((), {}, 0, None, skipped)
+                yield padded(kept, self.options, tuple(rejected))
+                rejected = []
+        if rejected:
+            yield Batch((), {}, 0, None, tuple(rejected))
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
         """Token ids of one text, and for each whether the tokenizer added it; both empty for a blank text."""
@@ -99,7 +102,7 @@ class TextSource:
         return ids, special
 
 
-def padded(rows: list[tuple[list[int], list[int]]], options: TextOptions, skipped: int = 0) -> Batch:
+def padded(rows: list[tuple[list[int], list[int]]], options: TextOptions, rejected: tuple[Rejected, ...] = ()) -> Batch:
     """One batch from token ids and special-token marks, padded to its longest row."""
     width = max(len(ids) for ids, _ in rows)
     fill = next((i for i in (options.tokenizer.pad_token_id, options.tokenizer.eos_token_id) if i is not None), 0)
@@ -114,7 +117,7 @@ def padded(rows: list[tuple[list[int], list[int]]], options: TextOptions, skippe
     keywords: dict[str, Tensor] = {"input_ids": ids, "attention_mask": seen.long()}
     if options.position_ids:
         keywords["position_ids"] = (seen.long().cumsum(1) - 1).clamp(min=0)
-    return Batch((), dict(keywords), len(rows), counted, skipped)
+    return Batch((), dict(keywords), len(rows), counted, rejected)
 
 
 def open_text(path: Path, batch_size: int, options: TextOptions | None) -> TextSource:
