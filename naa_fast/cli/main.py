@@ -70,18 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     what gives none, "stopped" (and can be resumed), "interrupted" or "error".
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    Log.as_json = any(word == "--log=json" or pair == ("--log", "json") for word, pair in zip(words, pairs(words), strict=True))
+    Log.as_json = False
     arguments = argparse.Namespace(outcome="")
     code = run(words, arguments)
     if Log.as_json and os.environ.get("RANK", "0") == "0":
         outcomes = {0: "done", EXIT_STOPPED: "stopped", EXIT_INTERRUPTED: "interrupted"}
         tell(json.dumps({"event": "end", "exit_code": code, "outcome": arguments.outcome or outcomes.get(code, "error")}))
     return code
-
-
-def pairs(words: list[str]) -> list[tuple[str, str]]:
-    """Each word with the one after it."""
-    return list(zip(words, [*words[1:], ""], strict=True))
 
 
 def run(words: list[str], arguments: argparse.Namespace) -> int:
@@ -92,6 +87,7 @@ def run(words: list[str], arguments: argparse.Namespace) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         build_parser().parse_args(words, arguments)
+        Log.as_json = getattr(arguments, "log", "text") == "json"
         code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code
