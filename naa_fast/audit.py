@@ -12,6 +12,7 @@ from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.judgement import Judgement, TopNeuron, judge
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.verdict import Verdict
+from naa_fast.errors import InputError, UsageError
 from naa_fast.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -175,18 +176,33 @@ def measure(
     quarantine: Quarantine | None = None,
     times: Times | None = None,
     prefetch: int | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Measurement:
     """One set's statistics under `model`: the half of `scan` that needs the model. See `scan` for the arguments.
 
     `first_index`: where `data` begins in a larger set of which it is a part, so that merged parts equal one pass over the whole.
-    `times` is added to.
+    `shard` (i, n) measures the i-th of n parts, from 1 on, and says so in the measurement: `naa-fast merge` joins them. `times`
+    is added to.
     """
-    from naa_fast.inputs.batches import open_source
+    from naa_fast.inputs.batches import PartOfSource, open_source
+    from naa_fast.measurement import Part
     from naa_fast.scan.loop import measure as run
 
-    return run(
+    source = open_source(data, batch_size)
+    parts: tuple[Part, ...] = ()
+    if shard is not None:
+        if source.samples is None:
+            raise InputError(
+                f"{source.name} does not say how many samples it has", "a shard is a share of a known number", "use a file"
+            )
+        if first_index:
+            raise UsageError("a shard and a first index", "a shard begins where it begins", "leave the first index out")
+        parts = (Part.of(*shard, source.samples),)
+        first_index = parts[0].start
+        source = PartOfSource(source, parts[0].start, parts[0].stop)
+    measured = run(
         model,
-        open_source(data, batch_size),
+        source,
         layers=layers,
         device=device,
         backend=backend,
@@ -199,6 +215,7 @@ def measure(
         times=times,
         prefetch=prefetch,
     )
+    return replace(measured, parts=parts)
 
 
 def compare(

@@ -22,6 +22,7 @@ from naa_fast.cli.shared import (
     model_place,
     note,
     running,
+    shard,
     sources_of,
 )
 from naa_fast.errors import EXIT_PASS
@@ -43,6 +44,9 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
         metavar="N",
         help="where the data begins in the larger set it is a part of, so that merged parts equal one pass (default: 0)",
     )
+    parser.add_argument(
+        "--shard", type=shard, metavar="I/N", help="measure the I-th of N parts of the data, for merge to join (from 1/N to N/N)"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.naa.safetensors", help="measurement file to write")
     parser.set_defaults(run=run)
 
@@ -59,7 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
     with running(arguments, listed) as (ranks, options):
         model, device = model_of(arguments)
         fit_positions(model, [source])
-        measurement = audit.measure(model, source, device=device, first_index=arguments.first_index, times=times, **options)
+        measurement = audit.measure(
+            model, source, device=device, first_index=arguments.first_index, shard=arguments.shard, times=times, **options
+        )
     if ranks.rank:
         return EXIT_PASS
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

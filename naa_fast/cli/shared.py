@@ -165,6 +165,13 @@ def index(text: str) -> int:
     return int(text)
 
 
+def shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form i/n with i from 1 to n, as in 2/8")
+    return int(number), int(count)
+
+
 def threshold(text: str) -> float:
     try:
         value = float(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -212,6 +212,27 @@ class IterableSource:
             raise InputError(
                 f"{self.name} gave no batch", "expected at least one", "an iterator can be read once: make a new one for each use"
             )
+
+
+class PartOfSource:
+    """Items `start:stop` of a source, as a set of its own whose items count from 0."""
+
+    def __init__(self, whole: Source, start: int, stop: int) -> None:
+        self.whole = whole
+        self.start, self.stop = start, stop
+        self.name = whole.name
+        self.samples: int | None = stop - start
+        for what in ("read_ahead", "in_memory", "batch_size", "data"):
+            if hasattr(whole, what):
+                setattr(self, what, getattr(whole, what))
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        last = self.stop if stop is None else min(self.start + stop, self.stop)
+        if self.start + start >= last:
+            return
+        for batch in self.whole.batches(self.start + start, last):
+            rejected = tuple(replace(bad, index=bad.index - self.start) for bad in batch.rejected)
+            yield replace(batch, rejected=rejected) if rejected else batch
 
 
 def cut(batch: Batch, at: int) -> tuple[Batch, Batch]:
