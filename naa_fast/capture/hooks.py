@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from naa_fast.capture.outputs import pick
+from naa_fast.capture.outputs import pick, whole
 from naa_fast.capture.selection import Layer, Selection, unwrapped
 from naa_fast.capture.views import Layout, known_axis, layout_of, readable
 from naa_fast.errors import CaptureError
@@ -173,7 +173,7 @@ class Capture:
         began = perf_counter()
         layer = self.selection.layers[index]
         part, note = (output, "") if picked or layer.item == INPUT else pick(layer.name, output, layer.item)
-        tensor = readable(layer.label, part).detach()
+        tensor = readable(layer.label, part if type(part) is Tensor else whole(part)).detach()
         self._witness(layer.module, None, tensor)
         call = self._calls[layer.label] = self._calls.get(layer.label, -1) + 1
         key = (layer.label, call, tensor.ndim)

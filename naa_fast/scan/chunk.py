@@ -40,7 +40,8 @@ class Runner:
     """Runs chunks of `source`; what it learns on the way (the batch that fits, the set's dtype) holds for the next chunk.
 
     `rejected`: what the latest chunk left out, by index in the whole set. `seen` and `bad`: how many items all chunks before it
-    read, and left out, on all ranks.
+    read, and left out, on all ranks. `together`: the model is spread over ranks that run every batch together, so that none may
+    stop or take a smaller batch by itself.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Runner:
         self.rejected: list[Rejected] = []
         self.bad = 0
         self.seen = 0
+        self.together = False
         self.accumulator = Accumulator(backend)
         self.predictions = Predictions()
         self.selection = selection
@@ -101,7 +103,7 @@ class Runner:
             self.done += batch.size
             if self.progress is not None:
                 self.progress(self.source.name, self.done, self.source.samples)
-            if self.stop:
+            if self.stop and not self.together:
                 raise Stopped(f"stopped by {self.stop.name}")
         if done == 0 and not self.rejected:
             return None
@@ -147,7 +149,7 @@ class Runner:
                 returned, hooks = perf_counter(), self.capture.seconds - hooks
                 self.predictions.observe(output, part.size, part.mask)
             except Exception as error:
-                if not (isinstance(error, OutOfMemory) or (part.size > 1 and is_out_of_memory(error))):
+                if self.together or not (isinstance(error, OutOfMemory) or (part.size > 1 and is_out_of_memory(error))):
                     raise
                 fits = False
             if fits:
@@ -172,7 +174,7 @@ class Runner:
         except NaaError:
             raise
         except Exception as error:
-            if is_out_of_memory(error) and batch.size > 1:
+            if is_out_of_memory(error) and batch.size > 1 and not self.together:
                 raise OutOfMemory from error
             if rose_in_this_package(error.__traceback__):
                 raise ModelError(

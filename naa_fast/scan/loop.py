@@ -142,7 +142,8 @@ def run_chunks(
     Round by round every rank takes one chunk; rank 0 joins them and writes the checkpoints. A round in which a rank was stopped
     or failed is dropped: the resumed scan runs its chunks again from their start.
     """
-    ranks, source, quarantine = Ranks.here(), runner.source, runner.quarantine
+    ranks, source, quarantine = Ranks.here(runner.model), runner.source, runner.quarantine
+    runner.together = ranks.together
     begun = begin(runner, ranks, checkpoints, resume, chunk_size)
     total, chunk, more, fresh = begun.measurement, begun.next_chunk, not begun.finished, False
 
@@ -152,10 +153,14 @@ def run_chunks(
 
     ahead = batches_ahead(source, runner.place.device, prefetch)
     pinned = ahead > 0 and runner.place.device.type == "cuda"
-    ranges = spans(chunk + ranks.rank, ranks.count, chunk_size)
-    with Feed(source, ranges, ahead, pinned, runner.stop) as runner.feed:
+    ranges = spans(chunk + ranks.first, ranks.step, chunk_size)
+    # A rank of a model that is spread over all of them may not stop by itself between two batches.
+    with Feed(source, ranges, ahead, pinned, StopRequest() if ranks.together else runner.stop) as runner.feed:
         while more and not quarantine.exceeded(runner.bad, source.samples, runner.seen):
-            turn, error = take_turn(runner, (chunk + ranks.rank) * (chunk_size or 0))
+            turn, error = take_turn(runner, (chunk + ranks.first) * (chunk_size or 0))
+            if ranks.together and error is not None:
+                keep()
+                raise error  # the others wait in the model, not for a word
             try:
                 told = ranks.gather(turn)
             except RankLost:
@@ -174,7 +179,7 @@ def run_chunks(
             fresh = fresh or turn.part is not None
             for part in told.parts:
                 total = joined_chunks(total, part)
-            chunk += ranks.count
+            chunk += ranks.step
             more = told.more and chunk_size is not None
             more = more and not (source.samples is not None and chunk * (chunk_size or 0) >= source.samples)
             if not more or (checkpoints is not None and checkpoints.due):
@@ -196,7 +201,8 @@ def spans(chunk: int, step: int, size: int | None) -> Iterator[Range]:
 def take_turn(runner: Runner, start: int) -> tuple[Turn, Exception | None]:
     """Run one chunk. What it raises comes back as a value: the other ranks wait to be told."""
     try:
-        return Turn(runner.run(start), tuple(runner.rejected)), None
+        part = runner.run(start)
+        return Turn(part, tuple(runner.rejected), f"stopped by {runner.stop.name}" if runner.stop else ""), None
     except Stopped as stop:
         return Turn(stop=stop.headline), None
     except Exception as error:

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from naa_fast.errors import NaaError, RankLost
+from naa_fast.errors import CaptureError, NaaError, RankLost
 from naa_fast.inputs.batches import Rejected
 from naa_fast.measurement import Measurement
+from naa_fast.records import LayerRecord
 
 TIMEOUT_S = 1800.0
 """How long a rank waits for the others: longer than the slowest takes for a chunk more than the fastest, or it gives up on it."""
@@ -55,17 +58,33 @@ class Round:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those of a `torchrun`; one alone outside of it."""
+    """This process's place among those of a `torchrun`; one alone outside of it.
+
+    `together`: the model itself is spread over the ranks (DTensor parameters: tensor parallel, FSDP2). Then all of them run every
+    chunk, since a forward of one rank needs all the others, and rank 0's measurement counts.
+    """
 
     rank: int = 0
     count: int = 1
+    together: bool = False
 
     @classmethod
-    def here(cls) -> Ranks:
+    def here(cls, model: nn.Module | None = None) -> Ranks:
         """The ranks of the initialised default group, or a rank on its own."""
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls()
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        together = model is not None and any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+        return cls(dist.get_rank(), dist.get_world_size(), together)
+
+    @property
+    def first(self) -> int:
+        """Which chunk of a round is this rank's."""
+        return 0 if self.together else self.rank
+
+    @property
+    def step(self) -> int:
+        """Chunks a round."""
+        return 1 if self.together else self.count
 
     def gather(self, turn: Turn) -> Round:
         """Hand in this rank's turn and learn of the others'. Waits for the slowest rank.
@@ -85,6 +104,9 @@ class Ranks:
             content = turn.part.to_bytes() if turn.part is not None and not (stop or fault) else None
             dist.gather_object((content, turn.rejected), held, dst=0)
         contents = held or []
+        if self.together:
+            require_same([Measurement.from_bytes(content) for content, _ in contents if content is not None])
+            contents, items, bads = contents[:1], items[:1], bads[:1]
         whole = [Measurement.from_bytes(content) for content, _ in contents if content is not None]
         rejected = [bad for _, some in contents for bad in some]
         return Round(whole, rejected, sum(items), sum(bads), any(mores), stop, fault)
@@ -120,6 +142,27 @@ class Ranks:
                 words,
                 "a process died, hangs, or ran out of memory: see what it said; --resume goes on, also with fewer ranks",
             ) from error
+
+
+def require_same(parts: list[Measurement]) -> None:
+    """Raise CaptureError if the ranks of one model saw other values in a layer: then each saw its own share of the neurons."""
+    for part in parts[1:]:
+        for name, record in parts[0].layers.items():
+            other = part.layers.get(name)
+            if other is None or not same_values(record, other):
+                raise CaptureError(
+                    f"layer {name or 'of the whole model'} gives other values on each rank",
+                    "its output is this rank's share of the neurons or tokens, and nothing in it says which",
+                    "let it return a DTensor (use_local_output=False), which is gathered, or leave the layer out",
+                )
+
+
+def same_values(a: LayerRecord, b: LayerRecord) -> bool:
+    """Whether two ranks saw the same, but for the rounding of a reduction."""
+    if a.channels != b.channels or not np.array_equal(a.positions.count, b.positions.count):
+        return False
+    spread = np.sqrt(np.nan_to_num(a.positions.variance)) + np.abs(a.positions.mean)
+    return bool((np.abs(a.positions.mean - b.positions.mean) <= 1e-2 * spread + 1e-6).all())
 
 
 @contextmanager
