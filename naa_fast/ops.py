@@ -40,11 +40,16 @@ class Choice:
 
     @property
     def module(self) -> Backend:
-        return importlib.import_module(f"naa_fast.kernels.{self.backend}")
+        return module_of(self.backend)
 
     def __str__(self) -> str:
         why = "; ".join(f"not {name}: {reason}" for name, reason in self.refused.items())
         return f"{self.op}: {self.backend}" + (f" ({why})" if why else "")
+
+
+@cache
+def module_of(backend: str) -> Backend:
+    return importlib.import_module(f"naa_fast.kernels.{backend}")
 
 
 def is_torch(x: Any) -> bool:

@@ -52,7 +52,7 @@ class Capture:
         self._witnesses: dict[torch.Size, int] = {}
         self._size = 0
         self._calls: dict[str, int] = {}
-        self._layouts: dict[tuple[str, int, int], Layout] = {}
+        self._layouts: dict[tuple[str, int, int], tuple[Layout, str]] = {}
         self._first: dict[str, tuple[int, int]] = {}
         self._labels = {layer.label for layer in selection.layers}
         self._slot = next(_slots)
@@ -178,10 +178,11 @@ class Capture:
         call = self._calls[layer.label] = self._calls.get(layer.label, -1) + 1
         key = (layer.label, call, tensor.ndim)
         if key not in self._layouts:  # the first batch decides; lengths and batch sizes may change after it
-            self._layouts[key] = layout_of(layer.module, tensor, self._witnesses, self._size)
+            found = layout_of(layer.module, tensor, self._witnesses, self._size)
+            self._layouts[key] = found, str(found)
             if note and call == 0:
                 self.notes.append(note)
-        layout = self._layouts[key]
+        layout, words = self._layouts[key]
         shape = (1 if tensor.ndim == 1 else tensor.shape[layout.axis], tensor.ndim)
         first = self._first.setdefault(layer.label, shape)
         self.fired.add(layer.label)
@@ -190,7 +191,7 @@ class Capture:
             raise CaptureError(
                 f"two layers go by the name {name}", f"a layer, and the calls of {layer.label} with that shape", "leave one out"
             )
-        self.observer.observe(name, layout.view(tensor), str(layout))
+        self.observer.observe(name, layout.view(tensor), words)
         self.seconds += perf_counter() - began
 
 
