@@ -109,6 +109,7 @@ def add_long(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--log",
+        "--log-format",  # torchrun takes --log for one of its own, even behind the name of the script
         choices=("text", "json"),
         default="text",
         help="form of the progress on stderr (default: text; json: an object a line)",
