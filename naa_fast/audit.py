@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence, Ranking
@@ -77,6 +81,31 @@ class Audit:
         from naa_fast.report.words import summary
 
         return summary(self.judgement)
+
+    def scalars(self) -> dict[str, float]:
+        """What an experiment tracker can plot; the chart beside it is `folder / "signature.png"` after `save(folder)`.
+
+        Names hold nothing but letters, digits and `_ . / -`, whatever the layers are called. `p_value` is absent where there is
+        none. docs/long-runs.md shows TensorBoard, MLflow and W&B.
+        """
+        layers = {re.sub(r"[^A-Za-z0-9_./-]", "_", name) or "model": layer for name, layer in self.layers.items()}
+        values = {
+            "score": self.verdict.score,
+            "p_value": self.verdict.p_value,
+            "exit_code": float(self.verdict.exit_code),
+            "findings": float(len(self.verdict.findings)),
+            "abnormal": float(sum(len(layer.abnormal) for layer in self.layers.values())),
+            **{f"{name}/samples": float(m.samples) for name, m in self._sets()},
+            **{f"{name}/skipped": float(m.skipped) for name, m in self._sets()},
+            **{f"z/{name}": float(np.nanmax(layer.z, initial=0.0)) for name, layer in layers.items()},
+            **{f"abnormal/{name}": float(len(layer.abnormal)) for name, layer in layers.items()},
+        }
+        if self.times is not None:
+            values |= {f"time/{name}": share for name, share in self.times.shares().items()}
+        return {name: value for name, value in values.items() if isfinite(value)}
+
+    def _sets(self) -> list[tuple[str, Measurement]]:
+        return [("clean", self.judgement.clean), ("suspect", self.judgement.suspect)]
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the report folder: report.json, signature.png and .svg, summary.txt and both measurements."""
