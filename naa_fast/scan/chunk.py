@@ -54,9 +54,9 @@ class Runner:
         fingerprint: str,
         stop: StopRequest,
         progress: Progress | None,
-        first: int,
-        quarantine: Quarantine,
-        times: Times,
+        first: int = 0,
+        quarantine: Quarantine | None = None,
+        times: Times | None = None,
     ) -> None:
         self.model = model
         self.source = source
@@ -66,8 +66,8 @@ class Runner:
         self.stop = stop
         self.progress = progress
         self.first = first
-        self.quarantine = quarantine
-        self.times = times
+        self.quarantine = quarantine or Quarantine()
+        self.times = times or Times()
         self.feed = Feed(source, (), 0, False, stop)
         self.rejected: list[Rejected] = []
         self.bad = 0
@@ -92,7 +92,7 @@ class Runner:
         self.predictions = Predictions(self.predictions.varied)
         self.rejected = self.quarantine.pending = []
         done = 0
-        for batch in self.readable_batches():
+        for batch in self.fed_batches():
             self.rejected += [replace(bad, index=self.first + bad.index) for bad in batch.rejected]
             if batch.rejected and self.quarantine.exceeded(self.bad + len(self.rejected), self.source.samples):
                 return None
@@ -129,10 +129,9 @@ class Runner:
 
     def read_again(self, start: int, stop: int) -> str:
         """The shard digest of items `start:stop` without running the model."""
-        feed = self.feed = Feed(self.source, [(start, stop)], 0, False, self.stop)
-        for _ in self.readable_batches():
+        for _ in self.readable_batches(start, stop):
             pass
-        return self.shard_digest(feed.fingerprint, start)
+        return self.shard_digest(self.feed.fingerprint, start)
 
     def run_batch(self, batch: Batch, start: int, done: int) -> int:
         """Run one batch, in halves if it does not fit; returns how many samples of the chunk are done then."""
@@ -192,7 +191,12 @@ class Runner:
                 "check that the data has the shape and dtype the model expects",
             ) from error
 
-    def readable_batches(self) -> Iterator[Batch]:
+    def readable_batches(self, start: int, stop: int | None) -> Iterator[Batch]:
+        """Items `start:stop` of the source, on this thread; errors as in `fed_batches`."""
+        self.feed = Feed(self.source, [(start, stop)], 0, False, self.stop)
+        yield from self.fed_batches()
+
+    def fed_batches(self) -> Iterator[Batch]:
         """The next range's batches; an exception of the user's own loader becomes an InputError that names the batch."""
         batches = self.feed.batches()
         while True:
