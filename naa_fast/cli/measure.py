@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     measurement.save(arguments.out)
     skipped = f", {measurement.skipped:,} skipped" if measurement.skipped else ""
     samples, layers = counted(measurement.samples, "sample"), counted(len(measurement.layers), "layer")
-    emit(clean(f"{arguments.out}: {samples}{skipped}, {layers}"))
+    part = "".join(f", {part}" for part in measurement.parts)
+    emit(clean(f"{arguments.out}: {samples}{skipped}, {layers}{part}"))
     note(times.words())
     return EXIT_PASS

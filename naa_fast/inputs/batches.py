@@ -171,8 +171,9 @@ class IterableSource:
         self.name = type(data).__name__
         self.samples = announced_samples(data)
         self.data = data
-        # A generator may share its random numbers, buffers or database with whoever made it: it stays on their thread.
-        self.read_ahead = isinstance(data, DataLoader)
+        # A generator may share its random numbers, buffers or database with whoever made it: it stays on their thread. A loader
+        # with workers reads ahead by itself.
+        self.read_ahead = isinstance(data, DataLoader) and data.num_workers == 0
         self._running: Iterator[Batch] | None = None
         self._waiting: Batch | None = None
         self._at = 0

@@ -68,7 +68,7 @@ class Runner:
         self.first = first
         self.quarantine = quarantine or Quarantine()
         self.times = times or Times()
-        self.feed = Feed(source, (), 0, False, stop)
+        self.feed = Feed(source, (), 0, None, stop)
         self.rejected: list[Rejected] = []
         self.bad = 0
         self.seen = 0
@@ -193,7 +193,7 @@ class Runner:
 
     def readable_batches(self, start: int, stop: int | None) -> Iterator[Batch]:
         """Items `start:stop` of the source, on this thread; errors as in `fed_batches`."""
-        self.feed = Feed(self.source, [(start, stop)], 0, False, self.stop)
+        self.feed = Feed(self.source, [(start, stop)], 0, None, self.stop)
         yield from self.fed_batches()
 
     def fed_batches(self) -> Iterator[Batch]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -44,11 +45,13 @@ class Feed:
     """Batches of the `ranges` of `source`, one range after the other; a context manager that leaves no thread behind.
 
     `ahead`: how many batches a thread may read beforehand; with 0 they are read when they are asked for. The order is that of
-    the source and the batches are the same either way. `pinned`: host tensors are moved to page-locked memory, from which a
-    device copies while the host goes on. What the source raises is raised where the batch would have come.
+    the source and the batches are the same either way. `pinned`, a GPU: host tensors are moved to page-locked memory, from
+    which it copies while the host goes on. What the source raises is raised where the batch would have come.
     """
 
-    def __init__(self, source: Source, ranges: Iterable[Range], ahead: int, pinned: bool, stop: StopRequest) -> None:
+    def __init__(
+        self, source: Source, ranges: Iterable[Range], ahead: int, pinned: torch.device | None, stop: StopRequest
+    ) -> None:
         self.source = source
         self.ranges = iter(ranges)
         self.pinned = pinned
@@ -86,7 +89,7 @@ class Feed:
                 began = perf_counter()
                 fingerprint.add(batch)
                 self._hashing += perf_counter() - began
-            yield pinned(batch) if self.pinned else batch
+            yield batch if self.pinned is None else pinned(batch)
         yield End(fingerprint, empty)
 
     def _taken(self) -> Iterator[Batch | End]:
@@ -107,7 +110,8 @@ class Feed:
 
     def _run(self) -> None:
         try:
-            with torch.no_grad():  # which is each thread's own
+            # Both are each thread's own; on the first GPU every rank would take memory for a context it has no use for.
+            with torch.no_grad(), nullcontext() if self.pinned is None else torch.cuda.device(self.pinned):
                 for span in self.ranges:
                     for item in self._read(span):
                         if not self._put(item) or (isinstance(item, End) and item.empty):

@@ -152,7 +152,7 @@ def run_chunks(
             checkpoints.save(Progressed(chunk, total, tuple(quarantine.found), finished))
 
     ahead = batches_ahead(source, runner.place.device, prefetch)
-    pinned = ahead > 0 and runner.place.device.type == "cuda"
+    pinned = runner.place.device if ahead > 0 and runner.place.device.type == "cuda" else None
     ranges = spans(chunk + ranks.first, ranks.step, chunk_size)
     # A rank of a model that is spread over all of them may not stop by itself between two batches.
     with Feed(source, ranges, ahead, pinned, StopRequest() if ranks.together else runner.stop) as runner.feed:

@@ -127,7 +127,7 @@ def test_a_request_to_stop_is_seen_while_nothing_comes() -> None:
                 time.sleep(0.01)
             time.sleep(0.5)
 
-    with Feed(Stuck(), [(0, None)], 2, False, stop) as feed:
+    with Feed(Stuck(), [(0, None)], 2, None, stop) as feed:
         batches = feed.batches()
         assert next(batches).size == 230
         stop.name = "SIGTERM"
@@ -137,7 +137,7 @@ def test_a_request_to_stop_is_seen_while_nothing_comes() -> None:
 
 def test_no_more_is_read_than_was_asked_for() -> None:
     source = Slow(0)
-    with Feed(source, [(0, 100), (100, None)], 2, False, StopRequest()) as feed:
+    with Feed(source, [(0, 100), (100, None)], 2, None, StopRequest()) as feed:
         batches = feed.batches()
         next(batches)
         time.sleep(0.2)
@@ -162,3 +162,5 @@ def test_what_is_at_hand_already_gets_no_thread() -> None:
     assert [batches_ahead(s, cpu, None) for s in (tensor, stream, Slow(0))] == [0, 0, 2]
     assert [batches_ahead(s, cuda, None) for s in (tensor, stream, Slow(0))] == [2, 0, 2]
     assert batches_ahead(stream, cpu, 5) == 5
+    loaders = [open_source(DataLoader(TensorDataset(ROWS), num_workers=workers), 10) for workers in (0, 1)]
+    assert [batches_ahead(loader, cpu, None) for loader in loaders] == [2, 0]
