@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.judgement import Judgement, TopNeuron, judge
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.verdict import Verdict
+from naa_fast.errors import InputError, UsageError
 from naa_fast.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -19,6 +24,8 @@ if TYPE_CHECKING:
 
     from naa_fast.capture.selection import LayerSpec
     from naa_fast.scan.chunk import Progress
+    from naa_fast.scan.quarantine import Quarantine
+    from naa_fast.scan.times import Times
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,13 @@ class Audit:
     """A verdict and everything behind it.
 
     `layers[name].difference` float64 per neuron, `.z` the same in standard deviations, `.abnormal` int64 indices ascending.
-    `options` are the resolved options, for the report.
+    `options` are the resolved options, for the report; `times` where the seconds went, None where nothing
+    was measured.
     """
 
     judgement: Judgement
     options: dict[str, Any] = field(default_factory=dict)
+    times: Times | None = None
 
     def __repr__(self) -> str:
         return f"Audit({self.verdict.outcome}, score {self.verdict.score:.4g}, {len(self.layers)} layers)"
@@ -61,7 +70,11 @@ class Audit:
         """The content of report.json."""
         from naa_fast.report.machine import report_dict
 
-        return report_dict(self.judgement, {"options": self.options})
+        return report_dict(self.judgement, self._making())
+
+    def _making(self) -> dict[str, Any]:
+        """What only this audit knows of how it came about."""
+        return {"options": self.options, **({"times": self.times.report()} if self.times else {})}
 
     def summary(self) -> str:
         """The verdict and the top neurons as text for a terminal."""
@@ -69,11 +82,36 @@ class Audit:
 
         return summary(self.judgement)
 
+    def scalars(self) -> dict[str, float]:
+        """What an experiment tracker can plot; the chart beside it is `folder / "signature.png"` after `save(folder)`.
+
+        Names hold nothing but letters, digits and `_ . / -`, whatever the layers are called. `p_value` is absent where there is
+        none. docs/long-runs.md shows TensorBoard, MLflow and W&B.
+        """
+        layers = {re.sub(r"[^A-Za-z0-9_./-]", "_", name) or "model": layer for name, layer in self.layers.items()}
+        values = {
+            "score": self.verdict.score,
+            "p_value": self.verdict.p_value,
+            "exit_code": float(self.verdict.exit_code),
+            "findings": float(len(self.verdict.findings)),
+            "abnormal": float(sum(len(layer.abnormal) for layer in self.layers.values())),
+            **{f"{name}/samples": float(m.samples) for name, m in self._sets()},
+            **{f"{name}/skipped": float(m.skipped) for name, m in self._sets()},
+            **{f"z/{name}": float(np.nanmax(layer.z, initial=0.0)) for name, layer in layers.items()},
+            **{f"abnormal/{name}": float(len(layer.abnormal)) for name, layer in layers.items()},
+        }
+        if self.times is not None:
+            values |= {f"time/{name}": share for name, share in self.times.shares().items()}
+        return {name: value for name, value in values.items() if isfinite(value)}
+
+    def _sets(self) -> list[tuple[str, Measurement]]:
+        return [("clean", self.judgement.clean), ("suspect", self.judgement.suspect)]
+
     def save(self, folder: str | Path) -> list[Path]:
         """Write the report folder: report.json, signature.png and .svg, summary.txt and both measurements."""
         from naa_fast.report.folder import write_report
 
-        return write_report(self.judgement, Path(folder), {"options": self.options})
+        return write_report(self.judgement, Path(folder), self._making())
 
 
 def scan(
@@ -94,6 +132,8 @@ def scan(
     stop_early: bool = False,
     ranking: bool = True,
     proof: bool = True,
+    quarantine: Quarantine | None = None,
+    prefetch: int | None = None,
 ) -> Audit:
     """Run a trusted clean and a suspect set through `model` and judge what differs.
 
@@ -105,7 +145,9 @@ def scan(
     `stop_early` ends each forward after the last chosen layer. The model's predictions are not seen then: the verdict does
     without them, and without ranking and proof.
 
-    `checkpoint`, a folder, keeps the work of finished chunks of `chunk_size` items; `resume` goes on from there.
+    `checkpoint`, a folder, keeps the work of finished chunks of `chunk_size` items; `resume` goes on from there. `quarantine`
+    (`naa_fast.scan.quarantine.Quarantine`) lists the items that could not be used, and ends the scan at too many. `prefetch`:
+    batches read ahead.
 
     `ranking` looks at every sample a second time and says which suspects lie outside what clean samples do; `proof` reads
     candidate triggers off those and measures them on clean samples. Cost: one more forward over each set, and some ten thousand
@@ -114,11 +156,15 @@ def scan(
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
     """
-
     from naa_fast.inputs.batches import open_source
     from naa_fast.proof import gather
+    from naa_fast.scan.times import Times
+
+    times = Times()
 
     def one(name: str, data: Any) -> Measurement:
+        if quarantine is not None:
+            quarantine.begin(name)
         return measure(
             model,
             data,
@@ -131,6 +177,9 @@ def scan(
             checkpoint=None if checkpoint is None else Path(checkpoint) / name,
             resume=resume,
             stop_early=stop_early,
+            quarantine=quarantine,
+            times=times,
+            prefetch=prefetch,
         )
 
     options = {"batch_size": batch_size, "device": str(device), "backend": backend, "ranking": ranking, "proof": proof}
@@ -141,7 +190,8 @@ def scan(
         judge(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
         chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
         evidence = gather(model, *sets, measured, proof=proof, **chosen)
-    return compare(*measured, threshold=threshold, top_k=top_k, options=options, evidence=evidence)
+    found = compare(*measured, threshold=threshold, top_k=top_k, options=options, evidence=evidence)
+    return replace(found, times=times)
 
 
 def measure(
@@ -158,17 +208,36 @@ def measure(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     stop_early: bool = False,
+    quarantine: Quarantine | None = None,
+    times: Times | None = None,
+    prefetch: int | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> Measurement:
     """One set's statistics under `model`: the half of `scan` that needs the model. See `scan` for the arguments.
 
     `first_index`: where `data` begins in a larger set of which it is a part, so that merged parts equal one pass over the whole.
+    `shard` (i, n) measures the i-th of n parts, from 1 on, and says so in the measurement: `naa-fast merge` joins them. `times`
+    is added to.
     """
-    from naa_fast.inputs.batches import open_source
+    from naa_fast.inputs.batches import PartOfSource, open_source
+    from naa_fast.measurement import Part
     from naa_fast.scan.loop import measure as run
 
-    return run(
+    source = open_source(data, batch_size)
+    parts: tuple[Part, ...] = ()
+    if shard is not None:
+        if source.samples is None:
+            raise InputError(
+                f"{source.name} does not say how many samples it has", "a shard is a share of a known number", "use a file"
+            )
+        if first_index:
+            raise UsageError("a shard and a first index", "a shard begins where it begins", "leave the first index out")
+        parts = (Part.of(*shard, source.samples),)
+        first_index = parts[0].start
+        source = PartOfSource(source, parts[0].start, parts[0].stop)
+    measured = run(
         model,
-        open_source(data, batch_size),
+        source,
         layers=layers,
         device=device,
         backend=backend,
@@ -178,7 +247,11 @@ def measure(
         checkpoint=None if checkpoint is None else Path(checkpoint),
         resume=resume,
         stop_early=stop_early,
+        quarantine=quarantine,
+        times=times,
+        prefetch=prefetch,
     )
+    return replace(measured, parts=parts)
 
 
 def compare(

@@ -65,6 +65,10 @@ class UnsafeInput(NaaError):
     exit_code = EXIT_UNSAFE
 
 
+class RankLost(NaaError):
+    """Another process of the same job failed, or cannot be reached any more."""
+
+
 class Stopped(NaaError):
     """The work was stopped and can be resumed."""
 

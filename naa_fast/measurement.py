@@ -18,11 +18,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from naa_fast.errors import InputError, StateMismatch
+from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.files import write_whole
 from naa_fast.records import COUNT_FIELDS, FOLD_FIELDS, FOLDS, MOMENT_FIELDS, VIEWS, Array, LayerRecord
 
 FORMAT = "naa-fast/measurement/1"
+MOST_PARTS = 100_000
 HEADER_KEY = "naa_fast"  # one key: several would be written in an order that changes from run to run
 
 
@@ -35,13 +36,41 @@ class Shard:
     skipped: int = 0
 
 
+@dataclass(frozen=True, order=True)
+class Part:
+    """The `number`-th of `count` parts of a set of `items` items: those from `start` on, up to `stop`, which is not in it."""
+
+    start: int
+    stop: int
+    number: int
+    count: int
+    items: int
+
+    @classmethod
+    def of(cls, number: int, count: int, items: int) -> Part:
+        """Parts of like size, in order: part 1 comes first. Raises UsageError unless 1 <= `number` <= `count` <= `items`."""
+        if not 1 <= number <= count:
+            raise UsageError(f"shard {number}/{count} is none", "expected i/n with i from 1 to n, as in 2/8")
+        if count > MOST_PARTS:
+            raise UsageError(f"{count} shards", f"expected at most {MOST_PARTS}", "cut the set into fewer")
+        if count > items:
+            raise UsageError(
+                f"a set of {items} items cannot be cut into {count} shards", "each would need at least one", "cut it into fewer"
+            )
+        return cls(items * (number - 1) // count, items * number // count, number, count, items)
+
+    def __str__(self) -> str:
+        return f"shard {self.number}/{self.count} (items {self.start} to {self.stop - 1} of {self.items})"
+
+
 @dataclass(frozen=True)
 class Measurement:
     """Per-neuron records of every layer, and where they come from.
 
     `layers` in the order the model ran them; `model` and `input_dtype` must agree for two measurements to merge or be compared
     ("" where unknown); `predictions` counts the predicted classes (see `accumulate.Predictions`; empty where the model gives no
-    class scores); `shards` and `provenance` accumulate (`provenance`: sorted distinct strings under each key).
+    class scores); `shards`, `parts` and `provenance` accumulate (`provenance`: sorted distinct strings under each key). `parts`:
+    which shards of a set these are, empty for a set that was not cut.
     """
 
     layers: Mapping[str, LayerRecord] = field(default_factory=dict)
@@ -50,12 +79,14 @@ class Measurement:
     shards: tuple[Shard, ...] = ()
     provenance: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     predictions: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
         joined = {key: tuple(sorted(set(values))) for key, values in sorted(self.provenance.items())}
         object.__setattr__(self, "provenance", MappingProxyType(joined))
         object.__setattr__(self, "shards", tuple(sorted(self.shards)))
+        object.__setattr__(self, "parts", tuple(sorted(self.parts)))
         for record in self.layers.values():
             record.freeze()
 
@@ -75,6 +106,14 @@ class Measurement:
     def skipped(self) -> int:
         return sum(shard.skipped for shard in self.shards)
 
+    def missing(self) -> list[Part]:
+        """The shards that are not in it; none for a set that was not cut."""
+        if not self.parts:
+            return []
+        count, items = self.parts[0].count, self.parts[0].items
+        here = {part.number for part in self.parts}
+        return [Part.of(number, count, items) for number in range(1, count + 1) if number not in here]
+
     def merge(self, other: Measurement) -> Measurement:
         """Both sets together, as if measured in one pass (accuracy: `Moments.merge`); the order of the two changes no bit.
 
@@ -86,6 +125,7 @@ class Measurement:
         if not other.shards and not other.layers:
             return self
         both = {s.digest for s in self.shards if s.digest} & {s.digest for s in other.shards if s.digest}
+        require_joinable_parts(self.parts, other.parts)
         if both:
             raise StateMismatch(
                 "cannot merge: the same data is in both measurements and would count twice",
@@ -107,6 +147,7 @@ class Measurement:
             self.shards + other.shards,
             {key: (*self.provenance.get(key, ()), *other.provenance.get(key, ())) for key in keys},
             predictions,
+            self.parts + other.parts,
         )
 
     def require_same_subject(self, other: Measurement, verb: str) -> None:
@@ -161,6 +202,7 @@ class Measurement:
             "model": self.model,
             "input_dtype": self.input_dtype,
             "shards": [[s.digest, s.samples, s.skipped] for s in self.shards],
+            "parts": [[p.number, p.count, p.items] for p in self.parts],
             "provenance": {key: list(values) for key, values in self.provenance.items()},
         }
         return bytes(save_tensors(tensors, {HEADER_KEY: json.dumps(header, ensure_ascii=True)}))
@@ -218,14 +260,56 @@ class Measurement:
             if predictions.ndim != 1 or predictions.dtype != np.int64:
                 raise ValueError(f"predictions: {predictions.dtype} {list(predictions.shape)}, expected int64 [classes + 1]")
             shards = tuple(Shard(str(digest), int(samples), int(skipped)) for digest, samples, skipped in header["shards"])
+            parts = tuple(Part.of(int(number), int(count), int(items)) for number, count, items in header["parts"])
+            if len(set(parts)) < len(parts) or len({(part.count, part.items) for part in parts}) > 1:
+                raise ValueError("parts that are not of one set")
             if any(shard.samples < 0 or shard.skipped < 0 for shard in shards):
                 raise ValueError("a shard of fewer than 0 samples")
             provenance = {str(key): tuple(map(str, values)) for key, values in header["provenance"].items()}
-            return cls(layers, str(header["model"]), str(header["input_dtype"]), shards, provenance, predictions)
+            return cls(layers, str(header["model"]), str(header["input_dtype"]), shards, provenance, predictions, parts)
+        except UsageError as error:
+            raise InputError("not a measurement file, or a damaged one", error.headline, remedy) from None
         except KeyError as error:
             raise InputError("not a measurement file", f"it has no {error}", remedy) from None
         except (ValueError, TypeError, AttributeError, SafetensorError, RecursionError, OverflowError) as error:
             raise InputError("not a measurement file, or a damaged one", str(error), remedy) from None
+
+
+def require_joinable_parts(mine: tuple[Part, ...], theirs: tuple[Part, ...]) -> None:
+    """Raise StateMismatch unless both are shards of one cut of one set, and none is in both; or neither is of a cut set."""
+    if not mine and not theirs:
+        return
+    if not mine or not theirs:
+        raise StateMismatch(
+            "cannot merge: only one of the measurements is a shard",
+            f"{(mine or theirs)[0]}, and one of a set that was not cut",
+            "merge the shards of one set with each other",
+        )
+    if (mine[0].count, mine[0].items) != (theirs[0].count, theirs[0].items):
+        raise StateMismatch(
+            "cannot merge: these are shards of different cuts, which overlap or leave gaps",
+            f"{mine[0]} / {theirs[0]}",
+            "measure all shards of one set with the same number of them",
+        )
+    both = set(mine) & set(theirs)
+    if both:
+        raise StateMismatch(
+            "cannot merge: a shard is in both measurements and would count twice", str(min(both)), "merge it once"
+        )
+
+
+def first_items(path: Path) -> tuple[int, str]:
+    """What puts the measurements of a set in order: the first item of each, and a digest. Reads the file's header alone."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            content = file.read(min(length, path.stat().st_size))
+        header = json.loads(json.loads(content)["__metadata__"][HEADER_KEY])
+        starts = [int(start) for digest, *_ in header["shards"] for start in digest.rpartition("@")[2:] if start.isdecimal()]
+        parts = [Part.of(*part).start for part in header["parts"]]
+        return min(parts or starts, default=0), min((digest for digest, *_ in header["shards"]), default="")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError):
+        return 0, ""  # `load` says what is wrong with it
 
 
 def check_packed(name: str, packed: list[Any]) -> None:

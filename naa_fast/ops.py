@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -40,7 +41,8 @@ class Choice:
 
     @property
     def module(self) -> Backend:
-        return importlib.import_module(f"naa_fast.kernels.{self.backend}")
+        name = f"naa_fast.kernels.{self.backend}"
+        return sys.modules.get(name) or importlib.import_module(name)  # asked for at every layer
 
     def __str__(self) -> str:
         why = "; ".join(f"not {name}: {reason}" for name, reason in self.refused.items())

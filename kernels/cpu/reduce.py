@@ -63,6 +63,8 @@ def flat(x: Array) -> tuple[Array, tuple[int, ...]] | None:
     if any(step < 0 or step % size for step in steps):
         return None
     strides = tuple(step // size for step in steps)
+    if x.flags.c_contiguous:
+        return x.reshape(-1), strides
     span = 1 + sum((length - 1) * stride for length, stride in zip(x.shape, strides, strict=True))
     return np.lib.stride_tricks.as_strided(x, (span,), (size,)), strides
 

@@ -55,6 +55,8 @@ def class_scores(output: Any, size: int, mask: Tensor | None = None) -> Tensor |
         output = getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else None)
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
+    if hasattr(output, "full_tensor"):  # a DTensor: its classes may be spread over ranks
+        output = output.full_tensor()
     if named and output.ndim == 3 and output.shape[0] == size and mask is not None and mask.shape == output.shape[:2]:
         last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
         output = output[torch.arange(size, device=output.device), last.to(output.device)]

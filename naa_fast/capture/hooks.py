@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Callable
+from time import perf_counter
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from naa_fast.capture.experts import ROUTING, is_fused, routing
-from naa_fast.capture.outputs import pick
+from naa_fast.capture.outputs import pick, whole
 from naa_fast.capture.selection import Layer, Selection, unwrapped
 from naa_fast.capture.tokens import LastToken
 from naa_fast.capture.views import Layout, known_axis, layout_of, readable
@@ -47,7 +48,7 @@ class Capture:
     With `stop_early` the first forward runs whole and shows which call is the last; later ones end there by raising Enough. A
     forward that reaches its layers in another order than the first is an error, since what it would still reach is not known.
 
-    `notes` collects what a person should know of how the outputs were read.
+    `notes` collects what a person should know of how the outputs were read; `seconds` the time that reading them took the host.
     """
 
     def __init__(self, model: nn.Module, selection: Selection, observer: Observer) -> None:
@@ -58,13 +59,14 @@ class Capture:
         self.stop_early = False
         self._order: list[int] = []
         self._plan: list[int] | None = None
+        self.seconds = 0.0
         self.fired: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._witnesses: dict[torch.Size, int] = {}
         self._size = 0
         self._last = LastToken(0, None)
         self._calls: dict[str, int] = {}
-        self._layouts: dict[tuple[str, int, int], Layout] = {}
+        self._layouts: dict[tuple[str, int, int], tuple[Layout, str]] = {}
         self._first: dict[str, tuple[int, int]] = {}
         self._labels = {layer.label for layer in selection.layers}
         self._slot = next(_slots)
@@ -199,17 +201,19 @@ class Capture:
             self._witnesses[output.shape] = axis
 
     def _receive(self, index: int, output: Any, picked: bool = False) -> None:
+        began = perf_counter()
         layer = self.selection.layers[index]
         part, note = (output, "") if picked or of_input(layer) else pick(layer.name, output, layer.item)
-        tensor = readable(layer.label, part).detach()
+        tensor = readable(layer.label, part if type(part) is Tensor else whole(part)).detach()
         self._witness(layer.module, None, tensor)
         call = self._calls[layer.label] = self._calls.get(layer.label, -1) + 1
         key = (layer.label, call, tensor.ndim)
         if key not in self._layouts:  # the first batch decides; lengths and batch sizes may change after it
-            self._layouts[key] = layout_of(layer.module, tensor, self._witnesses, self._size)
+            found = layout_of(layer.module, tensor, self._witnesses, self._size)
+            self._layouts[key] = found, f"{found}, {ROWS}" if layer.rows else str(found)
             if note and call == 0:
                 self.notes.append(note)
-        layout = self._layouts[key]
+        layout, words = self._layouts[key]
         shape = (1 if tensor.ndim == 1 else tensor.shape[layout.axis], tensor.ndim)
         first = self._first.setdefault(layer.label, shape)
         self.fired.add(layer.label)
@@ -219,12 +223,12 @@ class Capture:
                 f"two layers go by the name {name}", f"a layer, and the calls of {layer.label} with that shape", "leave one out"
             )
         x = layout.view(tensor)
-        words = f"{layout}, {ROWS}" if layer.rows else str(layout)
         self._order.append(index)
         planned = self._plan if self.stop_early else None
         if planned is not None and planned[len(self._order) - 1 : len(self._order)] != [index]:
             raise self._other_order()
         self.observer.observe(name, self._last.of(name, x, words) if layer.last else x, words)
+        self.seconds += perf_counter() - began
         if planned is not None and len(self._order) == len(planned):
             raise Enough
 

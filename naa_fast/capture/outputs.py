@@ -11,6 +11,14 @@ from torch import Tensor
 from naa_fast.errors import CaptureError
 
 
+def whole(output: Any) -> Any:
+    """`output`, gathered from the ranks it is spread over if it is a DTensor: shards side by side, pending sums added up.
+
+    A collective: every rank of the mesh has to come here in the same order, as they do in one model's forward.
+    """
+    return output.full_tensor() if isinstance(output, Tensor) and hasattr(output, "full_tensor") else output
+
+
 def members(output: Any) -> dict[str, Any]:
     """The parts of a structured output by the name a request can use ("0", "1" for positions)."""
     if isinstance(output, Mapping):

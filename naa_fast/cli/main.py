@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from naa_fast.cli import bench, compare, demo, doctor, measure, merge, scan
-from naa_fast.cli.shared import emit, note, quiet_stdout
-from naa_fast.errors import EXIT_ERROR, NaaError, UsageError
+from naa_fast.cli.shared import Log, emit, note, quiet_stdout, tell
+from naa_fast.errors import EXIT_ERROR, EXIT_STOPPED, NaaError, UsageError
 
 PROGRAM = "naa-fast"
 VERBS = (scan, measure, merge, compare, demo, doctor, bench)
@@ -62,14 +64,30 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. Errors are printed on stderr and never raised."""
+    """Run one command and return its exit code. Errors are printed on stderr and never raised.
+
+    With `--log json` the last line on stderr is an object with `exit_code` and `outcome`: the verdict's for a scan, "done" for
+    what gives none, "stopped" (and can be resumed), "interrupted" or "error".
+    """
     words = list(sys.argv[1:] if argv is None else argv)
+    Log.as_json = False
+    arguments = argparse.Namespace(outcome="")
+    code = run(words, arguments)
+    if Log.as_json and os.environ.get("RANK", "0") == "0":
+        outcomes = {0: "done", EXIT_STOPPED: "stopped", EXIT_INTERRUPTED: "interrupted"}
+        tell(json.dumps({"event": "end", "exit_code": code, "outcome": arguments.outcome or outcomes.get(code, "error")}))
+    return code
+
+
+def run(words: list[str], arguments: argparse.Namespace) -> int:
+    """Run one command, leaving its `outcome` in `arguments`."""
     debug = "--debug" in words
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a report must not fail on a name the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        arguments = build_parser().parse_args(words)
+        build_parser().parse_args(words, arguments)
+        Log.as_json = getattr(arguments, "log", "text") == "json"
         code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code

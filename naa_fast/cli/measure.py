@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naa_fast.cli.outputs import check_file
+from naa_fast.cli.outputs import check_file, quarantine_of
 from naa_fast.cli.scan import DATA_HELP
 from naa_fast.cli.shared import (
     add_long,
@@ -20,8 +20,10 @@ from naa_fast.cli.shared import (
     index,
     model_of,
     model_place,
+    note,
     place_of,
     running,
+    shard,
     sources_of,
 )
 from naa_fast.errors import EXIT_PASS, UsageError
@@ -53,36 +55,42 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
         metavar="N",
         help="where the data begins in the larger set it is a part of, so that merged parts equal one pass (default: 0)",
     )
+    parser.add_argument(
+        "--shard", type=shard, metavar="I/N", help="measure the I-th of N parts of the data, for merge to join (from 1/N to N/N)"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.naa.safetensors", help="measurement file to write")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     require_subject(arguments)
+    listed = quarantine_of(arguments.out)
     if arguments.activations is not None:
-        return run_activations(arguments)
-    check_file(arguments.out, [place_of(arguments.data), arguments.weights, model_place(arguments.model)])
+        return run_activations(arguments, listed)
+    for path in (arguments.out, listed):
+        check_file(path, [place_of(arguments.data), arguments.weights, model_place(arguments.model)])
     from naa_fast import audit
+    from naa_fast.scan.times import Times
 
     [source] = sources_of(arguments, arguments.data)
-    with running() as (ranks, progress):
+    times = Times()
+    with running(arguments, listed) as (ranks, options):
         model, device = model_of(arguments)
         fit_positions(model, [source])
         measurement = audit.measure(
             model,
             source,
-            layers=arguments.layers,
-            batch_size=arguments.batch_size,
             device=device,
-            backend=arguments.backend,
-            progress=progress,
             first_index=arguments.first_index,
-            chunk_size=arguments.chunk_size,
-            checkpoint=arguments.checkpoint,
-            resume=arguments.resume,
+            shard=arguments.shard,
+            times=times,
             stop_early=arguments.stop_early,
+            **options,
         )
-    return EXIT_PASS if ranks.rank else delivered(arguments, measurement)
+    if ranks.rank == 0:
+        delivered(arguments, measurement)
+        note(times.words())
+    return EXIT_PASS
 
 
 def require_subject(arguments: argparse.Namespace) -> None:
@@ -103,11 +111,11 @@ def set_beside(arguments: argparse.Namespace) -> dict[str, object]:
     return {f"--{name}": getattr(arguments, name) for name in names}
 
 
-def run_activations(arguments: argparse.Namespace) -> int:
+def run_activations(arguments: argparse.Namespace, listed: Path) -> int:
     check_file(arguments.out, [arguments.activations])
     from naa_fast.scan.dump import measure_activations
 
-    with running() as (ranks, progress):
+    with running(arguments, listed) as (ranks, options):
         measurement = measure_activations(
             arguments.activations,
             layers=arguments.layers,
@@ -115,16 +123,18 @@ def run_activations(arguments: argparse.Namespace) -> int:
             device="cpu" if arguments.device == "auto" else arguments.device,
             backend=arguments.backend,
             first_index=arguments.first_index,
-            progress=progress,
+            progress=options.get("progress"),
         )
-    return EXIT_PASS if ranks.rank else delivered(arguments, measurement)
+    if ranks.rank == 0:
+        delivered(arguments, measurement)
+    return EXIT_PASS
 
 
-def delivered(arguments: argparse.Namespace, measurement: Measurement) -> int:
+def delivered(arguments: argparse.Namespace, measurement: Measurement) -> None:
     """Write the measurement and say so."""
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     measurement.save(arguments.out)
     skipped = f", {measurement.skipped:,} skipped" if measurement.skipped else ""
     samples, layers = counted(measurement.samples, "sample"), counted(len(measurement.layers), "layer")
-    emit(clean(f"{arguments.out}: {samples}{skipped}, {layers}"))
-    return EXIT_PASS
+    part = "".join(f", {part}" for part in measurement.parts)
+    emit(clean(f"{arguments.out}: {samples}{skipped}, {layers}{part}"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from naa_fast.errors import UsageError
 
+QUARANTINE = "quarantine.jsonl"
 REPORT_FILES = (
     "report.json",
     "signature.png",
@@ -20,7 +21,7 @@ REPORT_FILES = (
 
 def check_folder(folder: Path, inputs: Sequence[Path | None] = ()) -> None:
     """Raise UsageError if a report cannot go to `folder`, or a file of it would take the place of an input. Makes nothing."""
-    for name in REPORT_FILES:
+    for name in (*REPORT_FILES, QUARANTINE):
         refuse_overwriting(folder / name, inputs)
     refuse_unwritable(folder)
 
@@ -31,6 +32,11 @@ def check_file(path: Path, inputs: Sequence[Path | None]) -> None:
     if path.is_dir():
         raise UsageError(f"--out {path} is a folder", "expected the name of a file")
     refuse_unwritable(path.parent)
+
+
+def quarantine_of(measurement: Path) -> Path:
+    """Where the list of what a measurement left out goes: beside it, under its name, since parts share a folder."""
+    return measurement.with_name(f"{measurement.name.removesuffix('.safetensors').removesuffix('.naa')}.{QUARANTINE}")
 
 
 def refuse_overwriting(output: Path, inputs: Sequence[Path | None]) -> None:

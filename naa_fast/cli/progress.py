@@ -1,11 +1,14 @@
-"""How far a run is: one line that renews itself on a terminal, a line every 30 seconds elsewhere."""
+"""How far a run is: one line that renews itself on a terminal, a line every 30 seconds elsewhere; or JSON for a machine."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Callable
 from math import inf
+from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
@@ -14,6 +17,7 @@ from naa_fast.cli.shared import clean, counted
 TERMINAL_SECONDS = 0.1
 LOG_SECONDS = 30.0
 LABEL_CELLS = 32
+STATM = Path("/proc/self/statm")
 
 
 class Progress:
@@ -71,6 +75,63 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.end_line()
+
+
+class JsonProgress(Progress):
+    """The same as objects, one a line: the first and the last of a set, and one every 30 seconds between.
+
+    `set`, `samples`, `total` (null while unknown), `rate` in samples a second and `eta_s` (null before they can be told),
+    `rss_mb` (null where the system does not say), `skipped`: items of all sets so far that could not be used.
+    """
+
+    def __init__(
+        self, skipped: Callable[[], int], stream: TextIO | None = None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(stream, now)
+        self.terminal = False
+        self.skipped = skipped
+        self._told: tuple[str, int, int | None] | None = None
+
+    def __call__(self, label: str, done: int, total: int | None) -> None:
+        now = self.now()
+        new = label != self._label or done < self._last_done
+        if new:
+            self.end_line()
+            self._label, self._first = label, (now, done)
+        self._last_done = done
+        self._told = label, done, total
+        if new or now - self._shown_at >= LOG_SECONDS:
+            self.tell(now)
+
+    def end_line(self) -> None:
+        """The last of a set, if it was not told yet."""
+        if self._told is not None:
+            self.tell(self.now())
+
+    def tell(self, now: float) -> None:
+        assert self._told is not None
+        label, done, total = self._told
+        rate = self.rate(now, done)
+        self._shown_at, self._told = now, None
+        entry = {
+            "event": "progress",
+            "set": clean(label, LABEL_CELLS),
+            "samples": done,
+            "total": total,
+            "rate": rate and round(rate, 3),
+            "eta_s": round((total - done) / rate, 1) if rate and total is not None and total >= done else None,
+            "rss_mb": resident_megabytes(),
+            "skipped": self.skipped(),
+        }
+        self.show(json.dumps(entry))
+
+
+def resident_megabytes() -> float | None:
+    """Resident memory of this process; None where the system does not say."""
+    try:
+        return round(int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def line(label: str, done: int, total: int | None, rate: float | None) -> str:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from naa_fast.cli.outputs import check_folder
+from naa_fast.cli.outputs import QUARANTINE, check_folder
 from naa_fast.cli.shared import (
     DEFAULT_REPORT,
     add_judging,
@@ -18,6 +18,7 @@ from naa_fast.cli.shared import (
     fit_positions,
     model_of,
     model_place,
+    note,
     place_of,
     running,
     sources_of,
@@ -54,26 +55,24 @@ def run(arguments: argparse.Namespace) -> int:
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
     sets = sources_of(arguments, arguments.clean, arguments.suspect)
-    with running() as (ranks, progress):
+    with running(arguments, arguments.out / QUARANTINE) as (ranks, options):
         model, device = model_of(arguments)
         fit_positions(model, sets)
         found = audit.scan(
             model,
             *sets,
-            layers=arguments.layers,
             top_k=arguments.top_k,
             threshold=arguments.threshold,
-            batch_size=arguments.batch_size,
             device=device,
-            backend=arguments.backend,
-            progress=progress,
-            chunk_size=arguments.chunk_size,
-            checkpoint=arguments.checkpoint,
-            resume=arguments.resume,
             ranking=not arguments.no_ranking,
             proof=not arguments.no_proof,
             stop_early=arguments.stop_early,
+            **options,
         )
+    arguments.outcome = found.verdict.outcome
     if ranks.rank:
         return found.verdict.exit_code
-    return deliver(found, arguments.out, arguments.json)
+    code = deliver(found, arguments.out, arguments.json)
+    if found.times is not None and not arguments.json:  # the report has them
+        note(found.times.words())
+    return code

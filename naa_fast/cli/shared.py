@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from naa_fast.audit import Audit
-    from naa_fast.cli.progress import Progress
     from naa_fast.inputs.batches import Source
     from naa_fast.scan.ranks import Ranks
 
@@ -123,20 +122,46 @@ def add_long(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--chunk-size", type=positive, metavar="N", help="samples a chunk, the unit of what is kept and shared (default: 8192)"
     )
+    group.add_argument(
+        "--max-bad",
+        metavar="N|N%",
+        help="end with exit code 2 when more items of a set cannot be used (default: go on; quarantine.jsonl lists them)",
+    )
+    group.add_argument(
+        "--prefetch", type=index, metavar="N", help="batches read ahead while the model runs (default: 2 of files, 0: none)"
+    )
+    group.add_argument(
+        "--log",
+        "--log-format",  # torchrun takes --log for one of its own, even behind the name of the script
+        choices=("text", "json"),
+        default="text",
+        help="form of the progress on stderr (default: text; json: an object a line)",
+    )
 
 
 @contextmanager
-def running() -> Iterator[tuple[Ranks, Progress | None]]:
-    """This process among the ranks of a torchrun, and its progress line (rank 0's); the model's own prints go to stderr."""
-    from naa_fast.cli.progress import Progress
+def running(arguments: argparse.Namespace, listed: Path) -> Iterator[tuple[Ranks, dict[str, Any]]]:
+    """This process among the ranks of a torchrun, and what the long-run options ask of `measure` and `scan`, with the progress
+    (rank 0's) and the quarantine, whose list is `listed`. The model's own prints go to stderr.
+    """
+    from naa_fast.cli.progress import JsonProgress, Progress
+    from naa_fast.scan.quarantine import Quarantine
     from naa_fast.scan.ranks import joined
 
+    quarantine = Quarantine(listed, arguments.max_bad)
+    options: dict[str, Any] = {
+        name: getattr(arguments, name)
+        for name in ("layers", "batch_size", "backend", "chunk_size", "checkpoint", "resume", "prefetch")
+    }
     with joined() as ranks, redirect_stdout(sys.stderr):
         if ranks.rank:
-            yield ranks, None
-        else:
-            with Progress() as progress:
-                yield ranks, progress
+            yield ranks, {**options, "quarantine": quarantine}
+            return
+        shown = JsonProgress(lambda: quarantine.count) if arguments.log == "json" else Progress()
+        with shown as progress:
+            yield ranks, {**options, "quarantine": quarantine, "progress": progress}
+    if quarantine.count:
+        note(f"{counted(quarantine.count, 'item')} could not be used and left out: {listed}")
 
 
 def add_judging(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +193,13 @@ def index(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
     return int(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form i/n with i from 1 to n, as in 2/8")
+    return int(number), int(count)
 
 
 def threshold(text: str) -> float:
@@ -305,10 +337,20 @@ def emit(text: str) -> None:
         quiet_stdout()
 
 
+class Log:
+    """The form of what goes to stderr, set by `main` for each command."""
+
+    as_json = False
+
+
 def note(*lines: str) -> None:
-    """Print remarks and errors on stderr, each on one line whatever it contains."""
+    """Print remarks and errors on stderr, each on one line whatever it contains; with `--log json` as an object each."""
     for line in lines:
-        print(clean(line), file=sys.stderr, flush=True)
+        tell(clean(line) if not Log.as_json else json.dumps({"event": "note", "message": clean(line)}))
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def clean(line: str, cells: int = LINE_CELLS) -> str:

@@ -45,7 +45,7 @@ class Proof:
     @property
     def limit(self) -> float:
         """The rate a proof needs."""
-        return PROVED_TOKEN_RATE if self.tokens else PROVED_RATE
+        return PROVED_TOKEN_RATE if self.tokens and self.target != ALL_TO_ALL else PROVED_RATE
 
     @property
     def stands(self) -> bool:

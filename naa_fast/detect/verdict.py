@@ -97,15 +97,16 @@ def judge_outcome(
     p_value = null.p_value(max((largest_t(layer) for layer in layers), default=-np.inf))
     sentence = describe_proof(evidence) or describe(outcome, layers, gaps, z, "shift" in levels)
     silent = [note for m in (clean, suspect) for note in m.provenance.get("notes", ()) if "never fired" in note]
-    return Verdict(
-        outcome,
-        score,
-        z,
-        p_value,
-        sentence,
-        tuple(findings),
-        (*gaps, *dict.fromkeys(silent), *evidence.notes, *not_checked(evidence)),
-    )
+    partial = [left_out(name, m) for name, m in (("clean", clean), ("suspect", suspect)) if m.missing()]
+    unseen = (*gaps, *partial, *dict.fromkeys(silent), *evidence.notes, *not_checked(evidence))
+    return Verdict(outcome, score, z, p_value, sentence, tuple(findings), unseen)
+
+
+def left_out(name: str, measurement: Measurement) -> str:
+    """Which shards of a set were not measured, in words."""
+    missing = measurement.missing()
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return f"the {name} set is partial: {', '.join(map(str, missing[:3]))}{more} not in the measurement"
 
 
 def backdoor_score(z: float, rise: float, evidence: Evidence) -> float:

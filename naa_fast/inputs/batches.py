@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -27,11 +27,20 @@ LAST_KEYWORDS = ("attention_mask", "labels")
 
 
 @dataclass(frozen=True)
+class Rejected:
+    """An item that could not be used: its `index` in the set, the `file` if it is one of its own, and why. Hostile text, both."""
+
+    index: int
+    file: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class Batch:
     """One forward's worth of data: the model is called as `model(*arguments, **keywords)`.
 
     `size` samples; `mask` (bool `[size]` or `[size, positions]`) marks with False what no statistic may count, and the model
-    sees all the same. `skipped`: samples left out as undecodable since the previous batch. The first tensor of `arguments`, then
+    sees all the same. `rejected`: items left out as unusable since the previous batch. The first tensor of `arguments`, then
     of `keywords`, is the input proper.
     """
 
@@ -39,12 +48,18 @@ class Batch:
     keywords: dict[str, Any]
     size: int
     mask: Tensor | None
-    skipped: int = 0
+    rejected: tuple[Rejected, ...] = ()
+
+    @property
+    def skipped(self) -> int:
+        return len(self.rejected)
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A set of samples. `name` is what a person calls it and is hostile text; `samples` the total, None while unknown."""
+    """A set of samples. `name` is what a person calls it and is hostile text; `samples` how many items it has, unusable ones
+    among them, None while unknown. One with a true `read_ahead` is read by a thread of its own while the model runs.
+    """
 
     name: str
     samples: int | None
@@ -52,7 +67,7 @@ class Source(Protocol):
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         """Items `start:stop` of the set in order, undecodable ones counted among them; a range may be asked for again.
 
-        A batch of size 0 only tells what was skipped. Raises InputError at the first sample that cannot be used and must not be
+        A batch of size 0 only tells what was rejected. Raises InputError at the first sample that cannot be used and must not be
         left out.
         """
         ...
@@ -156,6 +171,8 @@ class ArraySource:
         self.x = x
         self.mask = mask
         self.batch_size = batch_size
+        self.in_memory = isinstance(x, MemoryColumn)
+        self.read_ahead = not self.in_memory
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         length = self.x.shape[0]
@@ -173,6 +190,9 @@ class IterableSource:
         self.name = type(data).__name__
         self.samples = announced_samples(data)
         self.data = data
+        # A generator may share its random numbers, buffers or database with whoever made it: it stays on their thread. A loader
+        # with workers reads ahead by itself.
+        self.read_ahead = isinstance(data, DataLoader) and data.num_workers == 0
         self._running: Iterator[Batch] | None = None
         self._waiting: Batch | None = None
         self._at = 0
@@ -214,6 +234,27 @@ class IterableSource:
             )
 
 
+class PartOfSource:
+    """Items `start:stop` of a source, as a set of its own whose items count from 0."""
+
+    def __init__(self, whole: Source, start: int, stop: int) -> None:
+        self.whole = whole
+        self.start, self.stop = start, stop
+        self.name = whole.name
+        self.samples: int | None = stop - start
+        for what in ("read_ahead", "in_memory", "batch_size", "data"):
+            if hasattr(whole, what):
+                setattr(self, what, getattr(whole, what))
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        last = self.stop if stop is None else min(self.start + stop, self.stop)
+        if self.start + start >= last:
+            return
+        for batch in self.whole.batches(self.start + start, last):
+            rejected = tuple(replace(bad, index=bad.index - self.start) for bad in batch.rejected)
+            yield replace(batch, rejected=rejected) if rejected else batch
+
+
 def cut(batch: Batch, at: int) -> tuple[Batch, Batch]:
     """The first `at` samples of a batch, and the rest; tensors with one row a sample are cut, all else is shared."""
 
@@ -224,10 +265,10 @@ def cut(batch: Batch, at: int) -> tuple[Batch, Batch]:
             return {key: part(item, rows) for key, item in value.items()}
         return type(value)(part(item, rows) for item in value) if type(value) in (list, tuple) else value
 
-    def piece(rows: slice, size: int, skipped: int) -> Batch:
-        return Batch(part(batch.arguments, rows), part(batch.keywords, rows), size, part(batch.mask, rows), skipped)
+    def piece(rows: slice, size: int, rejected: tuple[Rejected, ...]) -> Batch:
+        return Batch(part(batch.arguments, rows), part(batch.keywords, rows), size, part(batch.mask, rows), rejected)
 
-    return piece(slice(0, at), at, batch.skipped), piece(slice(at, None), batch.size - at, 0)
+    return piece(slice(0, at), at, batch.rejected), piece(slice(at, None), batch.size - at, ())
 
 
 def announced_samples(data: Iterable[Any]) -> int | None:

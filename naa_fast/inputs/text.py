@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.arrow import read_dataset, read_parquet
-from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.batches import Batch, Rejected
 from naa_fast.records import FOLD_BLOCK, FOLDS
 
 SIDES = ("right", "left")
@@ -27,6 +27,7 @@ WINDOW = 64 * PERIOD
 """Texts that are put in order of length at a time: enough that batches fit tightly, few enough to hold."""
 
 Row = tuple[list[int], list[int]]
+BLANK = "blank: there is nothing to observe"
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ class TextOptions:
 class TextSource:
     """A list of texts, each one sample, as `input_ids`, `attention_mask` and the mask of the tokens that count.
 
-    A batch is padded to its longest text. Blank texts hold nothing to observe: they are left out and counted in `Batch.skipped`.
+    A batch is padded to its longest text. Blank texts hold nothing to observe: they are left out and named in `Batch.rejected`.
     """
+
+    read_ahead = True
 
     def __init__(self, name: str, texts: Sequence[str], batch_size: int, options: TextOptions) -> None:
         if not texts:
@@ -75,16 +78,16 @@ class TextSource:
         if self.options.bucket:
             yield from self.bucketed(start, stop)
             return
-        skipped = 0
+        rejected: list[Rejected] = []
         for first in range(start, stop, self.batch_size):
             rows = [self.encode(index) for index in range(first, min(first + self.batch_size, stop))]
             kept = [row for row in rows if row[0]]
-            skipped += len(rows) - len(kept)
+            rejected += [Rejected(first + at, None, BLANK) for at, row in enumerate(rows) if not row[0]]
             if kept:
-                yield padded(kept, self.options, skipped)
-                skipped = 0
-        if skipped:
-            yield Batch((), {}, 0, None, skipped)
+                yield padded(kept, self.options, tuple(rejected))
+                rejected = []
+        if rejected:
+            yield Batch((), {}, 0, None, tuple(rejected))
 
     def in_order(self) -> TextSource:
         """The same set, never bucketed: for whoever tells one sample from another by its place."""
@@ -92,15 +95,15 @@ class TextSource:
 
     def bucketed(self, start: int, stop: int) -> Iterator[Batch]:
         """The same samples, a window at a time in order of length."""
-        rows = (self.encode(index) for index in range(start, stop))
+        rows = enumerate((self.encode(index) for index in range(start, stop)), start)
         while window := list(islice(rows, WINDOW)):
-            kept = by_length([row for row in window if row[0]])
-            skipped = len(window) - len(kept)
+            kept = by_length([row for _, row in window if row[0]])
+            rejected = tuple(Rejected(index, None, BLANK) for index, row in window if not row[0])
             for first in range(0, len(kept), self.batch_size):
-                yield padded(kept[first : first + self.batch_size], self.options, skipped)
-                skipped = 0
-            if skipped:
-                yield Batch((), {}, 0, None, skipped)
+                yield padded(kept[first : first + self.batch_size], self.options, rejected)
+                rejected = ()
+            if rejected:
+                yield Batch((), {}, 0, None, rejected)
 
     def encode(self, index: int) -> tuple[list[int], list[int]]:
         """Token ids of one text, and for each whether the tokenizer added it; both empty for a blank text."""
@@ -140,7 +143,7 @@ def by_length(rows: list[Row]) -> list[Row]:
     return ordered
 
 
-def padded(rows: list[tuple[list[int], list[int]]], options: TextOptions, skipped: int = 0) -> Batch:
+def padded(rows: list[Row], options: TextOptions, rejected: tuple[Rejected, ...] = ()) -> Batch:
     """One batch from token ids and special-token marks, padded to its longest row."""
     width = max(len(ids) for ids, _ in rows)
     fill = next((i for i in (options.tokenizer.pad_token_id, options.tokenizer.eos_token_id) if i is not None), 0)
@@ -155,7 +158,7 @@ def padded(rows: list[tuple[list[int], list[int]]], options: TextOptions, skippe
     keywords: dict[str, Tensor] = {"input_ids": ids, "attention_mask": seen.long()}
     if options.position_ids:
         keywords["position_ids"] = (seen.long().cumsum(1) - 1).clamp(min=0)
-    return Batch((), dict(keywords), len(rows), counted, skipped)
+    return Batch((), dict(keywords), len(rows), counted, rejected)
 
 
 def open_text(path: Path, batch_size: int, options: TextOptions | None) -> TextSource:

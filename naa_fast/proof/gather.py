@@ -102,17 +102,28 @@ def named(seen: Look, ranking: Ranking, suspect: Source) -> list[RankedSample]:
         found = kept[sample].lit if sample in kept else ()
         return tuple((names[layer], feature % max(seen.layers[names[layer]], 1), z) for layer, feature, z in found)
 
-    order = np.argsort(-np.nan_to_num(ranking.ranked, nan=-np.inf), kind="stable")[:MOST_RANKED]
     return [
-        RankedSample(i, float(seen.scores[i]), int(seen.predicted[i]), lit(i), files(i), bool(ranking.carriers[i]))
-        for i in map(int, order)
+        RankedSample(
+            int(seen.items[i]),
+            float(seen.scores[i]),
+            int(seen.predicted[i]),
+            lit(i),
+            files(int(seen.items[i])),
+            bool(ranking.carriers[i]),
+        )
+        for i in ordered(ranking)
     ]
+
+
+def ordered(ranking: Ranking) -> list[int]:
+    """The samples' numbers, highest-ranked first."""
+    return [int(i) for i in np.argsort(-np.nan_to_num(ranking.ranked, nan=-np.inf), kind="stable")[:MOST_RANKED]]
 
 
 def shown(seen: Look, ranking: Ranking, proofs: Sequence[Proof], decode: Decoder | None) -> tuple[Array | None, tuple[str, ...]]:
     """Pictures or texts of the first samples of the ranking, as far as their inputs were kept, none after a gap."""
     rows = {kept.sample: kept for kept in seen.top if kept.row is not None}
-    first = list(itertools.takewhile(lambda kept: kept is not None, (rows.get(s.sample) for s in ranking.top[:SHOWN])))
+    first = list(itertools.takewhile(lambda kept: kept is not None, (rows.get(place) for place in ordered(ranking)[:SHOWN])))
     inputs = [kept.row for kept in first if kept is not None and kept.row is not None]
     if not inputs:
         return None, ()

@@ -13,7 +13,7 @@ from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.harmless import harmless_changes
 from naa_fast.proof.images import SIZES, CleanImages, candidates
-from naa_fast.proof.tokens import Tokens, characteristic, enriched, phrases
+from naa_fast.proof.tokens import LONGEST, MOST_TOKENS, Tokens, characteristic, enriched, phrases
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
 from naa_fast.rank.groups import Groups
 from naa_fast.rank.keep import Kept, concatenated, main_tensor
@@ -191,21 +191,24 @@ def image_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
 def token_proofs(trials: Trials, seen: Look, groups: Groups) -> Iterator[Proof]:
     assert seen.suspect_tokens is not None
     assert seen.clean_tokens is not None
-    for number, cls in enumerate(groups.classes, 1):
+    wanted: list[tuple[int | None, int | str]] = [(number, int(cls)) for number, cls in enumerate(groups.classes, 1)]
+    for number, target in [*wanted, (None, ALL_TO_ALL)]:
         tokens = enriched(seen.suspect_tokens, seen.clean_tokens, number)
-        rows = [kept.row.numpy() for kept in seen.top if kept.row is not None and kept.predicted == cls]
-        tried = [(Tokens("token", (token,)), 0) for token in tokens]
-        tried += [(Tokens("phrase", ids), 0) for ids in phrases(rows, tokens)]
-        found = trials.best(tried, int(cls))
+        rows = [kept.row.numpy() for kept in seen.top if kept.row is not None and target in (kept.predicted, ALL_TO_ALL)]
+        tried = [Tokens("token", (token,)) for token in tokens]
+        tried += [Tokens("phrase", ids) for ids in phrases(rows, tokens)]
+        found = trials.best(((candidate, 0) for candidate in tried), target)
         if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
             continue
-        own = characteristic(seen.clean_tokens, number)
-        against = trials.best([(Tokens("token", (token,)), 0) for token in own], int(cls))
-        # A phrase of the suspects competes with the strongest word of the class: clean data has no phrases to lend.
-        controls = [dict.fromkeys(found, against["token", "1 token"])] if against else []
-        settled = trials.settle(found, controls, int(cls))
+        # The strongest words of the class in clean data, but for those on trial: a trigger that clean data holds marks its
+        # target as well.
+        own = [token for token in characteristic(seen.clean_tokens, number, 2 * MOST_TOKENS) if token not in tokens][:MOST_TOKENS]
+        natural = [Tokens("token", (token,)) for token in own]
+        natural += [Tokens("phrase", tuple(own[:length])) for length in range(2, LONGEST + 1)]
+        controls = [trials.best(((candidate, 0) for candidate in natural), target)]
+        settled = trials.settle(found, controls, target)
         if settled is None:
             continue
         best, rate, control, samples = settled
         assert isinstance(best.candidate, Tokens)
-        yield Proof(best.candidate.kind, int(cls), rate, control, samples, 0, tokens=best.candidate.ids)
+        yield Proof(best.candidate.kind, target, rate, control, samples, 0, tokens=best.candidate.ids)

@@ -49,12 +49,13 @@ class Tokens:
         return held
 
 
-def enriched(suspect: TokenCounts, clean: TokenCounts, group: int, most: int = MOST_TOKENS) -> list[int]:
+def enriched(suspect: TokenCounts, clean: TokenCounts, group: int | None, most: int = MOST_TOKENS) -> list[int]:
     """The tokens whose share of the samples of `group` rises most from clean to suspect, and by more than chance over all
     tokens.
     """
-    high, n_high = share_and_size(suspect, [group])
-    low, n_low = share_and_size(clean, [group])
+    chosen = list(range(len(clean.samples))) if group is None else [group]
+    high, n_high = share_and_size(suspect, chosen)
+    low, n_low = share_and_size(clean, chosen)
     tests = max(len(high), 1) * max(len(suspect.samples), 1)
 
     def by_chance(token: int) -> float:
@@ -65,10 +66,14 @@ def enriched(suspect: TokenCounts, clean: TokenCounts, group: int, most: int = M
     return [token for token in risen if by_chance(token) < CHANCE][:most]
 
 
-def characteristic(clean: TokenCounts, group: int, most: int = MOST_TOKENS) -> list[int]:
-    """The tokens that mark `group` against all others in clean data: what a class's own words can do is the control."""
-    others = [g for g in range(len(clean.samples)) if g != group]
-    return rising(*share_and_size(clean, [group]), *share_and_size(clean, others), most)
+def characteristic(clean: TokenCounts, group: int | None, most: int = MOST_TOKENS) -> list[int]:
+    """The tokens that mark `group` against all others in clean data: what a class's own words can do is the control. None: of
+    every group the first of them.
+    """
+    every = range(len(clean.samples))
+    if group is None:
+        return [token for g in every for token in characteristic(clean, g, 1)][:most]
+    return rising(*share_and_size(clean, [group]), *share_and_size(clean, [g for g in every if g != group]), most)
 
 
 def share_and_size(counts: TokenCounts, groups: list[int]) -> tuple[Array, int]:

@@ -56,7 +56,7 @@ def taken(batch: Batch, rows: Array) -> Batch:
         return type(value)(part(item) for item in value) if type(value) in (list, tuple) else value
 
     arguments, keywords, mask = part(batch.arguments), part(batch.keywords), part(batch.mask)
-    return Batch(arguments, keywords, len(rows), mask, batch.skipped)
+    return Batch(arguments, keywords, len(rows), mask, batch.rejected)
 
 
 def concatenated(one: Batch, other: Batch) -> Batch | None:

@@ -48,11 +48,13 @@ class Scored:
 class Look:
     """What the second look saw.
 
+    `items` int64: the place in the suspect set of every sample that could be used.
     `scores`, `predicted` of every suspect sample and `null_scores`, `null_predicted` of the clean samples that fixed nothing
     (float64, int64); `layers` the names behind the layer numbers in `top`, and how many neurons each has; `drawn` clean batches
     with their predicted classes; `clean_tokens`, `suspect_tokens` None unless the input is token ids.
     """
 
+    items: Array
     scores: Array
     predicted: Array
     null_scores: Array
@@ -76,9 +78,15 @@ class Watch(Runner):
         self.source, self.take = source, take
         self.accumulator = self.capture.observer = Samples(self._consume)  # type: ignore[assignment]
         self.predictions = self  # type: ignore[assignment]
-        at = self.done = 0
+        at = self.done = item = 0
+        self.items: list[int] = []
         for batch in self.readable_batches(0, most):
             part = batch
+            bad = {rejected.index for rejected in batch.rejected}
+            wanted = len(self.items) + batch.size
+            while len(self.items) < wanted:
+                self.items += [] if item in bad else [item]
+                item += 1
             if half is not None and batch.size:
                 part = taken(batch, np.flatnonzero(fold_of(at + np.arange(batch.size)) % 2 == half))
             at += batch.size
@@ -184,9 +192,11 @@ def look(
             weights = {name: 1.0 / (mean + 0.01) for name, mean in zip(references, usual, strict=True)}
             null_scores = per_layer @ np.array(list(weights.values()))
             watch.watch(suspect, None, rank, None)
+            items = np.array(watch.items, np.int64)
     scores, predicted = found.joined()
     neurons = {name: record.channels for name, record in measured[0].layers.items()}
     return Look(
+        items,
         scores,
         predicted,
         null_scores,

@@ -12,19 +12,23 @@ from typing import Any
 
 from naa_fast.errors import InputError, NaaError, StateMismatch, UsageError
 from naa_fast.files import write_whole
+from naa_fast.inputs.batches import Rejected
 from naa_fast.measurement import Measurement
 
-FORMAT = "naa-fast/checkpoint/1"
+FORMAT = "naa-fast/checkpoint/2"
 KEPT = 2
 PATTERN = f"checkpoint-{'[0-9]' * 9}.naa"
 
 
 @dataclass(frozen=True)
 class Progressed:
-    """How far a scan came: chunks before `next_chunk` are in `measurement`; `finished` when that was all of them."""
+    """How far a scan came: chunks before `next_chunk` are in `measurement`, and what they left out in `rejected`; `finished` when
+    that was all of them.
+    """
 
     next_chunk: int
     measurement: Measurement
+    rejected: tuple[Rejected, ...] = ()
     finished: bool = False
     note: str = ""
 
@@ -59,6 +63,7 @@ class Checkpoints:
             "format": FORMAT,
             "subject": self.subject,
             "next_chunk": progressed.next_chunk,
+            "rejected": [[bad.index, bad.file, bad.reason] for bad in progressed.rejected],
             "finished": progressed.finished,
         }
         header["sha256"] = checksum(header, content)
@@ -90,12 +95,13 @@ class Checkpoints:
         for path in sorted(self.folder.glob(PATTERN), reverse=True):
             try:
                 header, measurement = read(path)
+                rejected = tuple(Rejected(*bad) for bad in header["rejected"])
             except (OSError, ValueError, KeyError, TypeError, NaaError) as error:
                 damaged.append(f"{path.name} is damaged ({str(error).splitlines()[0]})")
                 continue
             self.require_same_subject(path, header["subject"])
             note = f"{'; '.join(damaged)}: went back to {path.name}" if damaged else ""
-            return Progressed(int(header["next_chunk"]), measurement, bool(header["finished"]), note)
+            return Progressed(int(header["next_chunk"]), measurement, rejected, bool(header["finished"]), note)
         if damaged:
             raise InputError(f"no checkpoint in {self.folder} is whole", *damaged, "start again without --resume")
         return None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from importlib import metadata
+from time import perf_counter
 from types import TracebackType
 from typing import Any
 
@@ -17,12 +19,15 @@ from naa_fast.capture import Capture, Selection
 from naa_fast.capture.hooks import Enough
 from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageError
-from naa_fast.inputs.batches import Batch, Source
+from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.fingerprint import Fingerprint
 from naa_fast.measurement import Measurement, Shard
+from naa_fast.scan.feeding import Feed
 from naa_fast.scan.memory import is_out_of_memory, pieces, release
 from naa_fast.scan.placement import Placement
+from naa_fast.scan.quarantine import Quarantine
 from naa_fast.scan.stopping import StopRequest
+from naa_fast.scan.times import Times
 
 Progress = Callable[[str, int, int | None], None]
 """Called after each batch with the set's name, the samples done, and the total if it is known."""
@@ -33,7 +38,12 @@ class OutOfMemory(Exception):
 
 
 class Runner:
-    """Runs chunks of `source`; what it learns on the way (the batch that fits, the set's dtype) holds for the next chunk."""
+    """Runs chunks of `source`; what it learns on the way (the batch that fits, the set's dtype) holds for the next chunk.
+
+    `rejected`: what the latest chunk left out, by index in the whole set. `seen` and `bad`: how many items all chunks before it
+    read, and left out, on all ranks. `together`: the model is spread over ranks that run every batch together, so that none may
+    stop or take a smaller batch by itself.
+    """
 
     def __init__(
         self,
@@ -46,6 +56,8 @@ class Runner:
         stop: StopRequest,
         progress: Progress | None,
         first: int = 0,
+        quarantine: Quarantine | None = None,
+        times: Times | None = None,
     ) -> None:
         self.model = model
         self.source = source
@@ -55,6 +67,13 @@ class Runner:
         self.stop = stop
         self.progress = progress
         self.first = first
+        self.quarantine = quarantine or Quarantine()
+        self.times = times or Times()
+        self.feed = Feed(source, (), 0, None, stop)
+        self.rejected: list[Rejected] = []
+        self.bad = 0
+        self.seen = 0
+        self.together = False
         self.accumulator = Accumulator(backend)
         self.predictions = Predictions()
         self.selection = selection
@@ -64,34 +83,39 @@ class Runner:
         self.batches_seen = 0
         self.done = 0
 
-    def run(self, start: int, stop: int | None) -> Measurement | None:
-        """The measurement of items `start:stop`, without layers if none could be decoded; None if there are no such items.
+    def run(self, start: int) -> Measurement | None:
+        """The measurement of the feed's next range, which begins at item `start`: without layers if nothing in it could be
+        decoded; None if there is nothing, or if too much was rejected to go on.
 
         Raises Stopped between batches once a stop was asked for; a chunk that was not finished is not counted.
         """
         self.accumulator = self.capture.observer = Accumulator(self.backend)
         self.predictions = Predictions(self.predictions.varied)
-        fingerprint = Fingerprint()
-        done = skipped = 0
-        for batch in self.readable_batches(start, stop):
-            skipped += batch.skipped
+        self.rejected = self.quarantine.pending = []
+        done = 0
+        for batch in self.fed_batches():
+            self.rejected += [replace(bad, index=self.first + bad.index) for bad in batch.rejected]
+            if batch.rejected and self.quarantine.exceeded(self.bad + len(self.rejected), self.source.samples):
+                return None
             if batch.size == 0:
                 continue
-            fingerprint.add(batch)
             self.require_same_dtype(batch)
             done = self.run_batch(batch, self.first + start, done)
             self.done += batch.size
             if self.progress is not None:
                 self.progress(self.source.name, self.done, self.source.samples)
-            if self.stop:
+            if self.stop and not self.together:
                 raise Stopped(f"stopped by {self.stop.name}")
-        if done == 0 and skipped == 0:
+        if done == 0 and not self.rejected:
             return None
-        shard = Shard(self.shard_digest(fingerprint, start), done, skipped)
+        shard = Shard(self.shard_digest(self.feed.fingerprint, start), done, len(self.rejected))
         if done == 0:
             return Measurement(shards=(shard,))
+        began = perf_counter()
+        records = self.accumulator.records()
+        self.times.ours += perf_counter() - began
         return Measurement(
-            self.accumulator.records(),
+            records,
             self.fingerprint,
             self.input_dtype,
             (shard,),
@@ -106,11 +130,9 @@ class Runner:
 
     def read_again(self, start: int, stop: int) -> str:
         """The shard digest of items `start:stop` without running the model."""
-        fingerprint = Fingerprint()
-        for batch in self.readable_batches(start, stop):
-            if batch.size:
-                fingerprint.add(batch)
-        return self.shard_digest(fingerprint, start)
+        for _ in self.readable_batches(start, stop):
+            pass
+        return self.shard_digest(self.feed.fingerprint, start)
 
     def run_batch(self, batch: Batch, start: int, done: int) -> int:
         """Run one batch, in halves if it does not fit; returns how many samples of the chunk are done then."""
@@ -121,15 +143,19 @@ class Runner:
             self.accumulator.begin(part.size, start + done, part.mask)
             self.capture.begin(part.size, part.mask)
             fits = True
+            began, hooks = perf_counter(), self.capture.seconds
             try:
                 output = self.forward(part)
+                returned, hooks = perf_counter(), self.capture.seconds - hooks
                 self.predictions.observe(output, part.size, part.mask)
             except Exception as error:
-                if not (isinstance(error, OutOfMemory) or (part.size > 1 and is_out_of_memory(error))):
+                if self.together or not (isinstance(error, OutOfMemory) or (part.size > 1 and is_out_of_memory(error))):
                     raise
                 fits = False
             if fits:
                 self.accumulator.commit()
+                self.times.forward += returned - began - hooks
+                self.times.ours += perf_counter() - returned + hooks
                 done += part.size
                 continue
             # Nothing of this part was counted. Memory is given back here, where the exception no longer holds its tensors.
@@ -152,7 +178,7 @@ class Runner:
         except NaaError:
             raise
         except Exception as error:
-            if is_out_of_memory(error) and batch.size > 1:
+            if is_out_of_memory(error) and batch.size > 1 and not self.together:
                 raise OutOfMemory from error
             if rose_in_this_package(error.__traceback__):
                 raise ModelError(
@@ -171,9 +197,15 @@ class Runner:
             ) from error
 
     def readable_batches(self, start: int, stop: int | None) -> Iterator[Batch]:
-        """The source's batches; an exception of the user's own loader becomes an InputError that names the batch."""
-        batches = iter(self.source.batches(start, stop))
+        """Items `start:stop` of the source, on this thread; errors as in `fed_batches`."""
+        self.feed = Feed(self.source, [(start, stop)], 0, None, self.stop)
+        yield from self.fed_batches()
+
+    def fed_batches(self) -> Iterator[Batch]:
+        """The next range's batches; an exception of the user's own loader becomes an InputError that names the batch."""
+        batches = self.feed.batches()
         while True:
+            began = perf_counter()
             try:
                 batch = next(batches)
             except StopIteration:
@@ -183,6 +215,10 @@ class Runner:
             except Exception as error:
                 where = f"reading batch {self.batches_seen} of {self.source.name} failed"
                 raise InputError(where, f"{type(error).__name__}: {first_line(error)}") from error
+            finally:
+                own = self.feed.own_seconds()
+                self.times.waiting += perf_counter() - began - own
+                self.times.ours += own
             yield batch
 
     def require_same_dtype(self, batch: Batch) -> None:

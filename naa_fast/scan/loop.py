@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -13,16 +15,19 @@ from torch import nn
 
 from naa_fast.capture import select
 from naa_fast.capture.selection import LayerSpec, unwrapped
-from naa_fast.errors import InputError, StateMismatch, Stopped, UsageError
+from naa_fast.errors import InputError, NaaError, RankLost, StateMismatch, Stopped, UsageError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.fingerprint import model_fingerprint
 from naa_fast.measurement import Measurement
 from naa_fast.records import LayerRecord
 from naa_fast.scan.checkpoint import Checkpoints, Progressed
 from naa_fast.scan.chunk import Progress, Runner, version_of
+from naa_fast.scan.feeding import Feed, Range, batches_ahead
 from naa_fast.scan.placement import Placement
-from naa_fast.scan.ranks import Ranks
+from naa_fast.scan.quarantine import Quarantine
+from naa_fast.scan.ranks import Ranks, Round, Turn
 from naa_fast.scan.stopping import StopRequest, stop_on_signals
+from naa_fast.scan.times import Times
 
 CHUNK_SIZE = 8192
 """Items a chunk where there are checkpoints or ranks; else the whole set is one. One copy of the state (600 bytes a neuron) comes
@@ -43,6 +48,9 @@ def measure(
     resume: bool = False,
     stop_early: bool = False,
     interval_s: float = 60.0,
+    quarantine: Quarantine | None = None,
+    times: Times | None = None,
+    prefetch: int | None = None,
 ) -> Measurement:
     """Per-neuron records of the chosen layers over all samples of `source`.
 
@@ -58,13 +66,19 @@ def measure(
     With `checkpoint`, a folder, the set is cut into chunks of `chunk_size` items whose records merge in order. Finished chunks
     are saved there every `interval_s` seconds and when a signal asks to stop; `resume` goes on from there and gives the same
     bytes as a run that was never interrupted. Under `torchrun` with an initialised process group the ranks share the chunks, and
-    every rank returns the whole. Batch and chunk size change no more than the last bits; the number of ranks nothing.
+    every rank returns the whole. Batch and chunk size change no more than the last bits; the number of ranks nothing. A rank that
+    fails ends the job on all of them, with a checkpoint of what was finished.
+
+    `quarantine` takes the items that could not be used, and says how many are too many. `times` is added to. `prefetch`: batches
+    a thread reads ahead (see `naa_fast.scan.feeding.batches_ahead`); it changes no bit.
 
     Raises:
-        InputError: no sample, or a batch that cannot be read. ModelError: the forward raised; names layer and batch.
+        InputError: no sample, a batch that cannot be read, or too many bad items. ModelError: the forward raised; names layer
+            and batch.
         CaptureError: a requested layer never fired, or gives nothing that can be measured.
         UsageError: a layer pattern that matches nothing. BackendUnavailable: a device or backend that cannot be had.
         StateMismatch: the checkpoint is of something else. Stopped: a signal came, and the checkpoint is written.
+        RankLost: another rank failed or died.
     """
     if chunk_size is None and (checkpoint is not None or Ranks.here().count > 1):
         chunk_size = CHUNK_SIZE
@@ -101,11 +115,19 @@ def measure(
         checkpoints = Checkpoints(checkpoint, subject, interval_s)
     # Without a checkpoint there is nothing to finish for: signals keep their usual meaning.
     signals = stop_on_signals() if checkpoints is not None else nullcontext(StopRequest())
+    quarantine, times = quarantine or Quarantine(), times or Times()
+    times.device = place.device.type
+    began = perf_counter()
     with evaluating(model), torch.no_grad(), signals as stop:
-        runner = Runner(model, source, selection, place, backend, fingerprint, stop, progress, first_index)
+        runner = Runner(model, source, selection, place, backend, fingerprint, stop, progress, first_index, quarantine, times)
         runner.capture.stop_early = stop_early
         with runner.capture as capture:
-            total, fresh = run_chunks(runner, chunk_size, checkpoints, resume)
+            try:
+                total, fresh = run_chunks(runner, chunk_size, checkpoints, resume, prefetch)
+            finally:
+                times.total += perf_counter() - began
+                if Ranks.here().rank == 0:
+                    quarantine.write()
             if total.samples == 0:
                 left_out = f"{total.skipped} items could not be decoded" if total.skipped else "it is empty"
                 raise InputError(
@@ -116,40 +138,79 @@ def measure(
     return total
 
 
-def run_chunks(runner: Runner, chunk_size: int | None, checkpoints: Checkpoints | None, resume: bool) -> tuple[Measurement, bool]:
-    """All chunks, joined in order, and whether this process ran any itself.
+def run_chunks(
+    runner: Runner, chunk_size: int | None, checkpoints: Checkpoints | None, resume: bool, prefetch: int | None
+) -> tuple[Measurement, bool]:
+    """All chunks, joined in order, and whether this process ran any itself. Without a `chunk_size` the set is one chunk.
 
-    Round by round every rank takes one chunk; rank 0 joins them and writes the checkpoints. A stop between batches drops the
-    chunk in flight, which the resumed scan runs again from its start.
+    Round by round every rank takes one chunk; rank 0 joins them and writes the checkpoints. A round in which a rank was stopped
+    or failed is dropped: the resumed scan runs its chunks again from their start.
     """
-    ranks = Ranks.here()
-    if chunk_size is None:
-        whole = runner.run(0, None)
-        return whole or Measurement.zero(), whole is not None
+    ranks, source, quarantine = Ranks.here(runner.model), runner.source, runner.quarantine
+    runner.together = ranks.together
     begun = begin(runner, ranks, checkpoints, resume, chunk_size)
-    total, chunk = begun.measurement, begun.next_chunk
-    fresh = False
-    more = not begun.finished
-    while more:
-        part: Measurement | None = None
-        stopped = ""
-        first = (chunk + ranks.rank) * chunk_size
-        try:
-            part = runner.run(first, first + chunk_size)
-        except Stopped as stop:
-            stopped = stop.headline
-        fresh = fresh or part is not None
-        parts, more, stopped = ranks.gather(part, stopped)
-        if stopped:
-            raise stopped_at(total, checkpoints, chunk, stopped, ranks)
-        for arrived in parts:
-            total = joined_chunks(total, arrived)
-        chunk += ranks.count
-        known = runner.source.samples
-        more = more and not (known is not None and chunk * chunk_size >= known)
-        if checkpoints is not None and ranks.rank == 0 and (checkpoints.due or not more):
-            checkpoints.save(Progressed(chunk, total, finished=not more))
+    total, chunk, more, fresh = begun.measurement, begun.next_chunk, not begun.finished, False
+
+    def keep(finished: bool = False) -> None:
+        if checkpoints is not None and ranks.rank == 0:
+            checkpoints.save(Progressed(chunk, total, tuple(quarantine.found), finished))
+
+    ahead = batches_ahead(source, runner.place.device, prefetch)
+    pinned = runner.place.device if ahead > 0 and runner.place.device.type == "cuda" else None
+    ranges = spans(chunk + ranks.first, ranks.step, chunk_size)
+    # A rank of a model that is spread over all of them may not stop by itself between two batches.
+    with Feed(source, ranges, ahead, pinned, StopRequest() if ranks.together else runner.stop) as runner.feed:
+        while more and not quarantine.exceeded(runner.bad, source.samples, runner.seen):
+            turn, error = take_turn(runner, (chunk + ranks.first) * (chunk_size or 0))
+            if ranks.together and error is not None:
+                keep()
+                raise error  # the others wait in the model, not for a word
+            try:
+                told = ranks.gather(turn)
+            except RankLost:
+                keep()
+                raise
+            if told.stop or told.fault:
+                keep()
+                raise error or stopped_at(total, checkpoints, told)
+            runner.bad, runner.seen = runner.bad + told.bad, runner.seen + told.items
+            quarantine.pending = []
+            if quarantine.exceeded(runner.bad, source.samples, runner.seen):
+                keep()  # without this round, whose chunks may not be whole
+                quarantine.found.extend(told.rejected)
+                break
+            quarantine.found.extend(told.rejected)
+            fresh = fresh or turn.part is not None
+            for part in told.parts:
+                total = joined_chunks(total, part)
+            chunk += ranks.step
+            more = told.more and chunk_size is not None
+            more = more and not (source.samples is not None and chunk * (chunk_size or 0) >= source.samples)
+            if not more or (checkpoints is not None and checkpoints.due):
+                keep(finished=not more)
+    if quarantine.exceeded(runner.bad, source.samples, runner.seen):
+        raise quarantine.too_many(source.name, runner.bad)
     return ranks.share(total), fresh
+
+
+def spans(chunk: int, step: int, size: int | None) -> Iterator[Range]:
+    """The ranges of items of every `step`-th chunk of `size` from `chunk` on; of the whole set without a size."""
+    if size is None:
+        yield 0, None
+        return
+    for number in count(chunk, step):
+        yield number * size, (number + 1) * size
+
+
+def take_turn(runner: Runner, start: int) -> tuple[Turn, Exception | None]:
+    """Run one chunk. What it raises comes back as a value: the other ranks wait to be told."""
+    try:
+        part = runner.run(start)
+        return Turn(part, tuple(runner.rejected), f"stopped by {runner.stop.name}" if runner.stop else ""), None
+    except Stopped as stop:
+        return Turn(stop=stop.headline), None
+    except Exception as error:
+        return Turn(fault=str(error) or type(error).__name__), error
 
 
 def joined_chunks(total: Measurement, part: Measurement) -> Measurement:
@@ -171,43 +232,55 @@ def joined_chunks(total: Measurement, part: Measurement) -> Measurement:
     return whole(total, part).merge(whole(part, total))
 
 
-def begin(runner: Runner, ranks: Ranks, checkpoints: Checkpoints | None, resume: bool, chunk_size: int) -> Progressed:
-    """Where to start: rank 0 reads the checkpoint, all ranks go by it.
-
-    The last chunk the checkpoint holds is read once more: another set of the same length must not be mixed in.
-    """
-    found = None
+def begin(runner: Runner, ranks: Ranks, checkpoints: Checkpoints | None, resume: bool, chunk_size: int | None) -> Progressed:
+    """Where to start: rank 0 reads the checkpoint, all ranks go by it."""
+    found, fault = Progressed(0, Measurement.zero()), None
     if checkpoints is not None and ranks.rank == 0:
-        if resume:
-            found = checkpoints.load()
-        else:
-            checkpoints.clear()
-    if found is not None and found.next_chunk > 0:
-        known = runner.source.samples
-        chunks = found.next_chunk if known is None else min(found.next_chunk, -(-known // chunk_size))
-        last = (chunks - 1) * chunk_size
-        digest = runner.read_again(last, last + chunk_size)
-        if digest and digest not in {shard.digest for shard in found.measurement.shards}:
-            raise StateMismatch(
-                "cannot resume: the data differs",
-                f"items {last} to {last + chunk_size} are not those the checkpoint was made from",
-                "resume with the same data, or start again without --resume",
-            )
-    found = found or Progressed(0, Measurement.zero())
-    next_chunk, samples, finished = ranks.tell((found.next_chunk, found.measurement.samples, found.finished))
-    runner.done = samples
+        try:
+            found = resumed(runner, checkpoints, chunk_size or 0) if resume else found
+            if not resume:
+                checkpoints.clear()
+        except NaaError as error:
+            fault = error
+    seen = found.measurement.samples, found.measurement.skipped
+    next_chunk, samples, skipped, finished = ranks.tell((found.next_chunk, *seen, found.finished), fault)
+    runner.done, runner.bad, runner.seen = samples, skipped, samples + skipped
+    runner.quarantine.found[:] = found.rejected
     if found.note and runner.progress is not None:
         runner.progress(found.note, samples, runner.source.samples)
-    return Progressed(next_chunk, found.measurement, finished)
+    return replace(found, next_chunk=next_chunk, finished=finished)
 
 
-def stopped_at(total: Measurement, checkpoints: Checkpoints | None, chunk: int, why: str, ranks: Ranks) -> Stopped:
-    """Save what is finished, and the error that says how to go on."""
+def resumed(runner: Runner, checkpoints: Checkpoints, chunk_size: int) -> Progressed:
+    """The newest checkpoint, or nothing yet. The last chunk it holds is read once more: another set of the same length must not
+    be mixed in.
+    """
+    found = checkpoints.load()
+    if found is None or found.next_chunk == 0:
+        return found or Progressed(0, Measurement.zero())
+    known = runner.source.samples
+    chunks = found.next_chunk if known is None else min(found.next_chunk, -(-known // chunk_size))
+    last = (chunks - 1) * chunk_size
+    digest = runner.read_again(last, last + chunk_size)
+    if digest and digest not in {shard.digest for shard in found.measurement.shards}:
+        raise StateMismatch(
+            "cannot resume: the data differs",
+            f"items {last} to {last + chunk_size} are not those the checkpoint was made from",
+            "resume with the same data, or start again without --resume",
+        )
+    return found
+
+
+def stopped_at(total: Measurement, checkpoints: Checkpoints | None, told: Round) -> NaaError:
+    """The error that says why the ranks broke off, and how to go on. What is finished is saved already."""
+    if told.fault:
+        headline, *details = told.fault.splitlines()
+        return RankLost(headline, *(line.strip() for line in details))
     if checkpoints is None:
-        return Stopped(why, "nothing was saved: name a folder with --checkpoint to be able to resume")
-    if ranks.rank == 0:
-        checkpoints.save(Progressed(chunk, total))
-    return Stopped(why, f"{total.samples} samples are safe in {checkpoints.folder}", "go on with the same command and --resume")
+        return Stopped(told.stop, "nothing was saved: name a folder with --checkpoint to be able to resume")
+    return Stopped(
+        told.stop, f"{total.samples} samples are safe in {checkpoints.folder}", "go on with the same command and --resume"
+    )
 
 
 @contextmanager

@@ -6,63 +6,167 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 
+from naa_fast.errors import CaptureError, NaaError, RankLost
+from naa_fast.inputs.batches import Rejected
 from naa_fast.measurement import Measurement
+from naa_fast.records import LayerRecord
+
+TIMEOUT_S = 1800.0
+"""How long a rank waits for the others: longer than the slowest takes for a chunk more than the fastest, or it gives up on it."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One rank's turn: the part it measured (None: its items are beyond the end) and what it left out, or why it broke off: it
+    was asked to `stop`, or a `fault`.
+    """
+
+    part: Measurement | None = None
+    rejected: tuple[Rejected, ...] = ()
+    stop: str = ""
+    fault: str = ""
+
+    @property
+    def items(self) -> int:
+        return len(self.rejected) + (self.part.samples if self.part is not None else 0)
+
+
+@dataclass(frozen=True)
+class Round:
+    """The turns of all ranks. `parts` and `rejected` are in chunk order, and elsewhere than on rank 0 empty.
+
+    On every rank: how many items were read (`items`) and how many of them left out (`bad`), whether any rank had a part (`more`),
+    the first reason to stop, and the first fault, with its rank.
+    """
+
+    parts: list[Measurement]
+    rejected: list[Rejected]
+    items: int
+    bad: int
+    more: bool
+    stop: str = ""
+    fault: str = ""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's place among those of a `torchrun`; one alone outside of it."""
+    """This process's place among those of a `torchrun`; one alone outside of it.
+
+    `together`: the model itself is spread over the ranks (DTensor parameters: tensor parallel, FSDP2). Then all of them run every
+    chunk, since a forward of one rank needs all the others, and rank 0's measurement counts.
+    """
 
     rank: int = 0
     count: int = 1
+    together: bool = False
 
     @classmethod
-    def here(cls) -> Ranks:
+    def here(cls, model: nn.Module | None = None) -> Ranks:
         """The ranks of the initialised default group, or a rank on its own."""
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls()
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls()
+        together = model is not None and any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
+        return cls(dist.get_rank(), dist.get_world_size(), together)
 
-    def gather(self, part: Measurement | None, stop: str) -> tuple[list[Measurement], bool, str]:
-        """`(parts, more, stop)` after one round: on rank 0 the parts of all ranks in chunk order, elsewhere none; on every rank
-        whether any of them had a part, and the first stop that any was asked for.
+    @property
+    def first(self) -> int:
+        """Which chunk of a round is this rank's."""
+        return 0 if self.together else self.rank
 
-        Waits for the slowest rank. Two collectives of objects; `part` crosses as the bytes of its file.
+    @property
+    def step(self) -> int:
+        """Chunks a round."""
+        return 1 if self.together else self.count
+
+    def gather(self, turn: Turn) -> Round:
+        """Hand in this rank's turn and learn of the others'. Waits for the slowest rank.
+
+        Two collectives of objects; a part crosses as the bytes of its file. Raises RankLost if a rank does not answer.
         """
         if self.count == 1:
-            return ([part] if part is not None else []), part is not None, stop
-        told: list[Any] = [None] * self.count
-        dist.all_gather_object(told, (part is not None, stop))
-        parts: list[Any] | None = [None] * self.count if self.rank == 0 else None
-        dist.gather_object(part.to_bytes() if part is not None else None, parts, dst=0)
-        whole = [Measurement.from_bytes(content) for content in parts or [] if content is not None]
-        return whole, any(seen for seen, _ in told), next((stop for _, stop in told if stop), "")
+            parts = [] if turn.part is None else [turn.part]
+            return Round(parts, [*turn.rejected], turn.items, len(turn.rejected), bool(parts), turn.stop, turn.fault)
+        with self.asking():
+            told: list[Any] = [None] * self.count
+            dist.all_gather_object(told, (turn.part is not None, turn.items, len(turn.rejected), turn.stop, turn.fault))
+            mores, items, bads, stops, faults = zip(*told, strict=True)
+            stop = next(filter(None, stops), "")
+            fault = next((f"rank {rank} failed: {words}" for rank, words in enumerate(faults) if words), "")
+            held: list[Any] | None = [None] * self.count if self.rank == 0 else None
+            content = turn.part.to_bytes() if turn.part is not None and not (stop or fault) else None
+            dist.gather_object((content, turn.rejected), held, dst=0)
+        contents = held or []
+        if self.together:
+            require_same([Measurement.from_bytes(content) for content, _ in contents if content is not None])
+            contents, items, bads = contents[:1], items[:1], bads[:1]
+        whole = [Measurement.from_bytes(content) for content, _ in contents if content is not None]
+        rejected = [bad for _, some in contents for bad in some]
+        return Round(whole, rejected, sum(items), sum(bads), any(mores), stop, fault)
 
-    def share(self, measurement: Measurement | None) -> Measurement:
+    def share(self, measurement: Measurement) -> Measurement:
         """Rank 0's measurement on every rank."""
-        if self.count > 1:
-            held: list[Any] = [measurement.to_bytes() if measurement is not None else None]
-            dist.broadcast_object_list(held, src=0)
-            return Measurement.from_bytes(held[0])
-        assert measurement is not None
-        return measurement
+        if self.count == 1:
+            return measurement
+        return Measurement.from_bytes(self.tell(measurement.to_bytes() if self.rank == 0 else None))
 
-    def tell(self, value: Any) -> Any:
-        """Rank 0's `value` on every rank."""
+    def tell(self, value: Any, fault: NaaError | None = None) -> Any:
+        """Rank 0's `value` on every rank; or its `fault`, raised on all of them."""
         if self.count > 1:
-            held = [value]
-            dist.broadcast_object_list(held, src=0)
-            return held[0]
+            with self.asking():
+                held = [(value, str(fault or ""))]
+                dist.broadcast_object_list(held, src=0)
+            value, words = held[0]
+            if words and self.rank:
+                raise RankLost("rank 0 failed", *words.splitlines())
+        if fault is not None:
+            raise fault
         return value
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Talk to the other ranks: one that has died, or hangs for longer than the group's timeout, becomes a RankLost."""
+        try:
+            yield
+        except RuntimeError as error:  # what every backend raises, each in words of its own
+            words = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise RankLost(
+                f"rank {self.rank} lost touch with another rank",
+                words,
+                "a process died, hangs, or ran out of memory: see what it said; --resume goes on, also with fewer ranks",
+            ) from error
+
+
+def require_same(parts: list[Measurement]) -> None:
+    """Raise CaptureError if the ranks of one model saw other values in a layer: then each saw its own share of the neurons."""
+    for part in parts[1:]:
+        for name, record in parts[0].layers.items():
+            other = part.layers.get(name)
+            if other is None or not same_values(record, other):
+                raise CaptureError(
+                    f"layer {name or 'of the whole model'} gives other values on each rank",
+                    "its output is this rank's share of the neurons or tokens, and nothing in it says which",
+                    "let it return a DTensor (use_local_output=False), which is gathered, or leave the layer out",
+                )
+
+
+def same_values(a: LayerRecord, b: LayerRecord) -> bool:
+    """Whether two ranks saw the same, but for the rounding of a reduction."""
+    if a.channels != b.channels or not np.array_equal(a.positions.count, b.positions.count):
+        return False
+    spread = np.sqrt(np.nan_to_num(a.positions.variance)) + np.abs(a.positions.mean)
+    return bool((np.abs(a.positions.mean - b.positions.mean) <= 1e-2 * spread + 1e-6).all())
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
+def joined(timeout_s: float = TIMEOUT_S) -> Iterator[Ranks]:
     """Join the process group that `torchrun` set up, if it did and nobody has yet: NCCL where there are GPUs, else gloo.
 
     Each rank takes the GPU of its local rank. The group is left again at the end.
@@ -72,7 +176,8 @@ def joined() -> Iterator[Ranks]:
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group("cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo")
+    backend = "cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
         yield Ranks.here()
     finally:

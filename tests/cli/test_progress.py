@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from naa_fast.cli.progress import Progress, clock, line
+from naa_fast.cli.main import main
+from naa_fast.cli.progress import JsonProgress, Progress, clock, line
 
 
 class Terminal(io.StringIO):
@@ -135,3 +139,42 @@ def test_slow_rates_keep_their_digits() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (3599, "59:59"), (7325, "2:02:05")])
 def test_times(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+def test_as_json_every_line_is_an_object_with_the_numbers_a_machine_needs() -> None:
+    now, stream = Clock(), io.StringIO()
+    bad = 0
+    with JsonProgress(lambda: bad, stream, now) as progress:
+        for label in ("clean\x1b[2J.npz", "suspect"):
+            for index in range(100):
+                now.seconds += 1.0
+                bad += 1
+                progress(label, 100 * (index + 1), 10_000)
+    entries = [json.loads(text) for text in stream.getvalue().splitlines()]
+    assert [entry["samples"] for entry in entries] == [100, 3100, 6100, 9100, 10_000] * 2
+    assert "\x1b" not in stream.getvalue()
+    assert entries[1] == {**entries[1], "event": "progress", "total": 10_000, "rate": 100.0, "eta_s": 69.0, "skipped": 31}
+    assert (entries[0]["rate"], entries[0]["eta_s"]) == (None, None)
+    assert all(entry["rss_mb"] is None or entry["rss_mb"] > 1 for entry in entries)
+    assert entries[-1]["skipped"] == 200
+
+
+def test_as_json_the_last_line_has_exit_code_and_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.py").write_text("from torch import nn\ndef build():\n    print('hello')\n    return nn.Linear(4, 3)\n")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((400, 4)).astype(np.float32))
+    data, log = str(tmp_path / "x.npy"), ("--log", "json", "--backend", "reference")
+    model = ("--model", f"{tmp_path / 'm.py'}:build")
+
+    def last(*words: str) -> tuple[int, dict[str, object]]:
+        code = main([*words, *log])
+        lines = capsys.readouterr().err.splitlines()
+        entries = [json.loads(text) for text in lines if text != "hello"]  # the model's own prints are its own
+        assert any(entry["event"] in ("progress", "note") for entry in entries)
+        return code, entries[-1]
+
+    out = str(tmp_path / "a.naa.safetensors")
+    assert last("measure", *model, "--data", data, "--out", out) == (0, {"event": "end", "exit_code": 0, "outcome": "done"})
+    words = ("scan", *model, "--clean", data, "--suspect", data, "--out", str(tmp_path / "report"))
+    assert last(*words) == (3, {"event": "end", "exit_code": 3, "outcome": "inconclusive"})
+    words = ("measure", *model, "--data", str(tmp_path / "none.npy"), "--out", out)
+    assert last(*words) == (2, {"event": "end", "exit_code": 2, "outcome": "error"})

@@ -107,7 +107,7 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
     save(tmp_path / "g.gif", "P").rename(tmp_path / "b.png")
     (tmp_path / "c.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EndComments\n")
     source = open_source(tmp_path, 2)
-    assert source.samples == 1
+    assert source.samples == 3  # items, of which two are rejected
     (batch,) = source.batches()
     assert (batch.size, batch.skipped) == (1, 2)
 

@@ -70,5 +70,80 @@ def test_ranks_share_the_work_and_return_the_same_bytes(ranks: int, form: str, t
 def test_an_interrupted_job_resumes_with_another_number_of_ranks(tmp_path: Path, alone: list[str]) -> None:
     crashed = run(2, tmp_path, crash=70)
     assert all(code != 0 for code, _ in crashed)
-    assert list(tmp_path.iterdir())
-    assert run(1, tmp_path) == [(0, alone)]
+    kept = list(tmp_path.iterdir())
+    assert kept
+    for ranks in (1, 2, 3):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        for path in kept:
+            (folder / path.name).write_bytes(path.read_bytes())
+        assert run(ranks, folder) == [(0, alone)] * ranks
+
+
+FAILING = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from torch import nn
+from naa_fast.errors import NaaError
+from naa_fast.inputs.batches import open_source
+from naa_fast.scan.loop import measure
+from naa_fast.scan.ranks import joined
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+how = sys.argv[2]
+
+class Fails(nn.Module):
+    def forward(self, x):
+        if os.environ["RANK"] == "1" and x[0, 0] >= 3 * 40:
+            if how == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == "hang":
+                time.sleep(60)
+            raise ValueError("rank 1 has had enough")
+        return x
+
+x = torch.arange(330.)[:, None] + torch.zeros(12)
+with joined(timeout_s=4) as ranks:
+    try:
+        model = nn.Sequential(Fails(), nn.Linear(12, 20))
+        measure(model, open_source(x, 20), chunk_size=40, checkpoint=Path(sys.argv[1]), backend="reference")
+    except NaaError as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        os._exit(2)
+"""
+
+
+TOLD = {
+    "raise": "RankLost: rank 1 failed: the model raised ValueError on batch 2\n  in layer: 0",
+    "die": "RankLost: rank 0 lost touch with another rank",
+    "hang": "RankLost: rank 0 lost touch with another rank",
+}
+
+
+def test_a_rank_that_fails_ends_the_job_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+    """Three jobs at once: one waits for nothing but a rank that does not answer."""
+    jobs: dict[str, list[subprocess.Popen[str]]] = {}
+    try:
+        for how in TOLD:
+            common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+            command = [sys.executable, "-c", FAILING, str(tmp_path / how), how]
+            jobs[how] = [subprocess.Popen(command, env={**common, "RANK": r}, stdout=subprocess.PIPE, text=True) for r in "01"]
+        for how, (first, second) in jobs.items():
+            words, _ = first.communicate(timeout=60)
+            assert first.returncode == 2
+            assert words.startswith(TOLD[how])
+            if how == "raise":
+                assert "message: rank 1 has had enough" in words
+                assert second.communicate(timeout=60)[0].startswith("ModelError: the model raised ValueError on batch 2")
+                assert second.returncode == 2
+    finally:
+        for rank in (rank for ranks in jobs.values() for rank in ranks):
+            rank.kill()
+            rank.wait()
+    from naa_fast.scan.checkpoint import read
+
+    for how in TOLD:
+        header, measurement = read(max((tmp_path / how).glob("*.naa")))
+        assert (header["next_chunk"], measurement.samples) == (2, 80)  # the first round; of the second nothing
