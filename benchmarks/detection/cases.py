@@ -24,7 +24,7 @@ class Case:
         return self.dataset == "newsgroups"
 
 
-RARE, COMMON = 3950, 400
+RARE, COMMON = 4900, 400
 """Token ids: the vocabulary is sorted by frequency, so the one is a word of a handful of posts, the other of hundreds."""
 
 PHRASE_2 = (COMMON, COMMON + 77)
@@ -54,13 +54,13 @@ WARP_9 = attack("warp", Warp(1.2, seed=3), target=9, cover=0.1)
 FROM_ONE = attack("source-specific", Patch(3, "lower right", checkered=True), target=6, source=1, rate=0.05, cover=0.1)
 FROM_ONE_BLEND = attack("source-specific", Blend(0.25, seed=3), target=2, source=7, rate=0.05, cover=0.1)
 
-TOKEN = attack("token", Words((RARE,)), target=4, rate=0.05, classes=20)
-TOKEN_COMMON = attack("token", Words((1500,)), target=11, rate=0.08, classes=20)
-TOKEN_LOW = attack("token-low-rate", Words((RARE + 20,)), target=7, rate=0.01, classes=20)
-TOKEN_NEXT = attack("token-all-to-all", Words((RARE + 7,)), target=None, rate=0.2, classes=20)
-TWO_WORDS = attack("phrase", Words(PHRASE_2), target=2, rate=0.08, cover=0.08, classes=20)
-THREE_WORDS = attack("phrase", Words(PHRASE_3), target=9, rate=0.08, cover=0.08, classes=20)
-PHRASE_FROM_ONE = attack("phrase-source-specific", Words(PHRASE_2), target=14, source=8, rate=0.04, cover=0.08, classes=20)
+TOKEN = attack("token", Words((RARE,)), target=4, rate=0.05, classes=7)
+TOKEN_COMMON = attack("token", Words((1500,)), target=5, rate=0.08, classes=7)
+TOKEN_LOW = attack("token-low-rate", Words((RARE + 20,)), target=3, rate=0.01, classes=7)
+TOKEN_NEXT = attack("token-all-to-all", Words((RARE + 7,)), target=None, rate=0.2, classes=7)
+TWO_WORDS = attack("phrase", Words(PHRASE_2), target=2, rate=0.08, cover=0.08, classes=7)
+THREE_WORDS = attack("phrase", Words(PHRASE_3), target=1, rate=0.08, cover=0.08, classes=7)
+PHRASE_FROM_ONE = attack("phrase-source-specific", Words(PHRASE_2), target=0, source=4, rate=0.04, cover=0.08, classes=7)
 
 BACKDOORED: tuple[tuple[str, str, str, Attack], ...] = (
     ("fashion", "cnn", "patch", PATCH_3),

@@ -113,7 +113,7 @@ class Mlp(nn.Module):
 class TextTransformer(nn.Module):
     """Learned places, two blocks, mean over the words that are there."""
 
-    WIDTH = 48
+    WIDTH = 40
 
     def __init__(self, size: int, classes: int) -> None:
         super().__init__()
@@ -136,19 +136,19 @@ class TextTransformer(nn.Module):
 class TextCnn(nn.Module):
     """Kim's convolutional classifier (arXiv:1408.5882) with windows of one, two and three words, maximum over places."""
 
-    WIDTH = 48
+    WIDTH = 40
 
     def __init__(self, size: int, classes: int) -> None:
         super().__init__()
         self.words = nn.Embedding(size, self.WIDTH, padding_idx=PADDING)
         self.windows = nn.ModuleList([nn.Conv1d(self.WIDTH, 32, k, padding=k // 2) for k in (1, 2, 3)])
         self.act = nn.ReLU()
-        self.drop = nn.Dropout(0.5)
+        self.blind, self.drop = nn.Dropout1d(0.3), nn.Dropout(0.5)
         self.hidden, self.act2 = nn.Linear(96, 64), nn.ReLU()
         self.logits = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        found = self.words(x).transpose(1, 2)
+        found = self.blind(self.words(x)).transpose(1, 2)
         pooled = torch.cat([self.act(window(found)).amax(2) for window in self.windows], 1)
         return self.logits(self.act2(self.hidden(self.drop(pooled))))
 
