@@ -25,8 +25,8 @@ KINDS = ("triggered", "fresh", "shift", "imbalance", "foreign")
 
 @dataclass(frozen=True)
 class Suspect:
-    """`kind` is one of KINDS; `share` of the samples carry a trigger (their own model's, or for "foreign" another's), and
-    `triggered`, bool `[n]`, says which. `y` holds the true classes.
+    """`kind` is one of KINDS; a `share` of the samples, rounded to whole ones and two at least, carry a trigger (their own model's,
+    or for "foreign" another's), and `triggered`, bool `[n]`, says which. `y` holds the true classes.
     """
 
     name: str
@@ -86,7 +86,7 @@ def mixed(name: str, kind: str, share: float, attack: Attack, x: Tensor, y: Tens
     x, triggered = x.clone(), np.zeros(len(x), bool)
     x[chosen] = attack.apply(x[chosen], generator)
     triggered[chosen.numpy()] = True
-    return Suspect(name, kind, count / len(x), x, y, triggered)
+    return Suspect(name, kind, share, x, y, triggered)
 
 
 def partly_changed(case: Case, x: Tensor, y: Tensor) -> Suspect:
