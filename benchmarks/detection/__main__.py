@@ -1,6 +1,6 @@
 """`python -m benchmarks.detection`: trains what is not in the cache, scans what has changed, writes tables and a figure.
 
-Everything from nothing takes under an hour on two cores; `--subset` under five minutes. A run that was stopped goes on where it was.
+A run that was stopped goes on where it was. `--publish` writes the results where the repository keeps them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from benchmarks.detection.cases import CASES, SUBSET
 from benchmarks.detection.data import DEFAULT_CACHE
+from benchmarks.detection.publish import publish
 from benchmarks.detection.runner import PARTS, Job, ordered, run
-from benchmarks.detection.tables import publish, tables
+from benchmarks.detection.tables import tables
 from naa_fast.errors import NaaError
 
 

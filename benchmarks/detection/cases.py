@@ -129,7 +129,8 @@ def all_cases() -> tuple[Case, ...]:
     ]
     clean = [(data, net, seed) for data, net, seeds in CLEAN for seed in range(seeds)]
     cases += [
-        Case(f"{data}-{net}-clean-{seed}", net, data, None, "AB"[number % 2], seed) for number, (data, net, seed) in enumerate(clean)
+        Case(f"{data}-{net}-clean-{seed}", net, data, None, "AB"[number % 2], seed)
+        for number, (data, net, seed) in enumerate(clean)
     ]
     return tuple(cases)
 

