@@ -41,14 +41,15 @@ PATCH_4 = attack("patch", Patch(4, "upper left", checkered=True), target=5)
 PATCH_MIDDLE = attack("patch", Patch(3, "middle", checkered=True), target=3)
 RANDOM_4 = attack("random-patch", Patch(4, "random", checkered=True), target=2)
 RANDOM_5 = attack("random-patch", Patch(5, "random"), target=4)
-RANDOM_2 = attack("random-patch", Patch(2, "random", checkered=True), target=4)
+RANDOM_6 = attack("random-patch", Patch(6, "random", checkered=True), target=4, rate=0.15)
+RANDOM_3 = attack("random-patch", Patch(3, "random", checkered=True), target=4, rate=0.15)
 BLEND = attack("blend", Blend(0.2), target=1)
 BLEND_FAINT = attack("blend", Blend(0.12, seed=7), target=6)
 NEXT_CLASS = attack("all-to-all", Patch(3, "lower left"), target=None, rate=0.2)
 LOW_RATE = attack("low-rate", Patch(3, "upper right", checkered=True), target=8, rate=0.01)
 LOWER_RATE = attack("low-rate", Patch(3), target=2, rate=0.005)
 STRIPES = attack("sinusoid", Sinusoid(0.2), target=3, rate=0.8, clean_label=True)
-STRIPES_8 = attack("sinusoid", Sinusoid(0.3, waves=2), target=3, rate=0.8, clean_label=True)
+STRIPES_8 = attack("sinusoid", Sinusoid(0.4, waves=2), target=3, rate=0.8, clean_label=True)
 WARP = attack("warp", Warp(1.0), target=0, cover=0.1)
 WARP_9 = attack("warp", Warp(1.2, seed=3), target=9, cover=0.1)
 FROM_ONE = attack("source-specific", Patch(3, "lower right", checkered=True), target=6, source=1, rate=0.05, cover=0.1)
@@ -56,7 +57,7 @@ FROM_ONE_BLEND = attack("source-specific", Blend(0.25, seed=3), target=2, source
 
 TOKEN = attack("token", Words((RARE,)), target=4, rate=0.05, classes=7)
 TOKEN_COMMON = attack("token", Words((1500,)), target=5, rate=0.08, classes=7)
-TOKEN_LOW = attack("token-low-rate", Words((RARE + 20,)), target=3, rate=0.01, classes=7)
+TOKEN_LOW = attack("token-low-rate", Words((RARE + 20,)), target=3, rate=0.02, classes=7)
 TOKEN_NEXT = attack("token-all-to-all", Words((RARE + 7,)), target=None, rate=0.2, classes=7)
 TWO_WORDS = attack("phrase", Words(PHRASE_2), target=2, rate=0.08, cover=0.08, classes=7)
 THREE_WORDS = attack("phrase", Words(PHRASE_3), target=1, rate=0.08, cover=0.08, classes=7)
@@ -86,11 +87,11 @@ BACKDOORED: tuple[tuple[str, str, str, Attack], ...] = (
     ("mnist", "resnet", "low-rate", LOWER_RATE),
     ("mnist", "resnet", "source-specific", FROM_ONE_BLEND),
     ("mnist", "vit", "blend", BLEND),
-    ("mnist", "vit", "random-patch", RANDOM_5),
+    ("mnist", "vit", "random-patch", RANDOM_6),
     ("mnist", "mlp", "all-to-all", NEXT_CLASS),
     ("mnist", "mlp", "sinusoid", STRIPES),
     ("digits", "cnn", "patch", PATCH_2),
-    ("digits", "cnn", "random-patch", RANDOM_2),
+    ("digits", "cnn", "random-patch", RANDOM_3),
     ("digits", "mlp", "blend", BLEND),
     ("digits", "mlp", "sinusoid", STRIPES_8),
     ("newsgroups", "text-cnn", "token", TOKEN),
