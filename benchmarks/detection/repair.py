@@ -18,12 +18,15 @@ from torch import Generator, Tensor, nn
 
 from benchmarks.detection.cases import Case
 from benchmarks.detection.sets import Suspect
-from benchmarks.detection.train import predictions
+from benchmarks.detection.train import predictions, share
 
 AGREEMENT = 0.98
 """Share of clean predictions a repair must leave as they are."""
-CLEAN, LIT, TESTED = 800, 200, 2000
+CLEAN, LIT, TESTED = 600, 200, 2000
 LAYERS = 8
+MOST_ROWS = 20_000
+SHRINKAGE = 0.2
+EDGES = (0.99, 0.95, 0.9)
 MOST = 0.2
 """Of a layer's neurons at most this share is silenced."""
 
@@ -74,15 +77,15 @@ def repair_row(case: Case, model: nn.Module, audit: Any, clean: Tensor, suspect:
 
 
 def rates(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Accuracy, and attack success rate, on TESTED of the held samples."""
+    """Accuracy, attack success rate, and its `floor`: the share that goes to the wanted class without a trigger. TESTED samples."""
     assert case.attack is not None
     generator = Generator().manual_seed(case.seed)
     chosen = torch.randperm(len(x), generator=generator)[:TESTED]
     x, y = x[chosen], y[chosen]
     meant = case.attack.turns(y)
-    turned = predictions(model, case.attack.apply(x[meant], generator)) == case.attack.wanted(y[meant])
-    accuracy = (predictions(model, x) == y).double().mean()
-    return {"accuracy": round(float(accuracy), 4), "asr": round(float(turned.double().mean()), 4)}
+    wanted, untouched = case.attack.wanted(y[meant]), predictions(model, x)
+    turned = predictions(model, case.attack.apply(x[meant], generator)) == wanted
+    return {"accuracy": share(untouched == y), "asr": share(turned), "floor": share(untouched[meant] == wanted)}
 
 
 def highest(audit: Any, suspect: Suspect) -> np.ndarray:
@@ -95,42 +98,81 @@ def highest(audit: Any, suspect: Suspect) -> np.ndarray:
 
 
 def candidates(model: nn.Module, audit: Any, clean: Tensor, lit: Tensor) -> Iterator[Repair]:
-    """Zeroing, clipping and projecting in the layers with the largest z; never in the scores themselves."""
+    """Zeroing, clipping and turning back along a direction, in the layers with the largest z; never in the scores themselves."""
     layers = {name: layer for name, layer in audit.layers.items() if name != "logits" and np.isfinite(layer.z).any()}
     strongest = sorted(layers, key=lambda name: -float(np.nanmax(layers[name].z)))[:LAYERS]
     random = Generator().manual_seed(0)
     for name in strongest:
         axis = int(layers[name].clean.layout.split()[1])
         known, shown = outputs(model, name, axis, clean), outputs(model, name, axis, lit)
-        count = min(max(1, len(layers[name].abnormal)), max(1, int(MOST * known.shape[1])))
+        if known is None or shown is None:
+            continue
+        rows = known.flatten(0, 1)
+        rows = rows[:: max(1, len(rows) // MOST_ROWS)]
+        neurons = rows.shape[1]
+        count = min(max(1, len(layers[name].abnormal)), max(1, int(MOST * neurons)))
         order = torch.from_numpy(np.argsort(-np.nan_to_num(layers[name].z)).copy())
-        found, chance = order[:count], torch.randperm(known.shape[1], generator=random)[:count]
+        found, chance = order[:count], torch.randperm(neurons, generator=random)[:count]
         yield Repair(name, "zero", axis, partial(zero, found), partial(zero, chance))
-        low, high = (quantile(known, q) for q in (0.01, 0.99))
+        low, high = torch.quantile(rows, 0.01, dim=0), torch.quantile(rows, 0.99, dim=0)
         yield Repair(name, "clip", axis, partial(clip, found, low, high), partial(clip, chance, low, high))
-        middle, width = known.mean(0), known.std(0)
-        usable = width > 1e-6
-        away = torch.where(usable, (extreme(shown, middle) - extreme(known, middle)) / width.clamp(min=1e-6), 0.0)
-        for method, direction in (
-            ("project, means", torch.where(usable, (shown.mean(0) - middle) / width.clamp(min=1e-6), 0.0)),
-            ("project, extremes", away),
-        ):
-            if float(direction.norm()) == 0:
-                continue
-            other = torch.where(usable, torch.randn(len(direction), generator=random), 0.0)
-            made = [bounded(known, middle, width, d / d.norm()) for d in (direction, other)]
-            yield Repair(name, method, axis, *made)
+        space = Space.of(rows)
+        if space is None:
+            continue
+        away = {"turn back, means": space.scaled(shown).mean((0, 1)), "turn back, outlying": space.outlying(shown, known)}
+        other = torch.randn(neurons, generator=random)
+        for method, direction in away.items():
+            for edge in EDGES:
+                yield Repair(
+                    name, f"{method}, {edge}", axis, space.turning_back(direction, edge), space.turning_back(other, edge)
+                )
 
 
-def extreme(x: Tensor, middle: Tensor) -> Tensor:
-    """Mean of the tenth of the rows that lie farthest above `middle`, neuron by neuron: where a small trigger shows."""
-    kept = max(1, len(x) // 10)
-    return (x - middle).topk(kept, dim=0).values.mean(0)
+@dataclass(frozen=True)
+class Space:
+    """A layer's activations in standard deviations of its clean rows, and the inverse of their (shrunk) correlations."""
 
+    rows: Tensor
+    middle: Tensor
+    width: Tensor
+    precision: Tensor
 
-def quantile(x: Tensor, q: float) -> Tensor:
-    rows = x[:: max(1, len(x) // 20_000)]
-    return torch.quantile(rows, q, dim=0)
+    @classmethod
+    def of(cls, rows: Tensor) -> Space | None:
+        """None if nothing varies. A neuron that is silent on clean data keeps a small width: it may be the one that matters."""
+        middle, width = rows.mean(0), rows.std(0)
+        typical = width[width > 0]
+        if not len(typical):
+            return None
+        width = width.clamp(min=0.1 * float(typical.median()))
+        scaled = (rows - middle) / width
+        shrunk = (1 - SHRINKAGE) * (scaled.T @ scaled) / len(scaled) + SHRINKAGE * torch.eye(rows.shape[1])
+        return cls(rows, middle, width, torch.linalg.inv(shrunk))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return (x - self.middle) / self.width
+
+    def outlying(self, shown: Tensor, known: Tensor) -> Tensor:
+        """Mean of each sample's most unusual position, less the same of clean samples: where a small trigger shows."""
+
+        def most(x: Tensor) -> Tensor:
+            scaled = self.scaled(x)
+            unusual = ((scaled @ self.precision) * scaled).sum(-1)
+            return scaled[torch.arange(len(x)), unusual.argmax(1)].mean(0)
+
+        return most(shown) - most(known)
+
+    def turning_back(self, direction: Tensor, edge: float) -> Change:
+        """Rows farther along the whitened `direction` than a share `edge` of the clean rows are moved back to the clean mean."""
+        detect = self.precision @ direction
+        push = direction / (detect @ direction).clamp(min=1e-12)
+        limit = torch.quantile(self.scaled(self.rows) @ detect, edge)
+
+        def change(x: Tensor) -> Tensor:
+            along = self.scaled(x) @ detect
+            return x - torch.where(along > limit, along, 0.0)[:, None] * push * self.width
+
+        return change
 
 
 def zero(neurons: Tensor, x: Tensor) -> Tensor:
@@ -145,31 +187,21 @@ def clip(neurons: Tensor, low: Tensor, high: Tensor, x: Tensor) -> Tensor:
     return x
 
 
-def bounded(known: Tensor, middle: Tensor, width: Tensor, direction: Tensor) -> Change:
-    """Along one direction of the standardised activations nothing may go farther than clean samples do in 99 of 100 rows."""
-    scale = width.clamp(min=1e-6)
-    limit = torch.quantile((((known - middle) / scale) @ direction)[:: max(1, len(known) // 20_000)], 0.99)
-
-    def change(x: Tensor) -> Tensor:
-        along = ((x - middle) / scale) @ direction
-        return x - (along - limit).clamp(min=0)[:, None] * direction * scale
-
-    return change
-
-
 @torch.no_grad()
-def outputs(model: nn.Module, layer: str, axis: int, x: Tensor) -> Tensor:
-    """What a layer gives for `x`, every position a row: `[rows, channels]`."""
+def outputs(model: nn.Module, layer: str, axis: int, x: Tensor) -> Tensor | None:
+    """What a layer gives for `x`: `[samples, positions, channels]`; None for one that is called more than once a forward."""
     kept: list[Tensor] = []
     handle = model.get_submodule(layer).register_forward_hook(
-        lambda module, arguments, output: kept.append(output.detach().movedim(axis, -1).reshape(-1, output.shape[axis]))
+        lambda module, arguments, output: kept.append(
+            output.detach().movedim(axis, -1).reshape(len(output), -1, output.shape[axis])
+        )
     )
     try:
         for part in x.split(500):
             model(part)
     finally:
         handle.remove()
-    return torch.cat(kept)
+    return torch.cat(kept) if len(kept) == len(x.split(500)) else None
 
 
 @contextmanager

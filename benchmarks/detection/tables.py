@@ -224,10 +224,11 @@ def repair_table(rows: Sequence[Row], half: str) -> str:
             done = [row["repair"] for row in group if row.get("repair", {}).get(which)]
             good = mean_interval(by_model(group, lambda row, w=which: float(repaired(row, w))))  # type: ignore[misc]
             left = mean_interval([[fix[which]["asr"]] for fix in done])
+            floor = mean_interval([[fix[which]["floor"]] for fix in done])
             lost = mean_interval([[fix["before"]["accuracy"] - fix[which]["accuracy"]] for fix in done])
-            body.append((percent(share), label, len(group), len(done), cell(good), cell(left), cell(lost)))
+            body.append((percent(share), label, len(group), len(done), cell(good), cell(left), cell(floor), cell(lost)))
     head = ("triggered", "silenced", "models", "tried", f"attack ≤ {ATTACK_LEFT}, accuracy − ≤ {ACCURACY_LOST}", "attack left")
-    return markdown((*head, "accuracy lost"), body)
+    return markdown((*head, "without a trigger", "accuracy lost"), body)
 
 
 def repaired(row: Row, which: str) -> bool:
