@@ -23,10 +23,10 @@ from benchmarks.detection.train import predictions, share
 AGREEMENT = 0.98
 """Share of clean predictions a repair must leave as they are."""
 CLEAN, LIT, TESTED = 600, 200, 2000
-LAYERS = 8
+LAYERS = 6
 MOST_ROWS = 20_000
 SHRINKAGE = 0.2
-EDGES = (0.99, 0.95, 0.9)
+EDGES = (0.99, 0.95)
 MOST = 0.2
 """Of a layer's neurons at most this share is silenced."""
 
@@ -77,7 +77,7 @@ def repair_row(case: Case, model: nn.Module, audit: Any, clean: Tensor, suspect:
 
 
 def rates(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
-    """Accuracy, attack success rate, and its `floor`: the share that goes to the wanted class without a trigger. TESTED samples."""
+    """Accuracy, attack success rate, and its `floor`: the share that goes there without a trigger. On TESTED samples."""
     assert case.attack is not None
     generator = Generator().manual_seed(case.seed)
     chosen = torch.randperm(len(x), generator=generator)[:TESTED]

@@ -150,7 +150,7 @@ def unknown(x: Tensor, generator: Generator) -> Tensor:
 def dropped(x: Tensor, generator: Generator) -> Tensor:
     """A tenth of the words are gone; the rest moves together."""
     gone = a_tenth(x, generator) | (x == PADDING)
-    order = gone.long().argsort(1, stable=True)
+    order = gone.long().argsort(stable=True, dim=1)
     return torch.where(gone.gather(1, order), PADDING, x.gather(1, order))
 
 
