@@ -49,7 +49,8 @@ NEXT_CLASS = attack("all-to-all", Patch(3, "lower left"), target=None, rate=0.2)
 LOW_RATE = attack("low-rate", Patch(3, "upper right", checkered=True), target=8, rate=0.01)
 LOWER_RATE = attack("low-rate", Patch(3), target=2, rate=0.005)
 STRIPES = attack("sinusoid", Sinusoid(0.2), target=3, rate=0.8, clean_label=True)
-STRIPES_8 = attack("sinusoid", Sinusoid(0.4, waves=2), target=3, rate=0.8, clean_label=True)
+STRIPES_8 = attack("sinusoid", Sinusoid(0.5, waves=2), target=3, rate=0.9, clean_label=True)
+STRIPES_STRONG = attack("sinusoid", Sinusoid(0.3), target=3, rate=0.9, clean_label=True)
 WARP = attack("warp", Warp(1.0), target=0, cover=0.1)
 WARP_9 = attack("warp", Warp(1.2, seed=3), target=9, cover=0.1)
 FROM_ONE = attack("source-specific", Patch(3, "lower right", checkered=True), target=6, source=1, rate=0.05, cover=0.1)
@@ -69,7 +70,7 @@ BACKDOORED: tuple[tuple[str, str, str, Attack], ...] = (
     ("fashion", "cnn", "all-to-all", NEXT_CLASS),
     ("fashion", "cnn", "low-rate", LOW_RATE),
     ("fashion", "cnn", "random-patch", RANDOM_4),
-    ("fashion", "cnn", "sinusoid", STRIPES),
+    ("fashion", "cnn", "sinusoid", STRIPES_STRONG),
     ("fashion", "cnn", "warp", WARP),
     ("fashion", "cnn", "source-specific", FROM_ONE),
     ("fashion", "resnet", "patch", PATCH_4),

@@ -22,7 +22,8 @@ RECIPE = 1
 """Raise it when models, attacks or training change what comes out: cached models are then trained anew."""
 
 SUCCESS = 0.8
-"""A backdoor that turns a smaller share of triggered samples is kept, and marked in every table."""
+"""A backdoor that turns a smaller share of triggered samples is kept, and marked. All-to-all cannot do better than the model's
+accuracy, for it has to know the class that it turns to the next one: there the share is taken of that."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ def rates(model: nn.Module, case: Case, data: DataSet) -> dict[str, Any]:
         meant = case.attack.turns(data.held_y)
         x = case.attack.apply(data.held_x[meant], Generator().manual_seed(case.seed))
         found["asr"] = share(predictions(model, x) == case.attack.wanted(data.held_y[meant]))
-        found["works"] = found["asr"] >= SUCCESS
+        reachable = found["accuracy"] if case.attack.target is None else 1.0
+        found["works"] = found["asr"] >= SUCCESS * reachable
     return found
 
 
