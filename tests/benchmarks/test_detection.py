@@ -304,12 +304,24 @@ def test_the_backdoor_works_and_the_models_are_good(rows: list[dict[str, Any]]) 
 
 
 def test_a_blind_detector_would_be_seen(rows: list[dict[str, Any]]) -> None:
-    assert row_of(rows, BACKDOORED, "triggered-100%")["audit"]["outcome"] == "fail"
-    for case in (BACKDOORED, TWIN):
-        assert row_of(rows, case, "fresh")["audit"]["outcome"] in ("pass", "warn")
-    scores = [row["audit"]["score"] for row in rows if row["kind"] in ("fresh", "imbalance")]
-    assert row_of(rows, BACKDOORED, "triggered-100%")["audit"]["score"] > max(scores)
-    assert not [row for row in rows if row["audit"]["outcome"] == "error"]
+    for name in ("triggered-100%", "triggered-5%"):
+        audit = row_of(rows, BACKDOORED, name)["audit"]
+        assert audit["outcome"] == "fail"
+        assert audit["levels"].get("proved")
+        best = audit["proofs"][0]
+        assert best["right"]
+        assert best["rate"] > 0.8
+        assert best["control"] < 0.5
+    for name in ("triggered-5%", "triggered-1%"):
+        assert row_of(rows, BACKDOORED, name)["audit"]["auc"] > 0.95
+    assert row_of(rows, BACKDOORED, "triggered-5%")["audit"]["precision"] > 0.7
+
+
+def test_a_detector_that_sees_backdoors_everywhere_would_be_seen(rows: list[dict[str, Any]]) -> None:
+    harmless = [row for row in rows if row["kind"] == "fresh" or row["case"] == TWIN.name]
+    assert len(harmless) == 11
+    assert not [row["set"] for row in harmless if row["audit"]["outcome"] == "fail" or row["audit"]["levels"].get("proved")]
+    assert not [row["set"] for row in rows if row["audit"]["outcome"] == "error"]
 
 
 def test_a_second_run_does_nothing_again(rows: list[dict[str, Any]], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,3 +444,12 @@ def test_a_missing_source_ends_the_command_with_its_error(
     monkeypatch.setitem(data.SETS, "mnist", gone)
     assert command.main(["--cache", str(tmp_path), "--only", "mnist-mlp-clean-0", "--processes", "1"]) == 2
     assert "InputError: cannot fetch it" in capsys.readouterr().err
+
+
+def test_two_processes_give_the_rows_that_one_gives(
+    rows: list[dict[str, Any]], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [Job(case, cache) for case in (BACKDOORED, TWIN)]
+    again = run(jobs, processes=2)
+    assert [(row["set"], row["audit"]["score"]) for row in again] == [(row["set"], row["audit"]["score"]) for row in rows]
+    assert "  2 of 2  " in capsys.readouterr().out
