@@ -424,7 +424,7 @@ def test_results_are_published_between_the_marks(
     page.write_text(f"before\n{publish.BEGIN}\nthe last run\n{publish.END}\nafter\n")
     assert all(path.exists() for path in publish.publish(rows))
     text = page.read_text()
-    assert text.startswith(f"before\n{publish.BEGIN}\n\n### The models")
+    assert text.startswith(f"before\n{publish.BEGIN}\n\n{publish.PICTURE}\n\n### The models")
     assert text.endswith(f"{publish.END}\nafter\n")
     assert "the last run" not in text
     assert 5_000 < (tmp_path / "docs" / "detection.png").stat().st_size < 200_000
