@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,26 @@ def run(jobs: Sequence[Job], processes: int) -> list[dict[str, Any]]:
     """All rows of all jobs, in the order of the jobs; what the cache has is not done again."""
     if processes < 2:
         return [row for job in jobs for row in rows_of(job)]
-    os.environ |= {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}  # before the others start: both are read at import
     started, found = time.perf_counter(), {}
-    with multiprocessing.get_context("spawn").Pool(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with one_thread_each(), spawn.Pool(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for name, rows in pool.imap_unordered(named_rows, jobs):
             found[name] = rows
             spent = time.perf_counter() - started
             print(f"{len(found):3d} of {len(jobs)}  {spent:6.0f} s  {name}: {in_short(rows)}", flush=True)
     return [row for job in jobs for row in found[job.case.name]]
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Inside, processes that start use one thread: the libraries read these names when they are imported."""
+    before = dict(os.environ)
+    os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def named_rows(job: Job) -> tuple[str, list[dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -450,6 +451,8 @@ def test_two_processes_give_the_rows_that_one_gives(
     rows: list[dict[str, Any]], cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = [Job(case, cache) for case in (BACKDOORED, TWIN)]
+    before = dict(os.environ)
     again = run(jobs, processes=2)
+    assert dict(os.environ) == before
     assert [(row["set"], row["audit"]["score"]) for row in again] == [(row["set"], row["audit"]["score"]) for row in rows]
     assert "  2 of 2  " in capsys.readouterr().out
