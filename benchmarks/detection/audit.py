@@ -14,7 +14,6 @@ import naa_fast
 from benchmarks.detection.cases import Case
 from benchmarks.detection.metrics import auc, precision_at_k
 from benchmarks.detection.sets import Suspect
-from naa_fast.capture import select
 
 
 def audit_row(case: Case, model: nn.Module, clean: Tensor, suspect: Suspect) -> tuple[dict[str, Any], Any]:
@@ -54,7 +53,7 @@ def ranking(audit: Any, truth: np.ndarray) -> dict[str, Any]:
     found = getattr(audit, "ranking", None)
     if found is None:
         return {"auc": None, "precision": None}
-    scores = np.asarray(found.scores, float)
+    scores = np.asarray(found.ranked, float)  # the order that the report shows: carriers of a proven trigger first
     return {"auc": auc(scores, truth), "precision": precision_at_k(scores, truth)}
 
 
@@ -81,15 +80,20 @@ def right_target(case: Case, target: Any) -> bool | None:
     return not isinstance(target, int | np.integer) if case.attack.target is None else target == case.attack.target
 
 
+def neuron_axis(layer: Any) -> int:
+    """The axis of a layer's output that holds its neurons, from the words of its layout: "axis 1 of 4"."""
+    return int(layer.clean.layout.split()[1])
+
+
 @torch.no_grad()
-def price(model: nn.Module, clean: Tensor, suspect: Tensor) -> dict[str, float]:
-    """Seconds of one core for both sets: `bare` forwards, `means` with the mean of every neuron alone, by the same layers."""
+def price(model: nn.Module, audit: Any, clean: Tensor, suspect: Tensor) -> dict[str, float]:
+    """Seconds of one core for both sets: `bare` forwards, `means` with the mean of every neuron alone, of the layers audited."""
     handles: list[Any] = []
     sums: dict[str, Tensor] = {}
 
-    def hook(name: str) -> Any:
+    def hook(name: str, neurons: int) -> Any:
         def add(module: nn.Module, arguments: object, output: Tensor) -> None:
-            axes = [axis for axis in range(output.ndim) if axis != (1 if output.ndim == 4 else output.ndim - 1)]
+            axes = [axis for axis in range(output.ndim) if axis != neurons]
             sums[name] = sums.get(name, 0) + output.sum(axes).double()
 
         return add
@@ -103,7 +107,8 @@ def price(model: nn.Module, clean: Tensor, suspect: Tensor) -> dict[str, float]:
     run()
     bare = run()
     try:
-        handles = [layer.module.register_forward_hook(hook(layer.name)) for layer in select(model).layers]
+        for name, layer in audit.layers.items():
+            handles.append(model.get_submodule(name).register_forward_hook(hook(name, neuron_axis(layer))))
         means = run()
     finally:
         for handle in handles:

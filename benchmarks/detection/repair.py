@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
+from benchmarks.detection.audit import neuron_axis
 from benchmarks.detection.cases import Case
 from benchmarks.detection.sets import Suspect
 from benchmarks.detection.train import predictions, share
@@ -23,6 +24,7 @@ from benchmarks.detection.train import predictions, share
 AGREEMENT = 0.98
 """Share of clean predictions a repair must leave as they are."""
 CLEAN, LIT, TESTED = 600, 200, 2000
+LEAST = 10
 LAYERS = 6
 MOST_ROWS = 20_000
 SHRINKAGE = 0.2
@@ -89,12 +91,17 @@ def rates(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float
 
 
 def highest(audit: Any, suspect: Suspect) -> np.ndarray:
-    """The samples that a scan ranks highest: one in a hundred, at least 10; all are alike to a scan that does not rank."""
+    """Samples that carry a proven trigger, else those beyond what clean samples score, else the LEAST highest: LIT of them at most,
+    from the first to the last, because the most extreme ones alone say little about the others.
+    """
     ranking = getattr(audit, "ranking", None)
     if ranking is None:
         return np.random.default_rng(0).permutation(len(suspect.x))[:LIT]
-    scores = np.nan_to_num(np.asarray(ranking.scores, float), nan=-np.inf)
-    return np.argsort(-scores, kind="stable")[: min(LIT, max(10, len(scores) // 100))]
+    scores = np.nan_to_num(np.asarray(ranking.ranked, float), nan=-np.inf)
+    order = np.argsort(-scores, kind="stable")
+    carriers = 0 if ranking.carriers is None else int(ranking.carriers.sum())  # these are ranked before all others
+    lit = order[: max(LEAST, carriers or ranking.beyond)]
+    return lit[np.linspace(0, len(lit) - 1, min(LIT, len(lit))).round().astype(int)]
 
 
 def candidates(model: nn.Module, audit: Any, clean: Tensor, lit: Tensor) -> Iterator[Repair]:
@@ -103,7 +110,7 @@ def candidates(model: nn.Module, audit: Any, clean: Tensor, lit: Tensor) -> Iter
     strongest = sorted(layers, key=lambda name: -float(np.nanmax(layers[name].z)))[:LAYERS]
     random = Generator().manual_seed(0)
     for name in strongest:
-        axis = int(layers[name].clean.layout.split()[1])
+        axis = neuron_axis(layers[name])
         known, shown = outputs(model, name, axis, clean), outputs(model, name, axis, lit)
         if known is None or shown is None:
             continue

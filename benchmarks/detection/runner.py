@@ -132,8 +132,8 @@ def scanned(job: Job, model: torch.nn.Module, clean: torch.Tensor, suspect: Susp
     """The rows of one scan and, after a fail, of a repair; the price on the first set of a model."""
     case = job.case
     row, audit = audit_row(case, model, clean, suspect)
-    if number == 0:
-        row["price"] = price(model, clean, suspect.x)
+    if number == 0 and audit is not None:
+        row["price"] = price(model, audit, clean, suspect.x)
     found = {"audit": row}
     if "repair" in job.parts:
         found["repair"] = {"method": None}

@@ -17,6 +17,7 @@ from torch import Generator
 from benchmarks.detection import __main__ as command
 from benchmarks.detection import data, publish, tables
 from benchmarks.detection.attacks import HALVES, Attack
+from benchmarks.detection.audit import price
 from benchmarks.detection.cases import CASES, SUBSET, Case, by_name
 from benchmarks.detection.metrics import auc, auc_interval, mean_interval, precision_at_k
 from benchmarks.detection.models import ARCHITECTURES, build
@@ -359,6 +360,18 @@ def test_an_error_of_the_scan_is_a_result(cache: Path, monkeypatch: pytest.Monke
     assert "RuntimeError: out of luck" in tables.failures(found)
 
 
+def test_layers_that_run_more_than_once_a_forward_have_a_price() -> None:
+    import naa_fast
+
+    model = build("text-cnn", (data.TOKENS,), 7, seed=0).eval()
+    x = texts(300)
+    audit = naa_fast.scan(model, x[::2], x[1::2], ranking=False)
+    found = price(model, audit, x[::2], x[1::2])
+    assert found["means"] > 0
+    assert found["bare"] > 0
+    assert not [module for module in model.modules() if module._forward_hooks]
+
+
 def test_turning_back_what_was_found_ends_the_attack_and_chance_does_not(cache: Path) -> None:
     import naa_fast
 
@@ -366,7 +379,8 @@ def test_turning_back_what_was_found_ends_the_attack_and_chance_does_not(cache: 
     whole = data.load("digits", cache)
     suspect = next(sets_of(BACKDOORED, cache))
     audit = naa_fast.scan(model, whole.clean_x, suspect.x)
-    known = SimpleNamespace(layers=audit.layers, ranking=SimpleNamespace(scores=suspect.triggered.astype(float)))
+    perfect = SimpleNamespace(ranked=suspect.triggered.astype(float), carriers=suspect.triggered, beyond=0)
+    known = SimpleNamespace(layers=audit.layers, ranking=perfect)
     row = repair_row(BACKDOORED, model, known, whole.clean_x, suspect, (whole.held_x, whole.held_y))
     assert row["before"]["asr"] > 0.9
     assert row["after"]["asr"] < 0.3
