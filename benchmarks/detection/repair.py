@@ -91,7 +91,7 @@ def rates(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float
 
 
 def highest(audit: Any, suspect: Suspect) -> np.ndarray:
-    """Samples that carry a proven trigger, else those beyond what clean samples score, else the LEAST highest: LIT of them at most,
+    """Samples that carry a proven trigger, else those beyond what clean samples score, else the LEAST highest; at most LIT,
     from the first to the last, because the most extreme ones alone say little about the others.
     """
     ranking = getattr(audit, "ranking", None)
