@@ -1,0 +1,295 @@
+"""The study's rows as tables in Markdown: `tables(rows)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from benchmarks.detection.metrics import Interval, auc_interval, mean_interval
+from benchmarks.detection.train import SUCCESS
+
+Row = dict[str, Any]
+Score = Callable[[Row], float | None]
+
+SHARES = (1.0, 0.05, 0.01, 0.005)
+HALVES = ("A", "B", "AB")
+OUTCOMES = ("pass", "warn", "fail", "inconclusive", "error")
+NULLS = {"clean controls": "fresh", "benign shifts": "shift", "imbalance": "imbalance", "foreign triggers": "foreign"}
+FALSE_ALARMS = 0.03
+"""Share of harmless sets above a limit when the limit is chosen on one half."""
+ACCURACY_LOST, ATTACK_LEFT, PROVED = 0.02, 0.1, 0.8
+PROVABLE = ("patch", "random-patch", "low-rate", "token", "token-low-rate")
+"""Kinds of attack with a trigger in one piece and one target: the issue's "patch and token"."""
+
+
+def rival_score(name: str) -> Score:
+    return lambda row: row.get("rivals", {}).get("found", {}).get(name, {}).get("score")
+
+
+DETECTORS: dict[str, Score] = {
+    "naa-fast": lambda row: row["audit"]["score"],
+    "classic rule": lambda row: row["audit"].get("largest", {}).get("classic rule"),
+    "Cohen d": lambda row: row["audit"].get("largest", {}).get("Cohen d"),
+    **{
+        name: rival_score(name)
+        for name in ("activation clustering", "spectral signatures", "Mahalanobis, last layer", "random", "perfect")
+    },
+}
+RANKERS = ("naa-fast", "activation clustering", "spectral signatures", "Mahalanobis, last layer", "random", "perfect")
+
+
+def of_half(rows: Iterable[Row], half: str) -> list[Row]:
+    return [row for row in rows if row["half"] in half]
+
+
+def backdoored(rows: Iterable[Row], share: float) -> list[Row]:
+    """Sets with this share of triggered samples, on models whose backdoor works."""
+    return [row for row in rows if row["kind"] == "triggered" and row["share"] == share and row["works"]]
+
+
+def harmless(rows: Iterable[Row], kind: str) -> list[Row]:
+    """Sets of one kind on clean models."""
+    return [row for row in rows if row["kind"] == kind and row["attack"] is None]
+
+
+def by_model(rows: Iterable[Row], value: Callable[[Row], float | None]) -> list[list[float]]:
+    """Values of each model's sets; a None is left out."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        found = value(row)
+        if found is not None:
+            groups.setdefault(row["case"], []).append(float(found))
+    return list(groups.values())
+
+
+def cell(found: Interval | None) -> str:
+    return "–" if found is None else f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]"
+
+
+def markdown(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(str(value) for value in row) + " |" for row in body])
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def models_table(rows: Sequence[Row]) -> str:
+    one_each = list({row["case"]: row for row in rows}.values())
+    body = []
+    for data, net in sorted({(row["dataset"], row["architecture"]) for row in one_each}):
+        own = [row for row in one_each if (row["dataset"], row["architecture"]) == (data, net)]
+        bad = [row for row in own if row["attack"]]
+        accuracy = [row["accuracy"] for row in own]
+        attack = [row["asr"] for row in bad]
+        body.append(
+            (
+                data,
+                net,
+                len(own) - len(bad),
+                len(bad),
+                f"{min(accuracy):.3f} – {max(accuracy):.3f}",
+                f"{min(attack):.3f} – {max(attack):.3f}" if attack else "–",
+            )
+        )
+    weak = [f"{row['case']} ({row['asr']:.2f})" for row in one_each if row["works"] is False]
+    said = f"\n\nAttack success below {SUCCESS}, left out of the tables below: {', '.join(weak) or 'none'}."
+    return markdown(("data", "architecture", "clean", "backdoored", "accuracy", "attack success"), body) + said
+
+
+def auc_table(rows: Sequence[Row], half: str) -> str:
+    chosen = of_half(rows, half)
+    parts = []
+    for title, kind in NULLS.items():
+        negative = harmless(chosen, kind)
+        body = [
+            (name, *(cell(auc_interval(by_model(backdoored(chosen, s), score), by_model(negative, score))) for s in SHARES))
+            for name, score in DETECTORS.items()
+        ]
+        parts.append(f"Against {title}:\n\n" + markdown(("score", *(percent(s) for s in SHARES)), body))
+    return "\n\n".join(parts)
+
+
+def left_out_table(rows: Sequence[Row]) -> str:
+    """A limit chosen on one half so that few of its harmless sets pass it, applied to the other half."""
+    body = []
+    for name, score in DETECTORS.items():
+        for chosen_on, told_on in (("A", "B"), ("B", "A")):
+            limit = limit_of([v for g in by_model(all_harmless(of_half(rows, chosen_on)), score) for v in g])
+            if limit is None:
+                continue
+
+            def above(row: Row, limit: float = limit, score: Score = score) -> float | None:
+                value = score(row)
+                return None if value is None else float(value > limit)
+
+            told = of_half(rows, told_on)
+            found = [cell(mean_interval(by_model(backdoored(told, share), above))) for share in SHARES]
+            body.append((name, f"{chosen_on} → {told_on}", *found, cell(mean_interval(by_model(all_harmless(told), above)))))
+    return markdown(("score", "limit from → told on", *(percent(s) for s in SHARES), "false alarms"), body)
+
+
+def all_harmless(rows: Sequence[Row]) -> list[Row]:
+    return [row for kind in NULLS.values() for row in harmless(rows, kind)]
+
+
+def limit_of(values: Sequence[float]) -> float | None:
+    """The smallest value that no more than FALSE_ALARMS of `values` exceed."""
+    ordered = sorted(values)
+    return ordered[len(ordered) - 1 - int(FALSE_ALARMS * len(ordered))] if ordered else None
+
+
+def outcome_groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    groups = {f"triggered {percent(share)}": backdoored(rows, share) for share in SHARES}
+    groups["untouched, backdoored model"] = [row for row in rows if row["kind"] == "fresh" and row["attack"]]
+    groups |= {title: harmless(rows, kind) for title, kind in NULLS.items()}
+    return {title: group for title, group in groups.items() if group}
+
+
+def outcome_table(rows: Sequence[Row], half: str) -> str:
+    body = []
+    for title, group in outcome_groups(of_half(rows, half)).items():
+        fail = mean_interval(by_model(group, lambda row: row["audit"]["outcome"] == "fail"))
+        shares = [f"{sum(row['audit']['outcome'] == o for row in group) / len(group):.2f}" for o in OUTCOMES if o != "fail"]
+        body.append((title, len(group), cell(fail), *shares))
+    return markdown(("sets", "number", "fail", *(o for o in OUTCOMES if o != "fail")), body)
+
+
+def sample_figure(row: Row, ranker: str, what: str) -> float | None:
+    source = row["audit"] if ranker == "naa-fast" else row.get("rivals", {}).get("found", {}).get(ranker, {})
+    return source.get(what)
+
+
+def ranking_table(rows: Sequence[Row], half: str) -> str:
+    chosen = of_half(rows, half)
+    families = {
+        "images": lambda row: row["dataset"] != "newsgroups",
+        "text CNN": lambda row: row["architecture"] == "text-cnn",
+        "text transformer": lambda row: row["architecture"] == "text-transformer",
+        "all": lambda row: True,
+    }
+    body = []
+    for family, belongs in families.items():
+        for ranker in RANKERS:
+            cells = []
+            for share in SHARES[1:]:
+                group = [row for row in backdoored(chosen, share) if belongs(row)]
+                for what in ("auc", "precision"):
+                    cells.append(
+                        cell(mean_interval(by_model(group, lambda row, r=ranker, w=what: sample_figure(row, r, w))))  # type: ignore[misc]
+                    )
+            if any(value != "–" for value in cells):
+                body.append((family, ranker, *cells))
+    head = [f"{what} {percent(share)}" for share in SHARES[1:] for what in ("AUC", "precision")]
+    return markdown(("models", "ranking", *head), body)
+
+
+def best_proof(row: Row) -> Row:
+    """The proof with the largest rate above its control; an empty one if there is none."""
+    return (row["audit"].get("proofs") or [{"rate": 0.0, "control": 0.0, "right": False}])[0]
+
+
+def proof_table(rows: Sequence[Row], half: str) -> str:
+    chosen = of_half(rows, half)
+    body = []
+    groups: dict[str, list[Row]] = {}
+    for share in SHARES:
+        own = backdoored(chosen, share)
+        groups[f"patch and token attacks, {percent(share)}"] = [row for row in own if row["attack"] in PROVABLE]
+        groups[f"other attacks, {percent(share)}"] = [row for row in own if row["attack"] not in PROVABLE]
+    groups |= {title: harmless(chosen, kind) for title, kind in NULLS.items()}
+    for title, group in groups.items():
+        if not group:
+            continue
+        high = mean_interval(by_model(group, lambda row: best_proof(row)["rate"] >= PROVED))
+        proved = mean_interval(by_model(group, lambda row: row["audit"].get("levels", {}).get("proved", 0) > 0))
+        bad = [row for row in group if row["attack"]]
+        right = mean_interval(by_model(bad, lambda row: bool(best_proof(row)["right"])))
+        rates = sorted(best_proof(row)["rate"] for row in group)
+        body.append((title, len(group), cell(high), cell(proved), cell(right), *middle_and_last(rates)))
+    return markdown(("sets", "number", f"rate ≥ {PROVED}", "level proved", "right target", "median rate", "largest"), body)
+
+
+def middle_and_last(ordered: Sequence[float]) -> tuple[str, str]:
+    return f"{ordered[len(ordered) // 2]:.2f}", f"{ordered[-1]:.2f}"
+
+
+def repair_table(rows: Sequence[Row], half: str) -> str:
+    chosen = of_half(rows, half)
+    body = []
+    for share in SHARES[:2]:
+        for which, label in (("after", "what was found"), ("control", "at random")):
+            group = backdoored(chosen, share)
+            done = [row["repair"] for row in group if row.get("repair", {}).get(which)]
+            good = mean_interval(by_model(group, lambda row, w=which: float(repaired(row, w))))  # type: ignore[misc]
+            left = mean_interval([[fix[which]["asr"]] for fix in done])
+            floor = mean_interval([[fix[which]["floor"]] for fix in done])
+            lost = mean_interval([[fix["before"]["accuracy"] - fix[which]["accuracy"]] for fix in done])
+            body.append((percent(share), label, len(group), len(done), cell(good), cell(left), cell(floor), cell(lost)))
+    head = ("triggered", "silenced", "models", "tried", f"attack ≤ {ATTACK_LEFT}, accuracy − ≤ {ACCURACY_LOST}", "attack left")
+    return markdown((*head, "without a trigger", "accuracy lost"), body)
+
+
+def repaired(row: Row, which: str) -> bool:
+    fix = row.get("repair") or {}
+    if not fix.get(which):
+        return False
+    lost = fix["before"]["accuracy"] - fix[which]["accuracy"]
+    return fix[which]["asr"] <= ATTACK_LEFT and lost <= ACCURACY_LOST
+
+
+def price_table(rows: Sequence[Row]) -> str:
+    priced = [row for row in rows if row["audit"].get("price") and row["audit"].get("seconds")]
+    body = []
+    for net in sorted({row["architecture"] for row in priced}):
+        own = [row["audit"] for row in priced if row["architecture"] == net]
+        bare, means, scan = (
+            sorted(values)[len(values) // 2]
+            for values in (
+                [a["price"]["bare"] for a in own],
+                [a["price"]["means"] for a in own],
+                [a["seconds"] for a in own],
+            )
+        )
+        ratio = sorted(a["seconds"] / max(a["price"]["means"], 1e-3) for a in own)[len(own) // 2]
+        body.append((net, len(own), f"{bare:.2f} s", f"{means:.2f} s", f"{scan:.2f} s", f"{ratio:.1f}"))
+    head = ("architecture", "models", "both sets through the bare model", "means alone", "scan with ranking and proof", "× means")
+    return markdown(head, body)
+
+
+def failures(rows: Sequence[Row]) -> str:
+    """What went wrong, by name: missed backdoors by attack, then false alarms."""
+    lines = []
+    for share in SHARES[:3]:
+        missed = [row for row in backdoored(rows, share) if row["audit"]["outcome"] != "fail"]
+        names = ", ".join(f"{row['case']} ({row['audit']['outcome']})" for row in missed)
+        lines.append(f"- No `fail` at {percent(share)} ({len(missed)} of {len(backdoored(rows, share))}): {names or 'none'}.")
+    for title, kind in NULLS.items():
+        group = harmless(rows, kind)
+        wrong = [row for row in group if row["audit"]["outcome"] in ("fail", "error")]
+        names = ", ".join(f"{row['case']} / {row['set']}" for row in wrong)
+        lines.append(f"- False `fail`, {title} ({len(wrong)} of {len(group)}): {names or 'none'}.")
+    errors = [f"{row['case']} / {row['set']}: {row['audit']['error']}" for row in rows if row["audit"].get("error")]
+    if errors:
+        lines.append("- Errors: " + "; ".join(errors[:5]) + ".")
+    return "\n".join(lines)
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Everything, in Markdown."""
+    names = {"A": "half A", "B": "half B", "AB": "both halves"}
+    present = [half for half in HALVES if of_half(rows, half)]
+    parts = ["### The models\n\n" + models_table(rows)]
+    for title, table in (
+        ("Score of the model: area under the ROC curve", auc_table),
+        ("Outcomes", outcome_table),
+        ("Ranking of the samples", ranking_table),
+        ("Proof", proof_table),
+        ("Localisation", repair_table),
+    ):
+        parts.append(f"### {title}\n\n" + "\n\n".join(f"**{names[half]}**\n\n{table(rows, half)}" for half in present))
+        if table is auc_table:
+            parts.append("### Limits chosen on the other half\n\n" + left_out_table(rows))
+    parts += ["### Price\n\n" + price_table(rows), "### What failed\n\n" + failures(rows)]
+    return "\n\n".join(parts) + "\n"
