@@ -38,6 +38,9 @@ samples of one neuron overlap by less than a third."""
 MIN_SUSPECT = 16
 
 RARE_TRIGGERS = "triggers carried by less than about a quarter of the suspect samples: a mean over the set hides them"
+UNPROVABLE = (
+    "triggers without one place or pattern in the input (warps, patches that wander): they rank samples, but are not proved"
+)
 NOT_CHECKED = (
     "whether a harmless change of the data (other camera, other writers) would do the same: only you know how the sets were made",
     "whether samples are independent: frames of a video or bursts of photographs make chance look smaller than it is",
@@ -161,7 +164,9 @@ def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Mea
 
 
 def not_checked(evidence: Evidence) -> tuple[str, ...]:
-    return NOT_CHECKED if evidence.ranking is not None else (RARE_TRIGGERS, *NOT_CHECKED)
+    if evidence.ranking is None:
+        return (RARE_TRIGGERS, *NOT_CHECKED)
+    return NOT_CHECKED if any(proof.stands for proof in evidence.proof) else (UNPROVABLE, *NOT_CHECKED)
 
 
 def describe_proof(evidence: Evidence) -> str:

@@ -42,7 +42,9 @@ class Harmless:
             return x + self.amount * span * noise.to(x.device, x.dtype)
         if self.kind == "blur":
             return blurred(x)
-        return x.roll((int(self.amount) // 3 - 1, int(self.amount) % 3 - 1), (-2, -1))
+        down, right = int(self.amount) // 3, int(self.amount) % 3  # 1 is where it was
+        padded = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+        return padded[..., down : down + x.shape[2], right : right + x.shape[3]]
 
 
 def blurred(x: Tensor) -> Tensor:
