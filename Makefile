@@ -13,7 +13,7 @@ demo: install
 	$(BIN)/naa-fast demo --out naa-demo
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 install: $(VENV)/installed
 

@@ -20,17 +20,19 @@ CHECK
 "$python" -c 'import venv, ensurepip' 2>/dev/null || fail "this Python cannot make virtual environments" \
     "on Debian or Ubuntu: apt-get install python3-venv"
 
-# The environment takes about 1.5 GB with the CPU build of torch.
-free_mb=$(df -Pm . | awk 'NR == 2 {print $4}')
-[ "$free_mb" -ge 2500 ] || fail "only $free_mb MB are free here" "about 2500 MB are needed: free some, or name another place: make VENV=/path"
+# The environment takes about 1.5 GB with the CPU build of torch. Where it goes may not exist yet: ask the nearest folder that does.
+place=$(dirname "$venv")
+while [ ! -d "$place" ]; do place=$(dirname "$place"); done
+free_mb=$(df -Pm "$place" | awk 'NR == 2 {print $4}')
+[ "$free_mb" -ge 2500 ] || fail "only $free_mb MB are free in $place" "about 2500 MB are needed: free some, or name another place: make VENV=/path"
 
 rm -f "$venv/installed"
 "$python" -m venv "$venv" || fail "could not make the virtual environment '$venv'"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade pip setuptools \
     || fail "pip could not reach a package index" "check the network, or point pip at a mirror (PIP_INDEX_URL)"
 
-# torch first and by exact version: a range would take the newest build and several GB of CUDA packages with it. Where an
-# index for CPU builds is wanted, PIP_EXTRA_INDEX_URL names it.
+# torch first and by exact version, so that nothing later picks another build. PyPI's own Linux build brings several GB of CUDA
+# packages; an index of CPU builds, named by PIP_INDEX_URL or PIP_EXTRA_INDEX_URL, avoids them.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt torch \
     || fail "torch could not be installed" "see the message above; constraints.txt names the version"
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
