@@ -14,6 +14,7 @@ from naa_fast.cli.shared import (
     add_model,
     add_running,
     add_text,
+    check_gate,
     deliver,
     fit_positions,
     model_of,
@@ -50,7 +51,9 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     sets_at = [place_of(path) for path in (arguments.clean, arguments.suspect)]
-    check_folder(arguments.out, [*sets_at, arguments.weights, model_place(arguments.model)])
+    read = [*sets_at, arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow]
+    check_folder(arguments.out, read)
+    check_gate(arguments)
     from naa_fast import audit
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
@@ -72,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.outcome = found.verdict.outcome
     if ranks.rank:
         return found.verdict.exit_code
-    code = deliver(found, arguments.out, arguments.json)
+    code = deliver(found, arguments)
     if found.times is not None and not arguments.json:  # the report has them
         note(found.times.words())
     return code

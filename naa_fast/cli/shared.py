@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from naa_fast.audit import Audit
+    from naa_fast.detect.accept import Gate
+    from naa_fast.detect.verdict import Verdict
     from naa_fast.inputs.batches import Source
     from naa_fast.scan.ranks import Ranks
 
@@ -174,6 +176,16 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
         help="neurons whose means differ by more are abnormal, in the layer's units (default: calibrated on the clean set)",
     )
     group.add_argument("--top-k", type=positive, default=20, metavar="K", help="neurons a ranking shows (default: 20)")
+    group.add_argument(
+        "--fail-on",
+        choices=("shift", "outlier", "backdoor-like", "proved"),
+        default="shift",
+        help="least level of a finding that gives exit code 1 (default: shift, any)",
+    )
+    group.add_argument("--baseline", type=Path, metavar="REPORT.json", help="findings of this earlier report count nothing")
+    group.add_argument(
+        "--allow", type=Path, metavar="FILE.json", help="findings accepted there, each with a reason and an expiry date"
+    )
     group.add_argument("--json", action="store_true", help="print report.json instead of the summary")
 
 
@@ -312,8 +324,28 @@ def model_place(spec: str) -> Path | None:
     return Path(spec) if spec.endswith(".pt2") else model_file(spec)
 
 
-def deliver(audit: Audit, folder: Path, as_json: bool) -> int:
-    """Write the report folder, print the result, return the verdict's exit code."""
+def gate_of(arguments: argparse.Namespace, verdict: Verdict) -> Gate:
+    """What the options let count."""
+    from naa_fast.detect.accept import gate, read_allowlist, read_baseline
+
+    known = read_baseline(arguments.baseline) if arguments.baseline is not None else frozenset()
+    return gate(verdict, arguments.fail_on, known, read_allowlist(arguments.allow) if arguments.allow is not None else ())
+
+
+def check_gate(arguments: argparse.Namespace) -> None:
+    """Raise what is wrong with --baseline and --allow before anything is run."""
+    from naa_fast.detect.accept import read_allowlist, read_baseline
+
+    if arguments.baseline is not None:
+        read_baseline(arguments.baseline)
+    if arguments.allow is not None:
+        read_allowlist(arguments.allow)
+
+
+def deliver(audit: Audit, arguments: argparse.Namespace) -> int:
+    """Write the report folder, print the result, return the exit code after what the options let count."""
+    folder, as_json = arguments.out, arguments.json
+    answer = gate_of(arguments, audit.verdict)
     written = audit.save(folder)
     place = f"report: {folder}{os.sep} ({len(written)} files)"
     if as_json:
@@ -322,7 +354,10 @@ def deliver(audit: Audit, folder: Path, as_json: bool) -> int:
     else:
         emit(audit.summary().rstrip("\n"))
         emit(clean(place))
-    return audit.verdict.exit_code
+    note(*answer.notes)
+    if answer.exit_code != audit.verdict.exit_code:
+        note(f"nothing else was found: exit code {answer.exit_code}")
+    return answer.exit_code
 
 
 def counted(number: int, what: str) -> str:

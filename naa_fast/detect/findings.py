@@ -29,13 +29,14 @@ clean models shown another model's trigger, .19 on class imbalance, .05 on clean
 
 @dataclass(frozen=True)
 class Finding:
-    """One piece of evidence: its level, where it was seen, and the number against its limit."""
+    """One piece of evidence: its level, where it was seen, the number against its limit, and the class it is `about`, if any."""
 
     level: str
     layer: str
     statement: str
     value: float
     limit: float
+    about: str = ""
 
 
 def largest_t(layer: LayerComparison) -> float:
@@ -70,7 +71,7 @@ def find(
     enough = CERTAIN_Z if risen is None else BACKDOOR_Z if concentrated else np.inf
     if risen is not None and concentrated:
         statement = f"class {risen[0]} is predicted for {100 * risen[1]:.0f} points more of the suspect than of the clean samples"
-        findings.append(Finding("shift", "(predictions)", statement, risen[1], CONCENTRATION))
+        findings.append(Finding("shift", "(predictions)", statement, risen[1], CONCENTRATION, str(risen[0])))
     for layer in layers:
         t = largest_t(layer)
         z = largest_finite(layer.z)
@@ -110,7 +111,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
                 f"a trigger {what} {100 * proof.rate:.0f} % of {where} (95 % interval {100 * low:.0f} to {100 * high:.0f} %; "
                 f"the same read off clean samples: {100 * proof.control:.0f} %)"
             )
-            findings.append(Finding("proved", "(input)", statement, proof.rate, proof.limit))
+            findings.append(Finding("proved", "(input)", statement, proof.rate, proof.limit, str(proof.target)))
     ranking = evidence.ranking
     if ranking is not None and ranking.p_value < TAIL_P:
         most = max(ranking.beyond, ranking.outside)

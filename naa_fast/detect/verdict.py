@@ -52,7 +52,7 @@ NOT_CHECKED = (
 class Verdict:
     """`outcome` (one of OUTCOMES), the model-level `score` (see `backdoor_score`), the largest standardised difference `z` of any
     neuron, the probability `p_value` that a clean set differs this much, a `sentence` for a person, the findings, and what this
-    verdict does not cover.
+    verdict does not cover, among it the `gaps` that keep it from being a pass.
     """
 
     outcome: str
@@ -62,6 +62,7 @@ class Verdict:
     sentence: str
     findings: tuple[Finding, ...]
     not_checked: tuple[str, ...]
+    gaps: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -102,7 +103,7 @@ def judge_outcome(
     silent = [note for m in (clean, suspect) for note in m.provenance.get("notes", ()) if "never fired" in note]
     partial = [left_out(name, m) for name, m in (("clean", clean), ("suspect", suspect)) if m.missing()]
     unseen = (*gaps, *partial, *dict.fromkeys(silent), *evidence.notes, *not_checked(evidence))
-    return Verdict(outcome, score, z, p_value, sentence, tuple(findings), unseen)
+    return Verdict(outcome, score, z, p_value, sentence, tuple(findings), unseen, tuple(gaps))
 
 
 def left_out(name: str, measurement: Measurement) -> str:

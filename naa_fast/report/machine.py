@@ -46,6 +46,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
                 "statement": unicode_text(finding.statement),
                 "value": finite(finding.value),
                 "limit": finite(finding.limit),
+                "about": finding.about,
             }
             for finding in verdict.findings
         ],

@@ -183,6 +183,30 @@ def test_measure_says_what_was_skipped(here: Path, capsys: pytest.CaptureFixture
     assert "a.naa: 3 samples, 1 skipped, 1 layer" in capsys.readouterr().out
 
 
+def test_known_and_accepted_findings_change_the_exit_code_and_not_the_report(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    measure("a.naa", model="net.py:identity")
+    measure("b.naa", "planted.npy", model="net.py:identity")
+    compare = ["compare", "a.naa", "b.naa", "--out"]
+    assert main([*compare, "first"]) == EXIT_FINDING
+    capsys.readouterr()
+    assert main([*compare, "again", "--baseline", "first/report.json"]) == EXIT_PASS
+    captured = capsys.readouterr()
+    assert captured.out.splitlines()[0].endswith("(exit code 1)"), "the verdict stays"
+    assert "in the baseline: shift in the whole model" in captured.err
+    assert "nothing else was found: exit code 0" in captured.err
+    assert main([*compare, "first", "--baseline", "first/report.json"]) == EXIT_USAGE, "an input is never written over"
+    (here / "allow.json").write_text('{"accept": [{"level": "shift", "layer": "*", "reason": "moved", "expires": "2999-01-01"}]}')
+    assert main([*compare, "third", "--allow", "allow.json"]) == EXIT_FINDING, "it shifts, and it stands out"
+    assert main([*compare, "fourth", "--fail-on", "proved"]) == EXIT_PASS
+    (here / "allow.json").write_text("{}")
+    capsys.readouterr()
+    assert main([*compare, "fifth", "--allow", "allow.json"]) == EXIT_ERROR
+    assert "is no allowlist" in capsys.readouterr().err
+    assert not (here / "fifth").exists()
+
+
 # What goes wrong
 
 
