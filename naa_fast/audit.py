@@ -185,11 +185,13 @@ def scan(
     options = {"batch_size": batch_size, "device": str(device), "backend": backend, "ranking": ranking, "proof": proof}
     sets = open_source(clean, batch_size), open_source(suspect, batch_size)
     measured = one("clean", sets[0]), one("suspect", sets[1])
-    evidence = None
     if ranking and not stop_early:
         judge(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
         chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
         evidence = gather(model, *sets, measured, proof=proof, **chosen)
+    else:
+        why = "the forwards ended early" if stop_early else "it was switched off"
+        evidence = Evidence(notes=(f"which samples set it off, and whether a trigger can be proved: {why}",))
     found = compare(*measured, threshold=threshold, top_k=top_k, options=options, evidence=evidence)
     return replace(found, times=times)
 

@@ -26,14 +26,18 @@ class Samples:
         self.consume = consume
         self._frame = Frame(0)
         self._seen: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
+        self._rows: set[str] = set()
+        self._several: set[str] = set()
 
     def begin(self, size: int, start: int, mask: Tensor | None = None) -> None:
         self.discard()
         self._frame = Frame(size, mask)
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
-        x, layout = self._frame.by_sample(x, layout)
-        if not layout.endswith(ROWS):
+        x, layout = self._frame.by_sample(x, layout, as_rows=layer in self._rows)
+        if layout.endswith(ROWS):
+            self._rows.add(layer)
+        else:
             mask = self._frame.mask_for(layer, x)
             self._seen.setdefault(layer, []).append(mean_and_maximum(x, mask))
 
@@ -42,6 +46,10 @@ class Samples:
         for layer, calls in self._seen.items():
             mean = torch.stack([call[0] for call in calls]).mean(0) if len(calls) > 1 else calls[0][0]
             maxima = [call[1] for call in calls if call[1] is not None]
+            if maxima:
+                self._several.add(layer)
+            elif layer in self._several:  # texts of one token among longer ones
+                maxima = [mean]
             views[layer] = torch.cat([mean, torch.stack(maxima).amax(0)], 1) if maxima else mean
         self._seen.clear()
         self.consume(views)

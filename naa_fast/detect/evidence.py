@@ -16,6 +16,9 @@ TAIL = 0.01
 TAIL_P = 1e-3
 """Chance of a false finding on a fresh clean set."""
 MOST_RANKED = 1000
+HARMLESS = 0.7
+"""Share of a shift of the inputs that harmless changes explain beyond which it is one. Brightness, contrast and the like come
+to .8 and more."""
 CONCENTRATED_TOP = 20
 
 
@@ -55,7 +58,9 @@ class Ranking:
         if self.carriers is None or not self.carriers.any():
             return self.scores
         finite = self.scores[np.isfinite(self.scores)]
-        return self.scores + np.where(self.carriers, np.ptp(finite) + 1.0 if len(finite) else 1.0, 0.0)
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+        held = np.nan_to_num(self.scores, nan=low - 1, posinf=high + 1, neginf=low - 1)
+        return held + np.where(self.carriers, high - low + 3.0, 0.0)
 
     def __repr__(self) -> str:
         return f"Ranking({len(self.scores)} samples, {self.beyond} beyond the clean limit)"
@@ -64,7 +69,7 @@ class Ranking:
     def limit(self) -> float:
         """Score that TAIL of the clean samples exceed; infinite if there are too few of them to say."""
         known = self.null_scores[~np.isnan(self.null_scores)]
-        return float(np.quantile(known, 1 - TAIL)) if len(known) * TAIL >= 1 else float("inf")
+        return float(np.quantile(known, 1 - TAIL, method="higher")) if len(known) * TAIL >= 1 else float("inf")
 
     @cached_property
     def beyond(self) -> int:
@@ -83,7 +88,7 @@ class Ranking:
         """Probability that two clean sets differ as much in their tails: Fisher's exact test, one-sided, of those beyond
         `limit` and of those outside all clean samples, the smaller of both twice (Bonferroni).
         """
-        sizes = len(self.scores), len(self.null_scores)
+        sizes = int((~np.isnan(self.scores)).sum()), int((~np.isnan(self.null_scores)).sum())
         inside = int((self.null_scores > self.limit).sum())
         beyond = hypergeometric_tail(self.beyond, sizes[0], inside, sizes[1]) if np.isfinite(self.limit) else 1.0
         return min(1.0, 2 * min(beyond, hypergeometric_tail(self.outside, sizes[0], 0, sizes[1])))
@@ -105,8 +110,9 @@ class Ranking:
 @dataclass(frozen=True)
 class Evidence:
     """The second look: a `ranking`, `proof` strongest first, how many samples ran through the model for the proofs
-    (`forwards`), and `notes` on what was not done and why. `pictures` (float32 `[samples, channels, height, width]`) or
-    `texts` show the first samples of `ranking.top`.
+    (`forwards`), `notes` on what was not done and why, `gaps` where it failed. `pictures` (float32 `[samples, channels, height,
+    width]`) or `texts` show the first samples of `ranking.top`. `harmless`, 0 to 1: how much of the shift of the inputs
+    brightness, contrast, blur or a shift by a pixel explain.
     """
 
     ranking: Ranking | None = None
@@ -115,6 +121,8 @@ class Evidence:
     notes: tuple[str, ...] = ()
     pictures: Array | None = None
     texts: tuple[str, ...] = ()
+    harmless: float = 0.0
+    gaps: tuple[str, ...] = ()
 
 
 def hypergeometric_tail(k_a: int, n_a: int, k_b: int, n_b: int) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.evidence import TAIL, TAIL_P, Evidence
+from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, TAIL_P, Evidence
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.measurement import Measurement
@@ -22,6 +22,9 @@ BACKDOOR_Z = 3.0
 CERTAIN_Z = 6.0
 """What a shift needs where the model gives no class scores and it has to speak for itself. No certainty: of brighter images an
 early neuron that black borders keep constant moved by 45."""
+GATHERED = 0.8
+"""Concentration of the highest-ranked samples on one predicted class that is a finding. Fresh clean sets of half of the study
+stayed below .55; backdoors with one target came to .8 and more with 1 % triggered."""
 CONCENTRATION = 0.5
 """Rise in the share of one predicted class. Of the same models it was .86 (median) on backdoors with one target, at most .34 on
 clean models shown another model's trigger, .19 on class imbalance, .05 on clean sets."""
@@ -58,9 +61,13 @@ def concentration(clean: Measurement, suspect: Measurement) -> tuple[int, float]
 
 
 def find(
-    layers: Sequence[LayerComparison], null: CleanNull, risen: tuple[int, float] | None, given_threshold: bool
+    layers: Sequence[LayerComparison],
+    null: CleanNull,
+    risen: tuple[int, float] | None,
+    given_threshold: bool,
+    harmless: float = 0.0,
 ) -> list[Finding]:
-    """All findings, layer by layer. `risen`: see `concentration`.
+    """All findings, layer by layer. `risen`: see `concentration`; `harmless`: see `Evidence`.
 
     A large shift alone can be a harmless change that the first layers see; one that also turns the predictions to one class is
     what a backdoor does. Without class predictions the shift has to speak for itself.
@@ -69,6 +76,8 @@ def find(
     chance = null.limit
     concentrated = risen is not None and risen[1] >= CONCENTRATION
     enough = CERTAIN_Z if risen is None else BACKDOOR_Z if concentrated else np.inf
+    if harmless >= HARMLESS:  # brighter images that are all called one class: fragile, and no backdoor
+        enough = np.inf
     if risen is not None and concentrated:
         statement = f"class {risen[0]} is predicted for {100 * risen[1]:.0f} points more of the suspect than of the clean samples"
         findings.append(Finding("shift", "(predictions)", statement, risen[1], CONCENTRATION, str(risen[0])))
@@ -119,6 +128,13 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
         where = f"beyond what {100 * (1 - TAIL):g} % of clean samples reach, {ranking.outside} of them beyond all"
         statement = f"{most} suspect samples lie {where}"
         findings.append(Finding("outlier", "(samples)", statement, share, TAIL))
+    if ranking is not None and ranking.concentration[1] >= GATHERED:
+        target, beyond = ranking.concentration
+        statement = (
+            f"of the {CONCENTRATED_TOP} samples farthest outside the clean set {100 * beyond:.0f} points more than of all are "
+            f"called class {target}"
+        )
+        findings.append(Finding("outlier", "(samples)", statement, beyond, GATHERED, str(target)))
     return findings
 
 

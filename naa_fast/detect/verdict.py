@@ -83,8 +83,11 @@ def judge_outcome(
     evidence: Evidence,
 ) -> Verdict:
     """Apply the rules. `given_threshold`: the abnormal neurons come from the user's threshold, not from the null."""
-    findings = [*find_in_samples(evidence), *find(layers, null, concentration(clean, suspect), given_threshold)]
-    gaps = coverage_gaps(layers, null, clean, suspect)
+    findings = [
+        *find_in_samples(evidence),
+        *find(layers, null, concentration(clean, suspect), given_threshold, evidence.harmless),
+    ]
+    gaps = [*coverage_gaps(layers, null, clean, suspect), *evidence.gaps]
     levels = {finding.level for finding in findings}
     calibrated = null.usable and observed(suspect) >= MIN_SUSPECT
     if "proved" in levels or ("backdoor-like" in levels and calibrated):

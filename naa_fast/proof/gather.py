@@ -9,23 +9,28 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from naa_fast.capture.selection import LayerSpec
 from naa_fast.detect.evidence import MOST_RANKED, Evidence, RankedSample, Ranking
+from naa_fast.detect.findings import plain
 from naa_fast.detect.proof import Proof
 from naa_fast.errors import NaaError
 from naa_fast.inputs.batches import IterableSource, Source
+from naa_fast.inputs.text import TextSource
 from naa_fast.measurement import Measurement
 from naa_fast.proof.carriers import carriers
-from naa_fast.proof.prove import prove
+from naa_fast.proof.prove import harmless_of, prove
 from naa_fast.rank.keep import main_tensor
 from naa_fast.rank.look import Look, look
 from naa_fast.records import Array
-from naa_fast.scan.chunk import Progress
+from naa_fast.scan.chunk import Progress, first_line
 from naa_fast.scan.ranks import Ranks
 
 Decoder = Callable[[tuple[int, ...]], str]
 SHOWN = 48
+WORDS = 300
+WHICH, WHETHER = "which samples set it off", "whether a trigger can be proved"
 SMALLEST = 64
 """Clean samples below which nothing can be ranked: half of them fix the means, the others say what chance does."""
 
@@ -42,26 +47,39 @@ def gather(
     progress: Progress | None = None,
     proof: bool = True,
 ) -> Evidence:
-    """Rank the suspect samples and try to prove a trigger. Never raises a NaaError: what was measured stands without it.
+    """Rank the suspect samples and try to prove a trigger. Raises nothing: what was measured stands without it, and what went
+    wrong becomes a gap, so that it is no pass.
 
     Cost: see `look` and `prove`, and one more reading of the suspect set where a trigger was proved.
     """
     reason = obstacle(clean, suspect, measured)
     if reason is not None:
-        return Evidence(notes=(f"which samples set it off, and whether a trigger can be proved: {reason}",))
+        return Evidence(notes=(f"{WHICH}, and {WHETHER}: {reason}",))
+    clean, suspect = (source.in_order() if isinstance(source, TextSource) else source for source in (clean, suspect))
     try:
         seen = look(model, clean, suspect, measured, layers=layers, device=device, backend=backend, progress=progress)
-        ranking = Ranking(seen.scores, seen.predicted, seen.null_scores, seen.null_predicted)
-        proofs: list[Proof] = []
-        notes: list[str] = []
-        forwards = 0
-        if not proof:
-            notes.append("whether a trigger can be proved: it was switched off")
+    except Exception as error:  # whatever the model or the data did: the measurements stand
+        return Evidence(gaps=(f"{WHICH}: the second look ended with {in_words(error)}",))
+    ranking = Ranking(
+        seen.scores, seen.predicted, seen.null_scores, seen.null_predicted, carriers=np.zeros(len(seen.scores), bool)
+    )
+    found = Evidence(ranking, notes=() if proof else (f"{WHETHER}: it was switched off",))
+    try:
+        if proof:
+            found = proved(found, model, seen, suspect, device)
         else:
-            proofs, forwards, untried = prove(model, seen, device=device)
-            notes += [f"whether a trigger can be proved: {untried}"] if untried else []
-    except NaaError as error:
-        return Evidence(notes=(f"which samples set it off: the second look ended with: {error.headline}",))
+            found = replace(found, harmless=harmless_of(seen))
+    except Exception as error:
+        found = replace(found, gaps=(f"{WHETHER}: the attempt ended with {in_words(error)}",))
+    assert found.ranking is not None
+    ranking = replace(found.ranking, top=tuple(named(seen, found.ranking, suspect)))
+    pictures, texts = shown(seen, ranking, found.proof, decoder(suspect))
+    return replace(found, ranking=ranking, pictures=pictures, texts=texts)
+
+
+def proved(found: Evidence, model: nn.Module, seen: Look, suspect: Source, device: str | torch.device) -> Evidence:
+    """The evidence with what was tried, and with the samples that carry what was proved."""
+    proofs, forwards, untried = prove(model, seen, device=device)
     decode = decoder(suspect)
     proofs = [replace(p, words=decode(p.tokens)) if p.tokens and decode is not None else p for p in proofs]
     carry = np.zeros(len(seen.scores), bool)
@@ -69,21 +87,31 @@ def gather(
     for one in proofs:
         if one.stands:
             carry |= carriers(suspect, rows, seen.predicted, one)
-    ranking = replace(ranking, carriers=carry)
-    ranking = replace(ranking, top=tuple(named(seen, ranking, suspect)))
-    pictures, texts = shown(seen, ranking, proofs, decode)
-    return Evidence(ranking, tuple(proofs), forwards, tuple(notes), pictures, texts)
+    assert found.ranking is not None
+    notes = (f"{WHETHER}: {untried}",) if untried else ()
+    ranking = replace(found.ranking, carriers=carry)
+    return replace(found, ranking=ranking, proof=tuple(proofs), forwards=forwards, notes=notes, harmless=harmless_of(seen))
+
+
+def in_words(error: Exception) -> str:
+    words = error.headline if isinstance(error, NaaError) else f"{type(error).__name__}: {first_line(error)}"
+    return plain(words)[:WORDS]
 
 
 def obstacle(clean: Source, suspect: Source, measured: tuple[Measurement, Measurement]) -> str | None:
     """Why the sets cannot be looked at again, or None."""
     for name, source in (("clean", clean), ("suspect", suspect)):
         if isinstance(source, IterableSource):
-            if iter(source.data) is source.data:
+            if isinstance(source.data, DataLoader):
+                if type(source.data.sampler) is not SequentialSampler or type(source.data.batch_sampler) not in (
+                    BatchSampler,
+                    type(None),
+                ):
+                    return (
+                        f"the loader of the {name} set has an order of its own, so its samples have no number; use shuffle=False"
+                    )
+            elif iter(source.data) is source.data:
                 return f"the {name} set can be read only once; pass a DataLoader, a tensor or a path"
-            sampler = getattr(source.data, "sampler", None)
-            if isinstance(sampler, torch.utils.data.RandomSampler):
-                return f"the loader of the {name} set shuffles, so its samples have no number; use shuffle=False"
     if Ranks.here().count > 1:
         return "not done under torchrun; rank the samples in one process"
     if measured[0].samples < SMALLEST:
@@ -127,7 +155,7 @@ def shown(seen: Look, ranking: Ranking, proofs: Sequence[Proof], decode: Decoder
     inputs = [kept.row for kept in first if kept is not None and kept.row is not None]
     if not inputs:
         return None, ()
-    if inputs[0].is_floating_point():
+    if inputs[0].is_floating_point() or inputs[0].ndim != 1:
         alike = inputs[0].ndim == 3 and inputs[0].shape[0] in (1, 3) and all(x.shape == inputs[0].shape for x in inputs)
         return (np.stack([x.float().numpy() for x in inputs]) if alike else None), ()
     triggers = [proof.tokens for proof in proofs if proof.stands and proof.tokens]
@@ -158,6 +186,15 @@ def marked(ids: list[int], triggers: Sequence[tuple[int, ...]], decode: Decoder 
 
 
 def decoder(source: Source) -> Decoder | None:
-    """Token ids to text by the set's own tokenizer, if it has one."""
+    """Token ids to text by the set's own tokenizer, if it has one; the ids where it fails, as a stranger's tokenizer may."""
     tokenizer = getattr(getattr(source, "options", None), "tokenizer", None)
-    return None if tokenizer is None else lambda tokens: str(tokenizer.decode(list(tokens)))
+    if tokenizer is None:
+        return None
+
+    def decode(tokens: tuple[int, ...]) -> str:
+        try:
+            return str(tokenizer.decode(list(tokens)))
+        except Exception:
+            return " ".join(map(str, tokens))
+
+    return decode

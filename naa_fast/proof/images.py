@@ -53,13 +53,17 @@ class Offset:
 
 @dataclass(frozen=True)
 class CleanImages:
-    """Clean inputs float32 `[samples, ...]` and their per-value statistics."""
+    """Clean inputs float32 `[samples, ...]` and their per-value statistics.
+
+    `harmless` `[directions, values]`, orthonormal: where the mean input goes under harmless changes.
+    """
 
     x: Array
     mean: Array
     deviation: Array
     spectrum: Array
     loudness: float
+    harmless: Array
     low: float
     high: float
 
@@ -68,7 +72,25 @@ class CleanImages:
         centred = x - x.mean(0)
         spectrum = np.sqrt((np.abs(np.fft.fftn(centred, axes=axes_of(x))) ** 2).mean(0))
         loudness = float(np.sqrt((centred**2).mean()))
-        return cls(x, x.mean(0), np.abs(centred).mean(0), spectrum, loudness, float(x.min()), float(x.max()))
+        low, high = float(x.min()), float(x.max())
+        return cls(x, x.mean(0), np.abs(centred).mean(0), spectrum, loudness, harmless_directions(x.mean(0)), low, high)
+
+
+def harmless_directions(mean: Array) -> Array:
+    """Where the `mean` input `[...]` goes under brightness, contrast and, of an image, blur and a shift by a pixel.
+
+    Orthonormal rows. An offset along these is a change of the data and no trigger, however many samples it turns: a clean model
+    was seen to call 97 % of brighter digits by one name.
+    """
+    changes = [np.ones(mean.shape), mean]
+    if mean.ndim == 3:
+        padded = np.pad(mean, ((0, 0), (1, 1), (1, 1)), mode="edge")
+        down, right = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1], padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
+        around = padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1] + padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2]
+        changes += [down, right, around / 4 - mean]
+    stacked = np.stack([change.ravel() for change in changes]).astype(np.float64)
+    _, sizes, directions = np.linalg.svd(stacked, full_matrices=False)
+    return directions[sizes > 1e-9 * max(sizes.max(), 1e-300)]
 
 
 def axes_of(x: Array) -> tuple[int, ...]:
@@ -76,10 +98,17 @@ def axes_of(x: Array) -> tuple[int, ...]:
     return tuple(range(2, x.ndim)) if x.ndim > 2 else (1,)
 
 
-def candidates(group: Array, clean: CleanImages) -> Iterator[Patch | Offset]:
-    """What the inputs `group` float32 `[samples, ...]` share, as patches of several areas and as offsets."""
+def harmless_share(group: Array, clean: CleanImages) -> float:
+    """Share of the squared difference between the group's mean and the clean one that harmless changes explain, 0 to 1."""
+    difference = (group.mean(0) - clean.mean).astype(np.float64).ravel()
+    whole = float(difference @ difference)
+    return float(((clean.harmless @ difference) ** 2).sum()) / whole if whole > 0 else 0.0
+
+
+def candidates(group: Array, clean: CleanImages, offset: bool = True) -> Iterator[Patch | Offset]:
+    """What the inputs `group` float32 `[samples, ...]` share, as patches of several areas and, if wanted, as offsets."""
     yield from patches(group, clean)
-    if len(group) >= SIZES[1]:
+    if offset and len(group) >= SIZES[1]:
         yield from offsets(group, clean)
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from naa_fast.detect.evidence import HARMLESS
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.harmless import harmless_changes
-from naa_fast.proof.images import SIZES, CleanImages, candidates
-from naa_fast.proof.tokens import LONGEST, MOST_TOKENS, Tokens, characteristic, enriched, phrases
+from naa_fast.proof.images import SIZES, CleanImages, candidates, harmless_share
+from naa_fast.proof.tokens import LONGEST, Tokens, characteristic, enriched, phrases
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
 from naa_fast.rank.groups import Groups
-from naa_fast.rank.keep import Kept, concatenated, main_tensor
+from naa_fast.rank.keep import Kept, main_tensor
 from naa_fast.rank.look import Look
 from naa_fast.records import Array
 from naa_fast.scan.loop import evaluating
@@ -51,9 +51,10 @@ class Trials:
 
     def __init__(self, transplant: Transplant, bases: Bases) -> None:
         self.transplant = transplant
-        size = len(bases.predicted)
-        cut = min(CHOOSING, size // 2)
-        self.parts = bases.part(0, cut), bases.part(cut, size), bases.part(0, min(SCREENING, cut))
+        order = in_turns(bases.predicted)
+        cut = min(CHOOSING, len(order) // 2)
+        chosen = order[:cut], order[cut : cut + MEASURING], order[: min(SCREENING, cut)]
+        self.parts = tuple(bases.of(rows) for rows in chosen)
 
     def rate(self, candidate: Candidate, target: int | str, part: int) -> tuple[float, int]:
         """Share of samples turned to the target, or for all-to-all to where the choosing part says their class goes."""
@@ -102,33 +103,38 @@ def prove(model: nn.Module, seen: Look, device: str | torch.device = "auto") -> 
     number of candidates from clean samples predicted as it, put on the same bases. Cost: at most about `(1 + CONTROLS) x 30 x
     CHOOSING` samples through the model for each of TARGETS + 1 targets.
     """
-    transplant = Transplant(model, Placement.of(model, device))
-    bases = spread(Bases(seen.drawn), CHOOSING + MEASURING)
+    transplant = Transplant(model, Placement.of(model, device), seen.largest)
+    bases = Bases(alike(seen.drawn))
     if not len(bases.predicted) or (bases.predicted < 0).all():
         return [], 0, "the model gives no class scores"
     trials = Trials(transplant, bases)
     with evaluating(model):
         if seen.suspect_tokens is not None and seen.clean_tokens is not None:
             proofs = list(token_proofs(trials, seen, seen.groups))
-        elif any(kept.row is not None and kept.row.is_floating_point() for kept in seen.top):
+        elif any(kept.row is not None and kept.row.is_floating_point() and kept.row.ndim for kept in seen.top):
             proofs = list(image_proofs(trials, seen))
         else:
             return [], 0, "the inputs are neither continuous values nor token ids, or too large to keep"
     return sorted(proofs, key=lambda proof: (not proof.stands, -proof.margin)), transplant.forwards, ""
 
 
-def spread(bases: Bases, most: int) -> Bases:
-    """At most `most` of the bases, from every batch alike, in as few batches as their shapes allow."""
-    total = len(bases.predicted)
-    parts = [Bases([pair]).part(0, max(1, round(pair[0].size * most / max(total, most)))) for pair in bases.batches]
-    joined: list[tuple[Batch, Array]] = []
-    for batch, predicted in (pair for part in parts for pair in part.batches):
-        whole = concatenated(joined[-1][0], batch) if joined else None
-        if whole is None:
-            joined.append((batch, predicted))
-        else:
-            joined[-1] = (whole, np.concatenate([joined[-1][1], predicted]))
-    return Bases(joined).part(0, most)
+def alike(drawn: Sequence[tuple[Batch, Array]]) -> list[tuple[Batch, Array]]:
+    """The batches whose inputs have the commonest shape; of token ids all, since texts have no one length."""
+    if not drawn or not main_tensor(drawn[0][0]).is_floating_point():
+        return list(drawn)
+    shapes = [main_tensor(batch).shape[1:] for batch, _ in drawn]
+    common = max(set(shapes), key=shapes.count)
+    return [pair for pair, shape in zip(drawn, shapes, strict=True) if shape == common]
+
+
+def in_turns(predicted: Array) -> Array:
+    """Sample numbers with the predicted classes in turns, in an order that a fixed seed shuffles: sets come sorted by class."""
+    shuffled = np.random.default_rng(0).permutation(len(predicted))
+    seen: dict[int, int] = {}
+    turn = np.zeros(len(predicted), np.int64)
+    for i in shuffled:
+        turn[i] = seen[int(predicted[i])] = seen.get(int(predicted[i]), -1) + 1
+    return shuffled[np.argsort(turn[shuffled], kind="stable")]
 
 
 def targets(top: Sequence[Kept], null_predicted: Array) -> list[int]:
@@ -139,41 +145,66 @@ def targets(top: Sequence[Kept], null_predicted: Array) -> list[int]:
     return sorted(found, key=lambda c: (held == c).sum() / (len(held) * usual[c] + 1), reverse=True)[:TARGETS]
 
 
-def grouped(rows: Sequence[Array], clean: CleanImages) -> Iterator[tuple[Candidate, int]]:
+def grouped(rows: Sequence[Array], clean: CleanImages, offset: bool) -> Iterator[tuple[Candidate, int]]:
     """Candidates of the first SIZES rows each, as far as there are rows."""
     sizes = sorted({min(size, len(rows)) for size in SIZES})
     for size in sizes:
         if size >= FEWEST:
-            for candidate in candidates(np.stack(rows[:size]), clean):
+            for candidate in candidates(np.stack(rows[:size]), clean, offset):
                 yield candidate, size
 
 
+def clean_images(seen: Look) -> tuple[CleanImages, Array] | None:
+    """The clean inputs that were drawn and their predicted classes, as far as they are finite and of the commonest shape; None
+    for inputs of another kind.
+    """
+    drawn = alike(seen.drawn)
+    if not drawn or not main_tensor(drawn[0][0]).is_floating_point() or main_tensor(drawn[0][0]).ndim < 2:
+        return None
+    x = np.concatenate([main_tensor(batch).cpu().float().numpy() for batch, _ in drawn])
+    finite = np.isfinite(x.reshape(len(x), -1)).all(1)
+    predicted = np.concatenate([predicted for _, predicted in drawn])
+    return (CleanImages.of(x[finite]), predicted[finite]) if finite.any() else None
+
+
+def rows_like(clean: CleanImages, top: Sequence[Kept]) -> list[tuple[int, Array]]:
+    """Predicted class and input of the kept samples that have the clean inputs' shape."""
+    kept = [(one.predicted, one.row.float().numpy()) for one in top if one.row is not None]
+    return [(predicted, row) for predicted, row in kept if row.shape == clean.x.shape[1:] and np.isfinite(row).all()]
+
+
+def harmless_of(seen: Look) -> float:
+    """How much of what the highest-ranked samples share in their input a harmless change explains, 0 to 1; 0 where unknown."""
+    found = clean_images(seen)
+    rows = [row for _, row in rows_like(found[0], seen.top)] if found is not None else []
+    return harmless_share(np.stack(rows), found[0]) if rows and found is not None else 0.0
+
+
 def image_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
-    drawn = [(main_tensor(batch).cpu().float().numpy(), predicted) for batch, predicted in seen.drawn]
-    shape = drawn[0][0].shape[1:]
-    drawn = [(x, predicted) for x, predicted in drawn if x.shape[1:] == shape]
-    x, predicted = np.concatenate([d[0] for d in drawn]), np.concatenate([d[1] for d in drawn])
-    clean = CleanImages.of(x)
-    rows, unusual = (
-        [(kept.predicted, kept.row.float().numpy()) for kept in top if kept.row is not None and kept.row.shape == shape]
-        for top in (seen.top, seen.null_top)
-    )
+    found_clean = clean_images(seen)
+    if found_clean is None:
+        return
+    clean, predicted = found_clean
+    x = clean.x
+    rows, unusual = rows_like(clean, seen.top), rows_like(clean, seen.null_top)
     wanted: list[int | str] = [*targets(seen.top, seen.null_predicted), ALL_TO_ALL]
     random = np.random.default_rng(0)
     for target in wanted:
         group = [row for cls, row in rows if target in (cls, ALL_TO_ALL)]
-        found = trials.best(grouped(group, clean), target)
+        if len(group) < FEWEST:
+            continue
+        offset = harmless_share(np.stack(group), clean) < HARMLESS  # of all of them: few samples have too much of their own
+        found = trials.best(grouped(group, clean, offset), target)
         if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
             continue
         own = np.flatnonzero(predicted == target) if target != ALL_TO_ALL else np.arange(len(x))
         clean_groups = [[x[i] for i in random.permutation(own)[: len(group)]] for _ in range(CONTROLS)]
         clean_groups.append([row for cls, row in unusual if target in (cls, ALL_TO_ALL)][: len(group)])
-        controls = [trials.best(grouped(rows, clean), target) for rows in clean_groups]
+        controls = [trials.best(grouped(rows, clean, offset), target) for rows in clean_groups]
         settled = trials.settle(found, controls, target)
         if settled is None:
             continue
         best, rate, control, samples = settled
-        control = max(control, *(trials.rate(change, target, 1)[0] for change in harmless_changes(clean)))
         candidate = best.candidate
         kind = f"{candidate.kind}, {candidate.budget}"
         yield Proof(
@@ -200,9 +231,8 @@ def token_proofs(trials: Trials, seen: Look, groups: Groups) -> Iterator[Proof]:
         found = trials.best(((candidate, 0) for candidate in tried), target)
         if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
             continue
-        # The strongest words of the class in clean data, but for those on trial: a trigger that clean data holds marks its
-        # target as well.
-        own = [token for token in characteristic(seen.clean_tokens, number, 2 * MOST_TOKENS) if token not in tokens][:MOST_TOKENS]
+        # What a class's own words do. One that clean data shows doing it is among them, however frequent it has become.
+        own = characteristic(seen.clean_tokens, number)
         natural = [Tokens("token", (token,)) for token in own]
         natural += [Tokens("phrase", tuple(own[:length])) for length in range(2, LONGEST + 1)]
         controls = [trials.best(((candidate, 0) for candidate in natural), target)]

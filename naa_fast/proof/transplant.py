@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 from naa_fast.accumulate import class_scores
 from naa_fast.inputs.batches import Batch
-from naa_fast.rank.keep import main_tensor, taken, with_main
+from naa_fast.rank.keep import concatenated, main_tensor, taken, with_main
 from naa_fast.records import Array
+from naa_fast.scan.memory import is_out_of_memory, pieces, release
 from naa_fast.scan.placement import Placement
 
 FEWEST_RULES = 3
@@ -43,42 +45,64 @@ class Bases:
     def predicted(self) -> Array:
         return np.concatenate([p for _, p in self.batches]) if self.batches else np.zeros(0, np.int64)
 
-    def part(self, start: int, stop: int) -> Bases:
-        """Samples `start:stop`."""
-        chosen, at = [], 0
+    def of(self, numbers: Array) -> Bases:
+        """The samples of these numbers, in as few batches as their shapes allow."""
+        chosen: list[tuple[Batch, Array]] = []
+        at = 0
         for batch, predicted in self.batches:
-            rows = np.arange(max(start - at, 0), min(stop - at, batch.size))
+            rows = np.sort(numbers[(numbers >= at) & (numbers < at + batch.size)]) - at
             at += batch.size
-            if len(rows):
-                chosen.append((taken(batch, rows), predicted[rows]))
+            if not len(rows):
+                continue
+            part = taken(batch, rows)
+            whole = concatenated(chosen[-1][0], part) if chosen else None
+            if whole is None:
+                chosen.append((part, predicted[rows]))
+            else:
+                chosen[-1] = (whole, np.concatenate([chosen[-1][1], predicted[rows]]))
         return Bases(chosen)
 
 
 class Transplant:
-    """Runs the model on bases with candidates on them; `forwards` counts the samples that went through."""
+    """Runs the model on bases with candidates on them, at most `largest` samples at a time; `forwards` counts the samples."""
 
-    def __init__(self, model: nn.Module, place: Placement) -> None:
+    def __init__(self, model: nn.Module, place: Placement, largest: int) -> None:
         self.model = model
         self.place = place
+        self.largest = largest
         self.forwards = 0
 
     @torch.no_grad()
     def predictions(self, bases: Bases, candidate: Candidate) -> Array:
-        """Predicted class of every base with the candidate on it, int64; -1 where there is none."""
+        """Predicted class of every base with the candidate on it, int64; -1 where the model gives no finite scores."""
         chosen = []
-        for batch, _ in bases.batches:
-            x = main_tensor(batch)
-            changed = with_main(batch, candidate.put_on(x, batch.mask))
-            output = self.model(*self.place.moved(changed.arguments), **self.place.moved(changed.keywords))
-            scores = class_scores(output, batch.size, batch.mask)
-            chosen.append(np.full(batch.size, -1) if scores is None else scores.argmax(1).cpu().numpy())
-            self.forwards += batch.size
+        for whole, _ in bases.batches:
+            changed = with_main(whole, candidate.put_on(main_tensor(whole), whole.mask))
+            pending = deque(pieces(changed, self.largest))
+            while pending:
+                batch = pending.popleft()
+                try:
+                    chosen.append(self.forward(batch))
+                except Exception as error:
+                    if batch.size == 1 or not is_out_of_memory(error):
+                        raise
+                    self.largest = batch.size // 2
+                    pending.extendleft(reversed(pieces(batch, self.largest)))
+                    release()
         return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+
+    def forward(self, batch: Batch) -> Array:
+        output = self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
+        scores = class_scores(output, batch.size, batch.mask)
+        self.forwards += batch.size
+        if scores is None:
+            return np.full(batch.size, -1)
+        return torch.where(torch.isfinite(scores).all(1), scores.argmax(1), -1).cpu().numpy()
 
 
 def turned(before: Array, after: Array, target: int) -> tuple[float, int]:
     """Share of the samples of other classes that are `target` now, and how many those samples are."""
-    others = before != target
+    others = (before != target) & (before >= 0)
     return (float((after[others] == target).mean()) if others.any() else 0.0), int(others.sum())
 
 
@@ -91,7 +115,7 @@ def moved_by_rule(before: Array, after: Array, rule: dict[int, int]) -> tuple[fl
 def rule_of(before: Array, after: Array) -> dict[int, int]:
     """Where each class's samples went most often, for classes that left home; empty if most of them meet in one place."""
     rule = {}
-    for cls in np.unique(before):
+    for cls in np.unique(before[before >= 0]):
         goes = np.bincount(after[(before == cls) & (after >= 0)], minlength=1)
         if goes.argmax() != cls and goes.sum():
             rule[int(cls)] = int(goes.argmax())

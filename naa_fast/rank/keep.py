@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,15 +32,15 @@ class Kept:
 
 def main_tensor(batch: Batch) -> Tensor:
     """The input proper of a batch."""
-    return next(v for v in (*batch.arguments, *batch.keywords.values()) if isinstance(v, Tensor))
+    return next(v for v in (*batch.arguments, *batch.keywords.values()) if isinstance(v, Tensor) and v.ndim)
 
 
 def with_main(batch: Batch, x: Tensor) -> Batch:
     """The batch with another input proper."""
     for place, value in enumerate(batch.arguments):
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and value.ndim:
             return Batch((*batch.arguments[:place], x, *batch.arguments[place + 1 :]), batch.keywords, batch.size, batch.mask)
-    name = next(key for key, value in batch.keywords.items() if isinstance(value, Tensor))
+    name = next(key for key, value in batch.keywords.items() if isinstance(value, Tensor) and value.ndim)
     return Batch(batch.arguments, {**batch.keywords, name: x}, batch.size, batch.mask)
 
 
@@ -87,25 +87,27 @@ def concatenated(one: Batch, other: Batch) -> Batch | None:
 
 
 class Top:
-    """The `most` samples of highest score, in one pass."""
+    """The `most` samples of highest score, in one pass; with their inputs as many of the highest as INPUT_BYTES hold."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.kept: list[Kept] = []
         self._least = -np.inf
+        self._rows = self._held = 0
 
     def add(self, first: int, scores: Array, predicted: Array, lit_z: Array, lit_feature: Array, batch: Batch) -> None:
         """Offer a batch whose first sample is sample `first` of the set; `lit_*` `[samples, layers]`: each layer's strongest."""
         x = main_tensor(batch)
-        affordable = x.nbytes / max(len(x), 1) * self.most <= INPUT_BYTES
+        self._rows = min(self.most, int(INPUT_BYTES * len(x) / max(x.nbytes, 1)))
         for i in np.flatnonzero(scores > self._least):
             strongest = np.argsort(-lit_z[i], kind="stable")[:3]
             lit = tuple((int(layer), int(lit_feature[i, layer]), float(lit_z[i, layer])) for layer in strongest)
-            row = x[i].cpu().clone() if affordable else None
-            mask = batch.mask[i].cpu().clone() if batch.mask is not None and affordable else None
+            row = x[i].cpu().clone() if self._rows else None
+            mask = batch.mask[i].cpu().clone() if batch.mask is not None and self._rows else None
             self.kept.append(Kept(first + int(i), float(scores[i]), int(predicted[i]), lit, row, mask))
-        if len(self.kept) > 2 * self.most:
-            self._prune()
+            self._held += row is not None
+            if len(self.kept) > 2 * self.most or self._held > 2 * self._rows:
+                self._prune()
 
     def finished(self) -> list[Kept]:
         """The samples kept, highest score first, ties by place in the set."""
@@ -113,7 +115,9 @@ class Top:
         return self.kept
 
     def _prune(self) -> None:
-        self.kept = sorted(self.kept, key=lambda kept: (-kept.score, kept.sample))[: self.most]
+        ordered = sorted(self.kept, key=lambda kept: (-kept.score, kept.sample))[: self.most]
+        self.kept = [*ordered[: self._rows], *(replace(kept, row=None, mask=None) for kept in ordered[self._rows :])]
+        self._held = sum(kept.row is not None for kept in self.kept)
         if len(self.kept) == self.most:
             self._least = self.kept[-1].score
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from naa_fast.accumulate import Samples, Views, class_scores
 from naa_fast.capture import select
 from naa_fast.capture.selection import LayerSpec
+from naa_fast.errors import CaptureError
 from naa_fast.inputs.batches import Batch, Source
-from naa_fast.inputs.text import TextSource
 from naa_fast.measurement import Measurement
 from naa_fast.rank.groups import Groups
 from naa_fast.rank.keep import Draw, Kept, Top, main_tensor, taken
@@ -38,6 +38,7 @@ class Scored:
 
     scores: list[Array] = field(default_factory=list)
     predicted: list[Array] = field(default_factory=list)
+    count: int = 0
 
     def joined(self) -> tuple[Array, Array]:
         scores = np.concatenate(self.scores) if self.scores else np.zeros(0)
@@ -64,6 +65,7 @@ class Look:
     top: list[Kept]
     null_top: list[Kept]
     drawn: list[tuple[Batch, Array]]
+    largest: int
     clean_tokens: TokenCounts | None
     suspect_tokens: TokenCounts | None
 
@@ -72,6 +74,7 @@ class Watch(Runner):
     """Runs a set and hands `take` each forward's part, views and predicted classes; keeps no statistics of its own."""
 
     take: Callable[[Batch, Views, Array], None]
+    largest = 0
 
     def watch(self, source: Source, most: int | None, take: Callable[[Batch, Views, Array], None], half: int | None) -> None:
         """`half`: only samples of even (0) or odd (1) folds; None: all."""
@@ -80,15 +83,18 @@ class Watch(Runner):
         self.predictions = self  # type: ignore[assignment]
         at = self.done = item = 0
         self.items: list[int] = []
+        bad: set[int] = set()  # may be told before its turn comes
         for batch in self.readable_batches(0, most):
-            part = batch
-            bad = {rejected.index for rejected in batch.rejected}
-            wanted = len(self.items) + batch.size
-            while len(self.items) < wanted:
-                self.items += [] if item in bad else [item]
+            bad |= {rejected.index for rejected in batch.rejected}
+            wanted = (
+                observed_in(batch) if half is None else observed_in(batch) & (fold_of(at + np.arange(batch.size)) % 2 == half)
+            )
+            for seen in wanted:
+                while item in bad:
+                    item += 1
+                self.items += [item] if seen else []
                 item += 1
-            if half is not None and batch.size:
-                part = taken(batch, np.flatnonzero(fold_of(at + np.arange(batch.size)) % 2 == half))
+            part = batch if wanted.all() else taken(batch, np.flatnonzero(wanted))
             at += batch.size
             if part.size:
                 self.run_batch(part, 0, 0)
@@ -108,7 +114,17 @@ class Watch(Runner):
             self._predicted = torch.where(known, scores.argmax(1), -1).cpu().numpy()
 
     def _consume(self, views: Views) -> None:
+        self.largest = max(self.largest, self._part.size)
         self.take(self._part, views, self._predicted)
+
+
+def observed_in(batch: Batch) -> Array:
+    """Which samples of a batch its mask leaves anything of: bool `[size]`."""
+    if batch.mask is None:
+        return np.ones(batch.size, bool)
+    mask = batch.mask.cpu()
+    whole: Array = (mask if mask.ndim == 1 else mask.any(1)).numpy()
+    return whole
 
 
 def look(
@@ -129,7 +145,6 @@ def look(
     forward of each set (of MOST_CLEAN clean samples at most), a copy of the scores to the host each batch, and `(classes + 2) x
     2 x neurons` float64.
     """
-    clean, suspect = (source.in_order() if isinstance(source, TextSource) else source for source in (clean, suspect))
     place, selection = Placement.of(model, device), select(model, layers)
     groups = Groups(*(measurement.predictions for measurement in measured))
     references: dict[str, Reference] = {}
@@ -159,7 +174,8 @@ def look(
 
     def fit_null(part: Batch, views: Views, predicted: Array) -> None:
         _, scores = layer_scores(views, predicted)
-        per_layer = np.stack([scores[name].numpy() for name in references if name in scores], 1)
+        absent = np.zeros(len(predicted))  # a branch that this batch did not take
+        per_layer = np.stack([scores[name].numpy() if name in scores else absent for name in references], 1)
         null.scores.append(per_layer)
         null.predicted.append(predicted)
         nothing = np.zeros((len(predicted), 0))
@@ -170,11 +186,13 @@ def look(
 
     def rank(part: Batch, views: Views, predicted: Array) -> None:
         z, scores = layer_scores(views, predicted)
-        total = np.sum([scores[name].numpy() * weights[name] for name in scores], axis=0)
-        strongest = [values.abs().max(1) for values in z.values()]
-        lit_z = np.stack([s.values.cpu().numpy() for s in strongest], 1)
-        lit_feature = np.stack([s.indices.cpu().numpy() for s in strongest], 1)
-        first = sum(map(len, found.scores))
+        total = np.sum([scores[name].numpy() * weights[name] for name in scores], axis=0) + np.zeros(len(predicted))
+        lit_z, lit_feature = np.zeros((len(predicted), len(references))), np.zeros((len(predicted), len(references)), np.int64)
+        for place, name in enumerate(references):
+            if name in z:
+                strongest = z[name].abs().max(1)
+                lit_z[:, place], lit_feature[:, place] = strongest.values.cpu().numpy(), strongest.indices.cpu().numpy()
+        first, found.count = found.count, found.count + len(predicted)
         found.scores.append(total)
         found.predicted.append(predicted)
         top.add(first, total, predicted, lit_z, lit_feature, part)
@@ -184,6 +202,8 @@ def look(
         watch = Watch(model, clean, selection, place, backend, "", StopRequest(), progress)
         with watch.capture:
             watch.watch(clean, MOST_CLEAN, fit, 0)
+            if not references:
+                raise CaptureError("no layer's rows belong to samples", "none can be ranked", "choose other layers")
             for reference in references.values():
                 reference.freeze()
             watch.watch(clean, MOST_CLEAN, fit_null, 1)
@@ -194,6 +214,7 @@ def look(
             watch.watch(suspect, None, rank, None)
             items = np.array(watch.items, np.int64)
     scores, predicted = found.joined()
+    counted = tokens if not any(one.overflown for one in tokens.values()) else {}
     neurons = {name: record.channels for name, record in measured[0].layers.items()}
     return Look(
         items,
@@ -206,6 +227,7 @@ def look(
         top.finished(),
         null_top.finished(),
         draw.batches,
-        tokens.get("clean"),
-        tokens.get("suspect"),
+        max(watch.largest, 1),
+        counted.get("clean"),
+        counted.get("suspect"),
     )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.accumulate.accumulator import HOST_BACKENDS, host_array
+from naa_fast.errors import CaptureError
 from naa_fast.kernels.portable.reduce import home
 from naa_fast.ops import choose
 
@@ -21,7 +22,7 @@ class Reference:
     """Mean of each group and the deviation within groups, over the features of one layer.
 
     State: `(groups + 2) x features` float64 on the layer's device. Residuals from the mean of the *predicted* class are what
-    makes a triggered sample stand out: it looks like its own class and is called another. Non-finite values enter nothing.
+    makes a triggered sample stand out: it looks like its own class and is called another. A non-finite value counts as the pivot.
     """
 
     def __init__(self, groups: int, like: Tensor) -> None:
@@ -32,7 +33,17 @@ class Reference:
         self.squares = torch.zeros(like.shape[1], dtype=torch.float64, device=where)
 
     def add(self, view: Tensor, group: Tensor) -> None:
-        """Enter samples `view` `[samples, features]` of groups `group` (int64 `[samples]`)."""
+        """Enter samples `view` `[samples, features]` of groups `group` (int64 `[samples]`).
+
+        Raises:
+            CaptureError: another number of features than in the first batch.
+        """
+        if view.shape[1] != len(self.pivot):
+            raise CaptureError(
+                f"a layer gave {view.shape[1]} values a sample",
+                f"expected {len(self.pivot)} as in the first batch",
+                "leave it out",
+            )
         centred = view.to(self.pivot.device, torch.float64) - self.pivot
         centred = torch.where(torch.isfinite(centred), centred, 0.0)
         member = torch.nn.functional.one_hot(group.to(centred.device), len(self.count)).to(torch.float64)

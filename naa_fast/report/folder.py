@@ -35,13 +35,13 @@ def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, ob
         **optional_files(judgement.evidence),
         "report.json": report_bytes(judgement, provenance),
     }
-    for name in set(OPTIONAL) - small.keys():  # of an older report in the same place
-        remove(folder / name)
     # The measurements one after the other: those of a large model are large.
     write(folder / "clean.naa.safetensors", judgement.clean.to_bytes())
     write(folder / "suspect.naa.safetensors", judgement.suspect.to_bytes())
     for name, content in small.items():
         write(folder / name, content)
+    for name in set(OPTIONAL) - small.keys():  # of an older report in the same place
+        remove(folder / name)
     return [folder / name for name in ("clean.naa.safetensors", "suspect.naa.safetensors", *small)]
 
 

@@ -10,7 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from naa_fast.detect.evidence import RankedSample
+from naa_fast.detect.evidence import Evidence, RankedSample
 from naa_fast.detect.judgement import Judgement, TopNeuron
 from naa_fast.detect.proof import Proof
 from naa_fast.measurement import Measurement
@@ -62,6 +62,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
         "top": [{"layer": unicode_text(row.layer), **numbers(row)} for row in judgement.top()],
         "ranking": [ranked(sample) for sample in (judgement.evidence.ranking.top if judgement.evidence.ranking else ())],
         "proof": [proved(proof, files.get(proof)) for proof in judgement.evidence.proof],
+        "second_look": looked(judgement.evidence),
         "coverage": {
             "clean": {"samples": judgement.clean.samples, "skipped": judgement.clean.skipped},
             "suspect": {"samples": judgement.suspect.samples, "skipped": judgement.suspect.skipped},
@@ -90,6 +91,23 @@ def numbers(row: TopNeuron) -> dict[str, Any]:
         "z": finite(row.z),
         "clean_mean": finite(row.clean_mean),
         "suspect_mean": finite(row.suspect_mean),
+    }
+
+
+def looked(evidence: Evidence) -> dict[str, Any] | None:
+    """The tail of the ranking in numbers, and what the proofs cost."""
+    ranking = evidence.ranking
+    if ranking is None:
+        return None
+    return {
+        "samples": len(ranking.scores),
+        "limit": finite(ranking.limit),
+        "beyond": ranking.beyond,
+        "outside": ranking.outside,
+        "p_value": finite(ranking.p_value),
+        "carriers": int(ranking.carriers.sum()) if ranking.carriers is not None else 0,
+        "harmless": finite(evidence.harmless),
+        "forwards": evidence.forwards,
     }
 
 

@@ -68,7 +68,7 @@ def test_few_clean_samples_set_no_limit_but_their_largest_still_counts() -> None
 def test_carriers_come_first_and_keep_their_order() -> None:
     scores = np.array([1.0, 9.0, 3.0, np.inf, 2.0])
     ranked = replace(ranking(scores, scores), carriers=np.array([True, False, False, False, True])).ranked
-    assert np.argsort(-ranked, kind="stable").tolist() == [3, 4, 0, 1, 2]
+    assert np.argsort(-ranked, kind="stable").tolist() == [4, 0, 3, 1, 2]
     assert ranking(scores, scores).ranked is scores
 
 
