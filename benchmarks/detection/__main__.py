@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="GLOB", help="models whose name matches")
     parser.add_argument("--half", choices=("A", "B"), help="one half of the study")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to run; nothing: train only")
+    parser.add_argument("--kept", action="store_true", help="run nothing: the tables of what the cache has")
     parser.add_argument("--publish", action="store_true", help="write docs/detection.md, its figure and results/detection.json")
     options = parser.parse_args(arguments)
     cases = [
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         and (not options.only or fnmatchcase(case.name, options.only))
         and options.half in (None, case.half)
     ]
-    jobs = [Job(case, options.cache, tuple(options.parts), options.subset) for case in cases]
+    jobs = [Job(case, options.cache, tuple(options.parts), options.subset, options.kept) for case in cases]
     try:
         rows = run(jobs, options.processes)
     except NaaError as error:

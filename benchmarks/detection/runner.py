@@ -34,6 +34,7 @@ class Job:
     cache: Path
     parts: tuple[str, ...] = PARTS
     few_sets: bool = False
+    kept_only: bool = False
 
 
 def ordered(cases: Iterable[Case]) -> list[Case]:
@@ -114,6 +115,9 @@ def rows_of(job: Job) -> list[dict[str, Any]]:
             "carriers": int(suspect.triggered.sum()),
         }
         found = {part: known[part][suspect.name] for part in job.parts if suspect.name in known[part]}
+        if job.kept_only:
+            rows += [{**about, **truth, **found}] if "audit" in found else []
+            continue
         if "audit" in job.parts and not ("audit" in found and ("repair" in found or "repair" not in job.parts)):
             found |= scanned(job, model, clean, suspect, number)
             for part in ("audit", "repair"):
