@@ -63,6 +63,7 @@ class Capture:
         self.fired: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._witnesses: dict[torch.Size, int] = {}
+        self._told: dict[tuple[int, torch.Size], int] = {}
         self._size = 0
         self._last = LastToken(0, None)
         self._calls: dict[str, int] = {}
@@ -135,6 +136,7 @@ class Capture:
             raise self._other_order()
         self._calls.clear()
         self._witnesses.clear()
+        self._told.clear()
 
     def silent(self) -> list[str]:
         """The chosen layers that no forward has reached."""
@@ -199,6 +201,15 @@ class Capture:
         axis = known_axis(module)
         if isinstance(output, Tensor) and axis is not None:
             self._witnesses[output.shape] = axis
+            self._told.setdefault((id(module), output.shape), axis)
+
+    def _witnesses_for(self, module: nn.Module, shape: torch.Size) -> dict[torch.Size, int]:
+        """The witnesses, but for a block the first inside of it counts: where images are as high and wide as there are neurons,
+        a block of ConvNeXt has outputs of one shape in both orders, and it ends in the order it begins with.
+        """
+        inside = {id(part) for part in module.modules()}
+        first = next((axis for (part, seen), axis in self._told.items() if seen == shape and part in inside), None)
+        return self._witnesses if first is None else {shape: first}
 
     def _receive(self, index: int, output: Any, picked: bool = False) -> None:
         began = perf_counter()
@@ -209,7 +220,8 @@ class Capture:
         call = self._calls[layer.label] = self._calls.get(layer.label, -1) + 1
         key = (layer.label, call, tensor.ndim)
         if key not in self._layouts:  # the first batch decides; lengths and batch sizes may change after it
-            found = layout_of(layer.module, tensor, self._witnesses, self._size)
+            witnesses = self._witnesses_for(layer.module, tensor.shape)
+            found = layout_of(layer.module, tensor, witnesses, self._size)
             self._layouts[key] = found, f"{found}, {ROWS}" if layer.rows else str(found)
             if note and call == 0:
                 self.notes.append(note)

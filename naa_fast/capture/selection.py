@@ -14,7 +14,8 @@ from naa_fast.capture.experts import holder_of, is_fused
 from naa_fast.capture.views import type_of
 from naa_fast.errors import UsageError
 
-ACTIVATION_NAMES = ("Activation", "GELU", "ReLU", "SiLU", "Swish", "Mish", "ELU")  # endings used outside torch.nn too
+# Endings used outside torch.nn too.
+ACTIVATION_NAMES = ("Activation", "GELU", "ReLU", "SiLU", "Swish", "Mish", "ELU", "Sigmoid", "Tanh")
 NO_ACTIVATION = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 
 LAST = "@last"

@@ -105,9 +105,18 @@ def type_of(module: nn.Module) -> type[nn.Module]:
 def known_axis(module: nn.Module) -> int | None:
     """The channel axis a module's type fixes, or None."""
     kind = type_of(module)
-    if issubclass(kind, CHANNELS_FIRST):
+    if issubclass(kind, CHANNELS_FIRST) or is_image_norm(module):
         return 1
     return -1 if issubclass(kind, CHANNELS_LAST) else None
+
+
+def is_image_norm(module: nn.Module) -> bool:
+    """Whether a layer norm turns its images round to normalise axis 1: timm's and torchvision's say so in the name of the class,
+    those of transformers by `data_format`.
+    """
+    kind = type_of(module)
+    turned = "2d" in kind.__name__ or getattr(module, "data_format", None) == "channels_first"
+    return issubclass(kind, nn.LayerNorm | nn.RMSNorm) and turned
 
 
 def readable(name: str, output: object) -> Tensor:

@@ -104,6 +104,62 @@ def test_an_activation_follows_the_layer_before_it() -> None:
     assert keeper.shapes() == {"0": [(5, 2, 7)]}  # nobody to ask: a sequence of tokens
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """As in timm and torchvision: images, normalised over axis 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Named(LayerNorm2d):
+    """As in transformers: the class tells nothing, an attribute does."""
+
+    data_format = "channels_first"
+
+
+class GELUTanh(nn.GELU):
+    """Lives outside torch.nn, under a name of its own."""
+
+
+Named.__name__ = "ConvNextLayerNorm"
+GELUTanh.__module__ = "transformers.activations"
+
+
+@pytest.mark.parametrize("norm", [LayerNorm2d, Named])
+def test_a_layer_norm_of_images_has_its_neurons_on_axis_1(norm: type[nn.LayerNorm]) -> None:
+    model = nn.Sequential(nn.Identity(), norm(3), nn.ReLU())
+    keeper, _ = captured(model, torch.randn(5, 3, 4, 6), layers=["1", "2"])
+    assert keeper.shapes() == {"1": [(5, 3, 24)], "2": [(5, 3, 24)]}
+    keeper, _ = captured(model, torch.randn(5, 3, 3, 3), layers=["2"])  # the norm is only a witness
+    assert keeper.seen["2"][0][1] == "axis 1 of 4"
+
+
+class Turning(nn.Module):
+    """A block of ConvNeXt (`first` 1) or of Swin: layers with neurons on different axes, and it ends as it starts."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        images, rows = nn.Conv2d(6, 6, 1), nn.Linear(6, 6)
+        self.start, self.end = (images, rows) if first == 1 else (rows, images)
+        self.turn = (0, 2, 3, 1) if first == 1 else (0, 3, 1, 2)
+        self.back = (0, 3, 1, 2) if first == 1 else (0, 2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.end(self.start(x).permute(self.turn)).permute(self.back)
+
+
+@pytest.mark.parametrize("first", [1, 3])
+@pytest.mark.parametrize("layers", [None, ["0.0", "1"]], ids=["parts hooked", "parts are witnesses"])
+def test_a_block_as_wide_as_it_has_neurons_ends_in_the_order_it_begins_with(first: int, layers: list[str] | None) -> None:
+    model = nn.Sequential(nn.Sequential(Turning(first)), nn.Identity())
+    keeper, _ = captured(model, torch.randn(2, 6, 6, 6), layers=layers)
+    assert keeper.seen["0.0"][0][1] == f"axis {first} of 4"
+
+
+def test_an_activation_of_another_library_is_known_by_its_name() -> None:
+    assert [layer.name for layer in select(nn.Sequential(nn.Linear(2, 2), GELUTanh(), nn.Dropout())).layers] == ["0", "1"]
+
+
 def test_every_call_of_a_module_is_seen() -> None:
     keeper, _ = captured(resnet(), torch.randn(3, 1, 8, 8), layers=["1.0.relu"])
     assert keeper.shapes() == {"1.0.relu": [(3, 6, 36), (3, 6, 36)]}
