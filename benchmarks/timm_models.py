@@ -334,7 +334,7 @@ def resident_pair(name: str, batch: int) -> dict[str, float | None]:
 
 
 def memory(model: nn.Module, ours: Ours, x: Tensor) -> tuple[list[str], dict[str, Any]]:
-    """What the hooks allocate in a forward whose layers were all seen before, beside the bare one."""
+    """What the hooks allocate in a forward whose layers were all seen before, beside the bare one; and what of it is too much."""
     read = allocated_on_gpu if x.is_cuda else allocated
     sizes: dict[str, int] = {}
     with_hooks(model, list(layers_of(model)), lambda name, module, given, out: sizes.update({name: out.nbytes}), [x])
@@ -355,6 +355,8 @@ def memory(model: nn.Module, ours: Ours, x: Tensor) -> tuple[list[str], dict[str
     broken = []
     if not share < 1:
         broken.append(f"reading a layer took {share:.2f} times its output in NumPy arrays")
+    if x.is_cuda and not peak - bare_peak < hooked / 2:  # partials are torch's there
+        broken.append(f"the peak rose by {(peak - bare_peak) / 1e6:.1f} MB, to read {hooked / 1e6:.0f} MB")
     if not x.is_cuda and not abs(total - bare_sum) <= COPIED_LIMIT * hooked:
         broken.append(f"the hooks made torch allocate {(total - bare_sum) / 1e6:.1f} MB, to read {hooked / 1e6:.0f} MB")
     return broken, found
