@@ -437,7 +437,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if options.json:
         known = {"threads": torch.get_num_threads(), "load": busy, "torchvision": torchvision, "broken": broken}
-        write(options.json, rows, **known, command=f"python -m benchmarks.timm_models --device {options.device}")
+        command = f"python -m benchmarks.timm_models --device {options.device} --batch {options.batch} --rounds {options.rounds}"
+        write(options.json, rows, **known, command=command)
     return 1 if broken else 0
 
 
