@@ -20,7 +20,8 @@ def test_scalars_are_finite_numbers_under_plain_names() -> None:
     assert all(isinstance(value, float) and isfinite(value) for value in scalars.values())
     assert all(re.fullmatch(r"[A-Za-z0-9_./-]+", name) for name in scalars)
     assert (scalars["clean/samples"], scalars["suspect/samples"], scalars["clean/skipped"]) == (400, 200, 0)
-    assert scalars["score"] == audit.verdict.score == max(value for name, value in scalars.items() if name.startswith("z/"))
+    assert scalars["score"] == audit.verdict.score
+    assert audit.verdict.z == max(value for name, value in scalars.items() if name.startswith("z/"))
     assert scalars["abnormal"] == sum(value for name, value in scalars.items() if name.startswith("abnormal/")) > 0
     assert abs(sum(value for name, value in scalars.items() if name.startswith("time/")) - 1) < 1e-6
     assert audit.times is not None
