@@ -255,20 +255,23 @@ class PartOfSource:
             yield replace(batch, rejected=rejected) if rejected else batch
 
 
-def cut(batch: Batch, at: int) -> tuple[Batch, Batch]:
-    """The first `at` samples of a batch, and the rest; tensors with one row a sample are cut, all else is shared."""
+def selected(batch: Batch, rows: slice | Tensor, size: int, rejected: tuple[Rejected, ...]) -> Batch:
+    """`rows` of a batch, `size` of them; tensors with one row a sample are cut, all else is shared."""
 
-    def part(value: Any, rows: slice) -> Any:
+    def part(value: Any) -> Any:
         if isinstance(value, Tensor):
             return value[rows] if value.ndim and value.shape[0] == batch.size else value
         if isinstance(value, dict):
-            return {key: part(item, rows) for key, item in value.items()}
-        return type(value)(part(item, rows) for item in value) if type(value) in (list, tuple) else value
+            return {key: part(item) for key, item in value.items()}
+        return type(value)(part(item) for item in value) if type(value) in (list, tuple) else value
 
-    def piece(rows: slice, size: int, rejected: tuple[Rejected, ...]) -> Batch:
-        return Batch(part(batch.arguments, rows), part(batch.keywords, rows), size, part(batch.mask, rows), rejected)
+    return Batch(part(batch.arguments), part(batch.keywords), size, part(batch.mask), rejected)
 
-    return piece(slice(0, at), at, batch.rejected), piece(slice(at, None), batch.size - at, ())
+
+def cut(batch: Batch, at: int) -> tuple[Batch, Batch]:
+    """The first `at` samples of a batch, and the rest."""
+    first = selected(batch, slice(0, at), at, batch.rejected)
+    return first, selected(batch, slice(at, None), batch.size - at, ())
 
 
 def announced_samples(data: Iterable[Any]) -> int | None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.batches import Batch, selected
 from naa_fast.records import Array
 
 INPUT_BYTES = 256 << 20
@@ -45,18 +45,8 @@ def with_main(batch: Batch, x: Tensor) -> Batch:
 
 
 def taken(batch: Batch, rows: Array) -> Batch:
-    """The samples `rows` (int64) of a batch; what has no row a sample is shared."""
-    index = torch.from_numpy(rows)
-
-    def part(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value[index.to(value.device)] if value.ndim and value.shape[0] == batch.size else value
-        if isinstance(value, dict):
-            return {key: part(item) for key, item in value.items()}
-        return type(value)(part(item) for item in value) if type(value) in (list, tuple) else value
-
-    arguments, keywords, mask = part(batch.arguments), part(batch.keywords), part(batch.mask)
-    return Batch(arguments, keywords, len(rows), mask, batch.rejected)
+    """The samples `rows` (int64) of a batch."""
+    return selected(batch, torch.from_numpy(rows), len(rows), batch.rejected)
 
 
 def concatenated(one: Batch, other: Batch) -> Batch | None:
