@@ -67,7 +67,9 @@ def cell(found: Interval | None) -> str:
 
 
 def markdown(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
+    """A table; rows of which nothing was run are left out."""
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    body = [row for row in body if any(str(value) != "–" for value in row[1:])]
     return "\n".join(lines + ["| " + " | ".join(str(value) for value in row) + " |" for row in body])
 
 
@@ -281,6 +283,8 @@ def tables(rows: Sequence[Row]) -> str:
     names = {"A": "half A", "B": "half B", "AB": "both halves"}
     present = [half for half in HALVES if of_half(rows, half)]
     parts = ["### The models\n\n" + models_table(rows)]
+    if not any(row.get("rivals") for row in rows):
+        parts.append("The rivals that need features of their own were not run with this version.")
     for title, table in (
         ("Score of the model: area under the ROC curve", auc_table),
         ("Outcomes", outcome_table),
@@ -288,6 +292,9 @@ def tables(rows: Sequence[Row]) -> str:
         ("Proof", proof_table),
         ("Localisation", repair_table),
     ):
+        if table is repair_table and not any(row.get("repair") for row in rows):
+            parts.append(f"### {title}\n\nNot run with this version.")
+            continue
         parts.append(f"### {title}\n\n" + "\n\n".join(f"**{names[half]}**\n\n{table(rows, half)}" for half in present))
         if table is auc_table:
             parts.append("### Limits chosen on the other half\n\n" + left_out_table(rows))
