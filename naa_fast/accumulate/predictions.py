@@ -44,6 +44,11 @@ class Predictions:
         return np.zeros(0, np.int64) if self.counts is None else self.counts.cpu().numpy()
 
 
+def chosen_classes(scores: Tensor) -> Tensor:
+    """The class of highest score in each row, int64; -1 for a row with a non-finite score."""
+    return torch.where(torch.isfinite(scores).all(1), scores.argmax(1), -1)
+
+
 def class_scores(output: Any, size: int, mask: Tensor | None = None) -> Tensor | None:
     """The `[size, classes]` scores in a model's output (itself, its `logits`, or its first item), or None.
 

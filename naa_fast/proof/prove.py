@@ -15,7 +15,6 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.proof.images import SIZES, CleanImages, candidates, harmless_share
 from naa_fast.proof.tokens import LONGEST, Tokens, characteristic, enriched, phrases
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
-from naa_fast.rank.groups import Groups
 from naa_fast.rank.keep import Kept, main_tensor
 from naa_fast.rank.look import Look
 from naa_fast.records import Array
@@ -80,10 +79,8 @@ class Trials:
 
     def settle(
         self, found: dict[tuple[str, str], Best], controls: Sequence[dict[tuple[str, str], Best]], target: int | str
-    ) -> tuple[Best, float, float, int] | None:
+    ) -> tuple[Best, float, float, int]:
         """The budget with the widest margin over its controls: its best, then rate, control and samples on the measuring part."""
-        if not found:
-            return None
 
         def margin(key: tuple[str, str]) -> float:
             control = max((c[key].chosen_by for c in controls if key in c), default=0.0)
@@ -110,7 +107,7 @@ def prove(model: nn.Module, seen: Look, device: str | torch.device = "auto") -> 
     trials = Trials(transplant, bases)
     with evaluating(model):
         if seen.suspect_tokens is not None and seen.clean_tokens is not None:
-            proofs = list(token_proofs(trials, seen, seen.groups))
+            proofs = list(token_proofs(trials, seen))
         elif any(kept.row is not None and kept.row.is_floating_point() and kept.row.ndim for kept in seen.top):
             proofs = list(image_proofs(trials, seen))
         else:
@@ -201,10 +198,7 @@ def image_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
         clean_groups = [[x[i] for i in random.permutation(own)[: len(group)]] for _ in range(CONTROLS)]
         clean_groups.append([row for cls, row in unusual if target in (cls, ALL_TO_ALL)][: len(group)])
         controls = [trials.best(grouped(rows, clean, offset), target) for rows in clean_groups]
-        settled = trials.settle(found, controls, target)
-        if settled is None:
-            continue
-        best, rate, control, samples = settled
+        best, rate, control, samples = trials.settle(found, controls, target)
         candidate = best.candidate
         kind = f"{candidate.kind}, {candidate.budget}"
         yield Proof(
@@ -219,10 +213,10 @@ def image_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
         )
 
 
-def token_proofs(trials: Trials, seen: Look, groups: Groups) -> Iterator[Proof]:
+def token_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
     assert seen.suspect_tokens is not None
     assert seen.clean_tokens is not None
-    wanted: list[tuple[int | None, int | str]] = [(number, int(cls)) for number, cls in enumerate(groups.classes, 1)]
+    wanted: list[tuple[int | None, int | str]] = [(number, int(cls)) for number, cls in enumerate(seen.groups.classes, 1)]
     for number, target in [*wanted, (None, ALL_TO_ALL)]:
         tokens = enriched(seen.suspect_tokens, seen.clean_tokens, number)
         rows = [kept.row.numpy() for kept in seen.top if kept.row is not None and target in (kept.predicted, ALL_TO_ALL)]
@@ -236,9 +230,6 @@ def token_proofs(trials: Trials, seen: Look, groups: Groups) -> Iterator[Proof]:
         natural = [Tokens("token", (token,)) for token in own]
         natural += [Tokens("phrase", tuple(own[:length])) for length in range(2, LONGEST + 1)]
         controls = [trials.best(((candidate, 0) for candidate in natural), target)]
-        settled = trials.settle(found, controls, target)
-        if settled is None:
-            continue
-        best, rate, control, samples = settled
+        best, rate, control, samples = trials.settle(found, controls, target)
         assert isinstance(best.candidate, Tokens)
         yield Proof(best.candidate.kind, target, rate, control, samples, 0, tokens=best.candidate.ids)

@@ -25,7 +25,7 @@ FEWEST = 4
 
 @dataclass(frozen=True)
 class Tokens:
-    """Writes `ids`, one after the other, over a sample's own tokens at a random place that the sample's index fixes."""
+    """Writes `ids`, one after the other, over a sample's own tokens at a random place, by a fixed seed."""
 
     kind: str
     ids: tuple[int, ...]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from naa_fast.accumulate import class_scores
+from naa_fast.accumulate import chosen_classes, class_scores
 from naa_fast.inputs.batches import Batch
 from naa_fast.rank.keep import concatenated, main_tensor, taken, with_main
 from naa_fast.records import Array
@@ -97,7 +97,7 @@ class Transplant:
         self.forwards += batch.size
         if scores is None:
             return np.full(batch.size, -1)
-        return torch.where(torch.isfinite(scores).all(1), scores.argmax(1), -1).cpu().numpy()
+        return chosen_classes(scores).cpu().numpy()
 
 
 def turned(before: Array, after: Array, target: int) -> tuple[float, int]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from naa_fast.accumulate import Samples, Views, class_scores
+from naa_fast.accumulate import Samples, Views, chosen_classes, class_scores
 from naa_fast.capture import select
 from naa_fast.capture.selection import LayerSpec
 from naa_fast.errors import CaptureError
@@ -110,8 +110,7 @@ class Watch(Runner):
     def observe(self, output: Any, size: int, mask: Tensor | None) -> None:
         scores = class_scores(output, size, mask)
         if scores is not None:
-            known = torch.isfinite(scores).all(1)
-            self._predicted = torch.where(known, scores.argmax(1), -1).cpu().numpy()
+            self._predicted = chosen_classes(scores).cpu().numpy()
 
     def _consume(self, views: Views) -> None:
         self.largest = max(self.largest, self._part.size)

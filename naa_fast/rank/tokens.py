@@ -1,4 +1,4 @@
-"""`TokenCounts`: in how many samples of each group a token occurs; mergeable, streamed."""
+"""`TokenCounts`: in how many samples of each group a token occurs, streamed."""
 
 from __future__ import annotations
 
