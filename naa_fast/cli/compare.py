@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from naa_fast.cli.outputs import check_folder
-from naa_fast.cli.shared import DEFAULT_REPORT, add_judging, check_gate, deliver
+from naa_fast.cli.shared import DEFAULT_REPORT, add_judging, deliver, rules_of
 
 
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -22,10 +22,10 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     check_folder(arguments.out, [arguments.clean, arguments.suspect, arguments.baseline, arguments.allow])
-    check_gate(arguments)
+    rules = rules_of(arguments)
     from naa_fast import audit
     from naa_fast.measurement import Measurement
 
     sets = [Measurement.load(path) for path in (arguments.clean, arguments.suspect)]
     found = audit.compare(*sets, threshold=arguments.threshold, top_k=arguments.top_k)
-    return deliver(found, arguments)
+    return deliver(found, arguments, rules)

@@ -14,13 +14,13 @@ from naa_fast.cli.shared import (
     add_model,
     add_running,
     add_text,
-    check_gate,
     deliver,
     fit_positions,
     model_of,
     model_place,
     note,
     place_of,
+    rules_of,
     running,
     sources_of,
 )
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     sets_at = [place_of(path) for path in (arguments.clean, arguments.suspect)]
     read = [*sets_at, arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow]
     check_folder(arguments.out, read)
-    check_gate(arguments)
+    rules = rules_of(arguments)
     from naa_fast import audit
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.outcome = found.verdict.outcome
     if ranks.rank:
         return found.verdict.exit_code
-    code = deliver(found, arguments)
+    code = deliver(found, arguments, rules)
     if found.times is not None and not arguments.json:  # the report has them
         note(found.times.words())
     return code

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from naa_fast.audit import Audit
-    from naa_fast.detect.accept import Gate
-    from naa_fast.detect.verdict import Verdict
+    from naa_fast.detect.accept import Rules
     from naa_fast.inputs.batches import Source
     from naa_fast.scan.ranks import Ranks
 
@@ -324,28 +323,21 @@ def model_place(spec: str) -> Path | None:
     return Path(spec) if spec.endswith(".pt2") else model_file(spec)
 
 
-def gate_of(arguments: argparse.Namespace, verdict: Verdict) -> Gate:
-    """What the options let count."""
-    from naa_fast.detect.accept import gate, read_allowlist, read_baseline
+def rules_of(arguments: argparse.Namespace) -> Rules:
+    """What the options let count, read before anything is run: a broken file should not cost a scan."""
+    from naa_fast.detect.accept import Rules, read_allowlist, read_baseline
 
     known = read_baseline(arguments.baseline) if arguments.baseline is not None else frozenset()
-    return gate(verdict, arguments.fail_on, known, read_allowlist(arguments.allow) if arguments.allow is not None else ())
+    accepted = tuple(read_allowlist(arguments.allow)) if arguments.allow is not None else ()
+    return Rules(arguments.fail_on, known, accepted)
 
 
-def check_gate(arguments: argparse.Namespace) -> None:
-    """Raise what is wrong with --baseline and --allow before anything is run."""
-    from naa_fast.detect.accept import read_allowlist, read_baseline
-
-    if arguments.baseline is not None:
-        read_baseline(arguments.baseline)
-    if arguments.allow is not None:
-        read_allowlist(arguments.allow)
-
-
-def deliver(audit: Audit, arguments: argparse.Namespace) -> int:
+def deliver(audit: Audit, arguments: argparse.Namespace, rules: Rules) -> int:
     """Write the report folder, print the result, return the exit code after what the options let count."""
+    from naa_fast.detect.accept import gate
+
     folder, as_json = arguments.out, arguments.json
-    answer = gate_of(arguments, audit.verdict)
+    answer = gate(audit.verdict, rules)
     written = audit.save(folder)
     place = f"report: {folder}{os.sep} ({len(written)} files)"
     if as_json:

@@ -7,7 +7,6 @@ reason or past its date accepts nothing, and where accepted findings hid a gap t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from fnmatch import fnmatchcase
@@ -43,28 +42,31 @@ class Gate:
     notes: tuple[str, ...]
 
 
-def gate(
-    verdict: Verdict,
-    fail_on: str = LEVELS[0],
-    known: frozenset[tuple[str, str, str]] = frozenset(),
-    accepted: Sequence[Accepted] = (),
-    today: date | None = None,
-) -> Gate:
-    """The exit code of a verdict without findings below `fail_on`, `known` ones (see `read_baseline`) and `accepted` ones."""
+@dataclass(frozen=True)
+class Rules:
+    """What counts nothing: findings below `fail_on`, `known` ones (see `read_baseline`) and `accepted` ones."""
+
+    fail_on: str = LEVELS[0]
+    known: frozenset[tuple[str, str, str]] = frozenset()
+    accepted: tuple[Accepted, ...] = ()
+
+
+def gate(verdict: Verdict, rules: Rules, today: date | None = None) -> Gate:
+    """The exit code of a verdict without the findings that count nothing."""
     today = today or date.today()
     notes = [
         f"no longer accepted since {entry.expires}: {entry.level} in {entry.layer} ({entry.reason})"
-        for entry in accepted
+        for entry in rules.accepted
         if entry.expires < today
     ]
-    valid = [entry for entry in accepted if entry.expires >= today]
+    valid = [entry for entry in rules.accepted if entry.expires >= today]
     counted = []
     for finding in verdict.findings:
         by = next((entry for entry in valid if entry.covers(finding)), None)
         where = f"{finding.level} in {finding.layer or ROOT}"
-        if LEVELS.index(finding.level) < LEVELS.index(fail_on):
-            notes.append(f"below --fail-on {fail_on}: {where}")
-        elif key(finding) in known:
+        if LEVELS.index(finding.level) < LEVELS.index(rules.fail_on):
+            notes.append(f"below --fail-on {rules.fail_on}: {where}")
+        elif key(finding) in rules.known:
             notes.append(f"in the baseline: {where}")
         elif by is not None:
             notes.append(f"accepted until {by.expires}: {where} ({by.reason})")

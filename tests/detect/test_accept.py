@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from naa_fast.detect.accept import Accepted, gate, read_allowlist, read_baseline
+from naa_fast.detect.accept import Accepted, Rules, gate, read_allowlist, read_baseline
 from naa_fast.detect.findings import LEVELS, Finding
 from naa_fast.detect.verdict import Verdict
 from naa_fast.errors import NaaError
@@ -29,21 +29,21 @@ def accept(level: str = "shift", layer: str = "conv*", expires: date = TODAY) ->
 
 @pytest.mark.parametrize(("level", "codes"), zip(LEVELS, [(1, 1, 1), (0, 1, 1), (0, 0, 1), (0, 0, 1)], strict=True))
 def test_fail_on_names_the_least_level_that_counts(level: str, codes: tuple[int, int, int]) -> None:
-    assert tuple(gate(verdict(f), level, today=TODAY).exit_code for f in (SHIFT, LIT, PROOF)) == codes
+    assert tuple(gate(verdict(f), Rules(level), TODAY).exit_code for f in (SHIFT, LIT, PROOF)) == codes
 
 
 def test_an_accepted_finding_counts_nothing_until_its_day_is_over() -> None:
-    answer = gate(verdict(SHIFT), accepted=[accept()], today=TODAY)
+    answer = gate(verdict(SHIFT), Rules(accepted=(accept(),)), TODAY)
     assert answer.exit_code == 0
     assert answer.notes == ("accepted until 2026-11-25: shift in conv1 (new camera)",)
-    late = gate(verdict(SHIFT), accepted=[accept(expires=date(2026, 11, 24))], today=TODAY)
+    late = gate(verdict(SHIFT), Rules(accepted=(accept(expires=date(2026, 11, 24)),)), TODAY)
     assert late.exit_code == 1
     assert late.notes == ("no longer accepted since 2026-11-24: shift in conv* (new camera)",)
 
 
 def test_an_entry_covers_its_own_level_and_layers_alone() -> None:
-    assert gate(verdict(SHIFT, LIT), accepted=[accept()], today=TODAY).count == (LIT,)
-    assert gate(verdict(SHIFT), accepted=[accept(layer="fc*")], today=TODAY).exit_code == 1
+    assert gate(verdict(SHIFT, LIT), Rules(accepted=(accept(),)), TODAY).count == (LIT,)
+    assert gate(verdict(SHIFT), Rules(accepted=(accept(layer="fc*"),)), TODAY).exit_code == 1
 
 
 def test_only_what_the_baseline_lacks_counts(tmp_path: Path) -> None:
@@ -51,15 +51,15 @@ def test_only_what_the_baseline_lacks_counts(tmp_path: Path) -> None:
     held = [{"level": f.level, "layer": f.layer, "about": f.about, "value": 1.0} for f in (SHIFT, PROOF)]
     path.write_text(json.dumps({"findings": held}))
     known = read_baseline(path)
-    assert gate(verdict(SHIFT, PROOF, outcome="fail"), known=known).exit_code == 0
+    assert gate(verdict(SHIFT, PROOF, outcome="fail"), Rules(known=known)).exit_code == 0
     other = Finding("proved", "(input)", "another trigger", 0.9, 0.6, "3")
-    assert gate(verdict(SHIFT, other, outcome="fail"), known=known).count == (other,)
+    assert gate(verdict(SHIFT, other, outcome="fail"), Rules(known=known)).count == (other,)
 
 
 def test_a_gap_behind_accepted_findings_is_no_pass() -> None:
-    assert gate(verdict(SHIFT, gaps=("3 samples were skipped",)), accepted=[accept()], today=TODAY).exit_code == 3
-    assert gate(verdict(outcome="inconclusive", gaps=("too small",)), "proved").exit_code == 3
-    assert gate(verdict(outcome="pass")).exit_code == 0
+    assert gate(verdict(SHIFT, gaps=("3 samples were skipped",)), Rules(accepted=(accept(),)), TODAY).exit_code == 3
+    assert gate(verdict(outcome="inconclusive", gaps=("too small",)), Rules("proved")).exit_code == 3
+    assert gate(verdict(outcome="pass"), Rules()).exit_code == 0
 
 
 @pytest.mark.parametrize(
