@@ -20,7 +20,7 @@ from naa_fast.inputs.batches import IterableSource, Source
 from naa_fast.inputs.text import TextSource
 from naa_fast.measurement import Measurement
 from naa_fast.proof.carriers import carriers
-from naa_fast.proof.prove import harmless_of, prove
+from naa_fast.proof.prove import clean_images, harmless_of, prove
 from naa_fast.rank.keep import main_tensor
 from naa_fast.rank.look import Look, look
 from naa_fast.records import Array
@@ -68,7 +68,7 @@ def gather(
         if proof:
             found = proved(found, model, seen, suspect, device)
         else:
-            found = replace(found, harmless=harmless_of(seen))
+            found = replace(found, harmless=harmless_of(seen, clean_images(seen)))
     except Exception as error:
         found = replace(found, gaps=(f"{WHETHER}: the attempt ended with {in_words(error)}",))
     assert found.ranking is not None
@@ -79,7 +79,8 @@ def gather(
 
 def proved(found: Evidence, model: nn.Module, seen: Look, suspect: Source, device: str | torch.device) -> Evidence:
     """The evidence with what was tried, and with the samples that carry what was proved."""
-    proofs, forwards, untried = prove(model, seen, device=device)
+    images = clean_images(seen)
+    proofs, forwards, untried = prove(model, seen, images, device)
     decode = decoder(suspect)
     proofs = [replace(p, words=decode(p.tokens)) if p.tokens and decode is not None else p for p in proofs]
     carry = np.zeros(len(seen.scores), bool)
@@ -90,7 +91,9 @@ def proved(found: Evidence, model: nn.Module, seen: Look, suspect: Source, devic
     assert found.ranking is not None
     notes = (f"{WHETHER}: {untried}",) if untried else ()
     ranking = replace(found.ranking, carriers=carry)
-    return replace(found, ranking=ranking, proof=tuple(proofs), forwards=forwards, notes=notes, harmless=harmless_of(seen))
+    return replace(
+        found, ranking=ranking, proof=tuple(proofs), forwards=forwards, notes=notes, harmless=harmless_of(seen, images)
+    )
 
 
 def in_words(error: Exception) -> str:

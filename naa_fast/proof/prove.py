@@ -36,6 +36,10 @@ WORTH_A_CONTROL = 0.4
 """Share of the choosing part that a candidate must turn before clean groups are given the same chance: less proves nothing."""
 
 
+CleanInputs = tuple[CleanImages, Array]
+"""Clean continuous inputs, and the class predicted for each."""
+
+
 @dataclass(frozen=True)
 class Best:
     """The candidate of one budget that turned most of the choosing part."""
@@ -92,13 +96,15 @@ class Trials:
         return found[key], rate, control, samples
 
 
-def prove(model: nn.Module, seen: Look, device: str | torch.device = "auto") -> tuple[list[Proof], int, str]:
+def prove(
+    model: nn.Module, seen: Look, images: CleanInputs | None, device: str | torch.device = "auto"
+) -> tuple[list[Proof], int, str]:
     """What came nearest to a proof for each target, strongest first; how many samples were run for it; and, if nothing could be
     tried, why.
 
-    For each target the candidates come from the highest-ranked suspect samples predicted as it; the controls are the same
-    number of candidates from clean samples predicted as it, put on the same bases. Cost: at most about `(1 + CONTROLS) x 30 x
-    CHOOSING` samples through the model for each of TARGETS + 1 targets.
+    `images`: see `clean_images`. For each target the candidates come from the highest-ranked suspect samples predicted as it; the
+    controls are the same number of candidates from clean samples predicted as it, put on the same bases. Cost: at most about
+    `(1 + CONTROLS) x 30 x CHOOSING` samples through the model for each of TARGETS + 1 targets.
     """
     transplant = Transplant(model, Placement.of(model, device), seen.largest)
     bases = Bases(alike(seen.drawn))
@@ -108,8 +114,8 @@ def prove(model: nn.Module, seen: Look, device: str | torch.device = "auto") -> 
     with evaluating(model):
         if seen.suspect_tokens is not None and seen.clean_tokens is not None:
             proofs = list(token_proofs(trials, seen))
-        elif any(kept.row is not None and kept.row.is_floating_point() and kept.row.ndim for kept in seen.top):
-            proofs = list(image_proofs(trials, seen))
+        elif images is not None and any(kept.row is not None and kept.row.is_floating_point() for kept in seen.top):
+            proofs = list(image_proofs(trials, seen, *images))
         else:
             return [], 0, "the inputs are neither continuous values nor token ids, or too large to keep"
     return sorted(proofs, key=lambda proof: (not proof.stands, -proof.margin)), transplant.forwards, ""
@@ -151,7 +157,7 @@ def grouped(rows: Sequence[Array], clean: CleanImages, offset: bool) -> Iterator
                 yield candidate, size
 
 
-def clean_images(seen: Look) -> tuple[CleanImages, Array] | None:
+def clean_images(seen: Look) -> CleanInputs | None:
     """The clean inputs that were drawn and their predicted classes, as far as they are finite and of the commonest shape; None
     for inputs of another kind.
     """
@@ -170,18 +176,16 @@ def rows_like(clean: CleanImages, top: Sequence[Kept]) -> list[tuple[int, Array]
     return [(predicted, row) for predicted, row in kept if row.shape == clean.x.shape[1:] and np.isfinite(row).all()]
 
 
-def harmless_of(seen: Look) -> float:
+def harmless_of(seen: Look, images: CleanInputs | None) -> float:
     """How much of what the highest-ranked samples share in their input a harmless change explains, 0 to 1; 0 where unknown."""
-    found = clean_images(seen)
-    rows = [row for _, row in rows_like(found[0], seen.top)] if found is not None else []
-    return harmless_share(np.stack(rows), found[0]) if rows and found is not None else 0.0
+    if images is None:
+        return 0.0
+    rows = [row for _, row in rows_like(images[0], seen.top)]
+    return harmless_share(np.stack(rows), images[0]) if rows else 0.0
 
 
-def image_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
-    found_clean = clean_images(seen)
-    if found_clean is None:
-        return
-    clean, predicted = found_clean
+def image_proofs(trials: Trials, seen: Look, clean: CleanImages, predicted: Array) -> Iterator[Proof]:
+    """`clean` inputs with the class `predicted` for each."""
     x = clean.x
     rows, unusual = rows_like(clean, seen.top), rows_like(clean, seen.null_top)
     wanted: list[int | str] = [*targets(seen.top, seen.null_predicted), ALL_TO_ALL]
