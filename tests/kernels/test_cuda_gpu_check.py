@@ -63,7 +63,7 @@ def test_a_wrong_kernel_is_not_timed() -> None:
 
         def launch(self, kernel: object, grid: int, words: object) -> None: ...
 
-    with pytest.raises(gpu_bandwidth.WrongAnswer, match=r"\[6, 4, 5\] torch.float32: mean and m2"):
+    with pytest.raises(gpu_bandwidth.WrongAnswer, match=r"\[6, 4, 5\] torch.float32, neuron 0: mean and m2"):
         gpu_bandwidth.check(torch.ones(6, 4, 5), Lazy())  # type: ignore[arg-type]
 
 
