@@ -22,6 +22,16 @@ to .8 and more."""
 CONCENTRATED_TOP = 20
 
 
+PURE, RISEN, ELSEWHERE, SPREAD = 0.75, 3.0, 0.3, 0.4
+"""What a crowd needs to be backdoor-like. In the study backdoors with one target had a purity of .82 to 1; all other sets, where
+more lay outside than by chance, .73 at most but for two that the other limits stop (docs/detection.md)."""
+CROWD_HARMLESS = 0.8
+"""Like HARMLESS, of a crowd: brightness that turned most samples to one class came to .91, backdoors to .77 at most."""
+OUT_OF_PLACE = 5 * TAIL
+"""Share of the samples of a class that has become frequent that must lie beyond the clean limit: a class of which there simply is
+more stays at TAIL."""
+
+
 @dataclass(frozen=True)
 class RankedSample:
     """A suspect sample: its index in the set, score, predicted class (-1: none), the neurons that lit up most in it as `(layer,
@@ -93,6 +103,37 @@ class Ranking:
         beyond = hypergeometric_tail(self.beyond, sizes[0], inside, sizes[1]) if np.isfinite(self.limit) else 1.0
         return min(1.0, 2 * min(beyond, hypergeometric_tail(self.outside, sizes[0], 0, sizes[1])))
 
+    def out_of_place(self, cls: int) -> bool:
+        """Whether suspects of a predicted class lie beyond `limit` far more often than by chance; true where none can be told."""
+        own = self.scores[self.predicted == cls]
+        with np.errstate(invalid="ignore"):
+            return not np.isfinite(self.limit) or bool((own > self.limit).mean() >= OUT_OF_PLACE if len(own) else True)
+
+    @cached_property
+    def gathered(self) -> tuple[int, float, float, float] | None:
+        """The predicted class most of whose samples lie beyond `limit` against chance: class, how many more than chance, their
+        share of all such, and the rise of the class's share in standard errors; None unless `p_value` is below TAIL_P.
+        """
+        if not self.p_value < TAIL_P or not np.isfinite(self.limit) or (self.predicted < 0).all():
+            return None
+        classes = int(max(self.predicted.max(), self.null_predicted.max(initial=0))) + 1
+        scale = len(self.scores) / len(self.null_scores)
+
+        def counts(predicted: Array, chosen: Array | None = None) -> Array:
+            known = predicted >= 0 if chosen is None else (predicted >= 0) & chosen
+            return np.bincount(predicted[known], minlength=classes)
+
+        with np.errstate(invalid="ignore"):
+            usual = counts(self.null_predicted, self.null_scores > self.limit)
+            extra = counts(self.predicted, self.scores > self.limit) - scale * usual
+        target = int(extra.argmax())
+        before = counts(self.null_predicted)[target] / len(self.null_scores)
+        after = counts(self.predicted)[target] / len(self.scores)
+        both = (counts(self.null_predicted)[target] + counts(self.predicted)[target]) / (len(self.null_scores) + len(self.scores))
+        error = np.sqrt(both * (1 - both) * (1 / len(self.null_scores) + 1 / len(self.scores)))
+        purity = min(1.0, float(extra[target] / max(extra.sum(), 1.0)))
+        return target, float(extra[target]), purity, float((after - before) / error) if error > 0 else 0.0
+
     @cached_property
     def concentration(self) -> tuple[int, float]:
         """The class most often predicted among the CONCENTRATED_TOP highest scores, and its share beyond its share of the whole
@@ -108,11 +149,46 @@ class Ranking:
 
 
 @dataclass(frozen=True)
+class Crowd:
+    """Suspect samples of one predicted class beyond the clean limit, and where they come from.
+
+    `extra`: how many more of `target` lie beyond the limit than chance puts there; `purity`: their share of all such; `rise`: by
+    how many standard errors the predicted class has become more frequent; `elsewhere`: share of them whose nearest clean input
+    is predicted as another class, `usual` the same of clean samples of that class; `spread`: 1 less the share of the commonest
+    of those other classes.
+    """
+
+    target: int
+    extra: float
+    purity: float
+    rise: float
+    elsewhere: float
+    usual: float
+    spread: float
+
+    @property
+    def turned(self) -> bool:
+        """Whether they look like samples of many classes that something has turned to one.
+
+        Nothing but noise, or blank images, are outside as one too, but resemble no class or one alone; a class that has become
+        more frequent resembles itself.
+        """
+        gathered = self.purity >= PURE and self.rise >= RISEN
+        return gathered and self.elsewhere - self.usual >= ELSEWHERE and self.spread >= SPREAD
+
+    @property
+    def strength(self) -> float:
+        """How near it comes to such a crowd, 0 to 1."""
+        pure, risen, spread = 2 * self.purity - 1, self.rise / RISEN, self.spread / SPREAD
+        return max(0.0, pure) * min(1.0, max(0.0, risen)) * min(1.0, spread) * max(0.0, self.elsewhere - self.usual)
+
+
+@dataclass(frozen=True)
 class Evidence:
     """The second look: a `ranking`, `proof` strongest first, how many samples ran through the model for the proofs
     (`forwards`), `notes` on what was not done and why, `gaps` where it failed. `pictures` (float32 `[samples, channels, height,
     width]`) or `texts` show the first samples of `ranking.top`. `harmless`, 0 to 1: how much of the shift of the inputs
-    brightness, contrast, blur or a shift by a pixel explain.
+    brightness, contrast, blur or a shift by a pixel explain. `crowd`: None where there is none, or inputs cannot be compared.
     """
 
     ranking: Ranking | None = None
@@ -122,7 +198,13 @@ class Evidence:
     pictures: Array | None = None
     texts: tuple[str, ...] = ()
     harmless: float = 0.0
+    crowd: Crowd | None = None
     gaps: tuple[str, ...] = ()
+
+    @property
+    def turned(self) -> Crowd | None:
+        """The crowd, if it is backdoor-like and no harmless change explains it."""
+        return self.crowd if self.crowd is not None and self.crowd.turned and self.harmless < CROWD_HARMLESS else None
 
 
 def hypergeometric_tail(k_a: int, n_a: int, k_b: int, n_b: int) -> float:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, TAIL_P, Evidence
+from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, PURE, TAIL, TAIL_P, Evidence
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.measurement import Measurement
 from naa_fast.records import ROWS
 
+NONE = Evidence()
 LEVELS = ("shift", "outlier", "backdoor-like", "proved")
 ROOT = "the whole model"
 BACKDOOR_Z = 3.0
@@ -65,9 +66,9 @@ def find(
     null: CleanNull,
     risen: tuple[int, float] | None,
     given_threshold: bool,
-    harmless: float = 0.0,
+    evidence: Evidence = NONE,
 ) -> list[Finding]:
-    """All findings, layer by layer. `risen`: see `concentration`; `harmless`: see `Evidence`.
+    """All findings, layer by layer. `risen`: see `concentration`.
 
     A large shift alone can be a harmless change that the first layers see; one that also turns the predictions to one class is
     what a backdoor does. Without class predictions the shift has to speak for itself.
@@ -76,7 +77,9 @@ def find(
     chance = null.limit
     concentrated = risen is not None and risen[1] >= CONCENTRATION
     enough = CERTAIN_Z if risen is None else BACKDOOR_Z if concentrated else np.inf
-    if harmless >= HARMLESS:  # brighter images that are all called one class: fragile, and no backdoor
+    if risen is not None and evidence.ranking is not None and not evidence.ranking.out_of_place(risen[0]):
+        enough = np.inf  # there is more of a class, and it is that class
+    if evidence.harmless >= HARMLESS:  # brighter images that are all called one class: fragile, and no backdoor
         enough = np.inf
     if risen is not None and concentrated:
         statement = f"class {risen[0]} is predicted for {100 * risen[1]:.0f} points more of the suspect than of the clean samples"
@@ -113,7 +116,8 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
     findings = []
     for proof in evidence.proof:
         if proof.stands:
-            what = f"read off the suspect samples ({proof.kind}), put on {proof.samples} clean samples of other classes, turns"
+            whose = "other classes" if proof.source is None else f"class {proof.source}"
+            what = f"read off the suspect samples ({proof.kind}), put on {proof.samples} clean samples of {whose}, turns"
             where = "each class to another" if proof.target == ALL_TO_ALL else f"them to class {proof.target}"
             low, high = proof.interval
             statement = (
@@ -121,6 +125,14 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
                 f"the same read off clean samples: {100 * proof.control:.0f} %)"
             )
             findings.append(Finding("proved", "(input)", statement, proof.rate, proof.limit, str(proof.target)))
+    crowd = evidence.turned
+    if crowd is not None:
+        statement = (
+            f"{crowd.extra:.0f} samples outside the clean set, {100 * crowd.purity:.0f} % of all that are, are called class "
+            f"{crowd.target}, but {100 * crowd.elsewhere:.0f} % of them resemble clean samples of many other classes most (of "
+            f"clean samples of class {crowd.target}: {100 * crowd.usual:.0f} %)"
+        )
+        findings.append(Finding("backdoor-like", "(samples)", statement, crowd.purity, PURE, str(crowd.target)))
     ranking = evidence.ranking
     if ranking is not None and ranking.p_value < TAIL_P:
         most = max(ranking.beyond, ranking.outside)

@@ -16,6 +16,13 @@ PROVED_TOKEN_RATE, PROVED_TOKEN_MARGIN = 0.8, 0.05
 to be far more frequent than in clean data under the same predicted class, which no clean set shows (proof/tokens.py)."""
 
 
+PROVED_OWN_RATE = 0.95
+"""The same of a word that clean data knows as one of the class's own, as it does where clean texts hold the trigger: of the words
+of eight clean models none turned more than .84."""
+PROVED_RULE_RATE = 0.5
+"""The same of all-to-all, which cannot turn more than the model gets right."""
+
+
 @dataclass(frozen=True, eq=False)
 class Proof:
     """The best reconstruction for one target.
@@ -24,7 +31,8 @@ class Proof:
     "all-to-all". `rate`: share of `samples` clean samples of other classes that it turns, on samples that chose nothing;
     `interval` the rate's 95 % confidence interval (Wilson 1927); `control` the highest rate of the same procedure and budget on
     groups of clean samples of that class. `pattern` and `mask` (float32, of the input's shape) or `tokens` are the trigger
-    itself; `words` the tokens as text.
+    itself; `words` the tokens as text. `source`: the one class that `samples` are of, None for all others than the target; `own`:
+    whether clean data too knows the word as one of the target's.
     """
 
     kind: str
@@ -37,6 +45,8 @@ class Proof:
     mask: Array | None = None
     tokens: tuple[int, ...] = ()
     words: str = ""
+    source: int | None = None
+    own: bool = False
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -45,12 +55,16 @@ class Proof:
     @property
     def limit(self) -> float:
         """The rate a proof needs."""
-        return PROVED_TOKEN_RATE if self.tokens and self.target != ALL_TO_ALL else PROVED_RATE
+        if self.target == ALL_TO_ALL:
+            return PROVED_RULE_RATE
+        if self.own:
+            return PROVED_OWN_RATE
+        return PROVED_TOKEN_RATE if self.tokens else PROVED_RATE
 
     @property
     def stands(self) -> bool:
         """Whether this is a proof, or only the best that was found: the rate, and its distance from the control."""
-        margin = PROVED_TOKEN_MARGIN if self.tokens else PROVED_MARGIN
+        margin = 0.0 if self.own else PROVED_TOKEN_MARGIN if self.tokens else PROVED_MARGIN
         control = wilson(self.control, self.samples)[1]
         return self.rate >= self.limit and self.interval[0] > control and self.margin >= margin
 

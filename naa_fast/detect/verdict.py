@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.evidence import TAIL_P, Evidence
+from naa_fast.detect.evidence import CROWD_HARMLESS, TAIL_P, Evidence
 from naa_fast.detect.findings import (
     ROOT,
     Finding,
@@ -85,7 +85,7 @@ def judge_outcome(
     """Apply the rules. `given_threshold`: the abnormal neurons come from the user's threshold, not from the null."""
     findings = [
         *find_in_samples(evidence),
-        *find(layers, null, concentration(clean, suspect), given_threshold, evidence.harmless),
+        *find(layers, null, concentration(clean, suspect), given_threshold, evidence),
     ]
     gaps = [*coverage_gaps(layers, null, clean, suspect), *evidence.gaps]
     levels = {finding.level for finding in findings}
@@ -102,7 +102,7 @@ def judge_outcome(
     risen = concentration(clean, suspect)
     score = backdoor_score(z, risen[1] if risen is not None and "shift" in levels else 0.0, evidence)
     p_value = null.p_value(max((largest_t(layer) for layer in layers), default=-np.inf))
-    sentence = describe_proof(evidence) or describe(outcome, layers, gaps, z, "shift" in levels)
+    sentence = describe_proof(evidence) or describe_crowd(evidence) or describe(outcome, layers, gaps, z, "shift" in levels)
     silent = [note for m in (clean, suspect) for note in m.provenance.get("notes", ()) if "never fired" in note]
     partial = [left_out(name, m) for name, m in (("clean", clean), ("suspect", suspect)) if m.missing()]
     unseen = (*gaps, *partial, *dict.fromkeys(silent), *evidence.notes, *not_checked(evidence))
@@ -120,14 +120,16 @@ def backdoor_score(z: float, rise: float, evidence: Evidence) -> float:
     """How much like a backdoor it looks, comparable across models: about 0 for like sets, 1 for a proof without exception.
 
     The largest of: the margin of the best proof over its control, standing or not; the `rise` in the share of one predicted
-    class; half the concentration of predictions among the highest-ranked samples, where more lie outside than by chance. A shift
-    adds a tenth at most: it says that the sets differ, not that the model is backdoored.
+    class; half the concentration of predictions among the highest-ranked samples, where more lie outside than by chance; how
+    nearly those are samples of many classes turned to one. A shift adds a tenth at most: it says that the sets differ, not that
+    the model is backdoored.
     """
     margin = max((proof.margin for proof in evidence.proof), default=0.0)
     gathered = 0.0
     if evidence.ranking is not None and evidence.ranking.p_value < TAIL_P:
         gathered = 0.5 * evidence.ranking.concentration[1]
-    return max(margin, rise, gathered, 0.0) + 0.1 * z / (z + 3.0)
+    crowd = evidence.crowd.strength if evidence.crowd is not None and evidence.harmless < CROWD_HARMLESS else 0.0
+    return max(margin, rise, gathered, crowd, 0.0) + 0.1 * z / (z + 3.0)
 
 
 def observed(measurement: Measurement) -> int:
@@ -178,11 +180,23 @@ def describe_proof(evidence: Evidence) -> str:
     proof = next((proof for proof in evidence.proof if proof.stands), None)
     if proof is None:
         return ""
-    where = "classes to one another" if proof.target == ALL_TO_ALL else f"other classes to class {proof.target}"
+    whose = "other classes" if proof.source is None else f"class {proof.source}"
+    where = "classes to one another" if proof.target == ALL_TO_ALL else f"{whose} to class {proof.target}"
     trigger = f"the words {plain(proof.words)!r}" if proof.words else "a trigger"
     return (
         f"Backdoor proved: {trigger} that suspect samples share turns {100 * proof.rate:.0f} % of clean samples of {where}; "
         f"what clean samples share turns {100 * proof.control:.0f} %."
+    )
+
+
+def describe_crowd(evidence: Evidence) -> str:
+    """Samples that were turned to one class in one sentence, empty without them."""
+    crowd = evidence.turned
+    if crowd is None:
+        return ""
+    return (
+        f"Backdoor-like: {crowd.extra:.0f} suspect samples lie outside the clean set and are called class {crowd.target}, but "
+        f"{100 * crowd.elsewhere:.0f} % of them resemble clean samples of other classes."
     )
 
 

@@ -20,7 +20,8 @@ from naa_fast.inputs.batches import IterableSource, Source
 from naa_fast.inputs.text import TextSource
 from naa_fast.measurement import Measurement
 from naa_fast.proof.carriers import carriers
-from naa_fast.proof.prove import clean_images, harmless_of, prove
+from naa_fast.proof.crowd import crowd_of
+from naa_fast.proof.prove import CleanInputs, clean_images, harmless_of, prove
 from naa_fast.rank.keep import main_tensor
 from naa_fast.rank.look import Look, look
 from naa_fast.records import Array
@@ -68,7 +69,7 @@ def gather(
         if proof:
             found = proved(found, model, seen, suspect, device)
         else:
-            found = replace(found, harmless=harmless_of(seen, clean_images(seen)))
+            found = with_images(found, seen, clean_images(seen))
     except Exception as error:
         found = replace(found, gaps=(f"{WHETHER}: the attempt ended with {in_words(error)}",))
     assert found.ranking is not None
@@ -91,9 +92,15 @@ def proved(found: Evidence, model: nn.Module, seen: Look, suspect: Source, devic
     assert found.ranking is not None
     notes = (f"{WHETHER}: {untried}",) if untried else ()
     ranking = replace(found.ranking, carriers=carry)
-    return replace(
-        found, ranking=ranking, proof=tuple(proofs), forwards=forwards, notes=notes, harmless=harmless_of(seen, images)
-    )
+    found = replace(found, ranking=ranking, proof=tuple(proofs), forwards=forwards, notes=notes)
+    return with_images(found, seen, images)
+
+
+def with_images(found: Evidence, seen: Look, images: CleanInputs | None) -> Evidence:
+    """The evidence with what the inputs themselves say: what harmless changes explain, and whose crowd lies outside."""
+    if images is None or found.ranking is None:
+        return found
+    return replace(found, harmless=harmless_of(seen, images), crowd=crowd_of(found.ranking, seen.top, *images))
 
 
 def in_words(error: Exception) -> str:

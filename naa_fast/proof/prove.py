@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 from naa_fast.detect.evidence import HARMLESS
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.images import SIZES, CleanImages, candidates, harmless_share
+from naa_fast.proof.cuts import cuts
+from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
 from naa_fast.proof.tokens import LONGEST, Tokens, characteristic, enriched, phrases
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
 from naa_fast.rank.keep import Kept, main_tensor
@@ -32,10 +34,21 @@ CONTROLS = 2
 FEWEST = 5
 """Highest-ranked samples of one predicted class that make it a target."""
 AMONG = 100
-WORTH_A_CONTROL = 0.4
+WORTH_A_CONTROL = 0.5
 """Share of the choosing part that a candidate must turn before clean groups are given the same chance: less proves nothing."""
 
 
+ONE_SOURCE = 0.7
+"""Share of a class's choosing samples that makes it a source: a trigger may be meant to turn one class alone."""
+SOURCES = 2
+SMALL = 0.02
+"""Most of the input that a patch against one class may cover: with 4 % and more, or an offset, samples of one class of clean
+models were seen to turn to a neighbouring class, which another draw of clean samples need not show."""
+
+Rows = Sequence[tuple[int, Array]]
+"""Predicted class and input of some samples."""
+Tried = Sequence[tuple[Candidate, int]]
+"""Candidates with the sizes of the groups they came from."""
 CleanInputs = tuple[CleanImages, Array]
 """Clean continuous inputs, and the class predicted for each."""
 
@@ -49,28 +62,56 @@ class Best:
     group: int
 
 
+class Later:
+    """What `make` makes of each of the groups, when it is first asked for."""
+
+    def __init__(self, make: Callable[[Rows], Tried], groups: Sequence[Rows]) -> None:
+        self._make = make
+        self._groups = groups
+
+    def __call__(self) -> list[Tried]:
+        return self._made
+
+    @cached_property
+    def _made(self) -> list[Tried]:
+        return [self._make(group) for group in self._groups]
+
+
 class Trials:
     """Candidates against bases in parts: 0 chooses, 1 measures, SCREEN is the first of those that choose."""
 
     def __init__(self, transplant: Transplant, bases: Bases) -> None:
         self.transplant = transplant
+        self.bases = bases
         order = in_turns(bases.predicted)
         cut = min(CHOOSING, len(order) // 2)
         chosen = order[:cut], order[cut : cut + MEASURING], order[: min(SCREENING, cut)]
         self.parts = tuple(bases.of(rows) for rows in chosen)
+        self._after: dict[tuple[int, int], tuple[Candidate, Array]] = {}
+
+    def of_class(self, source: int) -> Trials:
+        """The same on samples of one predicted class."""
+        return Trials(self.transplant, self.bases.of(np.flatnonzero(self.bases.predicted == source)))
+
+    def after(self, candidate: Candidate, part: int) -> Array:
+        """Predicted class of a part's samples with the candidate on them, int64; run once."""
+        key = id(candidate), part
+        if key not in self._after:
+            self._after[key] = candidate, self.transplant.predictions(self.parts[part], candidate)  # held: its id stays its own
+        return self._after[key][1]
 
     def rate(self, candidate: Candidate, target: int | str, part: int) -> tuple[float, int]:
         """Share of samples turned to the target, or for all-to-all to where the choosing part says their class goes."""
         before = self.parts[part].predicted
-        after = self.transplant.predictions(self.parts[part], candidate)
+        after = self.after(candidate, part)
         if isinstance(target, int):
             return turned(before, after, target)
         choosing = self.parts[SCREEN if part == SCREEN else 0].predicted
-        rule = rule_of(choosing, self.transplant.predictions(self.parts[0], candidate) if part == 1 else after)
+        rule = rule_of(choosing, self.after(candidate, 0) if part == 1 else after)
         return moved_by_rule(before, after, rule)
 
-    def best(self, tried: Iterable[tuple[Candidate, int]], target: int | str) -> dict[tuple[str, str], Best]:
-        """Of candidates with the sizes of the groups they came from, the best of each kind and budget."""
+    def best(self, tried: Tried, target: int | str) -> dict[tuple[str, str], Best]:
+        """The best candidate of each kind and budget."""
         found: dict[tuple[str, str], Best] = {}
         for candidate, group in tried:
             share, _ = self.rate(candidate, target, SCREEN)
@@ -106,10 +147,11 @@ def prove(
     controls are the same number of candidates from clean samples predicted as it, put on the same bases. Cost: at most about
     `(1 + CONTROLS) x 30 x CHOOSING` samples through the model for each of TARGETS + 1 targets.
     """
-    transplant = Transplant(model, Placement.of(model, device), seen.largest)
-    bases = Bases(alike(seen.drawn))
+    drawn = alike(seen.drawn)
+    bases = Bases(drawn)
     if not len(bases.predicted) or (bases.predicted < 0).all():
         return [], 0, "the model gives no class scores"
+    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0])
     trials = Trials(transplant, bases)
     with evaluating(model):
         if seen.suspect_tokens is not None and seen.clean_tokens is not None:
@@ -185,36 +227,77 @@ def harmless_of(seen: Look, images: CleanInputs | None) -> float:
 
 
 def image_proofs(trials: Trials, seen: Look, clean: CleanImages, predicted: Array) -> Iterator[Proof]:
-    """`clean` inputs with the class `predicted` for each."""
-    x = clean.x
-    rows, unusual = rows_like(clean, seen.top), rows_like(clean, seen.null_top)
+    """`clean` inputs with the class `predicted` for each.
+
+    What a group shares first; where that is no proof, windows of single samples; then what a group shares against one class.
+    """
+    suspects, unusual = rows_like(clean, seen.top), rows_like(clean, seen.null_top)
     wanted: list[int | str] = [*targets(seen.top, seen.null_predicted), ALL_TO_ALL]
     random = np.random.default_rng(0)
     for target in wanted:
-        group = [row for cls, row in rows if target in (cls, ALL_TO_ALL)]
+        group = [pair for pair in suspects if target in (pair[0], ALL_TO_ALL)]
         if len(group) < FEWEST:
             continue
-        offset = harmless_share(np.stack(group), clean) < HARMLESS  # of all of them: few samples have too much of their own
-        found = trials.best(grouped(group, clean, offset), target)
-        if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
+        own = np.flatnonzero(predicted == target) if target != ALL_TO_ALL else np.arange(len(clean.x))
+        clean_groups = [[(int(predicted[i]), clean.x[i]) for i in random.permutation(own)[: len(group)]] for _ in range(CONTROLS)]
+        clean_groups.append([pair for pair in unusual if target in (pair[0], ALL_TO_ALL)][: len(group)])
+        offset = harmless_share(np.stack([row for _, row in group]), clean) < HARMLESS  # few samples have too much of their own
+
+        def shared(rows: Rows, offset: bool = offset) -> Tried:
+            return list(grouped([row for _, row in rows], clean, offset))
+
+        def cut(rows: Rows) -> Tried:
+            return list(cuts(rows, clean, trials.transplant.margins))
+
+        tried, controls = shared(group), Later(shared, clean_groups)
+        found = [attempt(trials, tried, controls, target)]
+        if isinstance(target, int) and not stands(found):
+            found.append(attempt(trials, cut(group), Later(cut, clean_groups), target))
+        if isinstance(target, int) and not stands(found):
+            for source in sources(trials, small(tried), target):
+                proof = attempt(
+                    trials.of_class(source), small(tried), Later(lambda rows: small(shared(rows)), clean_groups), target
+                )
+                found.append(None if proof is None else replace(proof, source=source))
+        yield from (proof for proof in found if proof is not None)
+
+
+def stands(found: Sequence[Proof | None]) -> bool:
+    return any(proof is not None and proof.stands for proof in found)
+
+
+def attempt(trials: Trials, tried: Tried, controls: Later, target: int | str) -> Proof | None:
+    """The best of what is tried, measured; None where it turns too little to be worth a control."""
+    found = trials.best(tried, target)
+    if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
+        return None
+    best, rate, control, samples = trials.settle(found, [trials.best(one, target) for one in controls()], target)
+    candidate = best.candidate
+    pattern, mask = (getattr(candidate, name, None) for name in ("pattern", "mask"))
+    return Proof(f"{candidate.kind}, {candidate.budget}", target, rate, control, samples, best.group, pattern, mask)
+
+
+def small(tried: Tried) -> Tried:
+    """The patches of SMALL and less."""
+    return [
+        (one, size) for one, size in tried if isinstance(one, Patch) and one.mask.sum() <= max(1, round(SMALL * one.mask.size))
+    ]
+
+
+def sources(trials: Trials, tried: Tried, target: int) -> list[int]:
+    """Classes whose choosing samples some candidate turns although it leaves most others alone, the most often turned first."""
+    before = trials.parts[0].predicted
+    most: dict[int, float] = {}
+    for candidate, _ in tried:
+        if not (trials.after(candidate, SCREEN) == target)[trials.parts[SCREEN].predicted != target].any():
             continue
-        own = np.flatnonzero(predicted == target) if target != ALL_TO_ALL else np.arange(len(x))
-        clean_groups = [[x[i] for i in random.permutation(own)[: len(group)]] for _ in range(CONTROLS)]
-        clean_groups.append([row for cls, row in unusual if target in (cls, ALL_TO_ALL)][: len(group)])
-        controls = [trials.best(grouped(rows, clean, offset), target) for rows in clean_groups]
-        best, rate, control, samples = trials.settle(found, controls, target)
-        candidate = best.candidate
-        kind = f"{candidate.kind}, {candidate.budget}"
-        yield Proof(
-            kind,
-            target,
-            rate,
-            control,
-            samples,
-            best.group,
-            getattr(candidate, "pattern", None),
-            getattr(candidate, "mask", None),
-        )
+        after = trials.after(candidate, 0)
+        for source in np.unique(before[(before >= 0) & (before != target)]):
+            own = before == source
+            if own.sum() >= FEWEST:
+                most[int(source)] = max(most.get(int(source), 0.0), float((after[own] == target).mean()))
+    likely = [source for source, share in most.items() if share >= ONE_SOURCE]
+    return sorted(likely, key=lambda source: -most[source])[:SOURCES]
 
 
 def token_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
@@ -226,14 +309,20 @@ def token_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
         rows = [kept.row.numpy() for kept in seen.top if kept.row is not None and target in (kept.predicted, ALL_TO_ALL)]
         tried = [Tokens("token", (token,)) for token in tokens]
         tried += [Tokens("phrase", ids) for ids in phrases(rows, tokens)]
-        found = trials.best(((candidate, 0) for candidate in tried), target)
+        found = trials.best([(candidate, 0) for candidate in tried], target)
         if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
             continue
         # What a class's own words do. One that clean data shows doing it is among them, however frequent it has become.
         own = characteristic(seen.clean_tokens, number)
         natural = [Tokens("token", (token,)) for token in own]
         natural += [Tokens("phrase", tuple(own[:length])) for length in range(2, LONGEST + 1)]
-        controls = [trials.best(((candidate, 0) for candidate in natural), target)]
-        best, rate, control, samples = trials.settle(found, controls, target)
+        best, rate, control, samples = trials.settle(found, [trials.best([(one, 0) for one in natural], target)], target)
         assert isinstance(best.candidate, Tokens)
-        yield Proof(best.candidate.kind, target, rate, control, samples, 0, tokens=best.candidate.ids)
+        proof = Proof(best.candidate.kind, target, rate, control, samples, 0, tokens=best.candidate.ids)
+        if not proof.stands and target != ALL_TO_ALL and set(tokens) & set(own):
+            others = [(one, 0) for one in natural if not set(tokens) & set(one.ids)]
+            best, rate, control, samples = trials.settle(found, [trials.best(others, target)], target)
+            assert isinstance(best.candidate, Tokens)
+            again = Proof(best.candidate.kind, target, rate, control, samples, 0, tokens=best.candidate.ids, own=True)
+            proof = again if again.stands else proof
+        yield proof

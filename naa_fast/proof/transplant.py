@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,40 +65,59 @@ class Bases:
 
 
 class Transplant:
-    """Runs the model on bases with candidates on them, at most `largest` samples at a time; `forwards` counts the samples."""
+    """Runs the model on inputs that were changed, at most `largest` samples at a time; `forwards` counts the samples.
 
-    def __init__(self, model: nn.Module, place: Placement, largest: int) -> None:
+    `template`: a batch of the clean set, whose first sample lends what a forward needs beside the input proper.
+    """
+
+    def __init__(self, model: nn.Module, place: Placement, largest: int, template: Batch) -> None:
         self.model = model
         self.place = place
         self.largest = largest
+        self.template = template
         self.forwards = 0
 
-    @torch.no_grad()
     def predictions(self, bases: Bases, candidate: Candidate) -> Array:
         """Predicted class of every base with the candidate on it, int64; -1 where the model gives no finite scores."""
         chosen = []
         for whole, _ in bases.batches:
-            changed = with_main(whole, candidate.put_on(main_tensor(whole), whole.mask))
-            pending = deque(pieces(changed, self.largest))
-            while pending:
-                batch = pending.popleft()
-                try:
-                    chosen.append(self.forward(batch))
-                except Exception as error:
-                    if batch.size == 1 or not is_out_of_memory(error):
-                        raise
-                    self.largest = batch.size // 2
-                    pending.extendleft(reversed(pieces(batch, self.largest)))
-                    release()
+            for batch, scores in self.scores(with_main(whole, candidate.put_on(main_tensor(whole), whole.mask))):
+                chosen.append(np.full(batch.size, -1) if scores is None else chosen_classes(scores).cpu().numpy())
         return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
 
-    def forward(self, batch: Batch) -> Array:
-        output = self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
-        scores = class_scores(output, batch.size, batch.mask)
-        self.forwards += batch.size
-        if scores is None:
-            return np.full(batch.size, -1)
-        return chosen_classes(scores).cpu().numpy()
+    def margins(self, rows: Array, cls: int) -> Array:
+        """Score of the class `cls` less the best other one of inputs float32 `[n, ...]`: float64 `[n]`, NaN for none."""
+        like = taken(self.template, np.zeros(len(rows), np.int64))
+        x = main_tensor(like)
+        found = []
+        for batch, scores in self.scores(with_main(like, torch.from_numpy(rows).to(x.device, x.dtype))):
+            if scores is None or scores.shape[1] <= cls or scores.shape[1] < 2:
+                found.append(np.full(batch.size, np.nan))
+                continue
+            held = scores.double().cpu()
+            others = held.clone()
+            others[:, cls] = -torch.inf
+            found.append((held[:, cls] - others.amax(1)).numpy())
+        return np.concatenate(found)
+
+    @torch.no_grad()
+    def scores(self, whole: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
+        """The batch in parts that fit, each with its class scores `[samples, classes]`, None where the model gives none."""
+        pending = deque(pieces(whole, self.largest))
+        while pending:
+            batch = pending.popleft()
+            try:
+                output = self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
+                found = class_scores(output, batch.size, batch.mask)
+            except Exception as error:
+                if batch.size == 1 or not is_out_of_memory(error):
+                    raise
+                self.largest = batch.size // 2
+                pending.extendleft(reversed(pieces(batch, self.largest)))
+                release()
+                continue
+            self.forwards += batch.size
+            yield batch, found
 
 
 def turned(before: Array, after: Array, target: int) -> tuple[float, int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib import metadata
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from naa_fast.detect.evidence import Evidence, RankedSample
+from naa_fast.detect.evidence import Crowd, Evidence, RankedSample
 from naa_fast.detect.judgement import Judgement, TopNeuron
 from naa_fast.detect.proof import Proof
 from naa_fast.measurement import Measurement
@@ -108,7 +109,13 @@ def looked(evidence: Evidence) -> dict[str, Any] | None:
         "carriers": int(ranking.carriers.sum()) if ranking.carriers is not None else 0,
         "harmless": finite(evidence.harmless),
         "forwards": evidence.forwards,
+        "crowd": crowded(evidence.crowd) if evidence.crowd is not None else None,
     }
+
+
+def crowded(crowd: Crowd) -> dict[str, Any]:
+    measured = {name: finite(value) for name, value in asdict(crowd).items() if name != "target"}
+    return {"target": crowd.target, **measured}
 
 
 def ranked(sample: RankedSample) -> dict[str, Any]:
@@ -127,6 +134,7 @@ def proved(proof: Proof, file: str | None) -> dict[str, Any]:
     return {
         "kind": proof.kind,
         "target": proof.target,
+        "source": proof.source,
         "stands": proof.stands,
         "rate": finite(proof.rate),
         "control": finite(proof.control),
