@@ -74,5 +74,11 @@ HALVES = {
     "source-specific": "B",
     "phrase": "B",
     "phrase-source-specific": "B",
+    "dots": "C",
+    "ramp": "C",
+    "posterise": "C",
+    "line": "C",
+    "words-apart": "C",
 }
-"""Which half of the study a kind of attack belongs to: what is chosen on one half is reported on the other."""
+"""Which half of the study a kind of attack belongs to: what is chosen on one half is reported on the other. C is
+no half: attacks that were made after everything was chosen, and run once."""

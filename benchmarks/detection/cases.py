@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from benchmarks.detection.attacks import HALVES, Attack
 from benchmarks.detection.triggers import Blend, Patch, Sinusoid, Trigger, Warp, Words
+from benchmarks.detection.unseen import Apart, Dots, Line, Posterise, Ramp
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model. `attack` is None for a clean one; `half` is A or B, by kind of attack, clean ones in turns."""
+    """One model. `attack` is None for a clean one; `half` is A or B by kind of attack, clean ones in turns, or C (UNSEEN)."""
 
     name: str
     architecture: str
@@ -124,6 +125,36 @@ CLEAN: tuple[tuple[str, str, int], ...] = (
 """Data set, architecture and how many seeds."""
 
 
+UNSEEN: tuple[tuple[str, str, str, Attack | None], ...] = (
+    ("fashion", "cnn", "dots", attack("dots", Dots(8), target=4, cover=0.05)),
+    ("mnist", "vit", "dots", attack("dots", Dots(6, seed=5), target=6)),
+    ("fashion", "resnet", "ramp", attack("ramp", Ramp(0.3), target=7)),
+    ("mnist", "mlp", "ramp", attack("ramp", Ramp(0.2), target=2)),
+    ("fashion", "cnn", "posterise", attack("posterise", Posterise(4), target=1)),
+    ("mnist", "resnet", "line", attack("line", Line(), target=5)),
+    ("fashion", "vit", "line", attack("line", Line(), target=9)),
+    (
+        "newsgroups",
+        "text-transformer",
+        "words-apart",
+        attack("words-apart", Apart((700, 1100)), target=6, rate=0.08, cover=0.08, classes=7),
+    ),
+    (
+        "newsgroups",
+        "text-cnn",
+        "words-apart",
+        attack("words-apart", Apart((2100, 3300)), target=2, rate=0.08, cover=0.08, classes=7),
+    ),
+    ("fashion", "cnn", "clean-3", None),
+    ("fashion", "mlp", "clean-2", None),
+    ("fashion", "vit", "clean-3", None),
+    ("mnist", "resnet", "clean-2", None),
+    ("newsgroups", "text-cnn", "clean-4", None),
+    ("newsgroups", "text-transformer", "clean-4", None),
+)
+"""Half C: what the detectors had not been shown when they were finished."""
+
+
 def all_cases() -> tuple[Case, ...]:
     cases = [
         Case(f"{data}-{net}-{label}", net, data, rule, HALVES[rule.kind], 100 + number)
@@ -133,6 +164,10 @@ def all_cases() -> tuple[Case, ...]:
     cases += [
         Case(f"{data}-{net}-clean-{seed}", net, data, None, "AB"[number % 2], seed)
         for number, (data, net, seed) in enumerate(clean)
+    ]
+    cases += [
+        Case(f"{data}-{net}-{label}", net, data, rule, "C", 200 + number)
+        for number, (data, net, label, rule) in enumerate(UNSEEN)
     ]
     return tuple(cases)
 
@@ -160,5 +195,5 @@ def by_name(name: str) -> Case:
 
 def foreign(case: Case, number: int) -> Case:
     """A backdoored model of the same data whose trigger the clean model `case` is shown; another for each `number`."""
-    others = [other for other in CASES if other.attack is not None and other.dataset == case.dataset]
+    others = [other for other in CASES if other.attack is not None and other.dataset == case.dataset and other.half != "C"]
     return others[(CASES.index(case) * 5 + number * 3) % len(others)]

@@ -60,6 +60,8 @@ def sets_of(case: Case, cache: Path) -> Iterator[Suspect]:
     for name, change in (TEXT_SHIFTS if case.text else IMAGE_SHIFTS).items():
         yield Suspect(name, "shift", 0.0, change(x, drawing(case, name)), y, none)
     yield partly_changed(case, x, y)
+    if not case.text:
+        yield partly_broken(case, x, y)
     yield imbalanced(case, x, y)
     for number, share in enumerate(FOREIGN_SHARES):
         other = foreign(case, number)
@@ -97,6 +99,14 @@ def partly_changed(case: Case, x: Tensor, y: Tensor) -> Suspect:
     x = x.clone()
     x[chosen] = change(x[chosen], generator)
     return Suspect(f"{change.__name__} on 5%", "shift", 0.0, x, y, np.zeros(len(x), bool))
+
+
+def partly_broken(case: Case, x: Tensor, y: Tensor) -> Suspect:
+    """One image in twenty is black: a camera that was covered. All of them are called one class, and no class looks like them."""
+    chosen = torch.randperm(len(x), generator=drawing(case, "some broken"))[: len(x) // 20]
+    x = x.clone()
+    x[chosen] = 0.0
+    return Suspect("black on 5%", "shift", 0.0, x, y, np.zeros(len(x), bool))
 
 
 def imbalanced(case: Case, x: Tensor, y: Tensor) -> Suspect:

@@ -19,6 +19,8 @@ to be far more frequent than in clean data under the same predicted class, which
 PROVED_OWN_RATE = 0.95
 """The same of a word that clean data knows as one of the class's own, as it does where clean texts hold the trigger: of the words
 of eight clean models none turned more than .84."""
+PROVED_SOURCE_RATE = 0.9
+"""The same of a patch that turns one class: of the sets of clean models one had a patch that turned a class to another, .79."""
 PROVED_RULE_RATE = 0.5
 """The same of all-to-all, which cannot turn more than the model gets right."""
 
@@ -59,6 +61,8 @@ class Proof:
             return PROVED_RULE_RATE
         if self.own:
             return PROVED_OWN_RATE
+        if self.source is not None:
+            return PROVED_SOURCE_RATE
         return PROVED_TOKEN_RATE if self.tokens else PROVED_RATE
 
     @property

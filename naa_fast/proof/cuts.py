@@ -40,10 +40,10 @@ def cuts(rows: Sequence[tuple[int, Array]], clean: CleanImages, margin: Margin) 
             for image, (y, x) in zip(covered, places, strict=True):
                 image[:, y : y + side[0], x : x + side[1]] = clean.mean[:, y : y + side[0], x : x + side[1]]
             (top, left), (height, width) = places[int(margin(covered, predicted).argmin())], side
-            mask = np.zeros(row.shape[1:], np.float32)
-            mask[top : top + height, left : left + width] = 1
-            share = 100 * height * width / mask.size
-            yield Patch("cut", f"{share:.2g} % of the input", row, np.ascontiguousarray(np.broadcast_to(mask, row.shape))), 1
+            mask = np.zeros(row.shape, np.float32)
+            mask[:, top : top + height, left : left + width] = 1
+            share = 100 * height * width / (row.shape[1] * row.shape[2])
+            yield Patch("cut", f"{share:.2g} % of the input", row, mask), 1
 
 
 def sides(height: int, width: int) -> list[tuple[int, int]]:
