@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,9 @@ from naa_fast.records import Array
 
 INPUT_BYTES = 256 << 20
 """Most that the kept inputs of one kind may take on the host."""
+SHOWN = 3
+Lit = Callable[[Array], tuple[Array, Array]]
+"""For some samples of a batch, each layer's largest |z| and the feature it is of: both `[samples, layers]`."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +89,18 @@ class Top:
         self._least = -np.inf
         self._rows = self._held = 0
 
-    def add(self, first: int, scores: Array, predicted: Array, lit_z: Array, lit_feature: Array, batch: Batch) -> None:
-        """Offer a batch whose first sample is sample `first` of the set; `lit_*` `[samples, layers]`: each layer's strongest."""
+    def add(self, first: int, scores: Array, predicted: Array, batch: Batch, lit: Lit | None = None) -> None:
+        """Offer a batch whose first sample is sample `first` of the set. `lit` is asked about those that are kept alone."""
+        chosen = np.flatnonzero(scores > self._least)
+        if not len(chosen):
+            return
         x = main_tensor(batch)
         self._rows = min(self.most, int(INPUT_BYTES * len(x) / max(x.nbytes, 1)))
-        for i in np.flatnonzero(scores > self._least):
-            strongest = np.argsort(-lit_z[i], kind="stable")[:3]
-            lit = tuple((int(layer), int(lit_feature[i, layer]), float(lit_z[i, layer])) for layer in strongest)
+        neurons = [()] * len(chosen) if lit is None else strongest(*lit(chosen))
+        for i, own in zip(chosen.tolist(), neurons, strict=True):
             row = x[i].cpu().clone() if self._rows else None
             mask = batch.mask[i].cpu().clone() if batch.mask is not None and self._rows else None
-            self.kept.append(Kept(first + int(i), float(scores[i]), int(predicted[i]), lit, row, mask))
+            self.kept.append(Kept(first + i, float(scores[i]), int(predicted[i]), own, row, mask))
             self._held += row is not None
             if len(self.kept) > 2 * self.most or self._held > 2 * self._rows:
                 self._prune()
@@ -110,6 +116,13 @@ class Top:
         self._held = sum(kept.row is not None for kept in self.kept)
         if len(self.kept) == self.most:
             self._least = self.kept[-1].score
+
+
+def strongest(z: Array, feature: Array) -> list[tuple[tuple[int, int, float], ...]]:
+    """`(layer number, feature, z)` of the SHOWN layers that lit up most in each sample; both arrays `[samples, layers]`."""
+    layers = np.argsort(-z, 1, kind="stable")[:, :SHOWN]
+    columns = (layers, *(np.take_along_axis(values, layers, 1) for values in (feature, z)))
+    return [tuple(zip(*own, strict=True)) for own in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 class Draw:

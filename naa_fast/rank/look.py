@@ -177,24 +177,27 @@ def look(
         per_layer = np.stack([scores[name].numpy() if name in scores else absent for name in references], 1)
         null.scores.append(per_layer)
         null.predicted.append(predicted)
-        nothing = np.zeros((len(predicted), 0))
         # Ranked by the plain sum: the layers' weights are not known before the last of these samples.
-        null_top.add(0, per_layer.sum(1), predicted, nothing, nothing, part)
+        null_top.add(0, per_layer.sum(1), predicted, part)
         draw.add(part, predicted)
         count_tokens("clean", part, groups.of(predicted))
 
     def rank(part: Batch, views: Views, predicted: Array) -> None:
         z, scores = layer_scores(views, predicted)
         total = np.sum([scores[name].numpy() * weights[name] for name in scores], axis=0) + np.zeros(len(predicted))
-        lit_z, lit_feature = np.zeros((len(predicted), len(references))), np.zeros((len(predicted), len(references)), np.int64)
-        for place, name in enumerate(references):
-            if name in z:
-                strongest = z[name].abs().max(1)
-                lit_z[:, place], lit_feature[:, place] = strongest.values.cpu().numpy(), strongest.indices.cpu().numpy()
+
+        def lit(rows: Array) -> tuple[Array, Array]:
+            lit_z, feature = np.zeros((len(rows), len(references))), np.zeros((len(rows), len(references)), np.int64)
+            for place, name in enumerate(references):
+                if name in z:
+                    largest = z[name][torch.from_numpy(rows).to(z[name].device)].abs().max(1)
+                    lit_z[:, place], feature[:, place] = largest.values.cpu().numpy(), largest.indices.cpu().numpy()
+            return lit_z, feature
+
         first, found.count = found.count, found.count + len(predicted)
         found.scores.append(total)
         found.predicted.append(predicted)
-        top.add(first, total, predicted, lit_z, lit_feature, part)
+        top.add(first, total, predicted, part, lit)
         count_tokens("suspect", part, groups.of(predicted))
 
     with evaluating(model), torch.no_grad():
