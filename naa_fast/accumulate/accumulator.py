@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.accumulate.frame import Frame
+from naa_fast.accumulate.samples import Samples, Views, reduced
 from naa_fast.errors import CaptureError
 from naa_fast.ops import Choice, choose
 from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord
@@ -48,6 +49,7 @@ class Accumulator:
     def __init__(self, backend: str = "auto") -> None:
         self.backend = backend
         self.layers: dict[str, LayerState] = {}
+        self.samples: Samples | None = None  # who wants each sample's own view puts one here
         self._staged: list[Staged] = []
         self._frame = Frame(0)
         self._start = 0
@@ -86,6 +88,12 @@ class Accumulator:
         else:
             partials = state.choice.module.reduce(x, mask, phase)
         self._staged.append(Staged(state, partials, phase, outer))
+        if self.samples is not None and not layout.endswith(ROWS):
+            self.samples.add(layer, *reduced(partials, x, mask))
+
+    def views(self) -> Views:
+        """The batch's own views of its samples, empty if nobody wants them; to be called before `commit`."""
+        return {} if self.samples is None else self.samples.views()
 
     def commit(self) -> None:
         """Add the batch to the state of every layer: one fold per backend and device."""
@@ -96,11 +104,13 @@ class Accumulator:
             module.fold(batch, phase)
         for staged in self._staged:
             staged.layer.rows += staged.rows
-        self._staged.clear()
+        self.discard()
 
     def discard(self) -> None:
         """Forget the batch in flight; the state stays as it was before it."""
         self._staged.clear()
+        if self.samples is not None:
+            self.samples.discard()
 
     def records(self) -> dict[str, LayerRecord]:
         """The finished records on the host: the one copy back, O(neurons) bytes whatever was observed."""

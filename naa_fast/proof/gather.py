@@ -22,7 +22,7 @@ from naa_fast.measurement import Measurement
 from naa_fast.proof.carriers import carriers
 from naa_fast.proof.prove import clean_images, harmless_of, prove
 from naa_fast.rank.keep import main_tensor
-from naa_fast.rank.look import Look, look
+from naa_fast.rank.look import Beside, Look, look
 from naa_fast.records import Array
 from naa_fast.scan.chunk import Progress, first_line
 from naa_fast.scan.ranks import Ranks
@@ -46,18 +46,22 @@ def gather(
     backend: str = "auto",
     progress: Progress | None = None,
     proof: bool = True,
+    beside: Beside | None = None,
 ) -> Evidence:
     """Rank the suspect samples and try to prove a trigger. Raises nothing: what was measured stands without it, and what went
     wrong becomes a gap, so that it is no pass.
 
-    Cost: see `look` and `prove`, and one more reading of the suspect set where a trigger was proved.
+    `beside`: what was seen while the sets were measured; without it, or where it gave up, `look` runs them again. Cost: see
+    `look` and `prove`, and one more reading of the suspect set where a trigger was proved.
     """
     reason = obstacle(clean, suspect, measured)
     if reason is not None:
         return Evidence(notes=(f"{WHICH}, and {WHETHER}: {reason}",))
     clean, suspect = (source.in_order() if isinstance(source, TextSource) else source for source in (clean, suspect))
     try:
-        seen = look(model, clean, suspect, measured, layers=layers, device=device, backend=backend, progress=progress)
+        seen = None if beside is None else beside.looked(measured)
+        if seen is None:
+            seen = look(model, clean, suspect, measured, layers=layers, device=device, backend=backend, progress=progress)
     except Exception as error:  # whatever the model or the data did: the measurements stand
         return Evidence(gaps=(f"{WHICH}: the second look ended with {in_words(error)}",))
     ranking = Ranking(
@@ -96,13 +100,19 @@ def proved(found: Evidence, model: nn.Module, seen: Look, suspect: Source, devic
     )
 
 
+def can_look_beside(clean: Source, suspect: Source) -> bool:
+    """Whether samples come in the order of the set while it is measured, in this process: bucketed texts do not."""
+    bucketed = any(isinstance(source, TextSource) and source.options.bucket for source in (clean, suspect))
+    return not bucketed and obstacle(clean, suspect, None) is None
+
+
 def in_words(error: Exception) -> str:
     words = error.headline if isinstance(error, NaaError) else f"{type(error).__name__}: {first_line(error)}"
     return plain(words)[:WORDS]
 
 
-def obstacle(clean: Source, suspect: Source, measured: tuple[Measurement, Measurement]) -> str | None:
-    """Why the sets cannot be looked at again, or None."""
+def obstacle(clean: Source, suspect: Source, measured: tuple[Measurement, Measurement] | None) -> str | None:
+    """Why the sets cannot be looked at again, or None; as far as can be told before they are `measured` where that is None."""
     for name, source in (("clean", clean), ("suspect", suspect)):
         if isinstance(source, IterableSource):
             if isinstance(source.data, DataLoader):
@@ -117,7 +127,7 @@ def obstacle(clean: Source, suspect: Source, measured: tuple[Measurement, Measur
                 return f"the {name} set can be read only once; pass a DataLoader, a tensor or a path"
     if Ranks.here().count > 1:
         return "not done under torchrun; rank the samples in one process"
-    if measured[0].samples < SMALLEST:
+    if measured is not None and measured[0].samples < SMALLEST:
         return f"only {measured[0].samples} clean samples (at least {SMALLEST} are needed)"
     return None
 

@@ -74,7 +74,6 @@ class CleanImages:
         low, high = float(x.min()), float(x.max())
         return cls(x, x.mean(0), np.abs(centred).mean(0), loudness, harmless_directions(x.mean(0)), low, high)
 
-
     @cached_property
     def spectrum(self) -> Array:
         """Root mean square of the inputs' spatial frequencies about their mean: nobody asks before an offset is tried."""
