@@ -252,6 +252,8 @@ class Beside:
                     self._run_again(ranker)
                 for part in self.clean.held or ():
                     ranker.null(*part)
+                if not ranker.null_scored.count:
+                    return  # too small a set
                 ranker.weigh()
         except Exception:  # `look` will say what it was
             return
