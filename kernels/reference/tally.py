@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from naa_fast.kernels.reference.reduce import Partials, to_float64
-from naa_fast.records import BINS, Array, bin_of, histogram
+from naa_fast.records import BINS, Array, bin_of, counted, histogram
 
 
 class Tails:
@@ -42,7 +42,7 @@ def tally(batch: Sequence[tuple[Tails, Partials | Array]]) -> None:
             state.counts[0] += histogram(moments.mean, seen)
             state.counts[1] += histogram(moments.maximum, seen)
         else:
-            state.counts += np.stack([(given == b).sum(0, dtype=np.int32) for b in range(BINS)])
+            state.counts += counted(given)
 
 
 def read_tails(states: Sequence[Tails]) -> list[Array]:

@@ -81,6 +81,15 @@ def test_bins_are_in_order_of_value_and_their_middles_close_to_all_they_hold() -
     assert error.max() <= 0.125 + 2.0**-24  # the rounding to float32
 
 
+def test_a_histogram_counts_every_observed_finite_value_once() -> None:
+    x = hard_values()[:4600].reshape(460, 10)
+    observed = np.random.default_rng(1).random((460, 1)) < 0.7
+    chosen = np.where(observed, bin_of(x), LEFT_OUT)
+    assert np.array_equal(histogram(x, observed), np.stack([(chosen == b).sum(0) for b in range(BINS)]))
+    assert histogram(x[:0]).shape == (BINS, 10)
+    assert histogram(x[:, :0]).shape == (BINS, 0)
+
+
 def test_every_backend_has_the_signatures_of_the_reference() -> None:
     for module in (cpu, portable, cuda):
         for name in ("tails", "bins", "tally", "read_tails"):
