@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from naa_fast.kernels.cpu.planes import LANES, compiled, value_at
-from naa_fast.kernels.cpu.reduce import Partials, blocks, elements, flat
-from naa_fast.kernels.cpu.threads import Task, run
+from naa_fast.kernels.cpu.reduce import TASKS, Partials, blocks, elements, flat, pieces
+from naa_fast.kernels.cpu.threads import SERIAL_BYTES, Task, run
 from naa_fast.records import BINS, LEFT_OUT, LOWEST, OCTAVE, Array
 
 MIDDLE = BINS // 2
@@ -77,10 +77,8 @@ def bins(x: Array, mask: Array | None) -> Array:
         layout = flat(np.ascontiguousarray(x))
         assert layout is not None
     data, (stride, _) = layout
-    step = max(1, -(-len(x) // 16))
-    tasks: list[Task] = [
-        partial(fill_bins, data, stride, x.shape[1], first, min(first + step, len(x)), out) for first in range(0, len(x), step)
-    ]
+    spans = pieces(len(x), 1, TASKS if x.nbytes >= SERIAL_BYTES else 1)
+    tasks: list[Task] = [partial(fill_bins, data, stride, x.shape[1], *span, out) for span in spans]
     run(tasks, x.nbytes)
     if mask is not None:
         out[~mask] = LEFT_OUT
