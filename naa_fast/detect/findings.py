@@ -11,6 +11,7 @@ from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, TAIL_P, Evidence
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL
+from naa_fast.detect.tails import BEYOND, exceeding, tests_of
 from naa_fast.measurement import Measurement
 from naa_fast.records import ROWS
 
@@ -135,6 +136,23 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
             f"called class {target}"
         )
         findings.append(Finding("outlier", "(samples)", statement, beyond, GATHERED, str(target)))
+    return findings
+
+
+def find_in_tails(layers: Sequence[LayerComparison]) -> list[Finding]:
+    """Layers with neurons whose tail holds more suspect samples than chance puts there: all that can be said of single samples
+    without a second look. One false finding in 1 / TAIL_P clean sets, over all layers together (Bonferroni).
+    """
+    findings = []
+    tests = sum(tests_of(layer) for layer in layers)
+    for layer in layers:
+        found = exceeding(layer, TAIL_P / max(tests, 1))
+        if found is not None:
+            statement = (
+                f"{count(len(found.neurons))} with more suspect samples beyond the clean tail than chance puts there, most "
+                f"neuron {found.strongest}: {100 * found.share:.2g} % (p {found.p_value:.1g}, of {tests} tests)"
+            )
+            findings.append(Finding("outlier", layer.name, statement, found.share, BEYOND, "tail"))
     return findings
 
 

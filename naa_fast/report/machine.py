@@ -91,6 +91,7 @@ def numbers(row: TopNeuron) -> dict[str, Any]:
         "z": finite(row.z),
         "clean_mean": finite(row.clean_mean),
         "suspect_mean": finite(row.suspect_mean),
+        "tail": finite(row.tail),
     }
 
 
