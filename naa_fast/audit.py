@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from naa_fast.scan.times import Times
 
 
+RANKINGS = ("top", "all", "none")
+
+
 @dataclass(frozen=True)
 class Audit:
     """A verdict and everything behind it.
@@ -130,7 +133,7 @@ def scan(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     stop_early: bool = False,
-    ranking: bool = True,
+    ranking: bool | str = True,
     proof: bool = True,
     quarantine: Quarantine | None = None,
     prefetch: int | None = None,
@@ -149,9 +152,10 @@ def scan(
     (`naa_fast.scan.quarantine.Quarantine`) lists the items that could not be used, and ends the scan at too many. `prefetch`:
     batches read ahead.
 
-    `ranking` looks at every sample a second time and says which suspects lie outside what clean samples do; `proof` reads
-    candidate triggers off those and measures them on clean samples. Cost: one more forward over each set, and some ten thousand
-    samples more for the proofs; the report tells how many.
+    `ranking` ("top", "all", "none"; True and False are the first and the last) looks at every sample a second time and says which
+    suspects lie outside what clean samples do. The report lists the top 1,000, or all: report.json up to 100,000 and ranking.csv
+    every one. `proof` reads candidate triggers off those and measures them on clean samples. Cost: one more forward over each
+    set, and some ten thousand samples more for the proofs; the report tells how many.
 
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
@@ -160,6 +164,9 @@ def scan(
     from naa_fast.proof import gather
     from naa_fast.scan.times import Times
 
+    listed = ("top" if ranking else "none") if isinstance(ranking, bool) else ranking
+    if listed not in RANKINGS:
+        raise UsageError(f"ranking is {ranking!r}", f"expected one of {', '.join(RANKINGS)}, or True or False")
     times = Times()
 
     def one(name: str, data: Any) -> Measurement:
@@ -182,13 +189,13 @@ def scan(
             prefetch=prefetch,
         )
 
-    options = {"batch_size": batch_size, "device": str(device), "backend": backend, "ranking": ranking, "proof": proof}
+    options = {"batch_size": batch_size, "device": str(device), "backend": backend, "ranking": listed, "proof": proof}
     sets = open_source(clean, batch_size), open_source(suspect, batch_size)
     measured = one("clean", sets[0]), one("suspect", sets[1])
-    if ranking and not stop_early:
+    if listed != "none" and not stop_early:
         judge(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
         chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
-        evidence = gather(model, *sets, measured, proof=proof, **chosen)
+        evidence = gather(model, *sets, measured, proof=proof, whole=listed == "all", **chosen)
     else:
         why = "the forwards ended early" if stop_early else "it was switched off"
         evidence = Evidence(notes=(f"which samples set it off, and whether a trigger can be proved: {why}",))

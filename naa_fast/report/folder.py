@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
 from naa_fast.errors import InputError, UsageError
 from naa_fast.files import write_whole
 from naa_fast.report.chart import chart_bytes
 from naa_fast.report.machine import report_bytes
-from naa_fast.report.pictures import OPTIONAL, optional_files
+from naa_fast.report.pictures import OPTIONAL, TABLE, optional_files
+from naa_fast.report.table import table_lines
 from naa_fast.report.words import printable, summary
 
 PATH_CELLS = 200
@@ -19,7 +21,8 @@ PATH_CELLS = 200
 def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, object]) -> list[Path]:
     """Write the files of a report into `folder`, made if absent, and return their paths; older ones are replaced.
 
-    Six always; and, where a second look found something to show, pictures or texts of the triggers and of the top samples.
+    Six always; and, where a second look found something to show, pictures or texts of the triggers and of the top samples,
+    and where it is asked for the table of all samples.
 
     report.json comes last, so where it is, the others are. A symbolic link at a file's name is replaced, never followed.
 
@@ -33,6 +36,7 @@ def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, ob
         "signature.svg": chart_bytes(judgement, "svg"),
         "summary.txt": summary(judgement).encode("utf-8"),
         **optional_files(judgement.evidence),
+        **table_file(judgement.evidence),
         "report.json": report_bytes(judgement, provenance),
     }
     # The measurements one after the other: those of a large model are large.
@@ -43,6 +47,13 @@ def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, ob
     for name in set(OPTIONAL) - small.keys():  # of an older report in the same place
         remove(folder / name)
     return [folder / name for name in ("clean.naa.safetensors", "suspect.naa.safetensors", *small)]
+
+
+def table_file(evidence: Evidence) -> dict[str, bytes]:
+    """The table of every sample, where it is asked for."""
+    if evidence.ranking is None or not evidence.ranking.whole:
+        return {}
+    return {TABLE: "".join(table_lines(evidence.ranking, "csv")).encode("utf-8")}
 
 
 def write(path: Path, content: bytes) -> None:

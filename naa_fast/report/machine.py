@@ -14,7 +14,7 @@ from naa_fast.detect.evidence import Evidence, RankedSample
 from naa_fast.detect.judgement import Judgement, TopNeuron
 from naa_fast.detect.proof import Proof
 from naa_fast.measurement import Measurement
-from naa_fast.report.pictures import trigger_names
+from naa_fast.report.pictures import TABLE, trigger_names
 
 SCHEMA = "naa-fast/report/1"
 UNITED = ("versions", "device", "backends")
@@ -60,7 +60,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
             for name, layer in judgement.layers.items()
         ],
         "top": [{"layer": unicode_text(row.layer), **numbers(row)} for row in judgement.top()],
-        "ranking": [ranked(sample) for sample in (judgement.evidence.ranking.top if judgement.evidence.ranking else ())],
+        "ranking": [ranked(sample) for sample in (judgement.evidence.ranking.listed if judgement.evidence.ranking else ())],
         "proof": [proved(proof, files.get(proof)) for proof in judgement.evidence.proof],
         "second_look": looked(judgement.evidence),
         "coverage": {
@@ -108,6 +108,7 @@ def looked(evidence: Evidence) -> dict[str, Any] | None:
         "carriers": int(ranking.carriers.sum()) if ranking.carriers is not None else 0,
         "harmless": finite(evidence.harmless),
         "forwards": evidence.forwards,
+        "file": TABLE if ranking.whole else None,
     }
 
 
