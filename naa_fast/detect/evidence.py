@@ -10,6 +10,7 @@ from math import lgamma
 
 import numpy as np
 
+from naa_fast.detect.directions import Direction
 from naa_fast.detect.proof import Proof
 from naa_fast.records import Array
 
@@ -155,7 +156,7 @@ class Evidence:
     """The second look: a `ranking`, `proof` strongest first, how many samples ran through the model for the proofs
     (`forwards`), `notes` on what was not done and why, `gaps` where it failed. `pictures` (float32 `[samples, channels, height,
     width]`) or `texts` show the first samples of `ranking.top`. `harmless`, 0 to 1: how much of the shift of the inputs
-    brightness, contrast, blur or a shift by a pixel explain.
+    brightness, contrast, blur or a shift by a pixel explain. `directions` of every layer, the farthest above chance first.
     """
 
     ranking: Ranking | None = None
@@ -166,6 +167,7 @@ class Evidence:
     texts: tuple[str, ...] = ()
     harmless: float = 0.0
     gaps: tuple[str, ...] = ()
+    directions: tuple[Direction, ...] = ()
 
 
 def hypergeometric_tail(k_a: int, n_a: int, k_b: int, n_b: int) -> float:

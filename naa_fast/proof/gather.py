@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from naa_fast.capture.selection import LayerSpec
+from naa_fast.detect.directions import measure as measured_directions
 from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
 from naa_fast.detect.findings import plain
 from naa_fast.detect.proof import Proof
@@ -30,6 +31,7 @@ from naa_fast.scan.ranks import Ranks
 Decoder = Callable[[tuple[int, ...]], str]
 SHOWN = 48
 WORDS = 300
+ALONG = "along which directions the sets differ"
 WHICH, WHETHER = "which samples set it off", "whether a trigger can be proved"
 SMALLEST = 64
 """Clean samples below which nothing can be ranked: half of them fix the means, the others say what chance does."""
@@ -80,6 +82,10 @@ def gather(
             found = replace(found, harmless=harmless_of(seen, clean_images(seen)))
     except Exception as error:
         found = replace(found, gaps=(f"{WHETHER}: the attempt ended with {in_words(error)}",))
+    try:
+        found = replace(found, directions=measured_directions(seen.directions.projected()))
+    except Exception as error:
+        found = replace(found, gaps=(*found.gaps, f"{ALONG}: the attempt ended with {in_words(error)}"))
     assert found.ranking is not None
     pictures, texts = shown(seen, found.ranking, found.proof, decoder(suspect))
     return replace(found, pictures=pictures, texts=texts)

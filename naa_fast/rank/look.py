@@ -16,6 +16,7 @@ from naa_fast.capture.selection import LayerSpec
 from naa_fast.errors import CaptureError
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.measurement import Measurement
+from naa_fast.rank.directions import Directions
 from naa_fast.rank.groups import Groups
 from naa_fast.rank.keep import Draw, Kept, Top, main_tensor, taken
 from naa_fast.rank.reference import Reference, excess
@@ -68,6 +69,7 @@ class Look:
     largest: int
     clean_tokens: TokenCounts | None
     suspect_tokens: TokenCounts | None
+    directions: Directions
 
 
 class Watch(Runner):
@@ -141,8 +143,8 @@ def look(
 
     Half of the clean set (its even folds) fixes each class's mean and the deviations; the other half is scored like the
     suspects and says what chance would give. `measured`: the two sets' measurements, for the classes that occur. Cost: one more
-    forward of each set (of MOST_CLEAN clean samples at most), a copy of the scores to the host each batch, and `(classes + 2) x
-    2 x neurons` float64.
+    forward of each set (of MOST_CLEAN clean samples at most), a copy of the scores to the host each batch, `(classes + 2) x
+    2 x neurons` float64, and what `Directions` holds.
     """
     place, selection = Placement.of(model, device), select(model, layers)
     groups = Groups(*(measurement.predictions for measurement in measured))
@@ -151,6 +153,8 @@ def look(
     null, found = Scored(), Scored()
     draw, top, null_top = Draw(DRAWN), Top(TOP), Top(TOP)
     tokens: dict[str, TokenCounts] = {}
+    neurons = {name: record.channels for name, record in measured[0].layers.items()}
+    directions = Directions(neurons, (min(measured[0].samples, MOST_CLEAN), measured[1].samples))
 
     def count_tokens(name: str, part: Batch, group: Array) -> None:
         x = main_tensor(part)
@@ -163,6 +167,7 @@ def look(
             if name not in references:
                 references[name] = Reference(groups.count, view)
             references[name].add(view, group)
+        directions.add(0, views, len(predicted), half=0)
         draw.add(part, predicted)
         count_tokens("clean", part, group.numpy())
 
@@ -172,6 +177,7 @@ def look(
         return z, {name: excess(values, backend).cpu() for name, values in z.items()}
 
     def fit_null(part: Batch, views: Views, predicted: Array) -> None:
+        directions.add(0, views, len(predicted), half=1)
         _, scores = layer_scores(views, predicted)
         absent = np.zeros(len(predicted))  # a branch that this batch did not take
         per_layer = np.stack([scores[name].numpy() if name in scores else absent for name in references], 1)
@@ -184,6 +190,7 @@ def look(
         count_tokens("clean", part, groups.of(predicted))
 
     def rank(part: Batch, views: Views, predicted: Array) -> None:
+        directions.add(1, views, len(predicted))
         z, scores = layer_scores(views, predicted)
         total = np.sum([scores[name].numpy() * weights[name] for name in scores], axis=0) + np.zeros(len(predicted))
         lit_z, lit_feature = np.zeros((len(predicted), len(references))), np.zeros((len(predicted), len(references)), np.int64)
@@ -214,7 +221,6 @@ def look(
             items = np.array(watch.items, np.int64)
     scores, predicted = found.joined()
     counted = tokens if not any(one.overflown for one in tokens.values()) else {}
-    neurons = {name: record.channels for name, record in measured[0].layers.items()}
     return Look(
         items,
         scores,
@@ -229,4 +235,5 @@ def look(
         max(watch.largest, 1),
         counted.get("clean"),
         counted.get("suspect"),
+        directions,
     )

@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import Evidence, RankedSample
 from naa_fast.detect.judgement import Judgement, TopNeuron
 from naa_fast.detect.proof import Proof
@@ -63,6 +64,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
         "ranking": [ranked(sample) for sample in (judgement.evidence.ranking.listed if judgement.evidence.ranking else ())],
         "proof": [proved(proof, files.get(proof)) for proof in judgement.evidence.proof],
         "second_look": looked(judgement.evidence),
+        "directions": [directed(direction) for direction in judgement.evidence.directions],
         "coverage": {
             "clean": {"samples": judgement.clean.samples, "skipped": judgement.clean.skipped},
             "suspect": {"samples": judgement.suspect.samples, "skipped": judgement.suspect.skipped},
@@ -136,6 +138,20 @@ def proved(proof: Proof, file: str | None) -> dict[str, Any]:
         "tokens": list(proof.tokens),
         "words": unicode_text(proof.words),
         "file": file,
+    }
+
+
+def directed(direction: Direction) -> dict[str, Any]:
+    return {
+        "layer": unicode_text(direction.layer),
+        "kind": direction.kind,
+        "effect": finite(direction.effect),
+        "spread": finite(direction.spread),
+        "auc": finite(direction.auc),
+        "beyond": finite(direction.beyond),
+        "statistic": finite(direction.statistic),
+        "limit": finite(direction.limit),
+        "neurons": [{"neuron": neuron, "weight": finite(weight)} for neuron, weight in direction.neurons],
     }
 
 
