@@ -23,6 +23,7 @@ class Samples:
     """
 
     def __init__(self) -> None:
+        self.neurons: dict[str, int] = {}
         self._frame = Frame(0)
         self._seen: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
         self._rows: set[str] = set()
@@ -41,6 +42,7 @@ class Samples:
 
     def add(self, layer: str, mean: Tensor, maximum: Tensor | None) -> None:
         """One call of a layer: both `[samples, neurons]`; no `maximum` where samples have one position."""
+        self.neurons[layer] = mean.shape[1]
         self._seen.setdefault(layer, []).append((mean, maximum))
 
     def views(self) -> Views:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.directions import BEYOND, Direction
 from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, TAIL_P, Evidence
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL
@@ -122,6 +123,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
                 f"the same read off clean samples: {100 * proof.control:.0f} %)"
             )
             findings.append(Finding("proved", "(input)", statement, proof.rate, proof.limit, str(proof.target)))
+    findings += directions_in(evidence)
     ranking = evidence.ranking
     if ranking is not None and ranking.p_value < TAIL_P:
         most = max(ranking.beyond, ranking.outside)
@@ -154,6 +156,25 @@ def find_in_tails(layers: Sequence[LayerComparison]) -> list[Finding]:
             )
             findings.append(Finding("outlier", layer.name, statement, found.share, BEYOND, "tail"))
     return findings
+
+
+def directions_in(evidence: Evidence) -> list[Finding]:
+    """For each layer the direction that is farthest above chance. A shift and no more, however large: it does not say of what."""
+    strongest: dict[str, Direction] = {}
+    for one in evidence.directions:
+        if one.stands:
+            strongest.setdefault(one.layer, one)
+    return [
+        Finding(
+            "shift",
+            one.layer,
+            f"along a direction of the layer ({one.kind}) that other samples fixed, suspects lie {one.effect:.2f} clean standard "
+            f"deviations out, {100 * one.beyond:.0f} % of them beyond what {100 * BEYOND:g} % of clean samples reach",
+            one.statistic,
+            one.limit,
+        )
+        for one in strongest.values()
+    ]
 
 
 def largest_finite(values: np.ndarray) -> float:

@@ -16,6 +16,7 @@ from naa_fast.capture.selection import LayerSpec
 from naa_fast.errors import CaptureError
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.measurement import Measurement
+from naa_fast.rank.directions import Directions
 from naa_fast.rank.groups import MOST, Groups
 from naa_fast.rank.keep import Draw, Kept, Top, main_tensor
 from naa_fast.rank.passes import MOST_CLEAN, Clean, Suspect, Watch
@@ -72,6 +73,7 @@ class Look:
     largest: int
     clean_tokens: TokenCounts | None
     suspect_tokens: TokenCounts | None
+    directions: Directions
 
 
 class Ranker:
@@ -81,9 +83,10 @@ class Ranker:
     kept samples, and the scores.
     """
 
-    def __init__(self, groups: Groups, backend: str) -> None:
+    def __init__(self, groups: Groups, backend: str, directions: Directions) -> None:
         self.groups = groups
         self.backend = backend
+        self.directions = directions
         self.references: dict[str, Reference] = {}
         self.weights: dict[str, float] = {}
         self.null_scored, self.found = Scored(), Scored()
@@ -96,6 +99,7 @@ class Ranker:
             if name not in self.references:
                 self.references[name] = Reference(self.groups.count, view)
             self.references[name].add(view, group)
+        self.directions.add(0, views, len(predicted), half=0)
         self._drawn(part, predicted)
 
     def freeze(self) -> None:
@@ -105,6 +109,7 @@ class Ranker:
             reference.freeze()
 
     def null(self, part: Batch, views: Views, predicted: Array) -> None:
+        self.directions.add(0, views, len(predicted), half=1)
         _, scores = self._scores(views, predicted)
         absent = np.zeros(len(predicted))  # a branch that this batch did not take
         per_layer = np.stack([scores.get(name, absent) for name in self.references], 1)
@@ -121,6 +126,7 @@ class Ranker:
         self.null_scores = per_layer @ np.array(list(self.weights.values()))
 
     def rank(self, part: Batch, views: Views, predicted: Array) -> None:
+        self.directions.add(1, views, len(predicted))
         z, scores = self._scores(views, predicted)
         total = np.sum([own * self.weights[name] for name, own in scores.items()], axis=0) + np.zeros(len(predicted))
 
@@ -156,6 +162,7 @@ class Ranker:
             max(largest, 1),
             counted.get("clean"),
             counted.get("suspect"),
+            self.directions,
         )
 
     def _scores(self, views: Views, predicted: Array) -> tuple[dict[str, Tensor], dict[str, Array]]:
@@ -190,10 +197,12 @@ def look(
 
     Half of the clean set (its even folds) fixes each class's mean and the deviations; the other half is scored like the
     suspects and says what chance would give. `measured`: the two sets' measurements, for the classes that occur. Cost: one more
-    forward of each set (of MOST_CLEAN clean samples at most), a copy of the scores to the host each batch, and `(classes + 2) x
-    2 x neurons` float64.
+    forward of each set (of MOST_CLEAN clean samples at most), a copy of the scores to the host each batch, `(classes + 2) x
+    2 x neurons` float64, and what `Directions` holds.
     """
-    ranker = Ranker(Groups(*(measurement.predictions for measurement in measured)), backend)
+    neurons = {name: record.channels for name, record in measured[0].layers.items()}
+    directions = Directions(neurons, (min(measured[0].samples, MOST_CLEAN), measured[1].samples))
+    ranker = Ranker(Groups(*(measurement.predictions for measurement in measured)), backend, directions)
     with evaluating(model), torch.no_grad():
         watch = watcher(model, clean, layers, device, backend, progress)
         with watch.capture:
@@ -225,9 +234,9 @@ class Beside:
     one), or anything that went wrong.
     """
 
-    def __init__(self, model: nn.Module, source: Source, **options: Any) -> None:
-        """`source` is the clean set; `options` as of `watcher`: layers, device, backend, progress."""
-        self.model, self.source, self.options = model, source, options
+    def __init__(self, model: nn.Module, source: Source, suspects: Source, **options: Any) -> None:
+        """`source` is the clean set, which `suspects` follow; `options` as of `watcher`: layers, device, backend, progress."""
+        self.model, self.source, self.suspects, self.options = model, source, suspects, options
         self.clean = Clean(self._fit)
         self.suspect: Suspect | None = None
         self.ranker: Ranker | None = None
@@ -237,7 +246,10 @@ class Beside:
         if self.ranker is None:
             if classes > MOST:
                 raise CaptureError(f"{classes} classes", f"at most {MOST} have groups that are known beforehand", "look again")
-            self.ranker = Ranker(Groups.every(classes), self.options["backend"])
+            samples = self.source.samples, self.suspects.samples
+            directions = Directions({}, (min(samples[0] or 0, MOST_CLEAN), samples[1] or 0))
+            self.ranker = Ranker(Groups.every(classes), self.options["backend"], directions)
+        self.ranker.directions.neurons |= self.clean.neurons
         self.ranker.fit(part, views, predicted)
 
     def settle(self, clean: Measurement) -> None:
@@ -245,6 +257,9 @@ class Beside:
         ranker, self.largest = self.ranker, self.clean.largest
         if ranker is None or not self.clean.whole(clean.samples):
             return
+        directions = ranker.directions
+        directions.neurons = {name: record.channels for name, record in clean.layers.items()}
+        directions.samples = min(clean.samples, MOST_CLEAN), self.suspects.samples or clean.samples
         try:
             ranker.freeze()
             with torch.no_grad():

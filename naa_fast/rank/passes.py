@@ -95,11 +95,13 @@ class Alongside(Onlooker):
         self.most = most
         self.items: list[Array] = []
         self.largest = 0
+        self.neurons: dict[str, int] = {}
         self._numbers = Numbers()
         self._at = 0
         self._failed = self._enough = False
 
-    def begin(self, start: int) -> None:
+    def begin(self, start: int, neurons: dict[str, int]) -> None:
+        self.neurons = neurons
         self._failed = self._failed or not self._numbers.all_told(start)
 
     def left_out(self, rejected: tuple[Rejected, ...]) -> None:

@@ -46,8 +46,8 @@ class Stage(Protocol):
 class Onlooker:
     """Sees each sample's own views of the layers while a set is run; does nothing with them by itself."""
 
-    def begin(self, start: int) -> None:
-        """A chunk begins, at item `start` of the set."""
+    def begin(self, start: int, neurons: dict[str, int]) -> None:
+        """A chunk begins, at item `start` of the set; `neurons` will hold how many each layer has, as soon as it was seen."""
 
     def left_out(self, rejected: tuple[Rejected, ...]) -> None:
         """Items that could not be used; told before the samples behind them."""
@@ -117,7 +117,7 @@ class Runner:
         accumulator = self.stage = self.capture.observer = Accumulator(self.backend)
         if self.onlooker is not None:
             accumulator.samples = Samples()
-            self.onlooker.begin(self.first + start)
+            self.onlooker.begin(self.first + start, accumulator.samples.neurons)
         self.predictions = Predictions(self.predictions.varied)
         self.rejected = self.quarantine.pending = []
         done = 0
