@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from naa_fast.detect import directions
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.directions import BEYOND, Direction
+from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, TAIL_P, Evidence
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL
@@ -169,7 +170,7 @@ def directions_in(evidence: Evidence) -> list[Finding]:
             "shift",
             one.layer,
             f"along a direction of the layer ({one.kind}) that other samples fixed, suspects lie {one.effect:.2f} clean standard "
-            f"deviations out, {100 * one.beyond:.0f} % of them beyond what {100 * BEYOND:g} % of clean samples reach",
+            f"deviations out, {100 * one.beyond:.0f} % of them beyond what {100 * directions.BEYOND:g} % of clean samples reach",
             one.statistic,
             one.limit,
         )

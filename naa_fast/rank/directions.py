@@ -158,10 +158,11 @@ def three(clean: Sketch, suspect: Sketch) -> Tensor:
 class Directions:
     """Fixes directions on the even folds of both sets, and keeps samples of the odd ones to measure them on.
 
-    `neurons` and `samples`: how many the layers and the two sets have, which may be known better later; 0 samples: unknown. Of a large set a fixed share is taken, evenly: work and
-    memory do not grow with it. Only the per-sample means count, the first `neurons` features of a view. Memory: 2 BUFFER + 2 HELD
-    float32 a neuron at most, the latter HELD_BYTES a set and FEWEST_HELD a neuron where that is more. Time: at most 2 SKETCHED
-    rows a layer, on one core 5 us each at 128 neurons, 240 at 4,096.
+    `neurons` and `samples`: how many the layers and the two sets have, which may be known better later; 0 samples: unknown. Of a
+    large set a fixed share is taken, evenly: work and memory do not grow with it. Only the per-sample means count, the first
+    `neurons` features of a view. Memory: 2 BUFFER + 2 HELD float32 a neuron at most, the latter HELD_BYTES a set and FEWEST_HELD
+    a neuron where that is more, both up to four times that where samples were not announced. Time: at most 2 SKETCHED rows a
+    layer, on one core 5 us each at 128 neurons, 240 at 4,096.
     """
 
     def __init__(self, neurons: Mapping[str, int], samples: tuple[int, int]) -> None:
