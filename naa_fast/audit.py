@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     import torch
 
     from naa_fast.capture.selection import LayerSpec
-    from naa_fast.scan.chunk import Progress
+    from naa_fast.inputs.batches import Source
+    from naa_fast.scan.chunk import Onlooker, Progress
     from naa_fast.scan.quarantine import Quarantine
     from naa_fast.scan.times import Times
+
+
+RANKINGS = ("top", "all", "none")
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ def scan(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     stop_early: bool = False,
-    ranking: bool = True,
+    ranking: bool | str = True,
     proof: bool = True,
     quarantine: Quarantine | None = None,
     prefetch: int | None = None,
@@ -149,27 +153,35 @@ def scan(
     (`naa_fast.scan.quarantine.Quarantine`) lists the items that could not be used, and ends the scan at too many. `prefetch`:
     batches read ahead.
 
-    `ranking` looks at every sample a second time and says which suspects lie outside what clean samples do; `proof` reads
-    candidate triggers off those and measures them on clean samples. Cost: one more forward over each set, and some ten thousand
-    samples more for the proofs; the report tells how many.
+    `ranking` ("top", "all", "none"; True and False are the first and the last) says which suspects lie outside what clean samples
+    do. The report lists the top 1,000, or all: report.json up to 100,000 and ranking.csv every one. `proof` reads candidate
+    triggers off those and measures them on clean samples. Cost: ranking looks while it measures and needs no forward of its own,
+    but one of half the clean set where its views do not fit in 256 MB, and one of each set for models of more than 32 classes,
+    bucketed texts and resumed scans (at most 65,536 clean samples); each batch's scores come to the host. The proofs run some ten
+    thousand samples more; the report tells how many.
 
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
     """
     from naa_fast.inputs.batches import open_source
     from naa_fast.proof import gather
+    from naa_fast.proof.gather import can_look_beside
+    from naa_fast.rank import Beside
+    from naa_fast.scan.loop import measure as run
     from naa_fast.scan.times import Times
 
+    listed = ("top" if ranking else "none") if isinstance(ranking, bool) else ranking
+    if listed not in RANKINGS:
+        raise UsageError(f"ranking is {ranking!r}", f"expected one of {', '.join(RANKINGS)}, or True or False")
     times = Times()
 
-    def one(name: str, data: Any) -> Measurement:
+    def one(name: str, source: Source, onlooker: Onlooker | None) -> Measurement:
         if quarantine is not None:
             quarantine.begin(name)
-        return measure(
+        return run(
             model,
-            data,
+            source,
             layers=layers,
-            batch_size=batch_size,
             device=device,
             backend=backend,
             progress=progress,
@@ -180,15 +192,21 @@ def scan(
             quarantine=quarantine,
             times=times,
             prefetch=prefetch,
+            onlooker=onlooker,
         )
 
-    options = {"batch_size": batch_size, "device": str(device), "backend": backend, "ranking": ranking, "proof": proof}
+    options = {"batch_size": batch_size, "device": str(device), "backend": backend, "ranking": listed, "proof": proof}
     sets = open_source(clean, batch_size), open_source(suspect, batch_size)
-    measured = one("clean", sets[0]), one("suspect", sets[1])
-    if ranking and not stop_early:
+    chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
+    ranked = listed != "none" and not stop_early
+    beside = Beside(model, *sets, **chosen) if ranked and can_look_beside(*sets) else None
+    measured_clean = one("clean", sets[0], None if beside is None else beside.clean)
+    if beside is not None:
+        beside.settle(measured_clean)
+    measured = measured_clean, one("suspect", sets[1], None if beside is None else beside.suspect)
+    if ranked:
         judge(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
-        chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
-        evidence = gather(model, *sets, measured, proof=proof, **chosen)
+        evidence = gather(model, *sets, measured, proof=proof, beside=beside, whole=listed == "all", **chosen)
     else:
         why = "the forwards ended early" if stop_early else "it was switched off"
         evidence = Evidence(notes=(f"which samples set it off, and whether a trigger can be proved: {why}",))

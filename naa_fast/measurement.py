@@ -20,9 +20,11 @@ from safetensors.numpy import save as save_tensors
 
 from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.files import write_whole
-from naa_fast.records import COUNT_FIELDS, FOLD_FIELDS, FOLDS, MOMENT_FIELDS, VIEWS, Array, LayerRecord
+from naa_fast.records import BIN_RULE, BINS, COUNT_FIELDS, FOLD_FIELDS, FOLDS, MOMENT_FIELDS, VIEWS, Array, LayerRecord
 
-FORMAT = "naa-fast/measurement/1"
+FORMAT = "naa-fast/measurement/2"
+READ = (FORMAT, "naa-fast/measurement/1")
+"""Formats that can be read: 1 had no histograms."""
 MOST_PARTS = 100_000
 HEADER_KEY = "naa_fast"  # one key: several would be written in an order that changes from run to run
 
@@ -175,7 +177,8 @@ class Measurement:
             )
         for name, record in self.layers.items():
             theirs_record = other.layers[name]
-            for what in ("channels", "layout", "dtype"):
+            # Sets of which only one has histograms can be compared, but not joined.
+            for what in ("channels", "layout", "dtype", *(("bins",) if verb == "merge" else ())):
                 mine, theirs = getattr(record, what), getattr(theirs_record, what)
                 if mine != theirs:
                     raise StateMismatch(
@@ -185,19 +188,22 @@ class Measurement:
                     )
 
     def to_bytes(self) -> bytes:
-        """The safetensors file: tensors t0, t1, ... (three a layer, `LayerRecord.packed`) and the predictions; all else in one
-        JSON header key.
+        """The safetensors file: tensors t0, t1, ... (three a layer, `LayerRecord.packed`), h0 and n0, h1 and n1, ... (`sparse`
+        histograms, where there are any) and the predictions; all else in one JSON header key.
         """
         tensors = {"predictions": np.ascontiguousarray(self.predictions)}
         for index, record in enumerate(self.layers.values()):
             for part, array in enumerate(record.packed()):
                 tensors[f"t{3 * index + part}"] = np.ascontiguousarray(array)
+            if record.bins:
+                tensors[f"h{index}"], tensors[f"n{index}"] = sparse(record.tails)
         header = {
             "format": FORMAT,
             "views": VIEWS,
             "moments": MOMENT_FIELDS,
             "counts": COUNT_FIELDS,
             "folds": FOLD_FIELDS,
+            "bins": BIN_RULE,
             "layers": [[name, record.layout, record.dtype] for name, record in self.layers.items()],
             "model": self.model,
             "input_dtype": self.input_dtype,
@@ -244,10 +250,13 @@ class Measurement:
             if length > len(content):
                 raise ValueError(f"the header announces {length} bytes, the file has {len(content)}")
             header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][HEADER_KEY])
-            if header["format"] != FORMAT:
+            if header["format"] not in READ:
                 raise ValueError(f"format {header['format']!r}, this version reads {FORMAT!r}")
+            if header.get("bins", BIN_RULE) != BIN_RULE:
+                raise ValueError(f"histograms with bins {header['bins']!r}, this version reads {BIN_RULE!r}")
             tensors = load_tensors(content)
-            if len(tensors) != 3 * len(header["layers"]) + 1:
+            kept = sum(name.startswith("h") for name in tensors)
+            if len(tensors) != 3 * len(header["layers"]) + 2 * kept + 1:
                 raise ValueError(f"{len(tensors)} tensors for {len(header['layers'])} layers")
             layers = {}
             for index, (name, layout, dtype) in enumerate(header["layers"]):
@@ -255,7 +264,10 @@ class Measurement:
                     raise ValueError(f"layer {index} has no name of its own")
                 packed = [tensors[f"t{3 * index + part}"] for part in range(3)]
                 check_packed(name, packed)
-                layers[name] = LayerRecord.unpacked(layout, dtype, *packed)
+                tails = None
+                if f"h{index}" in tensors:
+                    tails = dense(name, tensors[f"h{index}"], tensors[f"n{index}"], packed[1][1:, 0])
+                layers[name] = LayerRecord.unpacked(layout, dtype, *packed, tails=tails)
             predictions = tensors["predictions"]
             if predictions.ndim != 1 or predictions.dtype != np.int64:
                 raise ValueError(f"predictions: {predictions.dtype} {list(predictions.shape)}, expected int64 [classes + 1]")
@@ -327,3 +339,31 @@ def check_packed(name: str, packed: list[Any]) -> None:
         raise ValueError(f"layer {name}: counts below 0")
     if not np.array_equal(packed[2][:, 0].sum(1), packed[1][1:, 0]):
         raise ValueError(f"layer {name}: the folds do not add up to the samples")
+
+
+def sparse(tails: Array) -> tuple[Array, Array]:
+    """Histograms int32 `[2, BINS, channels]` as bits that say which bins hold any (uint8, eight bins each) and int32 counts.
+
+    Of means and maxima that coincide, as they do where a sample has one position, only the first are kept. 32 bytes a neuron and
+    view, and 4 bytes an occupied bin.
+    """
+    held = tails[:1] if np.array_equal(tails[0], tails[1]) else tails
+    return np.packbits(held > 0), np.ascontiguousarray(held[held > 0])
+
+
+def dense(name: str, occupied: Array, counts: Array, samples: Array) -> Array:
+    """Inverse of `sparse`; raises ValueError unless the histograms are of `samples` `[2, channels]` or fewer."""
+    channels = samples.shape[1]
+    cells = {-(-views * BINS * channels // 8): views for views in (2, 1)}
+    views = cells.get(len(occupied)) if occupied.ndim == 1 and occupied.dtype == np.uint8 else None
+    if views is None or counts.ndim != 1 or counts.dtype != np.int32:
+        raise ValueError(f"layer {name}: histograms that do not fit {channels} neurons")
+    bits = np.unpackbits(occupied)
+    held = np.zeros(views * BINS * channels, np.int32)
+    if bits.sum() != len(counts) or bits[len(held) :].any() or (counts <= 0).any():
+        raise ValueError(f"layer {name}: histograms whose counts do not fit their bins")
+    held[bits[: len(held)] == 1] = counts
+    tails = np.broadcast_to(held.reshape(views, BINS, channels), (2, BINS, channels)).copy()
+    if (tails.sum(1, dtype=np.int64) > samples).any():
+        raise ValueError(f"layer {name}: histograms of more samples than were observed")
+    return tails

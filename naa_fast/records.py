@@ -1,4 +1,4 @@
-"""What is known of a layer's neurons: `Moments`, `Folds` and the `LayerRecord` that joins them.
+"""What is known of a layer's neurons: `Moments`, `Folds`, histograms, and the `LayerRecord` that joins them.
 
 Frozen records of per-neuron arrays with `zero` and `merge`. This is the one definition of merging; every backend's fold
 is tested against it. Start with `Moments.of` (the definition of every statistic) and `Moments.merge`.
@@ -7,7 +7,7 @@ is tested against it. Start with `Moments.of` (the definition of every statistic
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -31,10 +31,70 @@ MOMENT_FIELDS = ("mean", "m2", "m3", "m4", "minimum", "maximum")
 COUNT_FIELDS = ("count", "positives", "nonfinite")
 FOLD_FIELDS = ("count", "mean", "m2")
 
+BINS = 255
+"""Bins of a histogram of samples: 127 of negative values, one around zero, 127 of positive ones, by increasing value."""
+OCTAVE = 4
+LOWEST = -17
+"""Bins are a quarter of an octave wide from 2^LOWEST (7.6e-6) on: the middle of one lies within 12.5 % of all its values. What is
+smaller is in the bin around zero; what is beyond 1.5 * 2^(LOWEST + 31) (24,576) is in the outermost ones, whatever its size."""
+LEFT_OUT = 255
+"""In place of a bin: a value that is not finite or was not observed."""
+BIN_RULE = "float32: sign, exponent, 2 bits; 127 bins a side from 2^-17"
+"""In the measurement file; histograms of another rule cannot be read as these."""
+MOST_TALLIED = 2**31
+"""Histograms are int32: so many samples are too many for one record."""
+
 
 def fold_of(index: Array) -> Array:
     """Fold of each global sample index."""
     return (index // FOLD_BLOCK) % FOLDS
+
+
+def bin_of(x: Array, observed: Array | None = None) -> Array:
+    """The bin of each value, uint8, of the shape of `x`; LEFT_OUT where it is not finite or not `observed` (bool, broadcast).
+
+    Made of the topmost bits of the value rounded to float32, hence the same on every backend: the magnitude's exponent and two
+    bits are a number that grows with the value, and what the clamp leaves of it is the distance from the middle bin.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        bits = np.asarray(x, np.float32).view(np.uint32)
+    steps = ((bits & 0x7FFFFFFF) >> 21).astype(np.int32) - ((127 + LOWEST) * OCTAVE - 1)
+    middle = BINS // 2
+    steps = np.clip(steps, 0, middle)
+    kept = np.isfinite(x) if observed is None else np.isfinite(x) & observed
+    return np.where(kept, np.where(bits >> 31 == 1, middle - steps, middle + steps), LEFT_OUT).astype(np.uint8)
+
+
+def bin_edges() -> Array:
+    """float64 `[BINS + 1]`, increasing: bin b holds what lies between edges b and b + 1, -inf and +inf at the ends.
+
+    A value on an edge belongs to the bin that is farther from zero.
+    """
+    steps = np.arange(BINS // 2)
+    above = 2.0 ** (LOWEST + steps // OCTAVE) * (1 + steps % OCTAVE / OCTAVE)
+    return np.concatenate([[-np.inf], -above[::-1], above, [np.inf]])
+
+
+def bin_values() -> Array:
+    """The value a bin stands for, float64 `[BINS]`: its middle, within 12.5 % of all it holds; zero for the bin around zero, and
+    the inner edge for the outermost ones."""
+    edges = bin_edges()
+    middles = (edges[1:] + edges[:-1]) / 2
+    middles[0], middles[-1] = edges[1], edges[-2]
+    return middles
+
+
+def histogram(x: Array, observed: Array | None = None) -> Array:
+    """How many of `x` `[samples, channels]` lie in each bin: int32 `[BINS, channels]`."""
+    return counted(bin_of(x, observed))
+
+
+def counted(chosen: Array) -> Array:
+    """How often each bin was `chosen` (uint8 `[samples, channels]`) by each neuron: int32 `[BINS, channels]`."""
+    channels = chosen.shape[1]
+    cells = chosen + (BINS + 1) * np.arange(channels)  # a neuron's bins together, what is left out after them
+    counts = np.bincount(cells.ravel(), minlength=(BINS + 1) * channels)
+    return np.ascontiguousarray(counts.reshape(channels, BINS + 1).T[:BINS].astype(np.int32))
 
 
 @dataclass(frozen=True)
@@ -143,7 +203,7 @@ class Moments:
             return self.count * self.m4 / self.m2**2 - 3.0
 
     def fields(self) -> dict[str, Array]:
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {kept.name: getattr(self, kept.name) for kept in dataclasses.fields(self)}
 
 
 @dataclass(frozen=True)
@@ -175,7 +235,9 @@ class LayerRecord:
     """All that is kept of one layer.
 
     `layout` says which axis of the layer's output holds the neurons (see `naa_fast.capture.views`) and `dtype` what its values
-    were, e.g. "bfloat16"; two records merge only if both are the same.
+    were, e.g. "bfloat16"; two records merge only if both are the same. `tails`: how many samples' means and how many samples'
+    maxima lie in each bin (`bin_edges`), int32 `[2, BINS, channels]`, 2,040 bytes a neuron; `[2, 0, channels]` where they were
+    not kept: layers whose rows are not samples, and measurements made without.
     """
 
     layout: str
@@ -185,6 +247,16 @@ class LayerRecord:
     sample_max: Moments
     mean_folds: Folds
     max_folds: Folds
+    tails: Array = field(default_factory=lambda: np.zeros((2, 0, 0), np.int32))
+
+    def __post_init__(self) -> None:
+        if self.tails.shape[1] == 0:
+            object.__setattr__(self, "tails", np.zeros((2, 0, self.channels), np.int32))
+
+    @property
+    def bins(self) -> int:
+        """Bins of the histograms: BINS, or 0 where none were kept."""
+        return int(self.tails.shape[1])
 
     @property
     def channels(self) -> int:
@@ -192,15 +264,19 @@ class LayerRecord:
 
     @classmethod
     def zero(cls, channels: int, layout: str, dtype: str) -> LayerRecord:
+        """Nothing observed: the identity of `merge` among records without histograms."""
         nothing, no_folds = Moments.zero(channels), Folds.zero(channels)
         return cls(layout, dtype, nothing, nothing, nothing, no_folds, no_folds)
 
     def merge(self, other: LayerRecord) -> LayerRecord:
-        """Both records together. Raises StateMismatch when channels, layout or dtype differ."""
-        for what in ("channels", "layout", "dtype"):
+        """Both records together. Raises StateMismatch when channels, layout, dtype or bins differ, or at 2^31 samples."""
+        for what in ("channels", "layout", "dtype", "bins"):
             mine, theirs = getattr(self, what), getattr(other, what)
             if mine != theirs:
                 raise StateMismatch(f"cannot merge two records: {what} {mine} / {theirs}")
+        samples = int((self.sample_mean.count + other.sample_mean.count).max(initial=0))
+        if self.bins and samples >= MOST_TALLIED:
+            raise StateMismatch(f"cannot merge two records: {samples} samples, their histograms hold fewer than {MOST_TALLIED}")
         return LayerRecord(
             self.layout,
             self.dtype,
@@ -209,13 +285,15 @@ class LayerRecord:
             self.sample_max.merge(other.sample_max),
             self.mean_folds.merge(other.mean_folds),
             self.max_folds.merge(other.max_folds),
+            self.tails + other.tails,
         )
 
     def freeze(self) -> None:
         """Make every array read-only."""
         for part in (*(getattr(self, view) for view in VIEWS), self.mean_folds, self.max_folds):
-            for field in dataclasses.fields(part):
-                getattr(part, field.name).setflags(write=False)
+            for kept in dataclasses.fields(part):
+                getattr(part, kept.name).setflags(write=False)
+        self.tails.setflags(write=False)
 
     def packed(self) -> tuple[Array, Array, Array]:
         """`(moments [3, 6, channels] float64, counts [3, 3, channels] int64, folds [2, 3, FOLDS, channels] float64)`.
@@ -231,11 +309,14 @@ class LayerRecord:
         )
 
     @classmethod
-    def unpacked(cls, layout: str, dtype: str, moments: Array, counts: Array, folds: Array) -> LayerRecord:
-        """Inverse of `packed`."""
+    def unpacked(
+        cls, layout: str, dtype: str, moments: Array, counts: Array, folds: Array, *, tails: Array | None = None
+    ) -> LayerRecord:
+        """Inverse of `packed`; `tails` beside it, if they were kept."""
         positions, sample_mean, sample_max = (
             Moments(**dict(zip(MOMENT_FIELDS, reals, strict=True)), **dict(zip(COUNT_FIELDS, integers, strict=True)))
             for reals, integers in zip(moments, counts, strict=True)
         )
         mean_folds, max_folds = (Folds(*parts) for parts in folds)
-        return cls(layout, dtype, positions, sample_mean, sample_max, mean_folds, max_folds)
+        kept = np.zeros((2, 0, 0), np.int32) if tails is None else tails
+        return cls(layout, dtype, positions, sample_mean, sample_max, mean_folds, max_folds, kept)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tolerances import assert_record
@@ -128,8 +132,75 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     save_file({"w": np.zeros(3)}, path)
     with pytest.raises(InputError, match="not a measurement file"):
         Measurement.load(path)
-    path.write_bytes(WHOLE.to_bytes().replace(b"naa-fast/measurement/1", b"naa-fast/measurement/9"))
+    path.write_bytes(WHOLE.to_bytes().replace(b"naa-fast/measurement/2", b"naa-fast/measurement/9"))
     with pytest.raises(InputError, match="measurement/9"):
         Measurement.load(path)
     with pytest.raises(InputError, match="cannot read measurement"):
         Measurement.load(tmp_path / "absent")
+
+
+def with_tails(x: np.ndarray, digest: str | None = None) -> Measurement:
+    """A measurement with histograms, of a layer with several positions and one with a single one."""
+    records = {}
+    for name, part in {"conv": x, "fc": x[:, :, :1]}.items():
+        state, tails = reference.empty(part.shape[1], part), reference.tails(part.shape[1], part)
+        partials = reference.reduce(part, None, 0)
+        reference.fold([(state, partials)], 0)
+        reference.tally([(tails, partials if name == "conv" else reference.bins(part[:, :, 0], None))])
+        (kept,) = reference.read_tails([tails])
+        records[name] = LayerRecord.unpacked("axis 1 of 3", "float32", *reference.read([state])[0], tails=kept)
+    shard = Shard(digest if digest is not None else f"d{next(_digests)}", len(x))
+    return Measurement(records, "m", "float32", (shard,), {}, np.array([len(x), 1, 0]))
+
+
+@settings(deadline=None, max_examples=25)
+@given(cuts=st.lists(st.integers(0, 257), max_size=4))
+def test_histograms_of_any_chunking_add_up_exactly_and_survive_the_file(cuts: list[int]) -> None:
+    parts = [with_tails(X[a:b]) for a, b in itertools.pairwise([0, *sorted(cuts), 257])]
+    joined = reduce(Measurement.merge, [Measurement.from_bytes(part.to_bytes()) for part in parts])
+    for name, record in with_tails(X).layers.items():
+        assert np.array_equal(joined.layers[name].tails, record.tails)
+        assert (record.tails.sum(1) == 257).all()
+    content = joined.to_bytes()
+    assert Measurement.from_bytes(content).to_bytes() == content
+
+
+def test_histograms_join_only_histograms_and_files_without_can_still_be_read() -> None:
+    with pytest.raises(StateMismatch, match=r"layer conv differs\n  bins: 255 / 0"):
+        with_tails(X).merge(measured(X))
+    with pytest.raises(StateMismatch, match="bins 0 / 255"):
+        measured(X).layers["fc"].merge(with_tails(X).layers["fc"])
+    with_tails(X).require_same_subject(measured(X), "compare")
+    old = WHOLE.to_bytes().replace(b"naa-fast/measurement/2", b"naa-fast/measurement/1")
+    assert Measurement.from_bytes(old).layers["conv"].tails.shape == (2, 0, 5)
+    assert Measurement.from_bytes(old).to_bytes() == WHOLE.to_bytes()
+    other = with_tails(X).to_bytes().replace(b"from 2^-17", b"from 2^-18")
+    with pytest.raises(InputError, match="127 bins a side from 2\\^-18', this version reads"):
+        Measurement.from_bytes(other)
+
+
+def test_too_many_samples_for_a_histogram_are_refused() -> None:
+    record = with_tails(X).layers["fc"]
+    many = dataclasses.replace(record.sample_mean, count=np.full(5, 2**31 - 100))
+    with pytest.raises(StateMismatch, match="2147483805 samples, their histograms hold fewer than 2147483648"):
+        record.merge(dataclasses.replace(record, sample_mean=many))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda h, n: (h[:-1], n), "histograms that do not fit 5 neurons"),
+        (lambda h, n: (h, n.astype(np.int64)), "histograms that do not fit 5 neurons"),
+        (lambda h, n: (h, n[:-1]), "counts do not fit their bins"),
+        (lambda h, n: (h, -n), "counts do not fit their bins"),
+        (lambda h, n: (h, n * 2), "more samples than were observed"),
+    ],
+)
+def test_damaged_histograms_are_refused(damage: Any, words: str) -> None:
+    content = with_tails(X).to_bytes()
+    tensors = safetensors.numpy.load(content)
+    tensors["h0"], tensors["n0"] = damage(tensors["h0"], tensors["n0"])
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])["__metadata__"]
+    with pytest.raises(InputError, match=words):
+        Measurement.from_bytes(bytes(safetensors.numpy.save(tensors, header)))

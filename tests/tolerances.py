@@ -12,6 +12,7 @@ sees, `d = x - p` the distance to the pivot, `D` its bound.
   of d itself), with E|d|^k <= (E|x - mean|^k)^(1/k) and D joined by Minkowski's inequality.
 * Centring in float64 adds no float32 error but carries each g_k over, times binomial weights and powers of D.
 * The mean also has the float64 error 4 * sqrt(n) * u64 * max|x| of its offset.
+* Histograms of samples' maxima are exact; a sample's mean, off by `e` (below), may fall into the bin beside.
 * A sample's mean is itself such a result: as an observation it is off by e = g_1 of the sample's positions, so in that view
   minimum and maximum are off by e, power sum k by another k * E|d|^(k-1) * e, and a mean within e of zero may count as
   positive or not (at most about n * e / sigma of them).
@@ -25,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from naa_fast.records import COUNT_FIELDS, Folds, LayerRecord, Moments
+from naa_fast.records import COUNT_FIELDS, Folds, LayerRecord, Moments, histogram
 
 LAMBDA = 6.0
 TILE = 512
@@ -118,6 +119,24 @@ def assert_record(actual: LayerRecord, expected: LayerRecord, arithmetic: str, w
     assert_moments(actual.sample_max, expected.sample_max, arithmetic, f"{where} sample_max")
     assert_folds(actual.mean_folds, expected.mean_folds, expected.sample_mean, arithmetic, f"{where} mean", e)
     assert_folds(actual.max_folds, expected.max_folds, expected.sample_max, arithmetic, f"{where} max")
+
+
+def assert_tails(got: np.ndarray, moments: Moments, e: np.ndarray | float, where: str = "") -> None:
+    """Histograms int32 `[2, BINS, channels]` of a batch of samples with these `moments` `[samples, channels]`.
+
+    Maxima to the sample; means as far as values off by at most `e` may move: at every edge the share below it lies between that
+    of the means plus `e` and that of the means minus `e`.
+    """
+    seen = moments.count > 0
+    want = histogram(moments.maximum, seen)
+    assert got.dtype == np.int32
+    assert got.shape == (2, *want.shape), f"{where}: shape {got.shape}"
+    assert np.array_equal(got[1], want), f"{where}: histogram of maxima"
+    with np.errstate(over="ignore", invalid="ignore"):
+        least, most = (histogram(moments.mean + off, seen).cumsum(0) for off in (e, -np.asarray(e)))
+    held = got[0].cumsum(0)
+    over = ~((least <= held) & (held <= most))
+    assert not over.any(), f"{where}: histogram of means, first off at bin and neuron {first(over)}"
 
 
 def first(wrong: np.ndarray) -> list[int]:

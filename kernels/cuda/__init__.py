@@ -4,10 +4,12 @@ from naa_fast.kernels.cuda.compare import compare, compare_all, compare_states
 from naa_fast.kernels.cuda.fold import empty, fold, read
 from naa_fast.kernels.cuda.reduce import partial_bytes, partials_for, reduce, reduce_into
 from naa_fast.kernels.cuda.score import score
+from naa_fast.kernels.cuda.tally import bins, read_tails, tails, tally
 from naa_fast.kernels.reference.compare import Comparison
 
 __all__ = [
     "Comparison",
+    "bins",
     "compare",
     "compare_all",
     "compare_states",
@@ -16,7 +18,10 @@ __all__ = [
     "partial_bytes",
     "partials_for",
     "read",
+    "read_tails",
     "reduce",
     "reduce_into",
     "score",
+    "tails",
+    "tally",
 ]

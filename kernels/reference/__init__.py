@@ -4,5 +4,6 @@ from naa_fast.kernels.reference.compare import Comparison, compare
 from naa_fast.kernels.reference.fold import empty, fold, read
 from naa_fast.kernels.reference.reduce import reduce
 from naa_fast.kernels.reference.score import score
+from naa_fast.kernels.reference.tally import bins, read_tails, tails, tally
 
-__all__ = ["Comparison", "compare", "empty", "fold", "read", "reduce", "score"]
+__all__ = ["Comparison", "bins", "compare", "empty", "fold", "read", "read_tails", "reduce", "score", "tails", "tally"]

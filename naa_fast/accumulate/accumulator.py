@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.accumulate.frame import Frame
+from naa_fast.accumulate.samples import Samples, Views, reduced
 from naa_fast.errors import CaptureError
 from naa_fast.ops import Choice, choose
 from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord
@@ -18,10 +19,13 @@ HOST_BACKENDS = ("cpu", "reference")
 
 @dataclass
 class LayerState:
-    """A layer's running state. `rows` observed so far decide the fold of a layer whose rows are not samples."""
+    """A layer's running state. `rows` observed so far decide the fold of a layer whose rows are not samples; `tails` are its
+    histograms, None where none are kept.
+    """
 
     choice: Choice
     state: Any
+    tails: Any
     channels: int
     layout: str
     dtype: str
@@ -30,10 +34,11 @@ class LayerState:
 
 @dataclass(frozen=True)
 class Staged:
-    """Partials of one call of a layer, waiting for its forward to succeed."""
+    """Partials of one call of a layer, waiting for its forward to succeed; `tallied`: what its histograms count."""
 
     layer: LayerState
     partials: Any
+    tallied: Any
     phase: int
     rows: int
 
@@ -41,13 +46,16 @@ class Staged:
 class Accumulator:
     """Observes layers batch by batch; a batch counts wholly (`commit`) or not at all (`discard`).
 
-    Device memory: 600 bytes a neuron of state, and the staged partials of one batch. On a CUDA device nothing here waits for the
-    device or copies from it; only `records` does, once.
+    Device memory: 600 bytes a neuron of state, 2,040 of histograms (1,020 where samples have one position; none with `tails`
+    False), and the staged partials of one batch. On a CUDA device nothing here waits for the device or copies from it; only
+    `records` does.
     """
 
-    def __init__(self, backend: str = "auto") -> None:
+    def __init__(self, backend: str = "auto", tails: bool = True) -> None:
         self.backend = backend
+        self.tails = tails
         self.layers: dict[str, LayerState] = {}
+        self.samples: Samples | None = None  # who wants each sample's own view puts one here
         self._staged: list[Staged] = []
         self._frame = Frame(0)
         self._start = 0
@@ -67,7 +75,9 @@ class Accumulator:
         dtype = str(x.dtype).removeprefix("torch.")
         if state is None:
             choice = choose("reduce", x, self.backend)
-            state = LayerState(choice, choice.module.empty(x.shape[1], like=x), x.shape[1], layout, dtype)
+            kept = self.tails and not layout.endswith(ROWS)
+            tails = choice.module.tails(x.shape[1], like=x) if kept else None
+            state = LayerState(choice, choice.module.empty(x.shape[1], like=x), tails, x.shape[1], layout, dtype)
             self.layers[layer] = state
         for what, before, now in (
             ("neurons", state.channels, x.shape[1]),
@@ -81,36 +91,59 @@ class Accumulator:
         first = self._start if of_samples else state.rows + self._staged_rows(state)
         phase = first % (FOLDS * FOLD_BLOCK)
         mask = self._frame.mask_for(layer, x, layout)
+        held: Any = x
+        seen: Any = mask
         if state.choice.backend in HOST_BACKENDS:
-            partials = state.choice.module.reduce(host_array(x), None if mask is None else mask.numpy(), phase)
-        else:
-            partials = state.choice.module.reduce(x, mask, phase)
-        self._staged.append(Staged(state, partials, phase, outer))
+            held, seen = host_array(x), None if mask is None else mask.numpy()
+        tallied = partials = state.choice.module.reduce(held, seen, phase)
+        if state.tails is not None and x.shape[2] == 1:  # partials of folds: the samples are gone
+            tallied = state.choice.module.bins(held[:, :, 0], None if seen is None else seen[:, 0])
+        self._staged.append(Staged(state, partials, tallied, phase, outer))
+        if self.samples is not None and not layout.endswith(ROWS):
+            self.samples.add(layer, *reduced(partials, x, mask))
+
+    def views(self) -> Views:
+        """The batch's own views of its samples, empty if nobody wants them; to be called before `commit`."""
+        return {} if self.samples is None else self.samples.views()
 
     def commit(self) -> None:
         """Add the batch to the state of every layer: one fold per backend and device."""
         groups: dict[tuple[Any, int], list[tuple[Any, Any]]] = {}
         for staged in self._staged:
             groups.setdefault((staged.layer.choice.module, staged.phase), []).append((staged.layer.state, staged.partials))
+        tallies: dict[Any, list[tuple[Any, Any]]] = {}
+        for staged in self._staged:
+            if staged.layer.tails is not None:
+                tallies.setdefault(staged.layer.choice.module, []).append((staged.layer.tails, staged.tallied))
+        for module, counted in tallies.items():
+            module.tally(counted)  # before the fold: it allocates once, and what fails must leave nothing half-counted
         for (module, phase), batch in groups.items():
             module.fold(batch, phase)
         for staged in self._staged:
             staged.layer.rows += staged.rows
-        self._staged.clear()
+        self.discard()
 
     def discard(self) -> None:
         """Forget the batch in flight; the state stays as it was before it."""
         self._staged.clear()
+        if self.samples is not None:
+            self.samples.discard()
 
     def records(self) -> dict[str, LayerRecord]:
-        """The finished records on the host: the one copy back, O(neurons) bytes whatever was observed."""
+        """The finished records on the host: two copies back, O(neurons) bytes whatever was observed."""
         groups: dict[Any, list[str]] = {}
         for name, layer in self.layers.items():
             groups.setdefault(layer.choice.module, []).append(name)
         packed: dict[str, Any] = {}
+        tails: dict[str, Any] = {}
         for module, names in groups.items():
             packed.update(zip(names, module.read([self.layers[name].state for name in names]), strict=True))
-        return {name: LayerRecord.unpacked(layer.layout, layer.dtype, *packed[name]) for name, layer in self.layers.items()}
+            kept = [name for name in names if self.layers[name].tails is not None]
+            tails.update(zip(kept, module.read_tails([self.layers[name].tails for name in kept]), strict=True))
+        return {
+            name: LayerRecord.unpacked(layer.layout, layer.dtype, *packed[name], tails=tails.get(name))
+            for name, layer in self.layers.items()
+        }
 
     def backends(self) -> list[str]:
         """The distinct choices made and why, in words."""

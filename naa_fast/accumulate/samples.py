@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,15 +15,15 @@ Views = dict[str, Tensor]
 
 
 class Samples:
-    """Takes what the hooks see and hands a batch's `Views` to `consume` once its forward has succeeded.
+    """Takes what the hooks see of one batch at a time and gives its `views`.
 
     The maximum matters: a small patch vanishes in a spatial mean. A layer called several times gives the mean of the means and
-    the largest maximum. Rows that cannot be told apart by sample are left out. Cost: two reads of each output, and `[samples,
-    2 x neurons]` values a layer until the batch is done.
+    the largest maximum. Rows that cannot be told apart by sample are left out. Cost: two reads of each output, none where `add`
+    is told of what `reduce` has found, and `[samples, 2 x neurons]` values a layer until the batch is done.
     """
 
-    def __init__(self, consume: Callable[[Views], None]) -> None:
-        self.consume = consume
+    def __init__(self) -> None:
+        self.neurons: dict[str, int] = {}
         self._frame = Frame(0)
         self._seen: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
         self._rows: set[str] = set()
@@ -38,10 +38,15 @@ class Samples:
         if layout.endswith(ROWS):
             self._rows.add(layer)
         else:
-            mask = self._frame.mask_for(layer, x)
-            self._seen.setdefault(layer, []).append(mean_and_maximum(x, mask))
+            self.add(layer, *mean_and_maximum(x, self._frame.mask_for(layer, x)))
 
-    def commit(self) -> None:
+    def add(self, layer: str, mean: Tensor, maximum: Tensor | None) -> None:
+        """One call of a layer: both `[samples, neurons]`; no `maximum` where samples have one position."""
+        self.neurons[layer] = mean.shape[1]
+        self._seen.setdefault(layer, []).append((mean, maximum))
+
+    def views(self) -> Views:
+        """Of the batch whose forward has succeeded; to be called before `commit`."""
         views = {}
         for layer, calls in self._seen.items():
             mean = torch.stack([call[0] for call in calls]).mean(0) if len(calls) > 1 else calls[0][0]
@@ -51,11 +56,25 @@ class Samples:
             elif layer in self._several:  # texts of one token among longer ones
                 maxima = [mean]
             views[layer] = torch.cat([mean, torch.stack(maxima).amax(0)], 1) if maxima else mean
+        return views
+
+    def commit(self) -> None:
         self._seen.clear()
-        self.consume(views)
 
     def discard(self) -> None:
         self._seen.clear()
+
+
+def reduced(partials: Any, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """As `mean_and_maximum`, to rounding, without reading `x` again if the host's `reduce` has been there.
+
+    Its means leave non-finite values out, and here they must be seen: then `x` is read.
+    """
+    mean = getattr(partials, "sample_mean", None)  # kernels/cpu alone keeps them
+    if mean is None or not partials.per_sample or partials.counts[:, 2].any():
+        return mean_and_maximum(x, mask)
+    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.from_numpy(mean).to(kind), torch.from_numpy(partials.sample_max).to(kind)
 
 
 def mean_and_maximum(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from naa_fast.cli import bench, compare, demo, doctor, measure, merge, scan
+from naa_fast.cli import bench, compare, demo, doctor, measure, merge, rank, scan
 from naa_fast.cli.shared import Log, emit, note, quiet_stdout, tell
 from naa_fast.errors import EXIT_ERROR, EXIT_STOPPED, NaaError, UsageError
 
 PROGRAM = "naa-fast"
-VERBS = (scan, measure, merge, compare, demo, doctor, bench)
+VERBS = (scan, rank, measure, merge, compare, demo, doctor, bench)
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
 EPILOG = """exit codes: 0 pass, 1 finding (warn or fail), 2 error, 3 inconclusive, 4 usage, 5 refused unsafe input,

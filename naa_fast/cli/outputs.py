@@ -21,7 +21,9 @@ REPORT_FILES = (
 
 def check_folder(folder: Path, inputs: Sequence[Path | None] = ()) -> None:
     """Raise UsageError if a report cannot go to `folder`, or a file of it would take the place of an input. Makes nothing."""
-    for name in (*REPORT_FILES, QUARANTINE):
+    from naa_fast.report.pictures import OPTIONAL
+
+    for name in (*REPORT_FILES, *OPTIONAL, QUARANTINE):  # a report removes an older one's OPTIONAL files
         refuse_overwriting(folder / name, inputs)
     refuse_unwritable(folder)
 

@@ -35,18 +35,33 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "compare how a model's neurons respond to a trusted and to a suspect set"
     parser = verbs.add_parser("scan", help=about, description=about, parents=parents)
     add_model(parser)
-    data = parser.add_argument_group("data")
-    data.add_argument("--clean", required=True, type=Path, metavar="PATH", help=f"samples you trust: {DATA_HELP}")
-    data.add_argument("--suspect", required=True, type=Path, metavar="PATH", help="samples in question, in the same form")
-    add_text(data)
+    add_sets(parser)
     add_running(parser)
     add_long(parser)
     add_judging(parser)
     second = parser.add_argument_group("second look")
-    second.add_argument("--no-ranking", action="store_true", help="do not look at the samples a second time, nor try a proof")
-    second.add_argument("--no-proof", action="store_true", help="do not try to prove a trigger by putting it on clean samples")
+    second.add_argument(
+        "--ranking",
+        choices=("top", "all", "none"),
+        default="top",
+        help="suspect samples to list: the top 1,000 (default), all, also in ranking.csv, or none: no second look and no proof",
+    )
+    second.add_argument("--no-ranking", action="store_const", dest="ranking", const="none", help="the same as --ranking none")
+    add_proof(second)
     parser.add_argument("--out", type=Path, default=DEFAULT_REPORT, metavar="DIR", help="report folder (default: ./naa-report)")
     parser.set_defaults(run=run)
+
+
+def add_sets(parser: argparse.ArgumentParser) -> None:
+    """The options that name a trusted and a suspect set."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--clean", required=True, type=Path, metavar="PATH", help=f"samples you trust: {DATA_HELP}")
+    data.add_argument("--suspect", required=True, type=Path, metavar="PATH", help="samples in question, in the same form")
+    add_text(data)
+
+
+def add_proof(group: Any) -> None:
+    group.add_argument("--no-proof", action="store_true", help="do not try to prove a trigger by putting it on clean samples")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             top_k=arguments.top_k,
             threshold=arguments.threshold,
             device=device,
-            ranking=not arguments.no_ranking,
+            ranking=arguments.ranking,
             proof=not arguments.no_proof,
             stop_early=arguments.stop_early,
             **options,

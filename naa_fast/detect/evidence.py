@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from math import lgamma
 
 import numpy as np
 
+from naa_fast.detect.directions import Direction
 from naa_fast.detect.proof import Proof
 from naa_fast.records import Array
 
@@ -16,6 +19,10 @@ TAIL = 0.01
 TAIL_P = 1e-3
 """Chance of a false finding on a fresh clean set."""
 MOST_RANKED = 1000
+MOST_LISTED = 100_000
+"""Samples report.json lists where every one is asked for: some 25 MB. Beyond, a table is the form; it holds them all."""
+Lit = tuple[tuple[str, int, float], ...]
+"""What lit up most in a sample, strongest first: `(layer, neuron, z)`."""
 HARMLESS = 0.7
 """Share of a shift of the inputs that harmless changes explain beyond which it is one. Brightness, contrast and the like come
 to .8 and more."""
@@ -41,9 +48,19 @@ class RankedSample:
     sample: int
     score: float
     predicted: int
-    lit: tuple[tuple[str, int, float], ...] = ()
+    lit: Lit = ()
     file: str | None = None
     carrier: bool = False
+
+
+def nameless(item: int) -> str | None:
+    """The file of an item where items have none."""
+    return None
+
+
+def highest_first(scores: Array) -> Array:
+    """Sample numbers, the highest score first, ties by place in the set, NaN last: int64 `[samples]`."""
+    return np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
 
 
 @dataclass(frozen=True)
@@ -51,16 +68,20 @@ class Ranking:
     """How far every suspect sample lies outside what clean samples do under the same predicted class.
 
     `scores` float64 and `predicted` int64 (-1: none) `[suspect samples]`, in the order of the set; `null_scores`,
-    `null_predicted` the same of clean samples that fixed nothing; `top` the highest-ranked, highest first; `carriers` bool,
-    which samples carry a proven trigger.
+    `null_predicted` the same of clean samples that fixed nothing; `carriers` bool, which samples carry a proven trigger.
+    `items` int64, each sample's place in the set (None: none was left out), `file_of` the file at a place; `lit` by sample
+    number, of the samples it was kept for. `whole`: reports list every sample.
     """
 
     scores: Array
     predicted: Array
     null_scores: Array
     null_predicted: Array
-    top: tuple[RankedSample, ...] = ()
     carriers: Array | None = None
+    items: Array | None = None
+    lit: Mapping[int, Lit] = field(default_factory=dict)
+    file_of: Callable[[int], str | None] = nameless
+    whole: bool = False
 
     @cached_property
     def ranked(self) -> Array:
@@ -71,6 +92,30 @@ class Ranking:
         low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
         held = np.nan_to_num(self.scores, nan=low - 1, posinf=high + 1, neginf=low - 1)
         return held + np.where(self.carriers, high - low + 3.0, 0.0)
+
+    @cached_property
+    def order(self) -> Array:
+        """Sample numbers, highest-ranked first: the one order of every list, table and picture. int64 `[suspect samples]`."""
+        return highest_first(self.ranked)
+
+    def rows(self, most: int | None = None) -> Iterator[RankedSample]:
+        """The samples, highest-ranked first, `most` at most; one at a time, as there may be millions."""
+        for number in islice(self.order, most):
+            i = int(number)
+            item = i if self.items is None else int(self.items[i])
+            carrier = self.carriers is not None and bool(self.carriers[i])
+            called, score = int(self.predicted[i]), float(self.scores[i])
+            yield RankedSample(item, score, called, self.lit.get(i, ()), self.file_of(item), carrier)
+
+    @property
+    def listed(self) -> Iterator[RankedSample]:
+        """The samples a report lists."""
+        return self.rows(MOST_LISTED if self.whole else MOST_RANKED)
+
+    @cached_property
+    def top(self) -> tuple[RankedSample, ...]:
+        """The MOST_RANKED highest-ranked samples."""
+        return tuple(self.rows(MOST_RANKED))
 
     def __repr__(self) -> str:
         return f"Ranking({len(self.scores)} samples, {self.beyond} beyond the clean limit)"
@@ -139,8 +184,7 @@ class Ranking:
         """The class most often predicted among the CONCENTRATED_TOP highest scores, and its share beyond its share of the whole
         set.
         """
-        order = np.argsort(-np.nan_to_num(self.scores, nan=-np.inf), kind="stable")[:CONCENTRATED_TOP]
-        chosen = self.predicted[order]
+        chosen = self.predicted[highest_first(self.scores)[:CONCENTRATED_TOP]]
         known = chosen[chosen >= 0]
         if len(known) < CONCENTRATED_TOP:
             return -1, 0.0
@@ -189,6 +233,7 @@ class Evidence:
     (`forwards`), `notes` on what was not done and why, `gaps` where it failed. `pictures` (float32 `[samples, channels, height,
     width]`) or `texts` show the first samples of `ranking.top`. `harmless`, 0 to 1: how much of the shift of the inputs
     brightness, contrast, blur or a shift by a pixel explain. `crowd`: None where there is none, or inputs cannot be compared.
+    `directions` of every layer, the farthest above chance first.
     """
 
     ranking: Ranking | None = None
@@ -200,6 +245,7 @@ class Evidence:
     harmless: float = 0.0
     crowd: Crowd | None = None
     gaps: tuple[str, ...] = ()
+    directions: tuple[Direction, ...] = ()
 
     @property
     def turned(self) -> Crowd | None:

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from naa_fast.detect import directions
 from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, PURE, TAIL, TAIL_P, Evidence
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL
+from naa_fast.detect.tails import BEYOND, exceeding, tests_of
 from naa_fast.measurement import Measurement
 from naa_fast.records import ROWS
 
@@ -133,6 +136,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
             f"clean samples of class {crowd.target}: {100 * crowd.usual:.0f} %)"
         )
         findings.append(Finding("backdoor-like", "(samples)", statement, crowd.purity, PURE, str(crowd.target)))
+    findings += directions_in(evidence)
     ranking = evidence.ranking
     if ranking is not None and ranking.p_value < TAIL_P:
         most = max(ranking.beyond, ranking.outside)
@@ -148,6 +152,42 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
         )
         findings.append(Finding("outlier", "(samples)", statement, beyond, GATHERED, str(target)))
     return findings
+
+
+def find_in_tails(layers: Sequence[LayerComparison]) -> list[Finding]:
+    """Layers with neurons whose tail holds more suspect samples than chance puts there: all that can be said of single samples
+    without a second look. One false finding in 1 / TAIL_P clean sets, over all layers together (Bonferroni).
+    """
+    findings = []
+    tests = sum(tests_of(layer) for layer in layers)
+    for layer in layers:
+        found = exceeding(layer, TAIL_P / max(tests, 1))
+        if found is not None:
+            statement = (
+                f"{count(len(found.neurons))} with more suspect samples beyond the clean tail than chance puts there, most "
+                f"neuron {found.strongest}: {100 * found.share:.2g} % (p {found.p_value:.1g}, of {tests} tests)"
+            )
+            findings.append(Finding("outlier", layer.name, statement, found.share, BEYOND, "tail"))
+    return findings
+
+
+def directions_in(evidence: Evidence) -> list[Finding]:
+    """For each layer the direction that is farthest above chance. A shift and no more, however large: it does not say of what."""
+    strongest: dict[str, Direction] = {}
+    for one in evidence.directions:
+        if one.stands:
+            strongest.setdefault(one.layer, one)
+    return [
+        Finding(
+            "shift",
+            one.layer,
+            f"along a direction of the layer ({one.kind}) that other samples fixed, suspects lie {one.effect:.2f} clean standard "
+            f"deviations out, {100 * one.beyond:.0f} % of them beyond what {100 * directions.BEYOND:g} % of clean samples reach",
+            one.statistic,
+            one.limit,
+        )
+        for one in strongest.values()
+    ]
 
 
 def largest_finite(values: np.ndarray) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 from naa_fast.detect.comparison import LayerComparison, known_mean
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.null import CleanNull, clean_null
+from naa_fast.detect.tails import tail_shares
 from naa_fast.detect.verdict import Verdict, abnormal_limit, judge_outcome
 from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.measurement import Measurement
@@ -20,7 +21,11 @@ NOT_LOOKED = "which samples set it off, and whether a trigger can be proved: tha
 
 @dataclass(frozen=True)
 class TopNeuron:
-    """One row of a ranking; means over all positions, in the layer's own units."""
+    """One row of a ranking; means over all positions, in the layer's own units.
+
+    `tail`: the largest share of suspect samples beyond the clean 99.9 % point, of means and maxima and of both sides; NaN where
+    no histograms were kept. Bins are coarse (`detect.tails`).
+    """
 
     layer: str
     neuron: int
@@ -28,6 +33,7 @@ class TopNeuron:
     z: float
     clean_mean: float
     suspect_mean: float
+    tail: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,10 @@ class Judgement:
 def rows_of(layer: LayerComparison, neurons: np.ndarray) -> list[TopNeuron]:
     clean, suspect = known_mean(layer.clean.positions), known_mean(layer.suspect.positions)
     return [
-        TopNeuron(layer.name, int(i), float(layer.difference[i]), float(layer.z[i]), float(clean[i]), float(suspect[i]))
-        for i in neurons
+        TopNeuron(
+            layer.name, int(i), float(layer.difference[i]), float(layer.z[i]), float(clean[i]), float(suspect[i]), float(tail)
+        )
+        for i, tail in zip(neurons, tail_shares(layer, neurons), strict=True)
     ]
 
 

@@ -19,12 +19,14 @@ from naa_fast.detect.findings import (
     count,
     find,
     find_in_samples,
+    find_in_tails,
     largest_finite,
     largest_t,
     plain,
 )
 from naa_fast.detect.null import MIN_FOLD, MIN_FOLDS, CleanNull
 from naa_fast.detect.proof import ALL_TO_ALL
+from naa_fast.detect.tails import critical, tests_of
 from naa_fast.errors import EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS
 from naa_fast.measurement import Measurement
 from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS
@@ -86,6 +88,7 @@ def judge_outcome(
     findings = [
         *find_in_samples(evidence),
         *find(layers, null, concentration(clean, suspect), given_threshold, evidence),
+        *(find_in_tails(layers) if evidence.ranking is None else ()),  # a second look sees more of every sample
     ]
     gaps = [*coverage_gaps(layers, null, clean, suspect), *evidence.gaps]
     levels = {finding.level for finding in findings}
@@ -105,7 +108,7 @@ def judge_outcome(
     sentence = describe_proof(evidence) or describe_crowd(evidence) or describe(outcome, layers, gaps, z, "shift" in levels)
     silent = [note for m in (clean, suspect) for note in m.provenance.get("notes", ()) if "never fired" in note]
     partial = [left_out(name, m) for name, m in (("clean", clean), ("suspect", suspect)) if m.missing()]
-    unseen = (*gaps, *partial, *dict.fromkeys(silent), *evidence.notes, *not_checked(evidence))
+    unseen = (*gaps, *partial, *dict.fromkeys(silent), *evidence.notes, *not_checked(evidence, rarest(layers, clean, suspect)))
     return Verdict(outcome, score, z, p_value, sentence, tuple(findings), unseen, tuple(gaps))
 
 
@@ -169,7 +172,18 @@ def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Mea
     return gaps
 
 
-def not_checked(evidence: Evidence) -> tuple[str, ...]:
+def rarest(layers: Sequence[LayerComparison], clean: Measurement, suspect: Measurement) -> int:
+    """How many suspect samples have to lie beyond all clean ones for a neuron's tail to be a finding; 0: more than there are."""
+    tests, drawn = sum(tests_of(layer) for layer in layers), observed(suspect)
+    needed = critical(drawn, observed(clean), 0, TAIL_P / tests) if tests else drawn + 1
+    return needed if needed <= drawn else 0
+
+
+def not_checked(evidence: Evidence, rarest: int) -> tuple[str, ...]:
+    """`rarest`: see there."""
+    if evidence.ranking is None and rarest:
+        seen = f"triggers carried by fewer than {rarest} suspect samples, or that put no single neuron beyond its clean tail: "
+        return (seen + "chance does as much", *NOT_CHECKED)
     if evidence.ranking is None:
         return (RARE_TRIGGERS, *NOT_CHECKED)
     return NOT_CHECKED if any(proof.stands for proof in evidence.proof) else (UNPROVABLE, *NOT_CHECKED)

@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from naa_fast.capture.selection import LayerSpec
-from naa_fast.detect.evidence import MOST_RANKED, Evidence, RankedSample, Ranking
+from naa_fast.detect.directions import measure as measured_directions
+from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
 from naa_fast.detect.findings import plain
 from naa_fast.detect.proof import Proof
 from naa_fast.errors import NaaError
@@ -23,7 +24,7 @@ from naa_fast.proof.carriers import carriers
 from naa_fast.proof.crowd import crowd_of
 from naa_fast.proof.prove import CleanInputs, clean_images, harmless_of, prove
 from naa_fast.rank.keep import main_tensor
-from naa_fast.rank.look import Look, look
+from naa_fast.rank.look import Beside, Look, look
 from naa_fast.records import Array
 from naa_fast.scan.chunk import Progress, first_line
 from naa_fast.scan.ranks import Ranks
@@ -31,6 +32,7 @@ from naa_fast.scan.ranks import Ranks
 Decoder = Callable[[tuple[int, ...]], str]
 SHOWN = 48
 WORDS = 300
+ALONG = "along which directions the sets differ"
 WHICH, WHETHER = "which samples set it off", "whether a trigger can be proved"
 SMALLEST = 64
 """Clean samples below which nothing can be ranked: half of them fix the means, the others say what chance does."""
@@ -47,22 +49,35 @@ def gather(
     backend: str = "auto",
     progress: Progress | None = None,
     proof: bool = True,
+    beside: Beside | None = None,
+    whole: bool = False,
 ) -> Evidence:
-    """Rank the suspect samples and try to prove a trigger. Raises nothing: what was measured stands without it, and what went
-    wrong becomes a gap, so that it is no pass.
+    """Rank the suspect samples and try to prove a trigger; `whole`: reports list every sample. Raises nothing: what was measured
+    stands without it, and what went wrong becomes a gap, so that it is no pass.
 
-    Cost: see `look` and `prove`, and one more reading of the suspect set where a trigger was proved.
+    `beside`: what was seen while the sets were measured; without it, or where it gave up, `look` runs them again. Cost: see
+    `look` and `prove`, and one more reading of the suspect set where a trigger was proved.
     """
     reason = obstacle(clean, suspect, measured)
     if reason is not None:
         return Evidence(notes=(f"{WHICH}, and {WHETHER}: {reason}",))
     clean, suspect = (source.in_order() if isinstance(source, TextSource) else source for source in (clean, suspect))
     try:
-        seen = look(model, clean, suspect, measured, layers=layers, device=device, backend=backend, progress=progress)
+        seen = None if beside is None else beside.looked(measured)
+        if seen is None:
+            seen = look(model, clean, suspect, measured, layers=layers, device=device, backend=backend, progress=progress)
     except Exception as error:  # whatever the model or the data did: the measurements stand
         return Evidence(gaps=(f"{WHICH}: the second look ended with {in_words(error)}",))
     ranking = Ranking(
-        seen.scores, seen.predicted, seen.null_scores, seen.null_predicted, carriers=np.zeros(len(seen.scores), bool)
+        seen.scores,
+        seen.predicted,
+        seen.null_scores,
+        seen.null_predicted,
+        carriers=np.zeros(len(seen.scores), bool),
+        items=seen.items,
+        lit=lit_in(seen),
+        file_of=getattr(suspect, "file_of", nameless),
+        whole=whole,
     )
     found = Evidence(ranking, notes=() if proof else (f"{WHETHER}: it was switched off",))
     try:
@@ -72,10 +87,13 @@ def gather(
             found = with_images(found, seen, clean_images(seen))
     except Exception as error:
         found = replace(found, gaps=(f"{WHETHER}: the attempt ended with {in_words(error)}",))
+    try:
+        found = replace(found, directions=measured_directions(seen.directions.projected()))
+    except Exception as error:
+        found = replace(found, gaps=(*found.gaps, f"{ALONG}: the attempt ended with {in_words(error)}"))
     assert found.ranking is not None
-    ranking = replace(found.ranking, top=tuple(named(seen, found.ranking, suspect)))
-    pictures, texts = shown(seen, ranking, found.proof, decoder(suspect))
-    return replace(found, ranking=ranking, pictures=pictures, texts=texts)
+    pictures, texts = shown(seen, found.ranking, found.proof, decoder(suspect))
+    return replace(found, pictures=pictures, texts=texts)
 
 
 def proved(found: Evidence, model: nn.Module, seen: Look, suspect: Source, device: str | torch.device) -> Evidence:
@@ -103,13 +121,19 @@ def with_images(found: Evidence, seen: Look, images: CleanInputs | None) -> Evid
     return replace(found, harmless=harmless_of(seen, images), crowd=crowd_of(found.ranking, seen.top, *images))
 
 
+def can_look_beside(clean: Source, suspect: Source) -> bool:
+    """Whether samples come in the order of the set while it is measured, in this process: bucketed texts do not."""
+    bucketed = any(isinstance(source, TextSource) and source.options.bucket for source in (clean, suspect))
+    return not bucketed and obstacle(clean, suspect, None) is None
+
+
 def in_words(error: Exception) -> str:
     words = error.headline if isinstance(error, NaaError) else f"{type(error).__name__}: {first_line(error)}"
     return plain(words)[:WORDS]
 
 
-def obstacle(clean: Source, suspect: Source, measured: tuple[Measurement, Measurement]) -> str | None:
-    """Why the sets cannot be looked at again, or None."""
+def obstacle(clean: Source, suspect: Source, measured: tuple[Measurement, Measurement] | None) -> str | None:
+    """Why the sets cannot be looked at again, or None; as far as can be told before they are `measured` where that is None."""
     for name, source in (("clean", clean), ("suspect", suspect)):
         if isinstance(source, IterableSource):
             if isinstance(source.data, DataLoader):
@@ -124,44 +148,24 @@ def obstacle(clean: Source, suspect: Source, measured: tuple[Measurement, Measur
                 return f"the {name} set can be read only once; pass a DataLoader, a tensor or a path"
     if Ranks.here().count > 1:
         return "not done under torchrun; rank the samples in one process"
-    if measured[0].samples < SMALLEST:
+    if measured is not None and measured[0].samples < SMALLEST:
         return f"only {measured[0].samples} clean samples (at least {SMALLEST} are needed)"
     return None
 
 
-def named(seen: Look, ranking: Ranking, suspect: Source) -> list[RankedSample]:
-    """The highest-ranked samples, with the names of what lit up in those that were kept."""
-    names = list(seen.layers)
-    files = getattr(suspect, "file_of", lambda sample: None)
-    kept = {one.sample: one for one in seen.top}
-    assert ranking.carriers is not None
-
-    def lit(sample: int) -> tuple[tuple[str, int, float], ...]:
-        found = kept[sample].lit if sample in kept else ()
-        return tuple((names[layer], feature % max(seen.layers[names[layer]], 1), z) for layer, feature, z in found)
-
-    return [
-        RankedSample(
-            int(seen.items[i]),
-            float(seen.scores[i]),
-            int(seen.predicted[i]),
-            lit(i),
-            files(int(seen.items[i])),
-            bool(ranking.carriers[i]),
-        )
-        for i in ordered(ranking)
-    ]
-
-
-def ordered(ranking: Ranking) -> list[int]:
-    """The samples' numbers, highest-ranked first."""
-    return [int(i) for i in np.argsort(-np.nan_to_num(ranking.ranked, nan=-np.inf), kind="stable")[:MOST_RANKED]]
+def lit_in(seen: Look) -> dict[int, Lit]:
+    """What lit up in the samples that were kept, by sample number, with the layers' names."""
+    layers = list(seen.layers.items())
+    return {
+        kept.sample: tuple((layers[layer][0], feature % max(layers[layer][1], 1), z) for layer, feature, z in kept.lit)
+        for kept in seen.top
+    }
 
 
 def shown(seen: Look, ranking: Ranking, proofs: Sequence[Proof], decode: Decoder | None) -> tuple[Array | None, tuple[str, ...]]:
     """Pictures or texts of the first samples of the ranking, as far as their inputs were kept, none after a gap."""
     rows = {kept.sample: kept for kept in seen.top if kept.row is not None}
-    first = list(itertools.takewhile(lambda kept: kept is not None, (rows.get(place) for place in ordered(ranking)[:SHOWN])))
+    first = list(itertools.takewhile(lambda kept: kept is not None, (rows.get(int(place)) for place in ranking.order[:SHOWN])))
     inputs = [kept.row for kept in first if kept is not None and kept.row is not None]
     if not inputs:
         return None, ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -61,7 +62,6 @@ class CleanImages:
     x: Array
     mean: Array
     deviation: Array
-    spectrum: Array
     loudness: float
     harmless: Array
     low: float
@@ -70,10 +70,14 @@ class CleanImages:
     @classmethod
     def of(cls, x: Array) -> CleanImages:
         centred = x - x.mean(0)
-        spectrum = np.sqrt((np.abs(np.fft.fftn(centred, axes=axes_of(x))) ** 2).mean(0))
         loudness = float(np.sqrt((centred**2).mean()))
         low, high = float(x.min()), float(x.max())
-        return cls(x, x.mean(0), np.abs(centred).mean(0), spectrum, loudness, harmless_directions(x.mean(0)), low, high)
+        return cls(x, x.mean(0), np.abs(centred).mean(0), loudness, harmless_directions(x.mean(0)), low, high)
+
+    @cached_property
+    def spectrum(self) -> Array:
+        """Root mean square of the inputs' spatial frequencies about their mean: nobody asks before an offset is tried."""
+        return np.asarray(np.sqrt((np.abs(np.fft.fftn(self.x - self.mean, axes=axes_of(self.x))) ** 2).mean(0)))
 
 
 def harmless_directions(mean: Array) -> Array:

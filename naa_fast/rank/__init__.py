@@ -1,9 +1,9 @@
-"""The second look: which suspect samples lie outside what the clean set does, class by class (`look`).
+"""The second look: which suspect samples lie outside the clean set, class by class (`look`; `Beside` while measuring).
 
-reference.py holds what clean samples of a class look like, look.py runs both sets past it, keep.py holds on to the samples that
-matter, groups.py says which predicted classes get statistics of their own.
+reference.py holds what clean samples of a class look like, look.py scores by it, passes.py brings the samples, keep.py holds on
+to those that matter, groups.py says which predicted classes get statistics of their own.
 """
 
-from naa_fast.rank.look import Look, look
+from naa_fast.rank.look import Beside, Look, look
 
-__all__ = ["Look", "look"]
+__all__ = ["Beside", "Look", "look"]

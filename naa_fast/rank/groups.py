@@ -15,8 +15,9 @@ FEWEST = 16
 class Groups:
     """Predicted classes as group numbers: 0 for every class without statistics of its own, then one each.
 
-    `classes` int64 `[groups - 1]`. The clean set's most frequent classes, at most MOST of them, and those that rise most from
-    clean to suspect, RISEN of them: a backdoor's target may be a class that clean data hardly has.
+    `classes` int64 `[groups - 1]`: all of them up to MOST, whose groups are known before anything was counted; small ones lean on
+    the whole set's mean (reference.PRIOR). Of more, the clean set's most frequent classes and those that rise most from clean to
+    suspect, RISEN of them, MOST together: a backdoor's target may be a class that clean data hardly has.
     """
 
     def __init__(self, clean: Array, suspect: Array) -> None:
@@ -24,10 +25,18 @@ class Groups:
         counts, rises = np.zeros(0), np.zeros(0)
         if len(clean) > 1 and len(clean) == len(suspect) and clean[:-1].sum() and suspect[:-1].sum():
             counts = clean[:-1]
+            if len(counts) <= MOST:
+                self.classes = np.arange(len(counts))
+                return
             rises = suspect[:-1] / suspect[:-1].sum() - clean[:-1] / clean[:-1].sum()
         common = [c for c in np.argsort(-counts, kind="stable")[: MOST - RISEN] if counts[c] >= FEWEST]
         risen = [c for c in np.argsort(-rises, kind="stable")[:RISEN] if rises[c] > 0 or counts[c] >= FEWEST]
         self.classes = np.array(sorted({*common, *risen}), np.int64)
+
+    @classmethod
+    def every(cls, classes: int) -> Groups:
+        """A group for each of `classes` classes, at most MOST; with 0, one for all samples."""
+        return cls(np.ones(classes + 1, np.int64), np.ones(classes + 1, np.int64))
 
     @property
     def count(self) -> int:

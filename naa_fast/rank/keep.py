@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ from naa_fast.records import Array
 
 INPUT_BYTES = 256 << 20
 """Most that the kept inputs of one kind may take on the host."""
+SHOWN = 3
+Lit = Callable[[Array], tuple[Array, Array]]
+"""For some samples of a batch, each layer's largest |z| and the feature it is of: both `[samples, layers]`."""
 
 
 @dataclass(frozen=True)
@@ -76,40 +80,84 @@ def concatenated(one: Batch, other: Batch) -> Batch | None:
     return Batch(arguments, keywords, one.size + other.size, mask)
 
 
+@dataclass(frozen=True)
+class Offered:
+    """Samples of one batch that were among the highest when they came; `inputs`, `masks` None where they are not kept."""
+
+    samples: Array
+    scores: Array
+    predicted: Array
+    lit: Array
+    inputs: Tensor | None
+    masks: Tensor | None
+
+    def at(self, rows: Array, inputs: bool) -> Offered:
+        """Some of them (bool `[samples]`), with or without their inputs."""
+        own = torch.from_numpy(np.flatnonzero(rows))
+        held = [None if kept is None or not inputs else kept[own] for kept in (self.inputs, self.masks)]
+        return Offered(self.samples[rows], self.scores[rows], self.predicted[rows], self.lit[rows], *held)
+
+    def kept(self) -> list[Kept]:
+        nothing = [None] * len(self.samples)
+        inputs, masks = (nothing if kept is None else list(kept) for kept in (self.inputs, self.masks))
+        columns = self.samples.tolist(), self.scores.tolist(), self.predicted.tolist(), self.lit.tolist(), inputs, masks
+        return [
+            Kept(sample, score, predicted, tuple((int(layer), int(feature), z) for layer, feature, z in lit), row, mask)
+            for sample, score, predicted, lit, row, mask in zip(*columns, strict=True)
+        ]
+
+
 class Top:
     """The `most` samples of highest score, in one pass; with their inputs as many of the highest as INPUT_BYTES hold."""
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self.kept: list[Kept] = []
+        self._offered: list[Offered] = []
         self._least = -np.inf
-        self._rows = self._held = 0
+        self._rows = 0
 
-    def add(self, first: int, scores: Array, predicted: Array, lit_z: Array, lit_feature: Array, batch: Batch) -> None:
-        """Offer a batch whose first sample is sample `first` of the set; `lit_*` `[samples, layers]`: each layer's strongest."""
-        x = main_tensor(batch)
+    def add(self, first: int, scores: Array, predicted: Array, batch: Batch, lit: Lit | None = None) -> None:
+        """Offer a batch whose first sample is sample `first` of the set. `lit` is asked about those that are kept alone."""
+        chosen = np.flatnonzero(scores > self._least)
+        if not len(chosen):
+            return
+        x, own = main_tensor(batch), torch.from_numpy(chosen)
         self._rows = min(self.most, int(INPUT_BYTES * len(x) / max(x.nbytes, 1)))
-        for i in np.flatnonzero(scores > self._least):
-            strongest = np.argsort(-lit_z[i], kind="stable")[:3]
-            lit = tuple((int(layer), int(lit_feature[i, layer]), float(lit_z[i, layer])) for layer in strongest)
-            row = x[i].cpu().clone() if self._rows else None
-            mask = batch.mask[i].cpu().clone() if batch.mask is not None and self._rows else None
-            self.kept.append(Kept(first + int(i), float(scores[i]), int(predicted[i]), lit, row, mask))
-            self._held += row is not None
-            if len(self.kept) > 2 * self.most or self._held > 2 * self._rows:
-                self._prune()
+        neurons = np.zeros((len(chosen), 0, 3)) if lit is None else strongest(*lit(chosen))
+        held = [x, batch.mask] if self._rows else [None, None]
+        rows, masks = (None if kept is None else kept[own.to(kept.device)].cpu() for kept in held)
+        self._offered.append(Offered(first + chosen, scores[chosen], predicted[chosen], neurons, rows, masks))
+        held_rows = sum(len(one.samples) for one in self._offered if one.inputs is not None)
+        if sum(len(one.samples) for one in self._offered) > 2 * self.most or held_rows > 2 * self._rows:
+            self._prune()
 
     def finished(self) -> list[Kept]:
         """The samples kept, highest score first, ties by place in the set."""
         self._prune()
-        return self.kept
+        return sorted((kept for one in self._offered for kept in one.kept()), key=lambda kept: (-kept.score, kept.sample))
 
     def _prune(self) -> None:
-        ordered = sorted(self.kept, key=lambda kept: (-kept.score, kept.sample))[: self.most]
-        self.kept = [*ordered[: self._rows], *(replace(kept, row=None, mask=None) for kept in ordered[self._rows :])]
-        self._held = sum(kept.row is not None for kept in self.kept)
-        if len(self.kept) == self.most:
-            self._least = self.kept[-1].score
+        if not self._offered:
+            return
+        scores = np.concatenate([one.scores for one in self._offered])
+        samples = np.concatenate([one.samples for one in self._offered])
+        place = np.empty(len(scores), np.int64)
+        place[np.lexsort((samples, -scores))] = np.arange(len(scores))
+        ends = np.cumsum([len(one.samples) for one in self._offered])[:-1]
+        pairs = list(zip(self._offered, np.split(place, ends), strict=True))
+        parts = [one.at(own < self._rows, True) for one, own in pairs]
+        parts += [one.at((own >= self._rows) & (own < self.most), False) for one, own in pairs]
+        self._offered = [part for part in parts if len(part.samples)]
+        if len(scores) >= self.most:
+            self._least = float(np.sort(scores)[-self.most])
+
+
+def strongest(z: Array, feature: Array) -> Array:
+    """`(layer number, feature, z)` of the SHOWN layers that lit up most in each sample: float64 `[samples, SHOWN, 3]`. Both
+    arrays are `[samples, layers]`.
+    """
+    layers = np.argsort(-z, 1, kind="stable")[:, :SHOWN]
+    return np.stack([layers, *(np.take_along_axis(values, layers, 1) for values in (feature, z))], 2).astype(np.float64)
 
 
 class Draw:

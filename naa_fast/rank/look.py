@@ -1,8 +1,8 @@
-"""`look`: both sets once more past the frozen statistics of the clean one, sample by sample."""
+"""`look`: both sets past the frozen statistics of the clean one, sample by sample; `Beside`: the same while they are measured."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,24 +10,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from naa_fast.accumulate import Samples, Views, chosen_classes, class_scores
+from naa_fast.accumulate import Views
 from naa_fast.capture import select
 from naa_fast.capture.selection import LayerSpec
 from naa_fast.errors import CaptureError
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.measurement import Measurement
-from naa_fast.rank.groups import Groups
-from naa_fast.rank.keep import Draw, Kept, Top, main_tensor, taken
+from naa_fast.rank.directions import Directions
+from naa_fast.rank.groups import MOST, Groups
+from naa_fast.rank.keep import Draw, Kept, Top, main_tensor
+from naa_fast.rank.passes import MOST_CLEAN, Clean, Suspect, Watch
 from naa_fast.rank.reference import Reference, excess
 from naa_fast.rank.tokens import TokenCounts
-from naa_fast.records import Array, fold_of
-from naa_fast.scan.chunk import Progress, Runner
+from naa_fast.records import Array
+from naa_fast.scan.chunk import Progress
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.stopping import StopRequest
 
-MOST_CLEAN = 1 << 16
-"""Clean samples looked at: means, deviations and the null are no better with more."""
 TOP = 1000
 DRAWN = 4096
 
@@ -39,6 +39,11 @@ class Scored:
     scores: list[Array] = field(default_factory=list)
     predicted: list[Array] = field(default_factory=list)
     count: int = 0
+
+    def add(self, scores: Array, predicted: Array) -> None:
+        self.scores.append(scores)
+        self.predicted.append(predicted)
+        self.count += len(predicted)
 
     def joined(self) -> tuple[Array, Array]:
         scores = np.concatenate(self.scores) if self.scores else np.zeros(0)
@@ -68,62 +73,113 @@ class Look:
     largest: int
     clean_tokens: TokenCounts | None
     suspect_tokens: TokenCounts | None
+    directions: Directions
 
 
-class Watch(Runner):
-    """Runs a set and hands `take` each forward's part, views and predicted classes; keeps no statistics of its own."""
+class Ranker:
+    """What `fit` learns of clean samples, `null` of others that fixed nothing, and how `rank` scores suspects by it.
 
-    take: Callable[[Batch, Views, Array], None]
-    largest = 0
+    In this order, with `freeze` after the first and `weigh` after the second. Memory: `(groups + 2) x 2 x neurons` float64, the
+    kept samples, and the scores.
+    """
 
-    def watch(self, source: Source, most: int | None, take: Callable[[Batch, Views, Array], None], half: int | None) -> None:
-        """`half`: only samples of even (0) or odd (1) folds; None: all."""
-        self.source, self.take = source, take
-        self.accumulator = self.capture.observer = Samples(self._consume)  # type: ignore[assignment]
-        self.predictions = self  # type: ignore[assignment]
-        at = self.done = item = 0
-        self.items: list[int] = []
-        bad: set[int] = set()  # may be told before its turn comes
-        for batch in self.readable_batches(0, most):
-            bad |= {rejected.index for rejected in batch.rejected}
-            wanted = (
-                observed_in(batch) if half is None else observed_in(batch) & (fold_of(at + np.arange(batch.size)) % 2 == half)
-            )
-            for seen in wanted:
-                while item in bad:
-                    item += 1
-                self.items += [item] if seen else []
-                item += 1
-            part = batch if wanted.all() else taken(batch, np.flatnonzero(wanted))
-            at += batch.size
-            if part.size:
-                self.run_batch(part, 0, 0)
-            self.done += batch.size
-            if self.progress is not None and batch.size:
-                self.progress(f"ranking by {source.name}", self.done, source.samples)
+    def __init__(self, groups: Groups, backend: str, directions: Directions) -> None:
+        self.groups = groups
+        self.backend = backend
+        self.directions = directions
+        self.references: dict[str, Reference] = {}
+        self.weights: dict[str, float] = {}
+        self.null_scored, self.found = Scored(), Scored()
+        self.draw, self.top, self.null_top = Draw(DRAWN), Top(TOP), Top(TOP)
+        self.tokens: dict[str, TokenCounts] = {}
 
-    def forward(self, batch: Batch) -> Any:
-        self._part = batch
-        self._predicted = np.full(batch.size, -1, np.int64)
-        return super().forward(batch)
+    def fit(self, part: Batch, views: Views, predicted: Array) -> None:
+        group = torch.from_numpy(self.groups.of(predicted))
+        for name, view in views.items():
+            if name not in self.references:
+                self.references[name] = Reference(self.groups.count, view)
+            self.references[name].add(view, group)
+        self.directions.add(0, views, len(predicted), half=0)
+        self._drawn(part, predicted)
 
-    def observe(self, output: Any, size: int, mask: Tensor | None) -> None:
-        scores = class_scores(output, size, mask)
-        if scores is not None:
-            self._predicted = chosen_classes(scores).cpu().numpy()
+    def freeze(self) -> None:
+        if not self.references:
+            raise CaptureError("no layer's rows belong to samples", "none can be ranked", "choose other layers")
+        for reference in self.references.values():
+            reference.freeze()
 
-    def _consume(self, views: Views) -> None:
-        self.largest = max(self.largest, self._part.size)
-        self.take(self._part, views, self._predicted)
+    def null(self, part: Batch, views: Views, predicted: Array) -> None:
+        self.directions.add(0, views, len(predicted), half=1)
+        _, scores = self._scores(views, predicted)
+        absent = np.zeros(len(predicted))  # a branch that this batch did not take
+        per_layer = np.stack([scores.get(name, absent) for name in self.references], 1)
+        self.null_scored.add(per_layer, predicted)
+        # Ranked by the plain sum: the layers' weights are not known before the last of these samples.
+        self.null_top.add(0, per_layer.sum(1), predicted, part)
+        self._drawn(part, predicted)
 
+    def weigh(self) -> None:
+        """Give each layer the weight that makes clean samples' scores alike; `null_scores` is their weighted sum then."""
+        per_layer, self.null_predicted = self.null_scored.joined()
+        usual = np.nanmean(np.where(np.isfinite(per_layer), per_layer, np.nan), 0)
+        self.weights = {name: 1.0 / (mean + 0.01) for name, mean in zip(self.references, usual, strict=True)}
+        self.null_scores = per_layer @ np.array(list(self.weights.values()))
 
-def observed_in(batch: Batch) -> Array:
-    """Which samples of a batch its mask leaves anything of: bool `[size]`."""
-    if batch.mask is None:
-        return np.ones(batch.size, bool)
-    mask = batch.mask.cpu()
-    whole: Array = (mask if mask.ndim == 1 else mask.any(1)).numpy()
-    return whole
+    def rank(self, part: Batch, views: Views, predicted: Array) -> None:
+        self.directions.add(1, views, len(predicted))
+        z, scores = self._scores(views, predicted)
+        total = np.sum([own * self.weights[name] for name, own in scores.items()], axis=0) + np.zeros(len(predicted))
+
+        def lit(rows: Array) -> tuple[Array, Array]:
+            lit_z = np.zeros((len(rows), len(self.references)))
+            feature = np.zeros(lit_z.shape, np.int64)
+            for place, name in enumerate(self.references):
+                if name in z:
+                    largest = z[name][torch.from_numpy(rows).to(z[name].device)].abs().max(1)
+                    lit_z[:, place], feature[:, place] = largest.values.cpu().numpy(), largest.indices.cpu().numpy()
+            return lit_z, feature
+
+        self.top.add(self.found.count, total, predicted, part, lit)
+        self.found.add(total, predicted)
+        self._count_tokens("suspect", part, predicted)
+
+    def looked(self, items: Array, largest: int, clean: Measurement) -> Look:
+        """All that was seen. `items` the suspect samples' places, `largest` the most that ran at once."""
+        scores, predicted = self.found.joined()
+        counted = self.tokens if not any(one.overflown for one in self.tokens.values()) else {}
+        neurons = {name: record.channels for name, record in clean.layers.items()}
+        return Look(
+            items,
+            scores,
+            predicted,
+            self.null_scores,
+            self.null_predicted,
+            {name: neurons.get(name, 0) for name in self.references},
+            self.groups,
+            self.top.finished(),
+            self.null_top.finished(),
+            self.draw.batches,
+            max(largest, 1),
+            counted.get("clean"),
+            counted.get("suspect"),
+            self.directions,
+        )
+
+    def _scores(self, views: Views, predicted: Array) -> tuple[dict[str, Tensor], dict[str, Array]]:
+        """Residuals of each layer `[samples, features]`, and their score float64 `[samples]` on the host."""
+        group = torch.from_numpy(self.groups.of(predicted))
+        z = {name: self.references[name].residual(view, group) for name, view in views.items() if name in self.references}
+        return z, {name: excess(values, self.backend).cpu().numpy() for name, values in z.items()}
+
+    def _drawn(self, part: Batch, predicted: Array) -> None:
+        self.draw.add(part, predicted)
+        self._count_tokens("clean", part, predicted)
+
+    def _count_tokens(self, name: str, part: Batch, predicted: Array) -> None:
+        x = main_tensor(part)
+        if x.ndim == 2 and not x.is_floating_point():
+            counts = self.tokens.setdefault(name, TokenCounts(self.groups.count))
+            counts.add(x, self.groups.of(predicted), part.mask)
 
 
 def look(
@@ -141,92 +197,95 @@ def look(
 
     Half of the clean set (its even folds) fixes each class's mean and the deviations; the other half is scored like the
     suspects and says what chance would give. `measured`: the two sets' measurements, for the classes that occur. Cost: one more
-    forward of each set (of MOST_CLEAN clean samples at most), a copy of the scores to the host each batch, and `(classes + 2) x
-    2 x neurons` float64.
+    forward of each set (of MOST_CLEAN clean samples at most), a copy of the scores to the host each batch, `(classes + 2) x
+    2 x neurons` float64, and what `Directions` holds.
     """
-    place, selection = Placement.of(model, device), select(model, layers)
-    groups = Groups(*(measurement.predictions for measurement in measured))
-    references: dict[str, Reference] = {}
-    weights: dict[str, float] = {}
-    null, found = Scored(), Scored()
-    draw, top, null_top = Draw(DRAWN), Top(TOP), Top(TOP)
-    tokens: dict[str, TokenCounts] = {}
-
-    def count_tokens(name: str, part: Batch, group: Array) -> None:
-        x = main_tensor(part)
-        if x.ndim == 2 and not x.is_floating_point():
-            tokens.setdefault(name, TokenCounts(groups.count)).add(x, group, part.mask)
-
-    def fit(part: Batch, views: Views, predicted: Array) -> None:
-        group = torch.from_numpy(groups.of(predicted))
-        for name, view in views.items():
-            if name not in references:
-                references[name] = Reference(groups.count, view)
-            references[name].add(view, group)
-        draw.add(part, predicted)
-        count_tokens("clean", part, group.numpy())
-
-    def layer_scores(views: Views, predicted: Array) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        group = torch.from_numpy(groups.of(predicted))
-        z = {name: references[name].residual(view, group) for name, view in views.items() if name in references}
-        return z, {name: excess(values, backend).cpu() for name, values in z.items()}
-
-    def fit_null(part: Batch, views: Views, predicted: Array) -> None:
-        _, scores = layer_scores(views, predicted)
-        absent = np.zeros(len(predicted))  # a branch that this batch did not take
-        per_layer = np.stack([scores[name].numpy() if name in scores else absent for name in references], 1)
-        null.scores.append(per_layer)
-        null.predicted.append(predicted)
-        nothing = np.zeros((len(predicted), 0))
-        # Ranked by the plain sum: the layers' weights are not known before the last of these samples.
-        null_top.add(0, per_layer.sum(1), predicted, nothing, nothing, part)
-        draw.add(part, predicted)
-        count_tokens("clean", part, groups.of(predicted))
-
-    def rank(part: Batch, views: Views, predicted: Array) -> None:
-        z, scores = layer_scores(views, predicted)
-        total = np.sum([scores[name].numpy() * weights[name] for name in scores], axis=0) + np.zeros(len(predicted))
-        lit_z, lit_feature = np.zeros((len(predicted), len(references))), np.zeros((len(predicted), len(references)), np.int64)
-        for place, name in enumerate(references):
-            if name in z:
-                strongest = z[name].abs().max(1)
-                lit_z[:, place], lit_feature[:, place] = strongest.values.cpu().numpy(), strongest.indices.cpu().numpy()
-        first, found.count = found.count, found.count + len(predicted)
-        found.scores.append(total)
-        found.predicted.append(predicted)
-        top.add(first, total, predicted, lit_z, lit_feature, part)
-        count_tokens("suspect", part, groups.of(predicted))
-
-    with evaluating(model), torch.no_grad():
-        watch = Watch(model, clean, selection, place, backend, "", StopRequest(), progress)
-        with watch.capture:
-            watch.watch(clean, MOST_CLEAN, fit, 0)
-            if not references:
-                raise CaptureError("no layer's rows belong to samples", "none can be ranked", "choose other layers")
-            for reference in references.values():
-                reference.freeze()
-            watch.watch(clean, MOST_CLEAN, fit_null, 1)
-            per_layer, null_predicted = null.joined()
-            usual = np.nanmean(np.where(np.isfinite(per_layer), per_layer, np.nan), 0)
-            weights = {name: 1.0 / (mean + 0.01) for name, mean in zip(references, usual, strict=True)}
-            null_scores = per_layer @ np.array(list(weights.values()))
-            watch.watch(suspect, None, rank, None)
-            items = np.array(watch.items, np.int64)
-    scores, predicted = found.joined()
-    counted = tokens if not any(one.overflown for one in tokens.values()) else {}
     neurons = {name: record.channels for name, record in measured[0].layers.items()}
-    return Look(
-        items,
-        scores,
-        predicted,
-        null_scores,
-        null_predicted,
-        {name: neurons.get(name, 0) for name in references},
-        groups,
-        top.finished(),
-        null_top.finished(),
-        draw.batches,
-        max(watch.largest, 1),
-        counted.get("clean"),
-        counted.get("suspect"),
-    )
+    directions = Directions(neurons, (min(measured[0].samples, MOST_CLEAN), measured[1].samples))
+    ranker = Ranker(Groups(*(measurement.predictions for measurement in measured)), backend, directions)
+    with evaluating(model), torch.no_grad():
+        watch = watcher(model, clean, layers, device, backend, progress)
+        with watch.capture:
+            sizes = [watch.watch(clean, MOST_CLEAN, ranker.fit, 0)[1]]
+            ranker.freeze()
+            sizes.append(watch.watch(clean, MOST_CLEAN, ranker.null, 1)[1])
+            ranker.weigh()
+            items, largest = watch.watch(suspect, None, ranker.rank, None)
+    return ranker.looked(items, max(largest, *sizes), measured[0])
+
+
+def watcher(
+    model: nn.Module,
+    source: Source,
+    layers: str | LayerSpec | Sequence[LayerSpec] | None,
+    device: str | torch.device,
+    backend: str,
+    progress: Progress | None,
+) -> Watch:
+    return Watch(model, source, select(model, layers), Placement.of(model, device), backend, "", StopRequest(), progress)
+
+
+class Beside:
+    """`look` while the sets are measured: `clean` and `suspect` are the onlookers of the two passes, `settle` stands between.
+
+    Costs no forward but one of half the clean set where its views do not fit in passes.HELD_BYTES, and beside what `look` costs
+    that memory. Gives up, and leaves it to `look`, where that would see something else: more than groups.MOST classes (which
+    get a group is not known before both sets are counted), a pass that did not see every sample in this process (a resumed
+    one), or anything that went wrong.
+    """
+
+    def __init__(self, model: nn.Module, source: Source, suspects: Source, **options: Any) -> None:
+        """`source` is the clean set, which `suspects` follow; `options` as of `watcher`: layers, device, backend, progress."""
+        self.model, self.source, self.suspects, self.options = model, source, suspects, options
+        self.clean = Clean(self._fit)
+        self.suspect: Suspect | None = None
+        self.ranker: Ranker | None = None
+        self.largest = 0
+
+    def _fit(self, part: Batch, views: Views, predicted: Array, classes: int) -> None:
+        if self.ranker is None:
+            if classes > MOST:
+                raise CaptureError(f"{classes} classes", f"at most {MOST} have groups that are known beforehand", "look again")
+            samples = self.source.samples, self.suspects.samples
+            directions = Directions({}, (min(samples[0] or 0, MOST_CLEAN), samples[1] or 0))
+            self.ranker = Ranker(Groups.every(classes), self.options["backend"], directions)
+        self.ranker.directions.neurons |= self.clean.neurons
+        self.ranker.fit(part, views, predicted)
+
+    def settle(self, clean: Measurement) -> None:
+        """Score the other half of the clean set; to be called between the measurements."""
+        ranker, self.largest = self.ranker, self.clean.largest
+        if ranker is None or not self.clean.whole(clean.samples):
+            return
+        directions = ranker.directions
+        directions.neurons = {name: record.channels for name, record in clean.layers.items()}
+        directions.samples = min(clean.samples, MOST_CLEAN), self.suspects.samples or clean.samples
+        try:
+            ranker.freeze()
+            with torch.no_grad():
+                if self.clean.held is None:
+                    self._run_again(ranker)
+                for part in self.clean.held or ():
+                    ranker.null(*part)
+                if not ranker.null_scored.count:
+                    return  # too small a set
+                ranker.weigh()
+        except Exception:  # `look` will say what it was
+            return
+        self.clean.held = None
+        self.suspect = Suspect(ranker.rank)
+
+    def _run_again(self, ranker: Ranker) -> None:
+        with evaluating(self.model):
+            watch = watcher(self.model, self.source, **self.options)
+            with watch.capture:
+                self.largest = max(self.largest, watch.watch(self.source, MOST_CLEAN, ranker.null, 1)[1])
+
+    def looked(self, measured: tuple[Measurement, Measurement]) -> Look | None:
+        """What `look` would have seen; None where it has to be asked."""
+        if self.ranker is None or self.suspect is None or not self.suspect.whole(measured[1].samples):
+            return None
+        if not np.array_equal(self.ranker.groups.classes, Groups(*(one.predictions for one in measured)).classes):
+            return None  # what looked like class scores was something else
+        items = np.concatenate([np.zeros(0, np.int64), *self.suspect.items])
+        return self.ranker.looked(items, max(self.largest, self.suspect.largest), measured[0])

@@ -35,7 +35,8 @@ class TokenCounts:
             grown = np.zeros((len(self.counts), max(width, int(1.5 * self.counts.shape[1]))), np.int32)
             grown[:, : self.counts.shape[1]] = self.counts
             self.counts = grown
-        rows = np.broadcast_to(np.arange(len(x))[:, None], x.shape)[seen]
-        pairs = np.unique(rows * max(width, 1) + x[seen])
-        np.add.at(self.counts, (group[pairs // max(width, 1)], pairs % max(width, 1)), 1)
+        ordered = np.sort(np.where(seen, x, -1), axis=1)
+        ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = -1  # once a sample
+        rows, places = np.nonzero(ordered >= 0)
+        np.add.at(self.counts.reshape(-1), group[rows] * self.counts.shape[1] + ordered[rows, places], 1)
         self.samples += np.bincount(group, minlength=len(self.samples))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
+from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
 from naa_fast.errors import InputError, UsageError
 from naa_fast.files import write_whole
 from naa_fast.report.chart import chart_bytes
-from naa_fast.report.machine import report_bytes
-from naa_fast.report.pictures import OPTIONAL, optional_files
+from naa_fast.report.machine import report_bytes, unicode_text
+from naa_fast.report.pictures import OPTIONAL, TABLE, VECTORS, optional_files
+from naa_fast.report.table import table_lines
 from naa_fast.report.words import printable, summary
 
 PATH_CELLS = 200
@@ -19,7 +24,8 @@ PATH_CELLS = 200
 def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, object]) -> list[Path]:
     """Write the files of a report into `folder`, made if absent, and return their paths; older ones are replaced.
 
-    Six always; and, where a second look found something to show, pictures or texts of the triggers and of the top samples.
+    Six always; and, where a second look found something to show, pictures or texts of the triggers and of the top samples,
+    the vectors of the directions, and where it is asked for the table of all samples.
 
     report.json comes last, so where it is, the others are. A symbolic link at a file's name is replaced, never followed.
 
@@ -33,6 +39,8 @@ def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, ob
         "signature.svg": chart_bytes(judgement, "svg"),
         "summary.txt": summary(judgement).encode("utf-8"),
         **optional_files(judgement.evidence),
+        **table_file(judgement.evidence),
+        **vectors_file(judgement.evidence),
         "report.json": report_bytes(judgement, provenance),
     }
     # The measurements one after the other: those of a large model are large.
@@ -43,6 +51,26 @@ def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, ob
     for name in set(OPTIONAL) - small.keys():  # of an older report in the same place
         remove(folder / name)
     return [folder / name for name in ("clean.naa.safetensors", "suspect.naa.safetensors", *small)]
+
+
+def table_file(evidence: Evidence) -> dict[str, bytes]:
+    """The table of every sample, where it is asked for."""
+    if evidence.ranking is None or not evidence.ranking.whole:
+        return {}
+    return {TABLE: "".join(table_lines(evidence.ranking, "csv")).encode("utf-8")}
+
+
+def vectors_file(evidence: Evidence) -> dict[str, bytes]:
+    """The unit vectors of the directions, float32, for what projects them out. Tensors t0, t1, ... in the order of report.json;
+    the metadata's one key, "directions", is the JSON of layer, kind and step of each (a vector is over every step-th neuron).
+    """
+    from safetensors.numpy import save
+
+    if not evidence.directions:
+        return {}
+    about = [{"layer": unicode_text(one.layer), "kind": one.kind, "step": one.step} for one in evidence.directions]
+    tensors = {f"t{i}": one.vector.astype(np.float32) for i, one in enumerate(evidence.directions)}
+    return {VECTORS: save(tensors, {"directions": json.dumps(about)})}
 
 
 def write(path: Path, content: bytes) -> None:

@@ -11,11 +11,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import Crowd, Evidence, RankedSample
 from naa_fast.detect.judgement import Judgement, TopNeuron
 from naa_fast.detect.proof import Proof
 from naa_fast.measurement import Measurement
-from naa_fast.report.pictures import trigger_names
+from naa_fast.report.pictures import TABLE, trigger_names
 
 SCHEMA = "naa-fast/report/1"
 UNITED = ("versions", "device", "backends")
@@ -61,9 +62,10 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
             for name, layer in judgement.layers.items()
         ],
         "top": [{"layer": unicode_text(row.layer), **numbers(row)} for row in judgement.top()],
-        "ranking": [ranked(sample) for sample in (judgement.evidence.ranking.top if judgement.evidence.ranking else ())],
+        "ranking": [ranked(sample) for sample in (judgement.evidence.ranking.listed if judgement.evidence.ranking else ())],
         "proof": [proved(proof, files.get(proof)) for proof in judgement.evidence.proof],
         "second_look": looked(judgement.evidence),
+        "directions": [directed(direction) for direction in judgement.evidence.directions],
         "coverage": {
             "clean": {"samples": judgement.clean.samples, "skipped": judgement.clean.skipped},
             "suspect": {"samples": judgement.suspect.samples, "skipped": judgement.suspect.skipped},
@@ -92,6 +94,7 @@ def numbers(row: TopNeuron) -> dict[str, Any]:
         "z": finite(row.z),
         "clean_mean": finite(row.clean_mean),
         "suspect_mean": finite(row.suspect_mean),
+        "tail": finite(row.tail),
     }
 
 
@@ -110,6 +113,7 @@ def looked(evidence: Evidence) -> dict[str, Any] | None:
         "harmless": finite(evidence.harmless),
         "forwards": evidence.forwards,
         "crowd": crowded(evidence.crowd) if evidence.crowd is not None else None,
+        "file": TABLE if ranking.whole else None,
     }
 
 
@@ -143,6 +147,20 @@ def proved(proof: Proof, file: str | None) -> dict[str, Any]:
         "tokens": list(proof.tokens),
         "words": unicode_text(proof.words),
         "file": file,
+    }
+
+
+def directed(direction: Direction) -> dict[str, Any]:
+    return {
+        "layer": unicode_text(direction.layer),
+        "kind": direction.kind,
+        "effect": finite(direction.effect),
+        "spread": finite(direction.spread),
+        "auc": finite(direction.auc),
+        "beyond": finite(direction.beyond),
+        "statistic": finite(direction.statistic),
+        "limit": finite(direction.limit),
+        "neurons": [{"neuron": neuron, "weight": finite(weight)} for neuron, weight in direction.neurons],
     }
 
 

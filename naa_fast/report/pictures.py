@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 COLUMNS, ROWS = 12, 4
 SHEET, TEXTS = "top-samples.png", "top-samples.txt"
 SHOWN_TRIGGERS = 3
-OPTIONAL = (SHEET, TEXTS, *(f"trigger-{i}.{form}" for i in range(1, SHOWN_TRIGGERS + 1) for form in ("png", "txt")))
+TABLE = "ranking.csv"
+VECTORS = "directions.safetensors"
+OPTIONAL = (
+    SHEET,
+    TEXTS,
+    TABLE,
+    VECTORS,
+    *(f"trigger-{i}.{form}" for i in range(1, SHOWN_TRIGGERS + 1) for form in ("png", "txt")),
+)
 """Every file a report may have beside the six it always has."""
 TEXT_CELLS = 2000
 

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from math import floor, isfinite, log10
 
+from naa_fast.detect.directions import BEYOND
 from naa_fast.detect.evidence import TAIL, Evidence
 from naa_fast.detect.findings import LEVELS, Finding
 from naa_fast.detect.judgement import Judgement
@@ -36,6 +37,7 @@ def summary(judgement: Judgement, width: int = 100) -> str:
         findings(judgement.verdict.findings, width),
         top_neurons(judgement, width),
         top_samples(judgement.evidence, width),
+        strongest_direction(judgement.evidence, width),
         coverage(judgement, width),
         not_checked(judgement.verdict.not_checked, width),
     ]
@@ -135,6 +137,20 @@ def top_samples(evidence: Evidence, width: int) -> list[str]:
         )
         lines += wrapped(f"{tried} ({evidence.forwards} samples run)", width)
     return lines
+
+
+def strongest_direction(evidence: Evidence, width: int) -> list[str]:
+    """The direction farthest above chance, and what it is held against."""
+    if not evidence.directions:
+        return []
+    one = evidence.directions[0]
+    neurons = ", ".join(str(neuron) for neuron, _ in one.neurons)
+    how = f"t {number(one.statistic)}, chance up to {number(one.limit)}: {'more' if one.stands else 'no more'} than chance"
+    text = (
+        f"Strongest direction: {one.kind} in {printable(one.layer) or 'the whole model'}, {number(one.effect)} clean standard "
+        f"deviations, {100 * one.beyond:.0f} % beyond {100 * BEYOND:g} % of clean samples ({how}; mostly neurons {neurons})"
+    )
+    return wrapped(text, width)
 
 
 def coverage(judgement: Judgement, width: int) -> list[str]:

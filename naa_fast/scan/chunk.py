@@ -10,11 +10,11 @@ from functools import cache
 from importlib import metadata
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from naa_fast.accumulate import Accumulator, Predictions
+from naa_fast.accumulate import Accumulator, Predictions, Samples, Views, class_scores
 from naa_fast.capture import Capture, Selection
 from naa_fast.capture.hooks import Enough
 from naa_fast.capture.selection import unwrapped
@@ -31,6 +31,30 @@ from naa_fast.scan.times import Times
 
 Progress = Callable[[str, int, int | None], None]
 """Called after each batch with the set's name, the samples done, and the total if it is known."""
+
+
+class Stage(Protocol):
+    """Takes what the hooks see of a batch, which counts wholly or not at all: `Accumulator`, or `Samples` alone."""
+
+    def begin(self, size: int, start: int, mask: Tensor | None = None) -> None: ...
+    def observe(self, layer: str, x: Tensor, layout: str) -> None: ...
+    def views(self) -> Views: ...
+    def commit(self) -> None: ...
+    def discard(self) -> None: ...
+
+
+class Onlooker:
+    """Sees each sample's own views of the layers while a set is run; does nothing with them by itself."""
+
+    def begin(self, start: int, neurons: dict[str, int]) -> None:
+        """A chunk begins, at item `start` of the set; `neurons` will hold how many each layer has, as soon as it was seen."""
+
+    def left_out(self, rejected: tuple[Rejected, ...]) -> None:
+        """Items that could not be used; told before the samples behind them."""
+
+    def take(self, part: Batch, views: Views, scores: Tensor | None) -> bool:
+        """Samples whose forward succeeded, in order, each once; `scores` see `class_scores`. Whether it wants to see more."""
+        return False
 
 
 class OutOfMemory(Exception):
@@ -74,10 +98,11 @@ class Runner:
         self.bad = 0
         self.seen = 0
         self.together = False
-        self.accumulator = Accumulator(backend)
+        self.onlooker: Onlooker | None = None
+        self.stage: Stage = Accumulator(backend)
         self.predictions = Predictions()
         self.selection = selection
-        self.capture = Capture(model, selection, self.accumulator)
+        self.capture = Capture(model, selection, self.stage)
         self.most: float = float("inf")
         self.input_dtype = ""
         self.batches_seen = 0
@@ -89,7 +114,10 @@ class Runner:
 
         Raises Stopped between batches once a stop was asked for; a chunk that was not finished is not counted.
         """
-        self.accumulator = self.capture.observer = Accumulator(self.backend)
+        accumulator = self.stage = self.capture.observer = Accumulator(self.backend)
+        if self.onlooker is not None:
+            accumulator.samples = Samples()
+            self.onlooker.begin(self.first + start, accumulator.samples.neurons)
         self.predictions = Predictions(self.predictions.varied)
         self.rejected = self.quarantine.pending = []
         done = 0
@@ -97,6 +125,8 @@ class Runner:
             self.rejected += [replace(bad, index=self.first + bad.index) for bad in batch.rejected]
             if batch.rejected and self.quarantine.exceeded(self.bad + len(self.rejected), self.source.samples):
                 return None
+            if self.onlooker is not None:
+                self.onlooker.left_out(batch.rejected)
             if batch.size == 0:
                 continue
             self.require_same_dtype(batch)
@@ -112,14 +142,14 @@ class Runner:
         if done == 0:
             return Measurement(shards=(shard,))
         began = perf_counter()
-        records = self.accumulator.records()
+        records = accumulator.records()
         self.times.ours += perf_counter() - began
         return Measurement(
             records,
             self.fingerprint,
             self.input_dtype,
             (shard,),
-            self.provenance(),
+            self.provenance(accumulator),
             self.predictions.read(),
         )
 
@@ -140,7 +170,7 @@ class Runner:
         while pending:
             part, *rest = pieces(pending.popleft(), self.most)
             pending.extendleft(reversed(rest))
-            self.accumulator.begin(part.size, start + done, part.mask)
+            self.stage.begin(part.size, start + done, part.mask)
             self.capture.begin(part.size, part.mask)
             fits = True
             began, hooks = perf_counter(), self.capture.seconds
@@ -148,18 +178,24 @@ class Runner:
                 output = self.forward(part)
                 returned, hooks = perf_counter(), self.capture.seconds - hooks
                 self.predictions.observe(output, part.size, part.mask)
+                scores = None if self.onlooker is None else class_scores(output, part.size, part.mask)
             except Exception as error:
                 if self.together or not (isinstance(error, OutOfMemory) or (part.size > 1 and is_out_of_memory(error))):
                     raise
                 fits = False
             if fits:
-                self.accumulator.commit()
+                views = {} if self.onlooker is None else self.stage.views()
+                self.stage.commit()
+                if self.onlooker is not None and not self.onlooker.take(part, views, scores):
+                    self.onlooker = None
+                    if isinstance(self.stage, Accumulator):
+                        self.stage.samples = None
                 self.times.forward += returned - began - hooks
                 self.times.ours += perf_counter() - returned + hooks
                 done += part.size
                 continue
             # Nothing of this part was counted. Memory is given back here, where the exception no longer holds its tensors.
-            self.accumulator.discard()
+            self.stage.discard()
             release()
             self.most = part.size // 2
             self.capture.notes.append(f"out of memory with {part.size} samples at a time; went on with {self.most}")
@@ -231,14 +267,14 @@ class Runner:
             raise InputError(where, f"expected {self.input_dtype}, as in the first batch")
         self.input_dtype = dtype
 
-    def provenance(self) -> dict[str, tuple[str, ...]]:
+    def provenance(self, accumulator: Accumulator) -> dict[str, tuple[str, ...]]:
         """What produced the measurement, in strings that accumulate when measurements merge."""
         packages = ("naa-fast", "torch", "numpy", "numba", "cupy-cuda12x", "cupy-cuda13x")
         return {
             "python": (platform.python_version(),),
             "versions": tuple(f"{name} {version}" for name in packages if (version := version_of(name))),
             "device": (str(self.place),),
-            "backends": tuple(self.accumulator.backends()),
+            "backends": tuple(accumulator.backends()),
             "layers": (self.selection.words,),
             "notes": tuple(self.capture.remarks()),
         }

@@ -21,7 +21,7 @@ from naa_fast.inputs.fingerprint import model_fingerprint
 from naa_fast.measurement import Measurement
 from naa_fast.records import LayerRecord
 from naa_fast.scan.checkpoint import Checkpoints, Progressed
-from naa_fast.scan.chunk import Progress, Runner, version_of
+from naa_fast.scan.chunk import Onlooker, Progress, Runner, version_of
 from naa_fast.scan.feeding import Feed, Range, batches_ahead
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.quarantine import Quarantine
@@ -30,8 +30,8 @@ from naa_fast.scan.stopping import StopRequest, stop_on_signals
 from naa_fast.scan.times import Times
 
 CHUNK_SIZE = 8192
-"""Items a chunk where there are checkpoints or ranks; else the whole set is one. One copy of the state (600 bytes a neuron) comes
-home after each: rare enough to cost nothing, often enough that what an interruption loses is small."""
+"""Items a chunk where there are checkpoints or ranks; else the whole set is one. One copy of the state (2,640 bytes a neuron)
+comes home after each: rare enough to cost nothing, often enough that what an interruption loses is small."""
 
 
 def measure(
@@ -51,6 +51,7 @@ def measure(
     quarantine: Quarantine | None = None,
     times: Times | None = None,
     prefetch: int | None = None,
+    onlooker: Onlooker | None = None,
 ) -> Measurement:
     """Per-neuron records of the chosen layers over all samples of `source`.
 
@@ -70,7 +71,8 @@ def measure(
     fails ends the job on all of them, with a checkpoint of what was finished.
 
     `quarantine` takes the items that could not be used, and says how many are too many. `times` is added to. `prefetch`: batches
-    a thread reads ahead (see `naa_fast.scan.feeding.batches_ahead`); it changes no bit.
+    a thread reads ahead (see `naa_fast.scan.feeding.batches_ahead`); it changes no bit. `onlooker` sees each sample's own views
+    of the layers on the way and changes no bit either; what it does with them comes to the cost.
 
     Raises:
         InputError: no sample, a batch that cannot be read, or too many bad items. ModelError: the forward raised; names layer
@@ -121,6 +123,7 @@ def measure(
     with evaluating(model), torch.no_grad(), signals as stop:
         runner = Runner(model, source, selection, place, backend, fingerprint, stop, progress, first_index, quarantine, times)
         runner.capture.stop_early = stop_early
+        runner.onlooker = onlooker
         with runner.capture as capture:
             try:
                 total, fresh = run_chunks(runner, chunk_size, checkpoints, resume, prefetch)

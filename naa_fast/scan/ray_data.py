@@ -34,7 +34,7 @@ def ray_measure(
     Each of `actors` processes calls `model_factory` once and measures blocks as they come; a block is a chunk with its place in
     the set, and the records join in the order of the blocks, so neither the number of actors nor their speed changes a bit.
     `column` holds the model's input, one array a row. `resources` goes to each actor: `{"num_gpus": 1}`. Blocks travel by
-    Ray's object store; what comes back is 600 bytes a neuron. Cut too large blocks with `dataset.repartition(n)`.
+    Ray's object store; what comes back is some 1,100 bytes a neuron. Cut too large blocks with `dataset.repartition(n)`.
 
     Raises:
         UsageError: Ray is not installed, or fewer than one actor. InputError: no rows, or no such column. Else as `measure`.

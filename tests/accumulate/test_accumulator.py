@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tolerances import assert_moments, assert_record
+from tolerances import assert_moments, assert_record, assert_tails
 from torch import Tensor
 
 from naa_fast.accumulate import Accumulator, Predictions
@@ -38,16 +38,53 @@ def test_the_record_is_the_brute_force_one() -> None:
     assert_moments(record.sample_max, Moments.of(X.double().amax(2).numpy()), "float64")
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpu", "portable"])
+@pytest.mark.parametrize("size", [7, 64])
+def test_histograms_are_those_of_the_samples_whatever_the_batches(size: int, backend: str) -> None:
+    generator = torch.Generator().manual_seed(9)
+    mask = torch.rand(150, 9, generator=generator) < 0.3
+    x = X.clone()
+    x[3, 2], x[5, 1, 4] = torch.nan, torch.inf
+    tails = accumulated(x, size, mask, backend).tails
+    valid = np.asarray(mask)[:, None, :]
+    moments = Moments.of(x.double().numpy(), valid, axis=2)
+    assert_tails(tails, moments, 1e-6)
+    single = accumulated(x[:, :, :1], size, mask[:, :1], backend).tails
+    of_one = Moments.of(x[:, :, :1].double().numpy(), valid[:, :, :1], axis=2)
+    assert_tails(single, of_one, 0.0)
+
+
+def test_no_histograms_where_none_are_wanted_or_rows_are_not_samples() -> None:
+    for accumulator, rows in ((Accumulator("reference", tails=False), 10), (Accumulator("reference"), 7)):
+        accumulator.begin(10, 0)
+        accumulator.observe("a", X[:rows], "l")
+        accumulator.commit()
+        assert accumulator.records()["a"].tails.shape == (2, 0, 6)
+
+
+def test_an_output_that_is_overwritten_after_the_hook_counts_as_it_was() -> None:
+    for inner in (1, 9):
+        x = X[:, :, :inner].clone()
+        accumulator = Accumulator("cpu")
+        accumulator.begin(150, 0)
+        accumulator.observe("a", x, "l")
+        x.fill_(-5.0)
+        accumulator.commit()
+        assert np.array_equal(accumulator.records()["a"].tails, accumulated(X[:, :, :inner], 150, backend="cpu").tails)
+
+
 def test_a_discarded_batch_leaves_nothing_behind() -> None:
     accumulator = Accumulator("reference")
     accumulator.begin(100, 0)
     accumulator.observe("a", X[:100], "l")
     accumulator.commit()
     before = accumulator.records()["a"].packed()
+    tails = accumulator.records()["a"].tails
     accumulator.begin(50, 100)
     accumulator.observe("a", X[100:], "l")
     accumulator.discard()
     assert all(np.array_equal(a, b) for a, b in zip(before, accumulator.records()["a"].packed(), strict=True))
+    assert np.array_equal(tails, accumulator.records()["a"].tails)
     accumulator.begin(50, 100)  # a batch that was never committed is forgotten by the next begin as well
     accumulator.observe("a", X[100:], "l")
     accumulator.begin(50, 100)

@@ -7,19 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from naa_fast.accumulate import Samples
+from naa_fast.accumulate import Accumulator, Samples
 
 X = torch.randn(7, 5, 11, generator=torch.Generator().manual_seed(0)) + 3
 
 
 def views_of(x: Tensor, mask: Tensor | None = None, calls: int = 1) -> Tensor:
-    taken: list[dict[str, Tensor]] = []
-    samples = Samples(taken.append)
+    samples = Samples()
     samples.begin(7, 0, mask)
     for call in range(calls):
         samples.observe("layer", x + call, "NCHW")
-    samples.commit()
-    return taken[0]["layer"]
+    return samples.views()["layer"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
@@ -55,21 +53,45 @@ def test_a_layer_called_twice_gives_the_mean_of_means_and_the_largest_maximum() 
 
 
 def test_a_batch_that_failed_leaves_nothing_behind() -> None:
-    taken: list[dict[str, Tensor]] = []
-    samples = Samples(taken.append)
+    samples = Samples()
     samples.begin(7, 0)
     samples.observe("broken", X, "NCHW")
     samples.discard()
     samples.begin(7, 0)
     samples.observe("layer", X, "NCHW")
+    assert [*samples.views()] == ["layer"]
     samples.commit()
-    assert [*taken[0]] == ["layer"]
+    assert samples.views() == {}
 
 
 def test_rows_that_belong_to_no_sample_are_left_out() -> None:
-    taken: list[dict[str, Tensor]] = []
-    samples = Samples(taken.append)
+    samples = Samples()
     samples.begin(5, 0)
     samples.observe("rows", X, "NCHW")  # 7 rows of 5 samples
-    samples.commit()
-    assert taken == [{}]
+    assert samples.views() == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("backend", ["cpu", "portable", "reference"])
+@pytest.mark.parametrize("kind", ["plain", "masked", "nan in a sample", "one position"])
+def test_views_beside_the_statistics_are_those_of_a_pass_of_their_own(dtype: torch.dtype, backend: str, kind: str) -> None:
+    x, mask = X.to(dtype), None
+    if kind == "masked":
+        mask = torch.rand(7, 11, generator=torch.Generator().manual_seed(1)) < 0.5
+        mask[3] = False
+    if kind == "nan in a sample":
+        x = x.clone()
+        x[2, 1, 4] = torch.nan
+    x = x[:, :, :1] if kind == "one position" else x
+    accumulator, alone = Accumulator(backend), Samples()
+    accumulator.samples = Samples()
+    for stage in (accumulator, alone):
+        stage.begin(7, 0, mask)
+        stage.observe("layer", x, "NCHW")
+        stage.observe("layer", x + 1, "NCHW")
+    want, seen = (stage.views()["layer"] for stage in (alone, accumulator))
+    assert seen.dtype == want.dtype
+    assert torch.allclose(seen, want, rtol=1e-6, atol=1e-6, equal_nan=True)
+    accumulator.commit()
+    assert accumulator.views() == {}
+    assert Accumulator(backend).views() == {}, "who does not want them pays nothing"

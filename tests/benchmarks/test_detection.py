@@ -388,6 +388,17 @@ def test_turning_back_what_was_found_ends_the_attack_and_chance_does_not(cache: 
     assert row["control"]["asr"] > 0.8
 
 
+def test_the_directions_of_a_set_are_a_line_with_their_cost(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from benchmarks.detection import directions
+
+    load_or_train(BACKDOORED, cache)
+    assert directions.main(["--cache", str(cache), "--only", BACKDOORED.name, "--sets", "triggered-100%"]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{BACKDOORED.name} triggered-100%; mean difference ")
+    assert "*" in line
+    assert " s, the second look " in line
+
+
 # tables
 
 

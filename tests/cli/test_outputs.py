@@ -10,6 +10,7 @@ import pytest
 from naa_fast.cli.main import main
 from naa_fast.cli.outputs import REPORT_FILES, check_file, check_folder, model_file
 from naa_fast.errors import EXIT_USAGE, UsageError
+from naa_fast.report.pictures import OPTIONAL
 
 
 def refusal(tmp_path: Path, output: Path, *inputs: Path | None) -> str:
@@ -50,7 +51,7 @@ def test_nothing_is_written_into_a_folder_of_images(tmp_path: Path) -> None:
             check_folder(folder, [tmp_path / "images"])
 
 
-@pytest.mark.parametrize("name", REPORT_FILES)
+@pytest.mark.parametrize("name", [*REPORT_FILES, *OPTIONAL])
 def test_no_file_of_a_report_takes_the_place_of_an_input(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"precious")
     with pytest.raises(UsageError, match="would overwrite the input"):
@@ -108,6 +109,9 @@ def test_the_model_file_is_an_input_too() -> None:
         ["scan", "--model", "m:f", "--clean", "d", "--suspect", "naa-report"],
         ["scan", "--model", "m:f", "--clean", "c", "--suspect", "d", "--weights", "naa-report/clean.naa.safetensors"],
         ["scan", "--model", "m:f", "--clean", "c", "--suspect", "d", "--out", "in.npz"],
+        ["rank", "--model", "m:f", "--clean", "c", "--suspect", "in.npz", "--out", "in.npz"],
+        ["rank", "--model", "m:f", "--clean", "in.npz", "--suspect", "d", "--out", "in.npz"],
+        ["rank", "--model", "m:f", "--clean", "c", "--suspect", "d", "--weights", "in.npz", "--out", "in.npz"],
         ["demo", "--out", "in.npz"],
     ],
     ids=lambda words: " ".join(words),

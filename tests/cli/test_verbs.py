@@ -20,6 +20,7 @@ from naa_fast.cli.main import main
 from naa_fast.cli.outputs import REPORT_FILES
 from naa_fast.errors import EXIT_ERROR, EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_UNSAFE, EXIT_USAGE
 from naa_fast.measurement import Measurement
+from naa_fast.report.pictures import VECTORS
 
 CODE = """
 import torch
@@ -72,8 +73,8 @@ def test_scan_finds_the_planted_neurons_and_writes_the_report(here: Path, capsys
     assert scan("--layers", "1", suspect="planted.npy") == EXIT_FINDING
     captured = capsys.readouterr()
     assert captured.out.startswith("FAIL (exit code 1)")
-    assert captured.out.endswith("report: naa-report/ (6 files)\n")
-    assert {path.name for path in (here / "naa-report").iterdir()} == set(REPORT_FILES)
+    assert captured.out.endswith("report: naa-report/ (7 files)\n")
+    assert {path.name for path in (here / "naa-report").iterdir()} == {*REPORT_FILES, VECTORS}
     report = json.loads((here / "naa-report" / "report.json").read_text())
     assert report["outcome"] == "fail"
     (layer,) = report["layers"]
@@ -103,7 +104,7 @@ def test_json_is_the_report_byte_for_byte_and_alone_on_stdout(here: Path, capsys
     assert report["threshold"] == 2.0
     assert len(report["top"]) == 3
     assert captured.out.isascii(), "no name in it can move the cursor"
-    assert captured.err == "report: naa-report/ (6 files)\n"
+    assert captured.err == "report: naa-report/ (7 files)\n"
 
 
 def test_model_arguments_and_weights_reach_the_model(here: Path) -> None:

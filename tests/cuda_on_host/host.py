@@ -21,6 +21,7 @@ from naa_fast.kernels.cuda.compile import DTYPES, FOLDER, Kernel, Words, headers
 from naa_fast.kernels.cuda.fold import fold_on
 from naa_fast.kernels.cuda.reduce import reduce_on
 from naa_fast.kernels.cuda.score import score_on
+from naa_fast.kernels.cuda.tally import bins_on, tally_on
 
 HERE = Path(__file__).parent
 ORDERS = {"forward": 0, "reverse": 1, "random": 2}
@@ -131,6 +132,18 @@ class HostBackend:
 
     def read(self, states: Any) -> Any:
         return cuda.read(states)
+
+    def tails(self, channels: int, like: Any) -> Any:
+        return cuda.tails(channels, like)
+
+    def bins(self, x: Any, mask: Any) -> Any:
+        return bins_on(self.runtime, x, mask)
+
+    def tally(self, batch: Any) -> None:
+        tally_on(self.runtime, batch)
+
+    def read_tails(self, states: Any) -> Any:
+        return cuda.read_tails(states)
 
     def compare(
         self, clean_mean: Any, clean_variance: Any, suspect_mean: Any, suspect_variance: Any, resolution: float, k: int

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from report.examples import measured, noise
 
+from naa_fast.detect import evidence
 from naa_fast.detect.evidence import Evidence, Ranking, hypergeometric_tail
 from naa_fast.detect.findings import find_in_samples
 from naa_fast.detect.judgement import judge
@@ -70,6 +71,30 @@ def test_carriers_come_first_and_keep_their_order() -> None:
     ranked = replace(ranking(scores, scores), carriers=np.array([True, False, False, False, True])).ranked
     assert np.argsort(-ranked, kind="stable").tolist() == [4, 0, 3, 1, 2]
     assert ranking(scores, scores).ranked is scores
+
+
+def test_every_list_has_the_one_order_and_rows_name_the_place_in_the_set() -> None:
+    scores = np.array([1.0, np.nan, 3.0, np.inf, 3.0])
+    found = replace(
+        ranking(scores, scores),
+        items=np.array([0, 2, 3, 5, 9]),
+        lit={2: (("a", 4, 7.5),)},
+        carriers=np.arange(5) == 0,
+        file_of=lambda item: f"{item}.png",
+    )
+    assert found.order.tolist() == [0, 3, 2, 4, 1]
+    assert [row.sample for row in found.top] == [0, 5, 3, 9, 2]
+    assert [row.file for row in found.rows(2)] == ["0.png", "5.png"]
+    assert [row.carrier for row in found.rows()] == [True, False, False, False, False]
+    assert [row.lit for row in found.rows(3)] == [(), (), (("a", 4, 7.5),)]
+
+
+def test_reports_list_a_thousand_samples_or_as_asked_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = ranking(np.arange(1500.0), np.zeros(100))
+    assert [row.sample for row in many.listed] == list(range(1499, 499, -1))
+    assert len(list(replace(many, whole=True).listed)) == 1500
+    monkeypatch.setattr(evidence, "MOST_LISTED", 1200)
+    assert len(list(replace(many, whole=True).listed)) == 1200
 
 
 def test_concentration_is_the_share_of_one_class_beyond_what_the_set_holds() -> None:

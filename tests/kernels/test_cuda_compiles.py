@@ -14,13 +14,14 @@ from cuda_on_host.nvrtc import Usage
 
 from naa_fast.errors import BackendUnavailable
 from naa_fast.kernels.cuda import compile as compiling
+from naa_fast.records import BINS, LEFT_OUT, LOWEST, OCTAVE
 
 # The package's functions have the names of the modules that hold them.
-compare, fold, reduce = (import_module(f"naa_fast.kernels.cuda.{name}") for name in ("compare", "fold", "reduce"))
+compare, fold, reduce, tally = (import_module(f"naa_fast.kernels.cuda.{name}") for name in ("compare", "fold", "reduce", "tally"))
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 COMPILED = [("reduce", dtype) for dtype in compiling.DTYPES] + [("score", dtype) for dtype in compiling.DTYPES]
-COMPILED += [("fold", "float32"), ("compare", "float32")]
+COMPILED += [("tally", dtype) for dtype in compiling.DTYPES] + [("fold", "float32"), ("compare", "float32")]
 SHARED_BYTES = 48 << 10
 
 needs_nvrtc = pytest.mark.skipif(nvrtc.library_path() is None, reason="no NVRTC: pip install nvidia-cuda-nvrtc")
@@ -37,7 +38,7 @@ def test_every_kernel_compiles_for_every_architecture_without_a_spill() -> None:
     with ProcessPoolExecutor(2) as pool:
         found = [row for rows in pool.map(usage, ARCHITECTURES) for row in rows]
     seen = {(arch, op, dtype, u.name) for arch, op, dtype, usages in found for u in usages}
-    assert len(seen) == len(ARCHITECTURES) * (4 * 6 + 4 + 2)
+    assert len(seen) == len(ARCHITECTURES) * (4 * 6 + 4 + 4 * 2 + 2)
     spilled = [(*row[:3], u) for row in found for u in row[3] if u.stack or u.spilled or u.shared > SHARED_BYTES]
     assert not spilled, f"spilled or too much shared memory: {spilled}"
     # Two blocks of 256 threads an SM is what the loads in flight are counted on (rows.cuh).
@@ -53,7 +54,7 @@ def test_a_mistake_is_told_in_the_compilers_words(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_source_is_one_text_without_our_includes() -> None:
-    for op in ("reduce", "fold", "compare", "score"):
+    for op in ("reduce", "fold", "tally", "compare", "score"):
         text = compiling.source(op)
         assert '#include "' not in text
         assert text.count("#define NAA_COMMON") == 1
@@ -66,12 +67,16 @@ def test_subnormals_are_kept_and_nothing_is_contracted() -> None:
 
 def test_tables_fit_a_kernel_argument_and_agree_with_the_sources() -> None:
     """The launchers' constants are written in the .cu files too; a launch may carry 4 KB by value."""
-    for module, words in ((fold, 2 + 6 * fold.LAYERS), (compare, 1 + 14 * compare.LAYERS)):
+    for module, words in ((fold, 2 + 6 * fold.LAYERS), (tally, 2 + 6 * tally.LAYERS), (compare, 1 + 14 * compare.LAYERS)):
         assert words * 8 <= 4096
         name = module.__name__.rpartition(".")[2]
         assert f"LAYERS = {module.LAYERS};" in compiling.source(name)
     assert f"MOST = {compare.MOST};" in compiling.source("compare")
     assert f"NEURONS = {fold.NEURONS};" in compiling.source("fold")
+    assert f"NEURONS = {tally.NEURONS};" in compiling.source("tally")
+    assert f"SAMPLES = {tally.SAMPLES};" in compiling.source("tally")
+    assert f"BINS = {BINS}, MIDDLE = {BINS // 2}, LEFT_OUT = {LEFT_OUT};" in compiling.source("tally")
+    assert f"BELOW = {(127 + LOWEST) * OCTAVE - 1};" in compiling.source("tally")
     assert f"BLOCK = {reduce.BLOCK};" in compiling.source("reduce")
     assert f"BLOCK = {compare.KERNEL.threads};" in compiling.source("compare")
 

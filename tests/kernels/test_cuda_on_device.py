@@ -9,6 +9,9 @@ import pytest
 import torch
 from cuda_on_host import battery, host
 from cuda_on_host.host import HostBackend, HostRuntime
+from kernels.test_tally import expected as of_samples
+from kernels.test_tally import off_by
+from tolerances import assert_tails
 from torch import Tensor
 
 from naa_fast.kernels import cuda, reference
@@ -58,6 +61,22 @@ def test_the_device_gives_the_definition_and_what_the_host_shim_gives(name: str,
             assert np.array_equal(ours, theirs, equal_nan=True), f"{where}: device and host shim differ"
         folded = battery.observed(twin, phase, shim)
         assert all(np.array_equal(a, b) for a, b in zip(record.packed(), folded.packed(), strict=True)), f"{where}: folds differ"
+
+
+@pytest.mark.parametrize("dtype", battery.DTYPES)
+@pytest.mark.parametrize("name", list(battery.cases()))
+def test_the_device_tallies_what_the_definition_does(name: str, dtype: str) -> None:
+    x, mask, phase = battery.form(battery.cases()[name], dtype, "cuda")
+    for layout, view, valid in battery.layouts(x, mask):
+        state = cuda.tails(view.shape[1], view)
+        if view.shape[2] == 1:
+            cuda.tally([(state, cuda.bins(view[:, :, 0], None if valid is None else valid[:, 0]))])
+        else:
+            cuda.tally([(state, cuda.reduce(view, valid, phase))])
+        (read,) = cuda.read_tails([state])
+        values, seen = view.cpu().double().numpy(), None if valid is None else valid.cpu().numpy()
+        e = off_by(values, seen, "float64" if dtype == "float64" else "float32")
+        assert_tails(read, of_samples(values, seen), e, f"{dtype} {name}, {layout}")
 
 
 def test_batches_of_many_layers_fold_like_the_definition() -> None:

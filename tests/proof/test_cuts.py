@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -158,9 +159,7 @@ def test_squares_and_neighbours_are_those_of_brute_force(shape: tuple[int, ...])
     small = coarse(x)
     if len(shape) == 4:
         edges = [np.linspace(0, n, min(16, n) + 1).astype(int) for n in shape[2:]]
-        blocks: list[Any] = [
-            x[:, :, a:b, c:d].mean((2, 3)) for a, b in zip(edges[0], edges[0][1:]) for c, d in zip(edges[1], edges[1][1:])
-        ]
+        blocks: list[Any] = [x[:, :, a:b, c:d].mean((2, 3)) for a, b in pairwise(edges[0]) for c, d in pairwise(edges[1])]
         assert np.allclose(small, np.stack(blocks, 2).reshape(len(x), -1), atol=1e-6)
     distance = ((small[:, None] - small[None]) ** 2).sum(2)
     np.fill_diagonal(distance, np.inf)

@@ -37,9 +37,8 @@ class Moody(Quadrants):
 
 
 def calls_before_the_proof(batch: int) -> int:
-    """Forwards of both measurements and of the second look, whose clean half and half are each cut from every batch."""
-    clean, suspect = -(-len(CLEAN) // batch), -(-len(SUSPECT) // batch)
-    return 3 * clean + 2 * suspect
+    """Forwards of both measurements, which the samples are looked at along with."""
+    return -(-len(CLEAN) // batch) - (-len(SUSPECT) // batch)
 
 
 def scanned(model: nn.Module, clean: object = CLEAN, suspect: object = SUSPECT, **options: object) -> Audit:

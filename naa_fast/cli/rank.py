@@ -1,0 +1,125 @@
+"""`naa-fast rank`: model and both sets in, the suspect samples out, those farthest outside the clean set first."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from naa_fast.cli.outputs import check_file, quarantine_of
+from naa_fast.cli.scan import add_proof, add_sets
+from naa_fast.cli.shared import (
+    add_long,
+    add_model,
+    add_running,
+    clean,
+    counted,
+    emit,
+    fit_positions,
+    model_of,
+    model_place,
+    note,
+    place_of,
+    positive,
+    running,
+    sources_of,
+)
+from naa_fast.errors import EXIT_PASS, InputError, UsageError
+
+if TYPE_CHECKING:
+    from naa_fast.audit import Audit
+    from naa_fast.detect.evidence import Ranking
+
+DEFAULT_LINES = 1000
+UNNAMED = Path("naa-rank")
+"""What the list of unusable samples is named after where the ranking goes to stdout."""
+LINES_AT_ONCE = 4096
+
+EPILOG = """columns: rank from 1 on, sample (its place in the suspect set), score (how far its neurons lie outside what clean
+samples of the same predicted class do), predicted class, carrier (whether it carries a proven trigger: those come first), file,
+and, for the 1,000 highest scores, the neurons that lit up most: LAYER[NEURON] and the distance in clean standard deviations.
+Names in csv are made safe for terminals and spreadsheets; jsonl has them exact. Exit code 0 once the samples are ranked, whatever
+was found: a verdict is what scan gives."""
+
+
+def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
+    about = "list the suspect samples that lie farthest outside what clean samples do"
+    parser = verbs.add_parser("rank", help=about, description=about, epilog=EPILOG, parents=parents)
+    add_model(parser)
+    add_sets(parser)
+    add_running(parser)
+    add_long(parser)
+    group = parser.add_argument_group("ranking")
+    group.add_argument("-k", type=how_many, default=DEFAULT_LINES, metavar="N|all", help="samples to list (default: 1000)")
+    group.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="form of the lines (default: csv)")
+    add_proof(group)
+    group.add_argument("--out", type=Path, metavar="FILE", help="file to write the lines to (default: stdout)")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.stop_early:
+        raise UsageError("--stop-early with rank", "samples are ranked by the class they are called", "leave --stop-early out")
+    listed = quarantine_of(arguments.out or UNNAMED)
+    read = [place_of(path) for path in (arguments.clean, arguments.suspect)]
+    for path in (listed, *([arguments.out] if arguments.out else [])):
+        check_file(path, [*read, arguments.weights, model_place(arguments.model)])
+    from naa_fast import audit
+
+    sets = sources_of(arguments, arguments.clean, arguments.suspect)
+    with running(arguments, listed) as (ranks, options):
+        if ranks.count > 1:
+            raise UsageError("rank under torchrun", "samples are ranked in one process", "start it without torchrun")
+        model, device = model_of(arguments)
+        fit_positions(model, sets)
+        found = audit.scan(model, *sets, device=device, proof=not arguments.no_proof, **options)
+    ranking = ranking_of(found)
+    lines = table_of(ranking, arguments)
+    if arguments.out is None:
+        for block in blocks(lines):
+            emit(block.removesuffix("\n"))
+    else:
+        write(arguments.out, lines)
+        rows = min(len(ranking.scores), arguments.k or len(ranking.scores))
+        emit(clean(f"{arguments.out}: {rows:,} of {counted(len(ranking.scores), 'sample')}"))
+    note(*found.judgement.evidence.gaps)
+    return EXIT_PASS
+
+
+def how_many(text: str) -> int | None:
+    """A number of lines, or None for all."""
+    return None if text == "all" else positive(text)
+
+
+def ranking_of(found: Audit) -> Ranking:
+    if found.ranking is None:
+        reasons = [*found.judgement.evidence.gaps, *found.judgement.evidence.notes]
+        raise InputError("the samples cannot be ranked", *reasons)
+    return found.ranking
+
+
+def table_of(ranking: Ranking, arguments: argparse.Namespace) -> Iterator[str]:
+    from naa_fast.report.table import table_lines
+
+    return table_lines(ranking, arguments.format, arguments.k)
+
+
+def blocks(lines: Iterable[str]) -> Iterator[str]:
+    """Many lines at a time: stdout is flushed after each block."""
+    left = iter(lines)
+    while block := "".join(islice(left, LINES_AT_ONCE)):
+        yield block
+
+
+def write(path: Path, lines: Iterable[str]) -> None:
+    from naa_fast.files import write_whole
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, "".join(lines).encode("utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}", str(error.strerror or error), "name a folder that can be written, with room on its disk"
+        ) from None

@@ -1,0 +1,191 @@
+"""Tails: what the histograms of samples say of a neuron that means and variances do not. NumPy only, vectorised over neurons.
+
+Every function takes histograms `[BINS, channels]` (a view of `LayerRecord.tails`) and is exactly what brute force gives on
+values rounded to their bins (`records.bin_values`): within 12.5 % of the values themselves where these lie between 7.6e-6 and
+24,576 in magnitude. A neuron with a large constant offset has few bins to vary in, and its tails are coarse. `mirrored` turns
+a histogram round: the upper tail of the mirrored one is the lower tail. Start with `exceeding`, which is the calibrated test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from naa_fast.detect.comparison import RESOLUTION, LayerComparison
+from naa_fast.detect.evidence import hypergeometric_tail
+from naa_fast.records import BINS, ROWS, Array, Moments, bin_of, bin_values
+
+BEYOND = 0.001
+"""Share of clean samples beyond the clean point that suspects are counted against; beside it, those beyond every clean one."""
+
+
+def mirrored(counts: Array) -> Array:
+    """The histogram of the negated values: bins are symmetrical about zero."""
+    return counts[::-1]
+
+
+def quantile_bin(counts: Array, share: float) -> Array:
+    """The lowest bin that holds `share` of the samples together with those below it, int64 `[channels]`; 0 of no samples."""
+    below = counts.cumsum(0, dtype=np.int64)
+    needed = np.maximum(np.ceil(share * below[-1] - 1e-9), 1)
+    return (below >= needed).argmax(0)
+
+
+def quantile(counts: Array, share: float) -> Array:
+    """The inverse of the distribution function at `share`, float64 `[channels]`; NaN where nothing was counted."""
+    return np.where(counts.sum(0) > 0, bin_values()[quantile_bin(counts, share)], np.nan)
+
+
+def above(counts: Array, limit: Array) -> Array:
+    """Samples in bins above `limit` `[channels]`: int64 `[channels]`."""
+    return np.where(np.arange(BINS)[:, None] > limit, counts, 0).sum(0, dtype=np.int64)
+
+
+def exceedance(clean: Array, suspect: Array, share: float = 0.99) -> Array:
+    """Share of suspect samples in bins above the clean `share` quantile, float64 `[channels]`; NaN where a set is empty."""
+    return ratio(above(suspect, quantile_bin(clean, share)), np.where(clean.sum(0) > 0, suspect.sum(0), 0))
+
+
+def beyond_range(clean: Array, suspect: Array) -> Array:
+    """Share of suspect samples in bins above or below every clean sample's, float64 `[channels]`; NaN where a set is empty."""
+    upper, lower = quantile_bin(clean, 1.0), quantile_bin(mirrored(clean), 1.0)
+    beyond = above(suspect, upper) + above(mirrored(suspect), lower)
+    return ratio(beyond, np.where(clean.sum(0) > 0, suspect.sum(0), 0))
+
+
+def top_mean(counts: Array, share: float = 0.01) -> Array:
+    """Mean of the largest `share` of the samples, at least one of them: float64 `[channels]`; NaN where nothing was counted."""
+    total = counts.sum(0, dtype=np.int64)
+    wanted = np.maximum(np.ceil(share * total - 1e-9), 1)
+    higher = counts[::-1].cumsum(0, dtype=np.int64)[::-1] - counts
+    taken = np.clip(wanted - higher, 0, counts)
+    return np.where(total > 0, (taken * bin_values()[:, None]).sum(0) / wanted, np.nan)
+
+
+def ks(clean: Array, suspect: Array) -> Array:
+    """Largest distance of the two distribution functions (Kolmogorov-Smirnov), float64 `[channels]`; NaN where a set is empty."""
+    shares = [ratio(counts.cumsum(0, dtype=np.int64), counts.sum(0)) for counts in (clean, suspect)]
+    return np.abs(shares[0] - shares[1]).max(0)
+
+
+def auc(clean: Array, suspect: Array) -> Array:
+    """P(suspect > clean) + P(equal) / 2, float64 `[channels]`; NaN where a set is empty. Mann and Whitney, 1947."""
+    clean, suspect = clean.astype(np.float64), suspect.astype(np.float64)
+    below = clean.cumsum(0) - clean
+    return ratio((suspect * (below + clean / 2)).sum(0), clean.sum(0) * suspect.sum(0))
+
+
+def ratio(part: Array, whole: Array) -> Array:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(whole > 0, part / whole, np.nan)
+
+
+@dataclass(frozen=True)
+class Exceeding:
+    """Neurons of a layer with more suspect samples beyond the clean tail than chance puts there.
+
+    `neurons` int64, ascending; `strongest` the one with the smallest `p_value` (as it is, not corrected); `share` of its suspect
+    samples that lie beyond.
+    """
+
+    neurons: Array
+    strongest: int
+    p_value: float
+    share: float
+
+
+def tests_of(layer: LayerComparison) -> int:
+    """How many tests `exceeding` makes of a layer: two sides and two limits of each neuron and view; 0 without histograms."""
+    if not layer.clean.bins or not layer.suspect.bins or layer.clean.layout.endswith(ROWS):
+        return 0
+    return 4 * len(views(layer)) * layer.neurons
+
+
+def views(layer: LayerComparison) -> list[int]:
+    """The views to test: means and maxima, or one of them where they coincide, as they do where a sample has one position."""
+    same = all(np.array_equal(record.tails[0], record.tails[1]) for record in (layer.clean, layer.suspect))
+    return [1] if same else [0, 1]
+
+
+def exceeding(layer: LayerComparison, limit: float) -> Exceeding | None:
+    """Test every neuron, view and side for more suspects beyond the clean tail than chance puts there; None if none has.
+
+    `limit`: on the probability of each test, corrected for their number by the caller. Exact and free of a law for the
+    activations: that at least k suspects lie above the r-th largest clean sample means that of the k + r - 1 largest of both
+    sets at least k are suspects (Fisher 1934). r is chosen by the number of clean samples alone: 1, and one more than BEYOND of
+    them. Samples that share a bin with that clean one are not counted, which can only weaken the test. It takes samples for
+    independent.
+    """
+    if not tests_of(layer):
+        return None
+    found = np.zeros(layer.neurons, bool)
+    strongest, least, share = -1, 1.0, 0.0
+    for view in views(layer):
+        clean_moments, suspect_moments = ((r.sample_mean, r.sample_max)[view] for r in (layer.clean, layer.suspect))
+        for side in (1, -1):
+            clean, suspect = (record.tails[view][::side] for record in (layer.clean, layer.suspect))
+            sizes = suspect.sum(0, dtype=np.int64), clean.sum(0, dtype=np.int64)
+            known = (sizes[0] == suspect_moments.count) & (sizes[1] == clean_moments.count) & (sizes[1] > 0)
+            rounding, still = beyond_rounding(clean_moments, layer.clean.dtype, side)
+            for spared in (np.zeros_like(sizes[1]), (BEYOND * sizes[1]).astype(np.int64)):
+                point = largest_bin(clean, spared)
+                point = np.where(still | (spared == 0), np.maximum(point, rounding), point)
+                beyond = np.where(known, above(suspect, point), 0)
+                for sizes_of in np.unique(np.stack([sizes[0], sizes[1], spared])[:, known], axis=1).T:
+                    drawn, rest, r = (int(size) for size in sizes_of)
+                    alike = known & (sizes[0] == drawn) & (sizes[1] == rest) & (spared == r)
+                    needed = critical(drawn, rest, r, limit)
+                    found |= alike & (beyond >= needed)
+                    best = int(np.where(alike, beyond, -1).argmax())
+                    if beyond[best] >= needed:
+                        p = hypergeometric_tail(int(beyond[best]), drawn, r, rest)
+                        if strongest < 0 or p < least:
+                            strongest, least, share = best, p, float(beyond[best]) / drawn
+    return Exceeding(np.flatnonzero(found).astype(np.int64), strongest, least, share) if strongest >= 0 else None
+
+
+def largest_bin(counts: Array, spared: Array) -> Array:
+    """The bin of the largest sample but `spared` `[channels]`; int64 `[channels]`."""
+    higher = counts[::-1].cumsum(0, dtype=np.int64)
+    return BINS - 1 - (higher > spared).argmax(0)
+
+
+def beyond_rounding(clean: Moments, dtype: str, side: int) -> tuple[Array, Array]:
+    """The bin that rounding may carry the largest clean value to, and the neurons whose values differ by no more than that.
+
+    A constant neuron may lie at the edge of a bin, and a batch of another size rounds it to the other side.
+    """
+    extremes = (clean.minimum, clean.maximum)
+    with np.errstate(invalid="ignore"):
+        noise = RESOLUTION.get(dtype, RESOLUTION["float32"]) * np.maximum(*np.abs(extremes))
+        still = clean.maximum - clean.minimum <= 2 * noise
+        top = np.where(clean.count > 0, extremes[1] + noise if side > 0 else -extremes[0] + noise, 0.0)
+    return bin_of(top).astype(np.int64), still
+
+
+@cache
+def critical(drawn: int, rest: int, spared: int, limit: float) -> int:
+    """The fewest of `drawn` suspects beyond the clean sample with `spared` above it, of `rest`, whose probability is below
+    `limit`; `drawn + 1` if not even all are enough.
+    """
+    low, high = 0, drawn + 1
+    while low < high:
+        middle = (low + high) // 2
+        if hypergeometric_tail(middle, drawn, spared, rest) < limit:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def tail_shares(layer: LayerComparison, neurons: Array) -> Array:
+    """Largest share of suspect samples beyond the clean 99.9 % point over views and sides, of some `neurons`: float64, as many;
+    NaN if unknown.
+    """
+    if not tests_of(layer):
+        return np.full(len(neurons), np.nan)
+    clean, suspect = (record.tails[:, :, neurons] for record in (layer.clean, layer.suspect))
+    shares = [exceedance(clean[view][::side], suspect[view][::side], 1 - BEYOND) for view in (0, 1) for side in (1, -1)]
+    return np.max(shares, axis=0)

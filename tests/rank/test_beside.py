@@ -1,0 +1,223 @@
+"""Looking while measuring sees what passes of their own see, and leaves it to them where it could not."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from capture import models
+from capture.models import hook_count
+from torch import Tensor, nn
+
+import naa_fast
+from naa_fast.audit import Audit
+from naa_fast.inputs.batches import ArraySource, Batch, Rejected, open_source
+from naa_fast.rank.passes import Numbers
+
+GATHER = import_module("naa_fast.proof.gather")  # the package names a function so
+GENERATOR = torch.Generator().manual_seed(0)
+CLEAN, SUSPECT = torch.randn(300, 12, generator=GENERATOR), torch.randn(210, 12, generator=GENERATOR)
+IMAGES = torch.randn(300, 3, 9, 9, generator=GENERATOR), torch.randn(210, 3, 9, 9, generator=GENERATOR)
+IDS = torch.randint(1, 60, (300, 8), generator=GENERATOR), torch.randint(1, 60, (210, 8), generator=GENERATOR)
+
+
+class Counting(nn.Module):
+    """Counts the samples it is given; more than `most` at once are too many for its memory."""
+
+    def __init__(self, inner: nn.Module, most: int = 1000) -> None:
+        super().__init__()
+        self.inner, self.most, self.samples = inner, most, 0
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        x = next(iter((*arguments, *keywords.values())))
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("no room")
+        self.samples += len(x)
+        return self.inner(*arguments, **keywords)
+
+
+def mlp() -> nn.Module:
+    torch.manual_seed(0)
+    return models.mlp()
+
+
+def convolutions(classes: int = 5) -> nn.Module:
+    torch.manual_seed(1)
+    layers = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 7, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(63, classes)
+    return nn.Sequential(*layers)
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.embed, self.up, self.head = nn.Embedding(60, 6), nn.Linear(6, 9), nn.Linear(9, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.head(torch.relu(self.up(self.embed(input_ids))).mean(1))
+
+
+def texts(ids: Tensor) -> list[dict[str, Tensor]]:
+    mask = torch.arange(8) < torch.randint(0, 9, (len(ids), 1), generator=torch.Generator().manual_seed(3))
+    return [{"input_ids": ids[at : at + 50], "attention_mask": mask[at : at + 50].long()} for at in range(0, len(ids), 50)]
+
+
+class Holes:
+    """A set some of whose items cannot be used."""
+
+    read_ahead = False
+
+    def __init__(self, x: Tensor, bad: set[int]) -> None:
+        self.name, self.x, self.bad, self.samples = "holes", x, bad, len(x)
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Any:
+        stop = len(self.x) if stop is None else min(stop, len(self.x))
+        for first in range(start, stop, 40):
+            items = range(first, min(first + 40, stop))
+            kept = [i for i in items if i not in self.bad]
+            rejected = tuple(Rejected(i, None, "broken") for i in items if i in self.bad)
+            yield Batch((self.x[kept],), {}, len(kept), None, rejected)
+
+
+def scanned(model: nn.Module, clean: Any, suspect: Any, **options: Any) -> Audit:
+    return naa_fast.scan(model, clean, suspect, proof=False, **options)
+
+
+def require_same(found: Audit, want: Audit) -> None:
+    a, b = found.ranking, want.ranking
+    assert a is not None
+    assert b is not None
+    assert np.allclose(a.scores, b.scores, rtol=1e-4, atol=1e-4)
+    assert np.allclose(a.null_scores, b.null_scores, rtol=1e-4, atol=1e-4)
+    assert np.array_equal(a.predicted, b.predicted)
+    assert np.array_equal(a.null_predicted, b.null_predicted)
+    assert {one.sample for one in a.top} == {one.sample for one in b.top}
+    mine, others = ({one.sample: one for one in ranking.top} for ranking in (a, b))
+    for sample in [one.sample for one in b.top[:20]]:
+        assert [lit[:2] for lit in mine[sample].lit] == [lit[:2] for lit in others[sample].lit]
+        assert np.allclose([lit[2] for lit in mine[sample].lit], [lit[2] for lit in others[sample].lit], rtol=1e-3)
+    for one, other in ((found.judgement.clean, want.judgement.clean), (found.judgement.suspect, want.judgement.suspect)):
+        assert one.to_bytes() == other.to_bytes(), "measured the same bytes"
+
+
+def npz(path: Path, x: Tensor, mask: np.ndarray) -> Path:
+    np.savez(path, x=x.numpy(), mask=mask)
+    return path
+
+
+CASES: dict[str, Any] = {
+    "vectors": lambda tmp: (mlp(), CLEAN, SUSPECT, {}),
+    "images": lambda tmp: (convolutions(), *IMAGES, {"batch_size": 37}),
+    "texts, some of them empty": lambda tmp: (Tokens(), texts(IDS[0]), texts(IDS[1]), {}),
+    "a mask of samples": lambda tmp: (
+        mlp(),
+        npz(tmp / "c.npz", CLEAN, np.arange(300) % 7 > 0),
+        npz(tmp / "s.npz", SUSPECT, np.arange(210) % 5 > 0),
+        {"batch_size": 64},
+    ),
+    "items that cannot be used": lambda tmp: (
+        mlp(),
+        Holes(CLEAN, {0, 39, 41, 120, 299}),
+        Holes(SUSPECT, {*range(40, 80), 100, 209}),
+        {},
+    ),
+    "items that cannot be used, in chunks": lambda tmp: (
+        mlp(),
+        Holes(CLEAN, {79, 80, 81}),
+        Holes(SUSPECT, {0, 159, 160}),
+        {"chunk_size": 80},
+    ),
+    "no class scores": lambda tmp: (nn.Sequential(convolutions(1)), *IMAGES, {}),
+}
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "run again"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_scan_that_looks_while_it_measures_ranks_as_one_that_looks_again(
+    name: str, held: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, clean, suspect, options = CASES[name](tmp_path)
+    model = Counting(inner)
+    if not held:
+        monkeypatch.setattr("naa_fast.rank.passes.HELD_BYTES", 0)
+    found = scanned(model, clean, suspect, **options)
+    assert hook_count(model) == 0
+    measured = found.judgement.clean.samples + found.judgement.suspect.samples
+    assert model.samples == measured if held else measured < model.samples < 1.5 * measured
+    monkeypatch.setattr(GATHER, "can_look_beside", lambda *sets: False)
+    want = scanned(model, clean, suspect, **options)
+    require_same(found, want)
+
+
+def test_without_ranking_the_measurements_are_the_same_bytes() -> None:
+    ranked, plain = (naa_fast.scan(convolutions(), *IMAGES, ranking=flag, proof=False) for flag in (True, False))
+    assert ranked.judgement.clean.to_bytes() == plain.judgement.clean.to_bytes()
+    assert ranked.judgement.suspect.to_bytes() == plain.judgement.suspect.to_bytes()
+
+
+def test_batches_that_do_not_fit_are_looked_at_in_halves_and_each_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Counting(mlp(), most=60)
+    found = scanned(model, CLEAN, SUSPECT, batch_size=100)
+    assert model.samples == 510
+    monkeypatch.setattr(GATHER, "can_look_beside", lambda *sets: False)
+    require_same(found, scanned(Counting(mlp(), most=60), CLEAN, SUSPECT, batch_size=100))
+
+
+def test_a_resumed_scan_looks_again_because_it_has_not_seen_all(tmp_path: Path) -> None:
+    options = {"batch_size": 50, "checkpoint": tmp_path, "chunk_size": 100}
+    first, again = Counting(mlp()), Counting(mlp())
+    found = scanned(first, CLEAN, SUSPECT, **options)
+    assert first.samples == 510
+    resumed = scanned(again, CLEAN, SUSPECT, resume=True, **options)
+    assert again.samples == 510, "nothing to measure, and one look at every sample"
+    require_same(resumed, found)
+
+
+def test_a_scan_that_stopped_half_way_looks_again_at_what_it_had_measured_before(tmp_path: Path) -> None:
+    class Dies(ArraySource):
+        def batches(self, start: int = 0, stop: int | None = None) -> Any:
+            if start >= 200:
+                raise RuntimeError("gone")
+            yield from super().batches(start, stop)
+
+    whole = open_source(CLEAN, 50)
+    assert isinstance(whole, ArraySource)
+    options = {"checkpoint": tmp_path, "chunk_size": 100}
+    with pytest.raises(naa_fast.errors.NaaError):
+        scanned(Counting(mlp()), Dies(whole.name, whole.x, None, None, 50), SUSPECT, **options)
+    model = Counting(mlp())
+    found = scanned(model, whole, SUSPECT, resume=True, **options)
+    assert model.samples == 100 + 210 + 510
+    require_same(found, scanned(Counting(mlp()), whole, SUSPECT, chunk_size=100))
+
+
+def test_more_classes_than_groups_are_looked_at_again() -> None:
+    model = Counting(convolutions(40))
+    audit = scanned(model, *IMAGES)
+    assert model.samples == 2 * 510
+    assert audit.ranking is not None
+
+
+def test_what_goes_wrong_beside_never_ends_the_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any) -> None:
+        raise RuntimeError("broken")
+
+    want = scanned(mlp(), CLEAN, SUSPECT)
+    for place in ("Clean.see", "Suspect.see"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"naa_fast.rank.passes.{place}", broken)
+            require_same(scanned(mlp(), CLEAN, SUSPECT), want)
+
+
+def test_numbers_skip_what_was_left_out_and_tell_a_gap_from_it() -> None:
+    numbers = Numbers()
+    numbers.left_out((Rejected(1, None, ""), Rejected(4, None, "")))
+    assert numbers.of(3).tolist() == [0, 2, 3]
+    assert numbers.of(0).tolist() == []
+    assert numbers.all_told(5)
+    assert numbers.of(1).tolist() == [5]
+    assert not numbers.all_told(8)
