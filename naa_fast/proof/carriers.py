@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from naa_fast.detect.proof import Proof
 from naa_fast.inputs.batches import Source
+from naa_fast.proof.cuts import CUT
 from naa_fast.rank.keep import main_tensor
+from naa_fast.rank.passes import observed_in
 from naa_fast.records import Array
 
 CLEAN_CARRIERS = 0.002
@@ -27,11 +30,30 @@ def closeness(proof: Proof) -> Closeness | None:
     if proof.pattern is None or proof.mask is None:
         return None
     mask, pattern = torch.from_numpy(proof.mask).bool(), torch.from_numpy(proof.pattern)
+    if proof.kind.startswith(CUT):
+        return anywhere(pattern, mask)
 
     def close(x: Tensor) -> Array:
         if x.shape[1:] != pattern.shape:
             return np.full(len(x), -np.inf)
         return -(x.cpu().float() - pattern).abs()[:, mask].mean(1).double().numpy()
+
+    return close
+
+
+def anywhere(pattern: Tensor, mask: Tensor) -> Closeness:
+    """How close the best window of an image comes to what `mask` leaves of `pattern`: it may lie elsewhere in other samples."""
+    rows, columns = mask[0].any(1).nonzero()[:, 0], mask[0].any(0).nonzero()[:, 0]
+    window = pattern[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1][None].double()
+    ones = torch.ones_like(window)
+
+    def close(x: Tensor) -> Array:
+        if x.shape[1:] != pattern.shape:
+            return np.full(len(x), -np.inf)
+        held = x.cpu().double()
+        apart = conv2d(held**2, ones) - 2 * conv2d(held, window) + (window**2).sum()
+        nearest: Array = -apart.amin((1, 2, 3)).numpy() / window.numel()
+        return nearest
 
     return close
 
@@ -59,7 +81,7 @@ def carriers(source: Source, clean: Sequence[Tensor], predicted: Array, proof: P
     limit = 0.5 if proof.tokens else float(np.quantile(usual, 1 - CLEAN_CARRIERS)) if len(usual) else np.inf
     at = 0
     for batch in source.batches():
-        if batch.size:
-            found[at : at + batch.size] = (close(main_tensor(batch)) > limit)[: len(found) - at]
-            at += batch.size
+        seen = close(main_tensor(batch))[observed_in(batch)] > limit if batch.size else np.zeros(0, bool)
+        found[at : at + len(seen)] = seen[: len(found) - at]
+        at += len(seen)
     return found & (predicted == proof.target) if isinstance(proof.target, int) else found

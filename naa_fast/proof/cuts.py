@@ -15,6 +15,7 @@ SEEDS = 8
 one there may be two samples in all; one sample that carries it is enough here."""
 AREAS = (0.08, 0.03, 0.015)
 """Areas of the window, each searched inside the one before."""
+CUT = "cut"
 STEPS = 3
 """Places along a window's side at which windows begin: what is a third smaller than one lies in one of them."""
 
@@ -43,7 +44,7 @@ def cuts(rows: Sequence[tuple[int, Array]], clean: CleanImages, margin: Margin) 
             mask = np.zeros(row.shape, np.float32)
             mask[:, top : top + height, left : left + width] = 1
             share = 100 * height * width / (row.shape[1] * row.shape[2])
-            yield Patch("cut", f"{share:.2g} % of the input", row, mask), 1
+            yield Patch(CUT, f"{share:.2g} % of the input", row, mask), 1
 
 
 def sides(height: int, width: int) -> list[tuple[int, int]]:

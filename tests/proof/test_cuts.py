@@ -47,8 +47,8 @@ def wandering(x: Tensor, count: int) -> tuple[Tensor, np.ndarray]:
 
 
 @pytest.mark.parametrize("count", [30, 3])
-def test_a_patch_at_another_place_in_each_sample_is_proved(count: int) -> None:
-    suspect, _ = wandering(HELD, count)
+def test_a_patch_at_another_place_in_each_sample_is_proved_and_found_again(count: int) -> None:
+    suspect, triggered = wandering(HELD, count)
     audit = naa_fast.scan(Planted("anywhere"), CLEAN, suspect)
     best = audit.proof[0]
     assert audit.verdict.outcome == "fail"
@@ -57,6 +57,8 @@ def test_a_patch_at_another_place_in_each_sample_is_proved(count: int) -> None:
     assert best.pattern is not None
     assert best.mask is not None
     assert (best.pattern * best.mask).max() == pytest.approx(1.0), "the patch lies in what was cut out"
+    assert audit.ranking is not None
+    assert triggered[np.argsort(-audit.ranking.ranked, kind="stable")[:count]].mean() >= 0.9
 
 
 def test_a_patch_that_turns_one_class_is_measured_on_it() -> None:

@@ -185,3 +185,14 @@ def test_a_mask_of_the_user_is_left_alone() -> None:
     batches = [{"input_ids": ids[i : i + 50], "attention_mask": mask[i : i + 50]} for i in range(0, 300, 50)]
     scanned(Bag(), batches, batches[::-1])
     assert mask.all()
+
+
+def test_samples_that_the_mask_leaves_out_shift_no_carrier(tmp_path: Path) -> None:
+    mask = np.ones(len(SUSPECT), bool)
+    mask[::3] = False
+    np.savez(tmp_path / "s.npz", x=SUSPECT.numpy(), mask=mask)
+    audit = scanned(Quadrants("patch"), CLEAN, tmp_path / "s.npz")
+    assert audit.ranking is not None
+    assert audit.proof[0].stands
+    assert audit.ranking.carriers is not None
+    assert np.array_equal(audit.ranking.carriers, TRIGGERED[mask])
