@@ -263,10 +263,10 @@ class LayerRecord:
         return int(self.positions.count.shape[0])
 
     @classmethod
-    def zero(cls, channels: int, layout: str, dtype: str) -> LayerRecord:
-        """Nothing observed: the identity of `merge` among records without histograms."""
+    def zero(cls, channels: int, layout: str, dtype: str, bins: int = 0) -> LayerRecord:
+        """Nothing observed: the identity of `merge` among records with histograms of so many bins."""
         nothing, no_folds = Moments.zero(channels), Folds.zero(channels)
-        return cls(layout, dtype, nothing, nothing, nothing, no_folds, no_folds)
+        return cls(layout, dtype, nothing, nothing, nothing, no_folds, no_folds, np.zeros((2, bins, channels), np.int32))
 
     def merge(self, other: LayerRecord) -> LayerRecord:
         """Both records together. Raises StateMismatch when channels, layout, dtype or bins differ, or at 2^31 samples."""

@@ -30,7 +30,7 @@ CONCENTRATED_TOP = 20
 
 
 PURE, RISEN, ELSEWHERE, SPREAD = 0.75, 3.0, 0.3, 0.4
-"""What a crowd needs to be backdoor-like. In the study backdoors with one target had a purity of .82 to 1; all other sets, where
+"""What a crowd needs to be backdoor-like. In the study backdoors with one target had a purity of .8 and more; all other sets, where
 more lay outside than by chance, .73 at most but for two that the other limits stop (docs/detection.md)."""
 CROWD_HARMLESS = 0.8
 """Like HARMLESS, of a crowd: brightness that turned most samples to one class came to .91, backdoors to .77 at most."""
@@ -176,7 +176,7 @@ class Ranking:
         after = counts(self.predicted)[target] / len(self.scores)
         both = (counts(self.null_predicted)[target] + counts(self.predicted)[target]) / (len(self.null_scores) + len(self.scores))
         error = np.sqrt(both * (1 - both) * (1 / len(self.null_scores) + 1 / len(self.scores)))
-        purity = min(1.0, float(extra[target] / max(extra.sum(), 1.0)))
+        purity = float(extra[target] / max(np.maximum(extra, 0).sum(), 1.0))
         return target, float(extra[target]), purity, float((after - before) / error) if error > 0 else 0.0
 
     @cached_property

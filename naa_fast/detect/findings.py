@@ -185,6 +185,7 @@ def directions_in(evidence: Evidence) -> list[Finding]:
             f"deviations out, {100 * one.beyond:.0f} % of them beyond what {100 * directions.BEYOND:g} % of clean samples reach",
             one.statistic,
             one.limit,
+            "direction",
         )
         for one in strongest.values()
     ]

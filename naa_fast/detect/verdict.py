@@ -40,9 +40,7 @@ samples of one neuron overlap by less than a third."""
 MIN_SUSPECT = 16
 
 RARE_TRIGGERS = "triggers carried by less than about a quarter of the suspect samples: a mean over the set hides them"
-UNPROVABLE = (
-    "triggers without one place or pattern in the input (warps, patches that wander): they rank samples, but are not proved"
-)
+UNPROVABLE = "triggers without a pattern in the input (warps, styles): they rank samples, but are not proved"
 NOT_CHECKED = (
     "whether a harmless change of the data (other camera, other writers) would do the same: only you know how the sets were made",
     "whether samples are independent: frames of a video or bursts of photographs make chance look smaller than it is",
@@ -127,7 +125,7 @@ def backdoor_score(z: float, rise: float, evidence: Evidence) -> float:
     nearly those are samples of many classes turned to one. A shift adds a tenth at most: it says that the sets differ, not that
     the model is backdoored.
     """
-    margin = max((proof.margin for proof in evidence.proof), default=0.0)
+    margin = max((proof.margin for proof in evidence.proof if proof.source is None or proof.stands), default=0.0)
     gathered = 0.0
     if evidence.ranking is not None and evidence.ranking.p_value < TAIL_P:
         gathered = 0.5 * evidence.ranking.concentration[1]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import pad
 
 from naa_fast.detect.proof import Proof
 from naa_fast.inputs.batches import Source
@@ -44,16 +44,22 @@ def closeness(proof: Proof) -> Closeness | None:
 def anywhere(pattern: Tensor, mask: Tensor) -> Closeness:
     """How close the best window of an image comes to what `mask` leaves of `pattern`: it may lie elsewhere in other samples."""
     rows, columns = mask[0].any(1).nonzero()[:, 0], mask[0].any(0).nonzero()[:, 0]
-    window = pattern[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1][None].double()
-    ones = torch.ones_like(window)
+    window = pattern[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].double()
+    (high, wide), (height, width) = window.shape[1:], pattern.shape[1:]
+    spectrum = torch.fft.rfft2(window, s=(height, width)).conj()
 
     def close(x: Tensor) -> Array:
         if x.shape[1:] != pattern.shape:
             return np.full(len(x), -np.inf)
-        held = x.cpu().double()
-        apart = conv2d(held**2, ones) - 2 * conv2d(held, window) + (window**2).sum()
-        nearest: Array = -apart.amin((1, 2, 3)).numpy() / window.numel()
-        return nearest
+        found = []
+        for part in torch.split(x, 16):  # the spectra of a few images at a time
+            held = part.cpu().double()
+            crossed = torch.fft.irfft2((torch.fft.rfft2(held) * spectrum).sum(1), s=(height, width))
+            own = pad((held**2).sum(1).cumsum(1).cumsum(2), (1, 0, 1, 0))
+            own = own[:, high:, wide:] - own[:, :-high, wide:] - own[:, high:, :-wide] + own[:, :-high, :-wide]
+            apart = own - 2 * crossed[:, : height - high + 1, : width - wide + 1] + (window**2).sum()
+            found.append(-apart.amin((1, 2)).numpy() / window.numel())
+        return np.concatenate(found) if found else np.zeros(0)
 
     return close
 
@@ -78,6 +84,7 @@ def carriers(source: Source, clean: Sequence[Tensor], predicted: Array, proof: P
     if close is None:
         return found
     usual = np.concatenate([close(x) for x in clean]) if clean else np.zeros(0)
+    usual = usual[np.isfinite(usual)]
     limit = 0.5 if proof.tokens else float(np.quantile(usual, 1 - CLEAN_CARRIERS)) if len(usual) else np.inf
     at = 0
     for batch in source.batches():

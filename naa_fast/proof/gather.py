@@ -22,7 +22,7 @@ from naa_fast.inputs.text import TextSource
 from naa_fast.measurement import Measurement
 from naa_fast.proof.carriers import carriers
 from naa_fast.proof.crowd import crowd_of
-from naa_fast.proof.prove import CleanInputs, clean_images, harmless_of, prove
+from naa_fast.proof.prove import clean_images, harmless_of, prove
 from naa_fast.rank.keep import main_tensor
 from naa_fast.rank.look import Beside, Look, look
 from naa_fast.records import Array
@@ -34,6 +34,7 @@ SHOWN = 48
 WORDS = 300
 ALONG = "along which directions the sets differ"
 WHICH, WHETHER = "which samples set it off", "whether a trigger can be proved"
+WHOSE = "which samples carry it, and what classes they came from"
 SMALLEST = 64
 """Clean samples below which nothing can be ranked: half of them fix the means, the others say what chance does."""
 
@@ -80,42 +81,45 @@ def gather(
         whole=whole,
     )
     found = Evidence(ranking, notes=() if proof else (f"{WHETHER}: it was switched off",))
-    try:
-        if proof:
-            found = proved(found, model, seen, suspect, device)
-        else:
-            found = with_images(found, seen, clean_images(seen))
-    except Exception as error:
-        found = replace(found, gaps=(f"{WHETHER}: the attempt ended with {in_words(error)}",))
-    try:
-        found = replace(found, directions=measured_directions(seen.directions.projected()))
-    except Exception as error:
-        found = replace(found, gaps=(*found.gaps, f"{ALONG}: the attempt ended with {in_words(error)}"))
+    steps: list[tuple[str, Callable[[Evidence], Evidence]]] = [
+        (WHETHER, lambda found: with_proofs(found, model, seen, suspect, device) if proof else found),
+        (WHOSE, lambda found: with_carriers(found, seen, suspect)),
+        (WHOSE, lambda found: with_images(found, seen)),
+        (ALONG, lambda found: replace(found, directions=measured_directions(seen.directions.projected()))),
+    ]
+    for what, step in steps:
+        try:
+            found = step(found)
+        except Exception as error:  # what the steps before have found stays
+            found = replace(found, gaps=(*found.gaps, f"{what}: the attempt ended with {in_words(error)}"))
     assert found.ranking is not None
     pictures, texts = shown(seen, found.ranking, found.proof, decoder(suspect))
     return replace(found, pictures=pictures, texts=texts)
 
 
-def proved(found: Evidence, model: nn.Module, seen: Look, suspect: Source, device: str | torch.device) -> Evidence:
-    """The evidence with what was tried, and with the samples that carry what was proved."""
-    images = clean_images(seen)
-    proofs, forwards, untried = prove(model, seen, images, device)
+def with_proofs(found: Evidence, model: nn.Module, seen: Look, suspect: Source, device: str | torch.device) -> Evidence:
+    """The evidence with what was tried."""
+    proofs, forwards, untried = prove(model, seen, clean_images(seen), device)
     decode = decoder(suspect)
     proofs = [replace(p, words=decode(p.tokens)) if p.tokens and decode is not None else p for p in proofs]
+    notes = (f"{WHETHER}: {untried}",) if untried else ()
+    return replace(found, proof=tuple(proofs), forwards=forwards, notes=notes)
+
+
+def with_carriers(found: Evidence, seen: Look, suspect: Source) -> Evidence:
+    """The evidence with the samples that carry what was proved."""
     carry = np.zeros(len(seen.scores), bool)
     rows = [main_tensor(batch) for batch, _ in seen.drawn]
-    for one in proofs:
+    for one in found.proof:
         if one.stands:
             carry |= carriers(suspect, rows, seen.predicted, one)
     assert found.ranking is not None
-    notes = (f"{WHETHER}: {untried}",) if untried else ()
-    ranking = replace(found.ranking, carriers=carry)
-    found = replace(found, ranking=ranking, proof=tuple(proofs), forwards=forwards, notes=notes)
-    return with_images(found, seen, images)
+    return replace(found, ranking=replace(found.ranking, carriers=carry))
 
 
-def with_images(found: Evidence, seen: Look, images: CleanInputs | None) -> Evidence:
+def with_images(found: Evidence, seen: Look) -> Evidence:
     """The evidence with what the inputs themselves say: what harmless changes explain, and whose crowd lies outside."""
+    images = clean_images(seen)
     if images is None or found.ranking is None:
         return found
     return replace(found, harmless=harmless_of(seen, images), crowd=crowd_of(found.ranking, seen.top, *images))

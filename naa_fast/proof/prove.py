@@ -41,6 +41,8 @@ WORTH_A_CONTROL = 0.5
 ONE_SOURCE = 0.7
 """Share of a class's choosing samples that makes it a source: a trigger may be meant to turn one class alone."""
 SOURCES = 2
+ONE_CLASS = 60
+"""Clean samples of a class that choose and measure for it alone."""
 SMALL = 0.02
 """Most of the input that a patch against one class may cover: with 4 % and more, or an offset, samples of one class of clean
 models were seen to turn to a neighbouring class, which another draw of clean samples need not show."""
@@ -80,18 +82,24 @@ class Later:
 class Trials:
     """Candidates against bases in parts: 0 chooses, 1 measures, SCREEN is the first of those that choose."""
 
-    def __init__(self, transplant: Transplant, bases: Bases) -> None:
+    def __init__(self, transplant: Transplant, bases: Bases, chose: Array | None = None) -> None:
+        """`chose` int64: numbers of bases that have had a part in choosing, and so may not measure."""
         self.transplant = transplant
         self.bases = bases
         order = in_turns(bases.predicted)
         cut = min(CHOOSING, len(order) // 2)
+        if chose is not None:
+            order = np.concatenate([order[np.isin(order, chose)], order[~np.isin(order, chose)]])
+            cut = max(cut, min(len(chose), len(order)))
+        self.chose = order[:cut]
         chosen = order[:cut], order[cut : cut + MEASURING], order[: min(SCREENING, cut)]
         self.parts = tuple(bases.of(rows) for rows in chosen)
         self._after: dict[tuple[int, int], tuple[Candidate, Array]] = {}
 
     def of_class(self, source: int) -> Trials:
-        """The same on samples of one predicted class."""
-        return Trials(self.transplant, self.bases.of(np.flatnonzero(self.bases.predicted == source)))
+        """The same on samples of one predicted class; those that chose the class choose again."""
+        own = np.flatnonzero(self.bases.predicted == source)
+        return Trials(self.transplant, self.bases.of(own), np.flatnonzero(np.isin(own, self.chose)))
 
     def after(self, candidate: Candidate, part: int) -> Array:
         """Predicted class of a part's samples with the candidate on them, int64; run once."""
@@ -144,8 +152,8 @@ def prove(
     tried, why.
 
     `images`: see `clean_images`. For each target the candidates come from the highest-ranked suspect samples predicted as it; the
-    controls are the same number of candidates from clean samples predicted as it, put on the same bases. Cost: at most about
-    `(1 + CONTROLS) x 30 x CHOOSING` samples through the model for each of TARGETS + 1 targets.
+    controls are the same number of candidates from clean samples predicted as it, put on the same bases. Cost: some
+    ten thousand samples through the model, 100,000 at most; the report tells how many.
     """
     drawn = alike(seen.drawn)
     bases = Bases(drawn)
@@ -247,7 +255,8 @@ def image_proofs(trials: Trials, seen: Look, clean: CleanImages, predicted: Arra
             return list(grouped([row for _, row in rows], clean, offset))
 
         def cut(rows: Rows) -> Tried:
-            return list(cuts(rows, clean, trials.transplant.margins))
+            found = cuts(rows, clean, trials.transplant.margins)
+            return sorted(found, key=covered)  # of what is as good, the smallest
 
         tried, controls = shared(group), Later(shared, clean_groups)
         found = [attempt(trials, tried, controls, target)]
@@ -277,16 +286,24 @@ def attempt(trials: Trials, tried: Tried, controls: Later, target: int | str) ->
     return Proof(f"{candidate.kind}, {candidate.budget}", target, rate, control, samples, best.group, pattern, mask)
 
 
+def covered(pair: tuple[Patch, int]) -> float:
+    """How much of the input a patch covers."""
+    return float(pair[0].mask.sum())
+
+
 def small(tried: Tried) -> Tried:
     """The patches of SMALL and less."""
     return [
-        (one, size) for one, size in tried if isinstance(one, Patch) and one.mask.sum() <= max(1, round(SMALL * one.mask.size))
+        (one, size)
+        for one, size in tried
+        if isinstance(one, Patch) and one.mask[0].sum() <= max(1, round(SMALL * one.mask[0].size))
     ]
 
 
 def sources(trials: Trials, tried: Tried, target: int) -> list[int]:
     """Classes whose choosing samples some candidate turns although it leaves most others alone, the most often turned first."""
     before = trials.parts[0].predicted
+    enough = {int(c) for c, n in zip(*np.unique(trials.bases.predicted, return_counts=True), strict=True) if n >= ONE_CLASS}
     most: dict[int, float] = {}
     for candidate, _ in tried:
         if not (trials.after(candidate, SCREEN) == target)[trials.parts[SCREEN].predicted != target].any():
@@ -294,7 +311,7 @@ def sources(trials: Trials, tried: Tried, target: int) -> list[int]:
         after = trials.after(candidate, 0)
         for source in np.unique(before[(before >= 0) & (before != target)]):
             own = before == source
-            if own.sum() >= FEWEST:
+            if own.sum() >= FEWEST and int(source) in enough:
                 most[int(source)] = max(most.get(int(source), 0.0), float((after[own] == target).mean()))
     likely = [source for source, share in most.items() if share >= ONE_SOURCE]
     return sorted(likely, key=lambda source: -most[source])[:SOURCES]

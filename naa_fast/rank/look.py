@@ -122,13 +122,18 @@ class Ranker:
         """Give each layer the weight that makes clean samples' scores alike; `null_scores` is their weighted sum then."""
         per_layer, self.null_predicted = self.null_scored.joined()
         usual = np.nanmean(np.where(np.isfinite(per_layer), per_layer, np.nan), 0)
-        self.weights = {name: 1.0 / (mean + 0.01) for name, mean in zip(self.references, usual, strict=True)}
-        self.null_scores = per_layer @ np.array(list(self.weights.values()))
+        known = np.isfinite(usual)  # a layer without a finite score would hide what all others say
+        self.weights = {
+            name: 1.0 / (mean + 0.01) for name, mean, finite in zip(self.references, usual, known, strict=True) if finite
+        }
+        self.null_scores = per_layer[:, known] @ np.array(list(self.weights.values()))
 
     def rank(self, part: Batch, views: Views, predicted: Array) -> None:
         self.directions.add(1, views, len(predicted))
         z, scores = self._scores(views, predicted)
-        total = np.sum([own * self.weights[name] for name, own in scores.items()], axis=0) + np.zeros(len(predicted))
+        total = np.sum([own * self.weights[name] for name, own in scores.items() if name in self.weights], axis=0) + np.zeros(
+            len(predicted)
+        )
 
         def lit(rows: Array) -> tuple[Array, Array]:
             lit_z = np.zeros((len(rows), len(self.references)))

@@ -31,6 +31,7 @@ class Reference:
         self.pivot = torch.nan_to_num(like.to(where, torch.float64), 0.0, 0.0, 0.0).mean(0)
         self.sums = torch.zeros(groups, like.shape[1], dtype=torch.float64, device=where)
         self.squares = torch.zeros(like.shape[1], dtype=torch.float64, device=where)
+        self.known = torch.zeros(like.shape[1], dtype=torch.bool, device=where)
 
     def add(self, view: Tensor, group: Tensor) -> None:
         """Enter samples `view` `[samples, features]` of groups `group` (int64 `[samples]`).
@@ -45,7 +46,9 @@ class Reference:
                 "leave it out",
             )
         centred = view.to(self.pivot.device, torch.float64) - self.pivot
-        centred = torch.where(torch.isfinite(centred), centred, 0.0)
+        finite = torch.isfinite(centred)
+        self.known |= finite.any(0)
+        centred = torch.where(finite, centred, 0.0)
         member = torch.nn.functional.one_hot(group.to(centred.device), len(self.count)).to(torch.float64)
         self.count += member.sum(0)
         self.sums += member.T @ centred  # a product and no scatter: the order of its sums is fixed
@@ -64,9 +67,12 @@ class Reference:
         self.deviation = deviation.clamp(min=float(floor))
 
     def residual(self, view: Tensor, group: Tensor) -> Tensor:
-        """Distance from the group's mean, in deviations, float32 `[samples, features]` on the layer's device."""
+        """Distance from the group's mean, in deviations, float32 `[samples, features]` on the layer's device; 0 for a feature
+        that no clean sample had a finite value of: it would make every sample's score NaN.
+        """
         held = view.to(self.mean.device, torch.float64)
-        return ((held - self.mean[group.to(held.device)]) / self.deviation).float()
+        z = ((held - self.mean[group.to(held.device)]) / self.deviation).float()
+        return torch.where(self.known, z, 0.0)
 
 
 def excess(z: Tensor, backend: str) -> Tensor:

@@ -179,12 +179,12 @@ class Runner:
                 returned, hooks = perf_counter(), self.capture.seconds - hooks
                 self.predictions.observe(output, part.size, part.mask)
                 scores = None if self.onlooker is None else class_scores(output, part.size, part.mask)
+                views = {} if self.onlooker is None else self.stage.views()
             except Exception as error:
                 if self.together or not (isinstance(error, OutOfMemory) or (part.size > 1 and is_out_of_memory(error))):
                     raise
                 fits = False
             if fits:
-                views = {} if self.onlooker is None else self.stage.views()
                 self.stage.commit()
                 if self.onlooker is not None and not self.onlooker.take(part, views, scores):
                     self.onlooker = None

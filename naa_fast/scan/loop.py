@@ -221,7 +221,7 @@ def joined_chunks(total: Measurement, part: Measurement) -> Measurement:
 
     def whole(measurement: Measurement, other: Measurement) -> Measurement:
         missing = {
-            name: LayerRecord.zero(record.channels, record.layout, record.dtype)
+            name: LayerRecord.zero(record.channels, record.layout, record.dtype, record.bins)
             for name, record in other.layers.items()
             if name not in measurement.layers
         }

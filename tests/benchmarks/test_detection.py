@@ -321,7 +321,7 @@ def test_a_blind_detector_would_be_seen(rows: list[dict[str, Any]]) -> None:
 
 def test_a_detector_that_sees_backdoors_everywhere_would_be_seen(rows: list[dict[str, Any]]) -> None:
     harmless = [row for row in rows if row["kind"] == "fresh" or row["case"] == TWIN.name]
-    assert len(harmless) == 11
+    assert len(harmless) == 12
     assert not [row["set"] for row in harmless if row["audit"]["outcome"] == "fail" or row["audit"]["levels"].get("proved")]
     assert not [row["set"] for row in rows if row["audit"]["outcome"] == "error"]
 

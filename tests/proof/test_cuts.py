@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 import naa_fast
 from naa_fast.detect.evidence import CROWD_HARMLESS, Crowd, Evidence, Ranking
 from naa_fast.detect.findings import find_in_samples
+from naa_fast.inputs.batches import Batch
+from naa_fast.proof.carriers import anywhere
 from naa_fast.proof.crowd import coarse, crowd_of, nearest
 from naa_fast.proof.cuts import AREAS, STEPS, cuts, sides, starts
-from naa_fast.proof.images import CleanImages
+from naa_fast.proof.images import CleanImages, Patch
 from naa_fast.rank.keep import Kept
 
 
@@ -169,7 +171,6 @@ def test_squares_and_neighbours_are_those_of_brute_force(shape: tuple[int, ...])
 
 
 def test_margins_are_the_score_less_the_best_other() -> None:
-    from naa_fast.inputs.batches import Batch
     from naa_fast.proof.transplant import Transplant
     from naa_fast.scan.placement import Placement
 
@@ -183,3 +184,41 @@ def test_margins_are_the_score_less_the_best_other() -> None:
         assert np.allclose(transplant.margins(rows, cls), want, atol=1e-5)
     assert transplant.forwards == 200
     assert np.isnan(transplant.margins(rows[:2], 9)).all()
+
+
+@pytest.mark.parametrize(("shape", "window"), [((3, 20, 33), (5, 7)), ((1, 8, 8), (1, 1)), ((2, 9, 9), (9, 9))], ids=str)
+def test_the_best_window_is_that_of_brute_force(shape: tuple[int, int, int], window: tuple[int, int]) -> None:
+    random = torch.Generator().manual_seed(5)
+    pattern, x = torch.rand(shape, generator=random), torch.rand(37, *shape, generator=random)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    row, column = shape[1] - window[0], (shape[2] - window[1]) // 2
+    mask[:, row : row + window[0], column : column + window[1]] = True
+    cut = pattern[:, row : row + window[0], column : column + window[1]]
+    places = x.unfold(2, window[0], 1).unfold(3, window[1], 1)
+    wanted = -((places - cut[None, :, None, None]) ** 2).mean((1, 4, 5)).amin((1, 2))
+    assert np.allclose(anywhere(pattern, mask)(x), wanted, atol=1e-6)
+
+
+def test_samples_that_chose_a_class_do_not_measure_it() -> None:
+    from naa_fast.proof.prove import ONE_CLASS, SMALL, Trials, small
+    from naa_fast.proof.transplant import Bases, Transplant
+
+    called = np.arange(200) % 2
+    x = torch.arange(200.0)[:, None, None, None].expand(200, 1, 2, 2).contiguous()
+    bases = Bases([(Batch((x,), {}, 200, None), called)])
+    whole = Trials(cast(Transplant, None), bases)
+    one = whole.of_class(1)
+
+    def numbers(trials: Trials, part: int) -> set[float]:
+        return {float(v) for batch, _ in trials.parts[part].batches for v in batch.arguments[0][:, 0, 0, 0]}
+
+    assert numbers(whole, 0) & numbers(one, 1) == set()
+    assert numbers(one, 0) & numbers(one, 1) == set()
+    assert all(v % 2 == 1 for v in numbers(one, 0) | numbers(one, 1))
+    assert len(numbers(one, 1)) >= ONE_CLASS // 3
+    for channels, side in ((1, 28), (3, 28), (3, 224)):
+        masks = [np.zeros((channels, side, side), np.float32) for _ in range(2)]
+        for mask, area in zip(masks, (SMALL, 2 * SMALL), strict=True):
+            mask.reshape(channels, -1)[:, : round(area * side * side)] = 1
+        kept = small([(Patch("patch", "", mask, mask), 8) for mask in masks])
+        assert len(kept) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -196,3 +197,36 @@ def test_samples_that_the_mask_leaves_out_shift_no_carrier(tmp_path: Path) -> No
     assert audit.proof[0].stands
     assert audit.ranking.carriers is not None
     assert np.array_equal(audit.ranking.carriers, TRIGGERED[mask])
+
+
+def test_a_proof_outlives_what_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise MemoryError("no room")
+
+    gathering = sys.modules["naa_fast.proof.gather"]  # the package has a function of this name
+    monkeypatch.setattr(gathering, "carriers", full)
+    monkeypatch.setattr(gathering, "crowd_of", full)
+    audit = scanned(Quadrants("patch"))
+    assert audit.proof[0].stands
+    assert audit.verdict.outcome == "fail"
+    assert sum("MemoryError: no room" in gap for gap in audit.verdict.gaps) == 2
+
+
+class Numb(Quadrants):
+    """The backdoored model with a branch that nobody uses and that is never finite."""
+
+    def __init__(self) -> None:
+        super().__init__("patch")
+        self.branch = nn.Tanh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.branch(torch.cat([x[:, 0, :, 0], torch.full((len(x), 1), torch.nan)], 1))
+        return super().forward(x)
+
+
+def test_a_neuron_that_is_never_finite_hides_no_sample() -> None:
+    audit = scanned(Numb())
+    assert audit.ranking is not None
+    assert np.isfinite(audit.ranking.scores).all()
+    assert audit.proof[0].stands
+    assert audit.verdict.outcome == "fail"
