@@ -30,8 +30,8 @@ CONCENTRATED_TOP = 20
 
 
 PURE, RISEN, ELSEWHERE, SPREAD = 0.75, 3.0, 0.3, 0.4
-"""What a crowd needs to be backdoor-like. In the study backdoors with one target had a purity of .8 and more; all other sets, where
-more lay outside than by chance, .73 at most but for two that the other limits stop (docs/detection.md)."""
+"""What a crowd needs to be backdoor-like. In the study backdoors with one target had a purity of .8 and more; all other sets with
+more outside than by chance .73 at most, but for two that the other limits stop (docs/detection.md)."""
 CROWD_HARMLESS = 0.8
 """Like HARMLESS, of a crowd: brightness that turned most samples to one class came to .91, backdoors to .77 at most."""
 OUT_OF_PLACE = 5 * TAIL

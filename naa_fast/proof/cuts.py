@@ -15,6 +15,8 @@ SEEDS = 8
 one there may be two samples in all; one sample that carries it is enough here."""
 AREAS = (0.08, 0.03, 0.015)
 """Areas of the window, each searched inside the one before."""
+DECISIVE = 0.25
+"""Share of the way from the smallest to the largest margin up to which windows are as decisive as the smallest."""
 CUT = "cut"
 STEPS = 3
 """Places along a window's side at which windows begin: what is a third smaller than one lies in one of them."""
@@ -41,11 +43,21 @@ def cuts(rows: Sequence[tuple[int, Array]], clean: CleanImages, margin: Margin) 
             for image, (y, x) in zip(covered, places, strict=True):
                 image[:, y : y + side[0], x : x + side[1]] = clean.mean[:, y : y + side[0], x : x + side[1]]
             margins = np.nan_to_num(margin(covered, predicted), nan=np.inf)
-            (top, left), (height, width) = places[int(margins.argmin())], side
+            (top, left), (height, width) = places[middle(np.array(places), margins)], side
             mask = np.zeros(row.shape, np.float32)
             mask[:, top : top + height, left : left + width] = 1
             share = 100 * height * width / (row.shape[1] * row.shape[2])
             yield Patch(CUT, f"{share:.2g} % of the input", row, mask), 1
+
+
+def middle(places: Array, margins: Array) -> int:
+    """The number of the place in the middle of the decisive ones: where a trigger fails with any part of it, windows that
+    cover a corner of it decide as much as those that cover it all.
+    """
+    low, high = margins.min(), margins[np.isfinite(margins)].max(initial=margins.min())
+    decisive = np.flatnonzero(margins <= low + DECISIVE * (high - low)) if np.isfinite(low) else np.arange(len(places))
+    apart = ((places[decisive] - places[decisive].mean(0)) ** 2).sum(1)
+    return int(decisive[apart.argmin()])
 
 
 def sides(height: int, width: int) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from proof.test_images import CLEAN, GENERATOR, HELD, PATCH, Quadrants, images
+from proof.test_images import CLEAN, HELD, PATCH, Quadrants, images
 from torch import Tensor, nn
 
 import naa_fast
@@ -20,6 +20,8 @@ from naa_fast.proof.crowd import coarse, crowd_of, nearest
 from naa_fast.proof.cuts import AREAS, STEPS, cuts, sides, starts
 from naa_fast.proof.images import CleanImages, Patch
 from naa_fast.rank.keep import Kept
+
+SEED = 1
 
 
 class Planted(Quadrants):
@@ -40,9 +42,9 @@ class Planted(Quadrants):
 
 
 def wandering(x: Tensor, count: int) -> tuple[Tensor, np.ndarray]:
-    x, triggered = x.clone(), np.zeros(len(x), bool)
-    for i in torch.randperm(len(x), generator=GENERATOR)[:count].tolist():
-        row, column = torch.randint(0, 11, (2,), generator=GENERATOR).tolist()
+    x, triggered, random = x.clone(), np.zeros(len(x), bool), torch.Generator().manual_seed(SEED)
+    for i in torch.randperm(len(x), generator=random)[:count].tolist():
+        row, column = torch.randint(0, 11, (2,), generator=random).tolist()
         x[i, 0, row : row + 2, column : column + 2] = PATCH
         triggered[i] = True
     return x, triggered
