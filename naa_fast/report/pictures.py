@@ -67,9 +67,11 @@ def trigger_figure(proof: Proof) -> Figure:
         figure = Figure(figsize=(7.5, 4.2), dpi=150, facecolor="white")
         axes = figure.subplots(1, 2 if proof.mask is not None else 1, squeeze=False)[0]
         if proof.mask is not None:
-            shown = np.where(proof.mask > 0, proof.pattern, np.nan)
+            scaled = pixels(proof.pattern)  # by the range of all of it: a white patch alone has none
+            covered = proof.mask.max(0) > 0
+            shown = np.where(covered if scaled.ndim == 2 else covered[:, :, None], scaled, np.nan)
             axes[0].set_facecolor("#c8d4e8")
-            axes[0].imshow(pixels(shown), cmap="gray", interpolation="nearest")
+            axes[0].imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes[0].set_title("the trigger (on blue: left as it is)")
             axes[1].imshow(proof.mask.max(0), cmap="gray", interpolation="nearest")
             axes[1].set_title("the places it covers")
@@ -99,7 +101,7 @@ def sheet_figure(ranking: Ranking, pictures: Array) -> Figure:
         axes = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
         figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=1 - 0.62 / (1.22 * rows + 0.6), hspace=0.28, wspace=0.06)
         for ax, picture, sample in zip(axes, pictures[:shown], ranking.top, strict=False):
-            ax.imshow(pixels(picture), cmap="gray", interpolation="nearest")
+            ax.imshow(pixels(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             called = f" → {sample.predicted}" if sample.predicted >= 0 else ""
             ax.set_title(f"{sample.sample}{called}", fontsize=7, color=LIT if sample.carrier else MUTED, pad=2)
             for spine in ax.spines.values():
