@@ -8,6 +8,7 @@ import numpy as np
 
 from naa_fast.detect.evidence import Crowd, Ranking
 from naa_fast.proof.images import CleanImages
+from naa_fast.proof.prove import rows_like
 from naa_fast.rank.keep import Kept
 from naa_fast.records import Array
 
@@ -25,11 +26,7 @@ def crowd_of(ranking: Ranking, kept: Sequence[Kept], clean: CleanImages, predict
     if gathered is None:
         return None
     target, extra, purity, rise = gathered
-    rows = [
-        one.row.float().numpy()
-        for one in kept
-        if one.row is not None and one.predicted == target and one.score > ranking.limit and one.row.shape == clean.x.shape[1:]
-    ]
+    rows = [row for cls, row in rows_like(clean, [one for one in kept if one.score > ranking.limit]) if cls == target]
     if not rows:
         return None
     reference = coarse(clean.x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from naa_fast.inputs.text import TextSource
 from naa_fast.measurement import Measurement
 from naa_fast.proof.carriers import carriers
 from naa_fast.proof.crowd import crowd_of
-from naa_fast.proof.prove import clean_images, harmless_of, prove
+from naa_fast.proof.prove import CleanInputs, clean_images, harmless_of, prove
 from naa_fast.rank.keep import main_tensor
 from naa_fast.rank.look import Beside, Look, look
 from naa_fast.records import Array
@@ -81,10 +82,11 @@ def gather(
         whole=whole,
     )
     found = Evidence(ranking, notes=() if proof else (f"{WHETHER}: it was switched off",))
+    images = cache(lambda: clean_images(seen))
     steps: list[tuple[str, Callable[[Evidence], Evidence]]] = [
-        (WHETHER, lambda found: with_proofs(found, model, seen, suspect, device) if proof else found),
+        (WHETHER, lambda found: with_proofs(found, model, seen, images(), suspect, device) if proof else found),
         (WHOSE, lambda found: with_carriers(found, seen, suspect)),
-        (WHOSE, lambda found: with_images(found, seen)),
+        (WHOSE, lambda found: with_images(found, seen, images())),
         (ALONG, lambda found: replace(found, directions=measured_directions(seen.directions.projected()))),
     ]
     for what, step in steps:
@@ -97,9 +99,11 @@ def gather(
     return replace(found, pictures=pictures, texts=texts)
 
 
-def with_proofs(found: Evidence, model: nn.Module, seen: Look, suspect: Source, device: str | torch.device) -> Evidence:
+def with_proofs(
+    found: Evidence, model: nn.Module, seen: Look, images: CleanInputs | None, suspect: Source, device: str | torch.device
+) -> Evidence:
     """The evidence with what was tried."""
-    proofs, forwards, untried = prove(model, seen, clean_images(seen), device)
+    proofs, forwards, untried = prove(model, seen, images, device)
     decode = decoder(suspect)
     proofs = [replace(p, words=decode(p.tokens)) if p.tokens and decode is not None else p for p in proofs]
     notes = (f"{WHETHER}: {untried}",) if untried else ()
@@ -117,9 +121,8 @@ def with_carriers(found: Evidence, seen: Look, suspect: Source) -> Evidence:
     return replace(found, ranking=replace(found.ranking, carriers=carry))
 
 
-def with_images(found: Evidence, seen: Look) -> Evidence:
+def with_images(found: Evidence, seen: Look, images: CleanInputs | None) -> Evidence:
     """The evidence with what the inputs themselves say: what harmless changes explain, and whose crowd lies outside."""
-    images = clean_images(seen)
     if images is None or found.ranking is None:
         return found
     return replace(found, harmless=harmless_of(seen, images), crowd=crowd_of(found.ranking, seen.top, *images))
