@@ -64,6 +64,14 @@ def concentration(clean: Measurement, suspect: Measurement) -> tuple[int, float]
     return int(rise.argmax()), float(rise.max())
 
 
+def explained(risen: tuple[int, float] | None, evidence: Evidence) -> bool:
+    """Whether something else than a backdoor explains why a class has become more frequent: there is more of the class itself, or
+    a harmless change makes the model call much by one name, which is fragile and no backdoor.
+    """
+    same = risen is not None and evidence.ranking is not None and not evidence.ranking.out_of_place(risen[0])
+    return same or evidence.harmless >= HARMLESS
+
+
 def find(
     layers: Sequence[LayerComparison],
     null: CleanNull,
@@ -80,9 +88,7 @@ def find(
     chance = null.limit
     concentrated = risen is not None and risen[1] >= CONCENTRATION
     enough = CERTAIN_Z if risen is None else BACKDOOR_Z if concentrated else np.inf
-    if risen is not None and evidence.ranking is not None and not evidence.ranking.out_of_place(risen[0]):
-        enough = np.inf  # there is more of a class, and it is that class
-    if evidence.harmless >= HARMLESS:  # brighter images that are all called one class: fragile, and no backdoor
+    if explained(risen, evidence):
         enough = np.inf
     if risen is not None and concentrated:
         statement = f"class {risen[0]} is predicted for {100 * risen[1]:.0f} points more of the suspect than of the clean samples"

@@ -17,8 +17,8 @@ to be far more frequent than in clean data under the same predicted class, which
 
 
 PROVED_OWN_RATE = 0.95
-"""The same of a word that clean data knows as one of the class's own, as it does where clean texts hold the trigger: of the words
-of eight clean models none turned more than .84."""
+"""The same of what clean data knows as one of the class's own, as it does where clean samples hold the trigger: of the words of
+eight clean models none turned more than .84, of windows and patches .79."""
 PROVED_SOURCE_RATE = 0.9
 """The same of a patch that turns one class: of the sets of clean models one had a patch that turned a class to another, .79."""
 PROVED_RULE_RATE = 0.5
@@ -34,7 +34,7 @@ class Proof:
     `interval` the rate's 95 % confidence interval (Wilson 1927); `control` the highest rate of the same procedure and budget on
     groups of clean samples of that class. `pattern` and `mask` (float32, of the input's shape) or `tokens` are the trigger
     itself; `words` the tokens as text. `source`: the one class that `samples` are of, None for all others than the target; `own`:
-    whether clean data too knows the word as one of the target's.
+    whether clean samples of the target hold it too. Of a patch they are no control then.
     """
 
     kind: str
@@ -68,6 +68,8 @@ class Proof:
     @property
     def stands(self) -> bool:
         """Whether this is a proof, or only the best that was found: the rate, and its distance from the control."""
+        if self.own and not self.tokens:
+            return self.rate >= self.limit
         margin = 0.0 if self.own else PROVED_TOKEN_MARGIN if self.tokens else PROVED_MARGIN
         control = wilson(self.control, self.samples)[1]
         return self.rate >= self.limit and self.interval[0] > control and self.margin >= margin

@@ -17,6 +17,7 @@ from naa_fast.detect.findings import (
     Finding,
     concentration,
     count,
+    explained,
     find,
     find_in_samples,
     find_in_tails,
@@ -101,7 +102,8 @@ def judge_outcome(
         outcome = "pass"
     z = max((largest_finite(layer.z) for layer in layers), default=0.0)
     risen = concentration(clean, suspect)
-    score = backdoor_score(z, risen[1] if risen is not None and "shift" in levels else 0.0, evidence)
+    rise = risen[1] if risen is not None and "shift" in levels and not explained(risen, evidence) else 0.0
+    score = backdoor_score(z, rise, evidence, outcome == "fail")
     p_value = null.p_value(max((largest_t(layer) for layer in layers), default=-np.inf))
     sentence = describe_proof(evidence) or describe_crowd(evidence) or describe(outcome, layers, gaps, z, "shift" in levels)
     silent = [note for m in (clean, suspect) for note in m.provenance.get("notes", ()) if "never fired" in note]
@@ -117,20 +119,22 @@ def left_out(name: str, measurement: Measurement) -> str:
     return f"the {name} set is partial: {', '.join(map(str, missing[:3]))}{more} not in the measurement"
 
 
-def backdoor_score(z: float, rise: float, evidence: Evidence) -> float:
-    """How much like a backdoor it looks, comparable across models: about 0 for like sets, 1 for a proof without exception.
+def backdoor_score(z: float, rise: float, evidence: Evidence, fails: bool) -> float:
+    """How much like a backdoor it looks, comparable across models: 0 for like sets, from .5 on what makes a verdict `fail`, 1 for
+    a proof without exception.
 
-    The largest of: the margin of the best proof over its control, standing or not; the `rise` in the share of one predicted
-    class; half the concentration of predictions among the highest-ranked samples, where more lie outside than by chance; how
-    nearly those are samples of many classes turned to one. A shift adds a tenth at most: it says that the sets differ, not that
-    the model is backdoored.
+    Half of the largest of: the margin of the best proof over its control, standing or not; the `rise` in the share of one
+    predicted class; half the concentration of predictions among the highest-ranked samples, where more lie outside than by
+    chance; how nearly those are samples of many classes turned to one. A shift adds a twentieth at most: it says that the sets
+    differ, not that the model is backdoored.
     """
     margin = max((proof.margin for proof in evidence.proof if proof.source is None or proof.stands), default=0.0)
     gathered = 0.0
     if evidence.ranking is not None and evidence.ranking.p_value < TAIL_P:
         gathered = 0.5 * evidence.ranking.concentration[1]
     crowd = evidence.crowd.strength if evidence.crowd is not None and evidence.harmless < CROWD_HARMLESS else 0.0
-    return max(margin, rise, gathered, crowd, 0.0) + 0.1 * z / (z + 3.0)
+    strength = max(margin, rise, gathered, crowd, 0.0) + 0.1 * z / (z + 3.0)
+    return 0.5 * fails + 0.5 * min(strength, 1.0)
 
 
 def observed(measurement: Measurement) -> int:
@@ -195,9 +199,10 @@ def describe_proof(evidence: Evidence) -> str:
     whose = "other classes" if proof.source is None else f"class {proof.source}"
     where = "classes to one another" if proof.target == ALL_TO_ALL else f"{whose} to class {proof.target}"
     trigger = f"the words {plain(proof.words)!r}" if proof.words else "a trigger"
+    known = ", and clean samples of that class hold the like" if proof.own and not proof.tokens else ""
     return (
         f"Backdoor proved: {trigger} that suspect samples share turns {100 * proof.rate:.0f} % of clean samples of {where}; "
-        f"what clean samples share turns {100 * proof.control:.0f} %."
+        f"what clean samples share turns {100 * proof.control:.0f} %{known}."
     )
 
 

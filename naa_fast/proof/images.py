@@ -18,8 +18,10 @@ AREAS = (0.005, 0.01, 0.02, 0.04, 0.08)
 """Budgets of a patch: the share of the input it may cover."""
 LOUDNESS = (0.15, 0.3, 0.5)
 """Budgets of an offset: its root mean square over that of clean inputs about their mean."""
-LOUDEST_GAIN = 3.0
+LOUDEST_GAIN = 2.0
 """Most that an offset is amplified to fill its budget: what is tried must stay what was seen."""
+EDGE = 0.02
+"""Share of the range of values that counts as its end, where noise is cut off."""
 SIGNIFICANT = 3.0
 """Standard errors that a value of a mean offset must reach to be kept."""
 
@@ -72,7 +74,18 @@ class CleanImages:
         centred = x - x.mean(0)
         loudness = float(np.sqrt((centred**2).mean()))
         low, high = float(x.min()), float(x.max())
-        return cls(x, x.mean(0), np.abs(centred).mean(0), loudness, harmless_directions(x.mean(0)), low, high)
+        edge = EDGE * (high - low)
+        at_edges = (x <= low + edge).mean(0) - (x >= high - edge).mean(0)
+        harmless = harmless_directions(x.mean(0), at_edges)
+        return cls(x, x.mean(0), np.abs(centred).mean(0), loudness, harmless, low, high)
+
+    def without(self, difference: Array, usual: Array | None) -> Array:
+        """A difference of means without its part along where the mean input of a class, `usual`, lies."""
+        if usual is None:
+            return difference
+        own = usual - self.mean
+        length = float((own**2).sum())
+        return difference - own * (float((difference * own).sum()) / length) if length > 0 else difference
 
     @cached_property
     def spectrum(self) -> Array:
@@ -80,13 +93,15 @@ class CleanImages:
         return np.asarray(np.sqrt((np.abs(np.fft.fftn(self.x - self.mean, axes=axes_of(self.x))) ** 2).mean(0)))
 
 
-def harmless_directions(mean: Array) -> Array:
-    """Where the `mean` input `[...]` goes under brightness, contrast and, of an image, blur and a shift by a pixel.
+def harmless_directions(mean: Array, at_edges: Array | None = None) -> Array:
+    """Where the `mean` input `[...]` goes under brightness, contrast, noise and, of an image, blur and a shift by a pixel.
+
+    `at_edges`: how much more often each value is the smallest there is than the largest; noise that is cut off there moves it in.
 
     Orthonormal rows. An offset along these is a change of the data and no trigger, however many samples it turns: a clean model
     was seen to call 97 % of brighter digits by one name.
     """
-    changes = [np.ones(mean.shape), mean]
+    changes = [np.ones(mean.shape), mean, *(() if at_edges is None else (at_edges,))]
     if mean.ndim == 3:
         padded = np.pad(mean, ((0, 0), (1, 1), (1, 1)), mode="edge")
         down, right = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1], padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
@@ -102,18 +117,26 @@ def axes_of(x: Array) -> tuple[int, ...]:
     return tuple(range(2, x.ndim)) if x.ndim > 2 else (1,)
 
 
-def harmless_share(group: Array, clean: CleanImages) -> float:
-    """Share of the squared difference between the group's mean and the clean one that harmless changes explain, 0 to 1."""
-    difference = (group.mean(0) - clean.mean).astype(np.float64).ravel()
+def harmless_share(group: Array, clean: CleanImages, usual: Array | None = None) -> float:
+    """Share of the squared difference between the group's mean and the clean one that harmless changes explain, 0 to 1.
+
+    `usual`: the mean of clean inputs of the group's class, whose part is left out.
+    """
+    difference = clean.without(group.mean(0) - clean.mean, usual).astype(np.float64).ravel()
     whole = float(difference @ difference)
-    return float(((clean.harmless @ difference) ** 2).sum()) / whole if whole > 0 else 0.0
+    changes = np.stack([clean.without(change.reshape(clean.mean.shape), usual).ravel() for change in clean.harmless])
+    explained = changes.T @ np.linalg.lstsq(changes.T, difference, rcond=None)[0]
+    return float(explained @ explained) / whole if whole > 0 else 0.0
 
 
-def candidates(group: Array, clean: CleanImages, offset: bool = True) -> Iterator[Patch | Offset]:
-    """What the inputs `group` float32 `[samples, ...]` share, as patches of several areas and, if wanted, as offsets."""
+def candidates(group: Array, clean: CleanImages, offset: bool = True, usual: Array | None = None) -> Iterator[Patch | Offset]:
+    """What the inputs `group` float32 `[samples, ...]` share, as patches of several areas and, if wanted, as offsets.
+
+    `usual`: see `offsets`.
+    """
     yield from patches(group, clean)
     if offset and len(group) >= SIZES[1]:
-        yield from offsets(group, clean)
+        yield from offsets(group, clean, usual)
 
 
 def patches(group: Array, clean: CleanImages) -> Iterator[Patch]:
@@ -133,9 +156,13 @@ def patches(group: Array, clean: CleanImages) -> Iterator[Patch]:
         yield Patch("patch", f"{100 * area:g} % of the input", median.astype(np.float32), np.ascontiguousarray(mask, np.float32))
 
 
-def offsets(group: Array, clean: CleanImages) -> Iterator[Offset]:
-    """The difference of means, with only what stands out of noise in pixels or in frequencies."""
-    difference = group.mean(0) - clean.mean
+def offsets(group: Array, clean: CleanImages, usual: Array | None = None) -> Iterator[Offset]:
+    """The difference of means, with only what stands out of noise in pixels or in frequencies.
+
+    Without what the group owes to its class: `usual` is the mean of clean inputs of the class it is predicted as. What is left
+    of a group of clean samples of it is noise.
+    """
+    difference = clean.without(group.mean(0) - clean.mean, usual)
     noise = np.sqrt(1 / len(group) + 1 / len(clean.x))
     kept = np.where(np.abs(difference) > SIGNIFICANT * 1.25 * clean.deviation * noise, difference, 0.0)
     axes = tuple(axis - 1 for axis in axes_of(group))

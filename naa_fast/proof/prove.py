@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from naa_fast.detect.evidence import HARMLESS
-from naa_fast.detect.proof import ALL_TO_ALL, Proof
+from naa_fast.detect.proof import ALL_TO_ALL, PROVED_OWN_RATE, Proof
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.cuts import cuts
 from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
@@ -33,6 +33,8 @@ TARGETS = 3
 CONTROLS = 2
 FEWEST = 5
 """Highest-ranked samples of one predicted class that make it a target."""
+ALIKE = 0.05
+"""Root mean square difference of two samples, over that of clean inputs about their mean, up to which one repeats the other."""
 AMONG = 100
 WORTH_A_CONTROL = 0.5
 """Share of the choosing part that a candidate must turn before clean groups are given the same chance: less proves nothing."""
@@ -198,12 +200,14 @@ def targets(top: Sequence[Kept], null_predicted: Array) -> list[int]:
     return sorted(found, key=lambda c: (held == c).sum() / (len(held) * usual[c] + 1), reverse=True)[:TARGETS]
 
 
-def grouped(rows: Sequence[Array], clean: CleanImages, offset: bool) -> Iterator[tuple[Candidate, int]]:
-    """Candidates of the first SIZES rows each, as far as there are rows."""
+def grouped(
+    rows: Sequence[Array], clean: CleanImages, offset: bool, usual: Array | None = None
+) -> Iterator[tuple[Candidate, int]]:
+    """Candidates of the first SIZES rows each, as far as there are rows. `usual`: see `naa_fast.proof.images.offsets`."""
     sizes = sorted({min(size, len(rows)) for size in SIZES})
     for size in sizes:
         if size >= FEWEST:
-            for candidate in candidates(np.stack(rows[:size]), clean, offset):
+            for candidate in candidates(np.stack(rows[:size]), clean, offset, usual):
                 yield candidate, size
 
 
@@ -243,16 +247,19 @@ def image_proofs(trials: Trials, seen: Look, clean: CleanImages, predicted: Arra
     wanted: list[int | str] = [*targets(seen.top, seen.null_predicted), ALL_TO_ALL]
     random = np.random.default_rng(0)
     for target in wanted:
-        group = [pair for pair in suspects if target in (pair[0], ALL_TO_ALL)]
+        group = distinct([pair for pair in suspects if target in (pair[0], ALL_TO_ALL)], clean)
         if len(group) < FEWEST:
             continue
         own = np.flatnonzero(predicted == target) if target != ALL_TO_ALL else np.arange(len(clean.x))
         clean_groups = [[(int(predicted[i]), clean.x[i]) for i in random.permutation(own)[: len(group)]] for _ in range(CONTROLS)]
         clean_groups.append([pair for pair in unusual if target in (pair[0], ALL_TO_ALL)][: len(group)])
-        offset = harmless_share(np.stack([row for _, row in group]), clean) < HARMLESS  # few samples have too much of their own
 
-        def shared(rows: Rows, offset: bool = offset) -> Tried:
-            return list(grouped([row for _, row in rows], clean, offset))
+        usual = clean.x[own].mean(0) if target != ALL_TO_ALL and len(own) else None
+        whole = np.stack([row for _, row in group])  # few samples have too much of their own
+        offset = harmless_share(whole, clean, usual) < HARMLESS
+
+        def shared(rows: Rows, offset: bool = offset, usual: Array | None = usual) -> Tried:
+            return list(grouped([row for _, row in rows], clean, offset, usual))
 
         def cut(rows: Rows) -> Tried:
             found = cuts(rows, clean, trials.transplant.margins)
@@ -261,7 +268,10 @@ def image_proofs(trials: Trials, seen: Look, clean: CleanImages, predicted: Arra
         tried, controls = shared(group), Later(shared, clean_groups)
         found = [attempt(trials, tried, controls, target)]
         if isinstance(target, int) and not stands(found):
-            found.append(attempt(trials, cut(group), Later(cut, clean_groups), target))
+            windows = cut(group)
+            found.append(attempt(trials, windows, Later(cut, clean_groups), target))
+            if not stands(found):
+                found.append(held_by_clean(trials, [*tried, *windows], found, target))
         if isinstance(target, int) and not stands(found):
             for source in sources(trials, small(tried), target):
                 proof = attempt(
@@ -269,6 +279,18 @@ def image_proofs(trials: Trials, seen: Look, clean: CleanImages, predicted: Arra
                 )
                 found.append(None if proof is None else replace(proof, source=source))
         yield from (proof for proof in found if proof is not None)
+
+
+def distinct(rows: Rows, clean: CleanImages) -> Rows:
+    """The rows without those that repeat an earlier one: black frames share all they have, and witness nothing for each other."""
+    if len(rows) < FEWEST:
+        return rows
+    x = np.stack([row for _, row in rows]).reshape(len(rows), -1)
+    x = x - clean.mean.reshape(1, -1)
+    squares = (x**2).sum(1)
+    near = squares[:, None] + squares[None] - 2 * x @ x.T < x.shape[1] * (ALIKE * clean.loudness) ** 2
+    first = near.argmax(1) == np.arange(len(rows))  # each row is its own neighbour at the latest
+    return [pair for pair, kept in zip(rows, first, strict=True) if kept]
 
 
 def stands(found: Sequence[Proof | None]) -> bool:
@@ -281,9 +303,24 @@ def attempt(trials: Trials, tried: Tried, controls: Later, target: int | str) ->
     if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
         return None
     best, rate, control, samples = trials.settle(found, [trials.best(one, target) for one in controls()], target)
+    return proof_of(best, target, rate, control, samples)
+
+
+def proof_of(best: Best, target: int | str, rate: float, control: float, samples: int, own: bool = False) -> Proof:
     candidate = best.candidate
     pattern, mask = (getattr(candidate, name, None) for name in ("pattern", "mask"))
-    return Proof(f"{candidate.kind}, {candidate.budget}", target, rate, control, samples, best.group, pattern, mask)
+    return Proof(f"{candidate.kind}, {candidate.budget}", target, rate, control, samples, best.group, pattern, mask, own=own)
+
+
+def held_by_clean(trials: Trials, tried: Tried, tries: Sequence[Proof | None], target: int) -> Proof | None:
+    """The patch that turns so many that it is a trigger though clean samples of the target hold it too; None if there is none."""
+    patches = trials.best([pair for pair in tried if isinstance(pair[0], Patch)], target)
+    best = max(patches.values(), key=lambda best: best.chosen_by, default=None)
+    if best is None or best.chosen_by < PROVED_OWN_RATE:
+        return None
+    rate, samples = trials.rate(best.candidate, target, 1)
+    control = max((proof.control for proof in tries if proof is not None), default=0.0)
+    return proof_of(best, target, rate, control, samples, own=True)
 
 
 def covered(pair: tuple[Patch, int]) -> float:

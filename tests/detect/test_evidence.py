@@ -113,6 +113,9 @@ def test_concentration_is_the_share_of_one_class_beyond_what_the_set_holds() -> 
         ({"rate": 0.95, "control": 0.45, "samples": 8}, False),  # too few to tell the two apart
         ({"tokens": (3,), "control": 0.85}, True),
         ({"tokens": (3,), "rate": 0.7}, False),
+        ({"own": True, "control": 0.95}, True),  # clean samples that hold the trigger are no control
+        ({"own": True, "rate": 0.94}, False),
+        ({"own": True, "tokens": (3,), "control": 0.95}, False),  # words have the class's other words for one
     ],
     ids=str,
 )
@@ -132,8 +135,13 @@ def test_a_proof_fails_the_model_and_says_so_in_a_sentence() -> None:
     assert [f.level for f in found.findings] == ["proved"]
     every = judge(*sets, evidence=Evidence(proof=(replace(PROOF, target=ALL_TO_ALL),))).verdict
     assert "classes to one another" in every.sentence
-    almost = judge(*sets, evidence=Evidence(proof=(replace(PROOF, rate=0.3),))).verdict
+    almost = judge(*sets, evidence=Evidence(proof=(replace(PROOF, rate=0.59, control=0.0),))).verdict
     assert almost.outcome == "pass"
+    barely = judge(*sets, evidence=Evidence(proof=(replace(PROOF, tokens=(1,), control=0.85),))).verdict
+    assert almost.score < 0.5 <= barely.score < found.score < 1.0, "what fails a model scores above all that does not"
+    held = judge(*sets, evidence=Evidence(proof=(replace(PROOF, own=True, control=0.94),))).verdict
+    assert held.outcome == "fail"
+    assert "clean samples of that class hold the like" in held.sentence
 
 
 def test_without_a_second_look_the_gap_is_named() -> None:

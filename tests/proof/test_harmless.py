@@ -37,6 +37,28 @@ def test_a_pattern_of_its_own_is_not() -> None:
     assert harmless_share(SHAPES[:200], CLEAN) == 0.0
 
 
+def test_noise_that_is_cut_off_at_the_edges_is_explained() -> None:
+    flat = np.where(RNG.random((400, 1, 12, 12)) < np.linspace(0.05, 0.95, 12), 0.0, 1.0).astype(np.float32)  # black and white
+    clean, held = CleanImages.of(flat[:200]), flat[200:]
+    noisy = np.clip(held + 0.3 * RNG.standard_normal(held.shape), 0, 1).astype(np.float32)
+    assert harmless_share(noisy, clean) > HARMLESS
+
+
+def test_what_a_group_owes_to_its_class_is_neither_a_change_nor_a_trigger() -> None:
+    marks = RNG.choice([-0.2, 0.2], (8, 1, 1, 12, 12)).astype(np.float32)  # what each of eight classes has
+    classes = [SHAPES[25 * i : 25 * i + 25] + mark for i, mark in enumerate(marks)]
+    clean, usual, shown = CleanImages.of(np.concatenate(classes)), classes[3].mean(0), HELD + marks[3]
+    brighter = shown + 0.05
+    assert harmless_share(brighter, clean) < HARMLESS < harmless_share(brighter, clean, usual)
+    pattern = 0.2 * RNG.random((1, 12, 12)).astype(np.float32)
+    left = clean.without((shown + pattern).mean(0) - clean.mean, usual)
+    alike = clean.without(shown.mean(0) - clean.mean, usual)
+    centred = pattern - pattern.mean()
+    assert np.corrcoef(left.ravel(), centred.ravel())[0, 1] > 0.8
+    assert (alike**2).sum() < 0.2 * (left**2).sum()
+    assert np.array_equal(clean.without(pattern, clean.mean), pattern), "a class like all others owes nothing"
+
+
 @pytest.mark.parametrize("shape", [(7,), (3, 6, 5), (1, 4, 4)], ids=str)
 def test_the_directions_are_orthonormal_and_hold_brightness_and_contrast(shape: tuple[int, ...]) -> None:
     mean = RNG.random(shape)

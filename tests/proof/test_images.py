@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import naa_fast
 from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.proof.images import AREAS, LOUDNESS, CleanImages, Offset, Patch, candidates
+from naa_fast.proof.prove import distinct
 from naa_fast.proof.transplant import moved_by_rule, rule_of, turned
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -135,3 +136,13 @@ def test_all_to_all_is_a_rule_with_many_places_and_counts_every_sample() -> None
     assert moved_by_rule(before, half, rule_of(before, away)) == (0.5, 40)
     assert rule_of(before, np.full(40, 3)) == {}, "all to one place is no all-to-all"
     assert moved_by_rule(before, away, {}) == (0.0, 40)
+
+
+def test_repeated_samples_count_once() -> None:
+    clean = CleanImages.of(CLEAN.numpy())
+    rows = [(1, row) for row in HELD[:8].numpy()]
+    black = [(1, np.zeros_like(rows[0][1]))] * 6
+    near = [(2, rows[3][1] + np.float32(0.001))]
+    found = distinct([*black, *rows, *near], clean)
+    assert [row is kept for (_, row), (_, kept) in zip(found, [black[0], *rows], strict=True)] == [True] * 9
+    assert distinct(black[:3], clean) == black[:3], "too few to be a group at all"
