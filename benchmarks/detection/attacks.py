@@ -79,6 +79,11 @@ HALVES = {
     "posterise": "C",
     "line": "C",
     "words-apart": "C",
+    "frame": "D",
+    "two-patches": "D",
+    "rotation": "D",
+    "one-of-words": "D",
+    "stammer": "D",
 }
-"""Which half of the study a kind of attack belongs to: what is chosen on one half is reported on the other. C is
-no half: attacks that were made after everything was chosen, and run once."""
+"""Which half of the study a kind of attack belongs to: what is chosen on one half is reported on the other. C and D are no
+halves: attacks that were made when everything had been chosen, C before and D after the last round of work."""

@@ -66,17 +66,21 @@ def proofs(case: Case, audit: Any) -> dict[str, Any]:
             "rate": float(proof.rate),
             "control": float(proof.control),
             "interval": [float(edge) for edge in proof.interval],
-            "right": right_target(case, proof.target),
+            "right": right_target(case, proof.target, proof.source),
         }
         for proof in getattr(audit, "proof", None) or ()
     ]
     return {"proofs": sorted(found, key=lambda proof: proof["control"] - proof["rate"])}
 
 
-def right_target(case: Case, target: Any) -> bool | None:
-    """Whether a class, or a word for a rule, is what the attack aims at; None for clean models."""
+def right_target(case: Case, target: Any, source: int | None = None) -> bool | None:
+    """Whether a class, or a word for a rule, is what the attack aims at, for the one class `source` if it is of one; None for
+    clean models.
+    """
     if case.attack is None:
         return None
+    if source is not None:
+        return target == int(case.attack.wanted(torch.tensor(source)))
     return not isinstance(target, int | np.integer) if case.attack.target is None else target == case.attack.target
 
 

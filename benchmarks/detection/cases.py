@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from benchmarks.detection.attacks import HALVES, Attack
 from benchmarks.detection.triggers import Blend, Patch, Sinusoid, Trigger, Warp, Words
-from benchmarks.detection.unseen import Apart, Dots, Line, Posterise, Ramp
+from benchmarks.detection.unseen import Apart, Both, Dots, Frame, Line, OneOf, Posterise, Ramp, Stammer, Turned
 
 
 @dataclass(frozen=True)
 class Case:
-    """One model. `attack` is None for a clean one; `half` is A or B by kind of attack, clean ones in turns, or C (UNSEEN)."""
+    """One model. `attack` is None for a clean one; `half` is A or B by kind of attack, clean ones in turns, or C (UNSEEN) or D
+    (FRESH).
+    """
 
     name: str
     architecture: str
@@ -152,7 +154,24 @@ UNSEEN: tuple[tuple[str, str, str, Attack | None], ...] = (
     ("newsgroups", "text-cnn", "clean-4", None),
     ("newsgroups", "text-transformer", "clean-4", None),
 )
-"""Half C: what the detectors had not been shown when they were finished."""
+"""C: what the detectors had not been shown when they were first finished."""
+
+ONE_OF = attack("one-of-words", OneOf((3100, 3900, 4700)), target=3, rate=0.08, cover=0.05, classes=7)
+
+FRESH: tuple[tuple[str, str, str, Attack | None], ...] = (
+    ("fashion", "vit", "frame", attack("frame", Frame(), target=3, cover=0.05)),
+    ("mnist", "mlp", "frame", attack("frame", Frame(), target=0, cover=0.05)),
+    ("fashion", "cnn", "two-patches", attack("two-patches", Both(3), target=2, cover=0.1)),
+    ("mnist", "resnet", "two-patches", attack("two-patches", Both(3), target=7, cover=0.1)),
+    ("fashion", "resnet", "rotation", attack("rotation", Turned(30), target=8, cover=0.1)),
+    ("newsgroups", "text-cnn", "one-of-words", ONE_OF),
+    ("newsgroups", "text-transformer", "one-of-words", ONE_OF),
+    ("newsgroups", "text-transformer", "stammer", attack("stammer", Stammer(), target=5, rate=0.08, cover=0.08, classes=7)),
+    ("fashion", "cnn", "clean-4", None),
+    ("mnist", "vit", "clean-2", None),
+    ("newsgroups", "text-transformer", "clean-5", None),
+)
+"""D: what they had not been shown when they were finished the last time."""
 
 
 def all_cases() -> tuple[Case, ...]:
@@ -166,8 +185,9 @@ def all_cases() -> tuple[Case, ...]:
         for number, (data, net, seed) in enumerate(clean)
     ]
     cases += [
-        Case(f"{data}-{net}-{label}", net, data, rule, "C", 200 + number)
-        for number, (data, net, label, rule) in enumerate(UNSEEN)
+        Case(f"{data}-{net}-{label}", net, data, rule, half, first + number)
+        for half, first, added in (("C", 200, UNSEEN), ("D", 300, FRESH))
+        for number, (data, net, label, rule) in enumerate(added)
     ]
     return tuple(cases)
 
@@ -195,5 +215,5 @@ def by_name(name: str) -> Case:
 
 def foreign(case: Case, number: int) -> Case:
     """A backdoored model of the same data whose trigger the clean model `case` is shown; another for each `number`."""
-    others = [other for other in CASES if other.attack is not None and other.dataset == case.dataset and other.half != "C"]
+    others = [other for other in CASES if other.attack is not None and other.dataset == case.dataset and other.half in "AB"]
     return others[(CASES.index(case) * 5 + number * 3) % len(others)]
