@@ -1,0 +1,111 @@
+"""`token_proofs`: words that turn a model, alone, in phrases or apart, and what clean texts' words do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from naa_fast.detect.proof import ALL_TO_ALL, Proof
+from naa_fast.proof.apart import Apart, Held, meeting
+from naa_fast.proof.tokens import MOST_TOKENS, Tokens, characteristic, enriched, natural, parts_of, phrases
+from naa_fast.proof.transplant import WORTH_A_CONTROL
+from naa_fast.rank.look import Look
+
+if TYPE_CHECKING:
+    from naa_fast.proof.prove import Best, Trials
+
+OWN_APART = 5
+"""Words of a class whose pairs are controls of words apart: ten pairs, more than are tried."""
+AS_GOOD = 0.05
+"""By how much less of the choosing part a shorter trigger may turn to be as good: four samples of 80."""
+
+
+def token_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
+    assert seen.suspect_tokens is not None
+    assert seen.clean_tokens is not None
+    top, usual, clean = Held.kept(seen.top), Held.kept(seen.null_top), Held.drawn(seen)
+    wanted: list[tuple[int | None, int | str]] = [(number, int(cls)) for number, cls in enumerate(seen.groups.classes, 1)]
+    for number, target in [*wanted, (None, ALL_TO_ALL)]:
+        proof = together_proof(trials, seen, number, target)
+        if not (proof is not None and proof.stands) and isinstance(target, int):
+            own = characteristic(seen.clean_tokens, number, OWN_APART)
+            groups = [held.predicted_as(target) for held in (top, usual, clean)]
+            apart = apart_proof(trials, groups[0], groups[1], groups[2], own, target, len(wanted))
+            proof = apart if apart is not None and (apart.stands or proof is None) else proof
+        if proof is not None:
+            yield proof
+
+
+def together_proof(trials: Trials, seen: Look, number: int | None, target: int | str) -> Proof | None:
+    """A token, or some that follow one another. Tried are those that rise beyond chance over all tokens, and of the class's own
+    words, which clean data alone names, those that rise beyond chance over these.
+    """
+    assert seen.suspect_tokens is not None
+    assert seen.clean_tokens is not None
+    own = characteristic(seen.clean_tokens, number)
+    tokens = enriched(seen.suspect_tokens, seen.clean_tokens, number)
+    tokens += [token for token in enriched(seen.suspect_tokens, seen.clean_tokens, number, own) if token not in tokens]
+    rows = [kept.row.numpy() for kept in seen.top if kept.row is not None and target in (kept.predicted, ALL_TO_ALL)]
+    tried = [Tokens("token", (token,)) for token in tokens] + [Tokens("phrase", ids) for ids in phrases(rows, tokens)]
+    found = trials.best([(candidate, 0) for candidate in tried], target)
+    if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
+        return None
+    # What a class's own words do. One that clean data shows doing it is among them, however frequent it has become.
+    proof = token_proof(trials, found, natural(own), target)
+    if not (proof is not None and proof.stands) and target != ALL_TO_ALL and set(tokens) & set(own):
+        known = characteristic(seen.clean_tokens, number, MOST_TOKENS + len(tokens))
+        others = natural([token for token in known if token not in tokens][:MOST_TOKENS])
+        again = token_proof(trials, found, others, target, own=True)
+        proof = again if again is not None and again.stands else proof
+    return proof
+
+
+def token_proof(
+    trials: Trials, found: dict[tuple[str, str], Best], controls: Sequence[Tokens], target: int | str, own: bool = False
+) -> Proof | None:
+    """The best that was found, measured, as far as there are controls of its budget; the shortest part of it that does the same
+    and stands as well: words around a trigger would hide who carries it.
+    """
+    control = trials.best([(one, 0) for one in controls], target)
+
+    def measured(found: dict[tuple[str, str], Best]) -> Proof | None:
+        held = {key: best for key, best in found.items() if key in control}
+        if not held:
+            return None
+        best, rate, usual, samples = trials.settle(held, [control], target)
+        assert isinstance(best.candidate, Tokens)
+        return Proof(best.candidate.kind, target, rate, usual, samples, 0, tokens=best.candidate.ids, own=own)
+
+    whole = measured(found)
+    if whole is None or not whole.stands:
+        return whole
+    needed = max(best.chosen_by for best in found.values()) - AS_GOOD
+    for part in parts_of(whole.tokens):
+        found_part = trials.best([(part, 0)], target)
+        as_good = max(best.chosen_by for best in found_part.values()) >= needed
+        shorter = measured(found_part) if as_good else None
+        if shorter is not None and shorter.stands:
+            return shorter
+    return whole
+
+
+def apart_proof(
+    trials: Trials, top: Held, usual: Held, clean: Held, own: Sequence[int], target: int, groups: int
+) -> Proof | None:
+    """Two words apart, from the texts of `top`; the controls are the class's own words in pairs, pairs from the clean texts that
+    are ranked highest (`usual`), and either word of the pair twice: what one does alone is no pair.
+    """
+    found = trials.best([(Apart(pair), 0) for pair in meeting(top, clean, groups)], target)
+    if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
+        return None
+    pairs = [*combinations(own, 2), *meeting(usual, clean, groups, np.inf)]
+    controls = [trials.best([(Apart(pair), 0) for pair in pairs], target)]
+    (best,) = found.values()
+    assert isinstance(best.candidate, Apart)
+    controls += [trials.best([(Apart((token, token)), 0)], target) for token in best.candidate.ids]
+    best, rate, control, samples = trials.settle(found, controls, target)
+    assert isinstance(best.candidate, Apart)
+    return Proof(best.candidate.kind, target, rate, control, samples, 0, tokens=best.candidate.ids)
