@@ -17,6 +17,7 @@ from naa_fast.rank.look import Look
 from naa_fast.records import Array
 
 MOST_PAIRS = 6
+Pair = tuple[int, int]
 RISEN = 128
 """Tokens whose pairs are counted: those that have risen most alone, as both of a pair do that a trigger brings along."""
 
@@ -25,7 +26,7 @@ RISEN = 128
 class Apart:
     """Writes both of `ids` over a sample's own tokens, each at a random place of its own, by a fixed seed."""
 
-    ids: tuple[int, int]
+    ids: Pair
     kind: str = APART
     budget: str = "2 tokens"
 
@@ -99,7 +100,7 @@ class Held:
         return holds.T @ holds
 
 
-def meeting(suspect: Held, clean: Held, groups: int, chance: float = CHANCE) -> list[tuple[int, int]]:
+def meeting(suspect: Held, clean: Held, groups: int, chance: float = CHANCE) -> list[Pair]:
     """The pairs of tokens whose share of samples rises most from `clean` to `suspect`, MOST_PAIRS at most, if they meet there
     oftener than by chance: Fisher's exact test, over all pairs of all tokens of that many `groups`.
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
-from naa_fast.proof.apart import Apart, Held, meeting
+from naa_fast.proof.apart import Apart, Held, Pair, meeting
 from naa_fast.proof.tokens import MOST_TOKENS, Tokens, characteristic, enriched, natural, parts_of, phrases
 from naa_fast.proof.transplant import WORTH_A_CONTROL
 from naa_fast.rank.look import Look
@@ -24,17 +24,27 @@ AS_GOOD = 0.05
 
 
 def token_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
+    """Words that follow one another first; words apart where that is no proof, or two words that need not follow one another."""
     assert seen.suspect_tokens is not None
     assert seen.clean_tokens is not None
-    top, usual, clean = Held.kept(seen.top), Held.kept(seen.null_top), Held.drawn(seen)
+    texts = [Held.kept(seen.top), Held.kept(seen.null_top), Held.drawn(seen)]
     wanted: list[tuple[int | None, int | str]] = [(number, int(cls)) for number, cls in enumerate(seen.groups.classes, 1)]
     for number, target in [*wanted, (None, ALL_TO_ALL)]:
         proof = together_proof(trials, seen, number, target)
-        if not (proof is not None and proof.stands) and isinstance(target, int):
-            own = characteristic(seen.clean_tokens, number, OWN_APART)
-            groups = [held.predicted_as(target) for held in (top, usual, clean)]
-            apart = apart_proof(trials, groups[0], groups[1], groups[2], own, target, len(wanted))
-            proof = apart if apart is not None and (apart.stands or proof is None) else proof
+        if isinstance(target, int):
+            top, usual, clean = (held.predicted_as(target) for held in texts)
+
+            def controls(number: int | None = number, usual: Held = usual, clean: Held = clean) -> Sequence[Pair]:
+                assert seen.clean_tokens is not None
+                own = characteristic(seen.clean_tokens, number, OWN_APART)
+                return [*combinations(own, 2), *meeting(usual, clean, len(wanted), np.inf)]
+
+            if proof is None or not proof.stands:
+                apart = apart_proof(trials, meeting(top, clean, len(wanted)), controls, target)
+                proof = apart if apart is not None and (proof is None or apart.stands) else proof
+            elif len(proof.tokens) == 2:
+                apart = apart_proof(trials, [(proof.tokens[0], proof.tokens[1])], controls, target)
+                proof = apart if apart is not None and apart.stands and apart.rate >= proof.rate - AS_GOOD else proof
         if proof is not None:
             yield proof
 
@@ -92,20 +102,17 @@ def token_proof(
     return whole
 
 
-def apart_proof(
-    trials: Trials, top: Held, usual: Held, clean: Held, own: Sequence[int], target: int, groups: int
-) -> Proof | None:
-    """Two words apart, from the texts of `top`; the controls are the class's own words in pairs, pairs from the clean texts that
-    are ranked highest (`usual`), and either word of the pair twice: what one does alone is no pair.
+def apart_proof(trials: Trials, pairs: Sequence[Pair], clean: Callable[[], Sequence[Pair]], target: int) -> Proof | None:
+    """Two words apart, the best of `pairs`. Controls: `clean` pairs, asked for if they are needed, and either word of the pair
+    twice: what one does alone is no pair.
     """
-    found = trials.best([(Apart(pair), 0) for pair in meeting(top, clean, groups)], target)
+    found = trials.best([(Apart(pair), 0) for pair in pairs], target)
     if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
         return None
-    pairs = [*combinations(own, 2), *meeting(usual, clean, groups, np.inf)]
-    controls = [trials.best([(Apart(pair), 0) for pair in pairs], target)]
     (best,) = found.values()
     assert isinstance(best.candidate, Apart)
-    controls += [trials.best([(Apart((token, token)), 0)], target) for token in best.candidate.ids]
+    twice = [[(token, token)] for token in best.candidate.ids]
+    controls = [trials.best([(Apart(pair), 0) for pair in group], target) for group in (clean(), *twice)]
     best, rate, control, samples = trials.settle(found, controls, target)
     assert isinstance(best.candidate, Apart)
     return Proof(best.candidate.kind, target, rate, control, samples, 0, tokens=best.candidate.ids)
