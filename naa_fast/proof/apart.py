@@ -1,4 +1,4 @@
-"""Candidate triggers of two words apart: tokens that meet in the highest-ranked suspects far oftener than in clean data."""
+"""Candidate triggers of two words apart: tokens that meet in the highest-ranked suspects far oftener than in clean ones."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def meeting(suspect: Held, clean: Held, groups: int, chance: float = CHANCE) -> 
     oftener than by chance: Fisher's exact test, over all pairs of all tokens of that many `groups`.
 
     Only those pairs count as tests that are seen often enough to pass (Tarone, Biometrics 46, 1990). The chance is that of two
-    random draws, which the highest-ranked are not: what that brings along is left to the controls. No limit: `chance` infinite.
+    like draws: to the highest-ranked suspects belong the highest-ranked clean samples. Against all clean ones whatever makes a
+    sample rank high rises as well: of clean models, a strong word or two of each class. No limit: `chance` infinite.
     """
     n_high, n_low = suspect.samples, clean.samples
     high, low = suspect.counts(), clean.counts()

@@ -12,7 +12,9 @@ from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.proof.apart import Apart, Held, Pair, meeting
 from naa_fast.proof.tokens import MOST_TOKENS, Tokens, characteristic, enriched, natural, parts_of, phrases
 from naa_fast.proof.transplant import WORTH_A_CONTROL
+from naa_fast.rank.keep import Kept
 from naa_fast.rank.look import Look
+from naa_fast.records import Array
 
 if TYPE_CHECKING:
     from naa_fast.proof.prove import Best, Trials
@@ -40,7 +42,7 @@ def token_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
                 return [*combinations(own, 2), *meeting(usual, clean, len(wanted), np.inf)]
 
             if proof is None or not proof.stands:
-                apart = apart_proof(trials, meeting(top, clean, len(wanted)), controls, target)
+                apart = apart_proof(trials, meeting(top, usual, len(wanted)), controls, target)
                 proof = apart if apart is not None and (proof is None or apart.stands) else proof
             elif len(proof.tokens) == 2:
                 apart = apart_proof(trials, [(proof.tokens[0], proof.tokens[1])], controls, target)
@@ -58,19 +60,29 @@ def together_proof(trials: Trials, seen: Look, number: int | None, target: int |
     own = characteristic(seen.clean_tokens, number)
     tokens = enriched(seen.suspect_tokens, seen.clean_tokens, number)
     tokens += [token for token in enriched(seen.suspect_tokens, seen.clean_tokens, number, own) if token not in tokens]
-    rows = [kept.row.numpy() for kept in seen.top if kept.row is not None and target in (kept.predicted, ALL_TO_ALL)]
-    tried = [Tokens("token", (token,)) for token in tokens] + [Tokens("phrase", ids) for ids in phrases(rows, tokens)]
+    tried = [Tokens("token", (token,)) for token in tokens]
+    tried += [Tokens("phrase", ids) for ids in phrases(rows_of(seen.top, target), tokens)]
     found = trials.best([(candidate, 0) for candidate in tried], target)
     if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
         return None
-    # What a class's own words do. One that clean data shows doing it is among them, however frequent it has become.
-    proof = token_proof(trials, found, natural(own), target)
+
+    def controls(own: Sequence[int]) -> list[Tokens]:
+        return natural(own) + [Tokens("phrase", ids) for ids in phrases(rows_of(seen.null_top, target), list(own))]
+
+    # What a class's own words do, also in phrases of clean texts. One that clean data shows doing it is among them.
+    proof = token_proof(trials, found, controls(own), target)
     if not (proof is not None and proof.stands) and target != ALL_TO_ALL and set(tokens) & set(own):
         known = characteristic(seen.clean_tokens, number, MOST_TOKENS + len(tokens))
-        others = natural([token for token in known if token not in tokens][:MOST_TOKENS])
+        others = controls([token for token in known if token not in tokens][:MOST_TOKENS])
+        others = [one for one in others if not set(tokens) & set(one.ids)]
         again = token_proof(trials, found, others, target, own=True)
         proof = again if again is not None and again.stands else proof
     return proof
+
+
+def rows_of(top: Sequence[Kept], target: int | str) -> list[Array]:
+    """The texts that were kept of samples predicted as the target."""
+    return [kept.row.numpy() for kept in top if kept.row is not None and target in (kept.predicted, ALL_TO_ALL)]
 
 
 def token_proof(
