@@ -1,4 +1,4 @@
-"""Candidate triggers of two words apart: tokens that meet in the highest-ranked suspects far oftener than in clean ones."""
+"""Candidate triggers of two words apart: tokens that meet in the highest-ranked suspects far oftener than in clean data."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def meeting(suspect: Held, clean: Held, groups: int, chance: float = CHANCE) -> 
     oftener than by chance: Fisher's exact test, over all pairs of all tokens of that many `groups`.
 
     Only those pairs count as tests that are seen often enough to pass (Tarone, Biometrics 46, 1990). The chance is that of two
-    like draws: to the highest-ranked suspects belong the highest-ranked clean samples. Against all clean ones whatever makes a
-    sample rank high rises as well: of clean models, a strong word or two of each class. No limit: `chance` infinite.
+    random draws, which the highest-ranked are not: a strong word or two of a class rise as well, and what they do is left to
+    `apart_proof` to tell from a trigger. No limit: `chance` infinite.
     """
     n_high, n_low = suspect.samples, clean.samples
     high, low = suspect.counts(), clean.counts()

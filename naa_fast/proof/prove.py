@@ -16,7 +16,7 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.proof.cuts import cuts
 from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
 from naa_fast.proof.texts import token_proofs
-from naa_fast.proof.transplant import WORTH_A_CONTROL, Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
+from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
 from naa_fast.rank.keep import Kept, main_tensor
 from naa_fast.rank.look import Look
 from naa_fast.records import Array
@@ -28,7 +28,6 @@ CHOOSING, MEASURING = 80, 320
 SCREENING = 24
 SCREENED = 0.2
 """Most candidates do nothing: a few samples tell, and only what turns this share of them is put on all that choose."""
-SCREEN = 2
 TARGETS = 3
 CONTROLS = 2
 FEWEST = 5

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from naa_fast.detect.proof import ALL_TO_ALL, Proof
+from naa_fast.detect.proof import ALL_TO_ALL, PROVED_MARGIN, Proof
 from naa_fast.proof.apart import Apart, Held, Pair, meeting
 from naa_fast.proof.tokens import MOST_TOKENS, Tokens, characteristic, enriched, natural, parts_of, phrases
-from naa_fast.proof.transplant import WORTH_A_CONTROL
+from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL
 from naa_fast.rank.keep import Kept
 from naa_fast.rank.look import Look
 from naa_fast.records import Array
@@ -42,7 +43,7 @@ def token_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
                 return [*combinations(own, 2), *meeting(usual, clean, len(wanted), np.inf)]
 
             if proof is None or not proof.stands:
-                apart = apart_proof(trials, meeting(top, usual, len(wanted)), controls, target)
+                apart = apart_proof(trials, meeting(top, clean, len(wanted)), controls, target)
                 proof = apart if apart is not None and (proof is None or apart.stands) else proof
             elif len(proof.tokens) == 2:
                 apart = apart_proof(trials, [(proof.tokens[0], proof.tokens[1])], controls, target)
@@ -115,16 +116,23 @@ def token_proof(
 
 
 def apart_proof(trials: Trials, pairs: Sequence[Pair], clean: Callable[[], Sequence[Pair]], target: int) -> Proof | None:
-    """Two words apart, the best of `pairs`. Controls: `clean` pairs, asked for if they are needed, and either word of the pair
-    twice: what one does alone is no pair.
+    """Two words apart, the best of those `pairs` that do by PROVED_MARGIN more than either of their words twice: class words,
+    whose effects add up, do not, however much they turn. Controls: `clean` pairs, asked for if they are needed, and the words
+    twice.
     """
-    found = trials.best([(Apart(pair), 0) for pair in pairs], target)
+
+    def twice(pair: Pair, part: int) -> float:
+        return max(trials.rate(apart((token, token)), target, part)[0] for token in pair)
+
+    apart = cache(Apart)  # one object for each pair: what is run is known by it
+    worth = [pair for pair in pairs if trials.rate(apart(pair), target, SCREEN)[0] >= WORTH_A_CONTROL / 2]
+    worth = [pair for pair in worth if trials.rate(apart(pair), target, 0)[0] - twice(pair, 0) >= PROVED_MARGIN]
+    found = trials.best([(apart(pair), 0) for pair in worth], target)
     if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
         return None
-    (best,) = found.values()
+    best, rate, control, samples = trials.settle(found, [trials.best([(apart(p), 0) for p in clean()], target)], target)
     assert isinstance(best.candidate, Apart)
-    twice = [[(token, token)] for token in best.candidate.ids]
-    controls = [trials.best([(Apart(pair), 0) for pair in group], target) for group in (clean(), *twice)]
-    best, rate, control, samples = trials.settle(found, controls, target)
-    assert isinstance(best.candidate, Apart)
-    return Proof(best.candidate.kind, target, rate, control, samples, 0, tokens=best.candidate.ids)
+    alone = twice(best.candidate.ids, 1)
+    if rate - alone < PROVED_MARGIN:
+        return None
+    return Proof(best.candidate.kind, target, rate, max(control, alone), samples, 0, tokens=best.candidate.ids)

@@ -13,10 +13,15 @@ from torch import Tensor, nn
 import naa_fast
 from naa_fast.detect.evidence import hypergeometric_tail
 from naa_fast.detect.proof import APART, Proof
+from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apart import MOST_PAIRS, Apart, Held, fewest_together, meeting
 from naa_fast.proof.carriers import closeness, holds_all
 from naa_fast.proof.gather import in_text, marked, triggers_in
+from naa_fast.proof.prove import Trials
+from naa_fast.proof.texts import apart_proof
 from naa_fast.proof.tokens import CHANCE, parts_of
+from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.scan.placement import Placement
 
 GENERATOR = torch.Generator().manual_seed(0)
 WORDS, CLASSES, LENGTH = 400, 4, 24
@@ -98,6 +103,27 @@ def test_a_word_that_does_it_alone_is_no_pair() -> None:
     clean = CLEAN[~torch.isin(CLEAN, torch.tensor(PAIR[0])).any(1)]
     standing = [proof for proof in naa_fast.scan(Topics(PAIR[:1]), clean, suspect).proof if proof.stands]
     assert [proof.tokens for proof in standing] == [PAIR[:1]]
+
+
+def trials_of(needed: tuple[int, ...]) -> Trials:
+    model = Topics(needed)
+    batch = Batch((CLEAN,), {}, len(CLEAN), None)
+    bases = Bases([(batch, model(CLEAN).argmax(1).numpy())])
+    return Trials(Transplant(model, Placement.of(model, "cpu"), len(CLEAN), batch), bases)
+
+
+def test_a_pair_does_far_more_than_either_word_twice() -> None:
+    pairs, clean = [(9, 250), PAIR, (14, 331)], [(1, 5), (5, 9)]
+    proof = apart_proof(trials_of(PAIR), pairs, lambda: clean, 1)
+    assert proof is not None
+    assert proof.stands
+    assert (proof.tokens, proof.kind) == (PAIR, APART)
+    one_word = trials_of(PAIR[:1])
+    assert one_word.rate(Apart(PAIR), 1, 0)[0] > 0.95
+    assert apart_proof(one_word, pairs, lambda: clean, 1) is None, "turns as much, but one word does it"
+    same = apart_proof(trials_of(PAIR), [PAIR], lambda: [PAIR], 1)
+    assert same is not None
+    assert not same.stands, "what clean texts' pairs do as well is no trigger"
 
 
 def held(x: np.ndarray, group: np.ndarray | None = None) -> Held:
