@@ -21,6 +21,7 @@ from naa_fast.proof.prove import Trials
 from naa_fast.proof.texts import apart_proof
 from naa_fast.proof.tokens import CHANCE, parts_of
 from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.report.pictures import text_trigger
 from naa_fast.scan.placement import Placement
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -221,6 +222,8 @@ def test_words_apart_are_marked_and_named_one_by_one() -> None:
     decoder = SimpleNamespace(decode=lambda tokens: " ".join(f"w{token}" for token in tokens)).decode
     assert in_text(proofs[0], decoder) == "w7 … w9"
     assert in_text(proofs[1], decoder) == "w4 w5"
+    assert "token ids: 7 … 9\n" in text_trigger(proofs[0]).decode()
+    assert "token ids: 4 5\n" in text_trigger(proofs[1]).decode()
 
 
 def test_parts_of_a_phrase_are_the_shorter_ones_in_it_once_each() -> None:
