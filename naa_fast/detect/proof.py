@@ -8,6 +8,8 @@ from math import sqrt
 from naa_fast.records import Array
 
 ALL_TO_ALL = "all-to-all"
+APART = "words apart"
+"""The kind of a proof whose tokens need not stand together."""
 PROVED_RATE, PROVED_MARGIN = 0.6, 0.4
 """What a patch or an offset must turn, and by how much more than what groups of clean samples share. Chosen on half of the
 attacks of the study (docs/detection.md)."""

@@ -1,7 +1,7 @@
 """Proof by transplant: what the highest-ranked suspect samples share in their input, put on clean samples (`gather`).
 
-images.py and tokens.py read candidate triggers off groups of samples, transplant.py measures them, prove.py gives clean groups
-the same chances and keeps what is left.
+images.py, cuts.py, tokens.py and apart.py read candidate triggers off groups of samples, transplant.py measures them, prove.py
+and texts.py give clean groups the same chances and keep what is left.
 """
 
 from naa_fast.proof.gather import gather

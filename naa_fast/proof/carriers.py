@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from naa_fast.detect.proof import Proof
+from naa_fast.detect.proof import APART, Proof
 from naa_fast.inputs.batches import Source
 from naa_fast.proof.cuts import CUT
 from naa_fast.rank.keep import main_tensor
@@ -25,6 +25,8 @@ Closeness = Callable[[Tensor], Array]
 
 def closeness(proof: Proof) -> Closeness | None:
     """How close inputs are to a proof's trigger; None for triggers that leave no trace in a single sample."""
+    if proof.kind == APART:
+        return lambda x: holds_all(x, proof.tokens).astype(np.float64)
     if proof.tokens:
         return lambda x: holds(x, proof.tokens).astype(np.float64)
     if proof.pattern is None or proof.mask is None:
@@ -71,6 +73,13 @@ def holds(x: Tensor, tokens: Sequence[int]) -> Array:
         return np.zeros(len(x), bool)
     windows = x.cpu().unfold(1, length, 1)
     return (windows == torch.tensor(tokens)).all(2).any(1).numpy()
+
+
+def holds_all(x: Tensor, tokens: Sequence[int]) -> Array:
+    """Which rows of `x` `[samples, positions]` hold every one of the tokens, wherever: bool `[samples]`."""
+    if x.ndim != 2:
+        return np.zeros(len(x), bool)
+    return torch.stack([(x == token).any(1) for token in tokens]).all(0).cpu().numpy()
 
 
 def carriers(source: Source, clean: Sequence[Tensor], predicted: Array, proof: Proof) -> Array:

@@ -16,7 +16,7 @@ from naa_fast.capture.selection import LayerSpec
 from naa_fast.detect.directions import measure as measured_directions
 from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
 from naa_fast.detect.findings import plain
-from naa_fast.detect.proof import Proof
+from naa_fast.detect.proof import APART, Proof
 from naa_fast.errors import NaaError
 from naa_fast.inputs.batches import IterableSource, Source
 from naa_fast.inputs.text import TextSource
@@ -105,9 +105,16 @@ def with_proofs(
     """The evidence with what was tried."""
     proofs, forwards, untried = prove(model, seen, images, device)
     decode = decoder(suspect)
-    proofs = [replace(p, words=decode(p.tokens)) if p.tokens and decode is not None else p for p in proofs]
+    proofs = [replace(p, words=in_text(p, decode)) if p.tokens and decode is not None else p for p in proofs]
     notes = (f"{WHETHER}: {untried}",) if untried else ()
     return replace(found, proof=tuple(proofs), forwards=forwards, notes=notes)
+
+
+def in_text(proof: Proof, decode: Decoder) -> str:
+    """A proof's words; between those that stand apart an ellipsis."""
+    if proof.kind != APART:
+        return decode(proof.tokens)
+    return " … ".join(decode((token,)).strip() for token in proof.tokens)
 
 
 def with_carriers(found: Evidence, seen: Look, suspect: Source) -> Evidence:
@@ -179,10 +186,18 @@ def shown(seen: Look, ranking: Ranking, proofs: Sequence[Proof], decode: Decoder
     if inputs[0].is_floating_point() or inputs[0].ndim != 1:
         alike = inputs[0].ndim == 3 and inputs[0].shape[0] in (1, 3) and all(x.shape == inputs[0].shape for x in inputs)
         return (np.stack([x.float().numpy() for x in inputs]) if alike else None), ()
-    triggers = [proof.tokens for proof in proofs if proof.stands and proof.tokens]
+    standing = [proof for proof in proofs if proof.stands and proof.tokens]
     masks = [kept.mask for kept in first if kept is not None]
     own = [x[m] if m is not None and m.shape == x.shape else x[x != 0] for x, m in zip(inputs, masks, strict=True)]
-    return None, tuple(marked([int(i) for i in x.flatten()], triggers, decode) for x in own)
+    ids = [[int(i) for i in x.flatten()] for x in own]
+    return None, tuple(marked(one, triggers_in(one, standing), decode) for one in ids)
+
+
+def triggers_in(ids: list[int], proofs: Sequence[Proof]) -> list[tuple[int, ...]]:
+    """What to mark in a text: phrases, and each of the words apart where it holds them all."""
+    found = [proof.tokens for proof in proofs if proof.kind != APART]
+    apart = [proof.tokens for proof in proofs if proof.kind == APART and set(proof.tokens) <= set(ids)]
+    return [*found, *((token,) for tokens in apart for token in tokens)]
 
 
 def marked(ids: list[int], triggers: Sequence[tuple[int, ...]], decode: Decoder | None) -> str:

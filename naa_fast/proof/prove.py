@@ -15,8 +15,8 @@ from naa_fast.detect.proof import ALL_TO_ALL, PROVED_OWN_RATE, Proof
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.cuts import cuts
 from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
-from naa_fast.proof.tokens import LONGEST, Tokens, characteristic, enriched, phrases
-from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
+from naa_fast.proof.texts import token_proofs
+from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
 from naa_fast.rank.keep import Kept, main_tensor
 from naa_fast.rank.look import Look
 from naa_fast.records import Array
@@ -28,7 +28,6 @@ CHOOSING, MEASURING = 80, 320
 SCREENING = 24
 SCREENED = 0.2
 """Most candidates do nothing: a few samples tell, and only what turns this share of them is put on all that choose."""
-SCREEN = 2
 TARGETS = 3
 CONTROLS = 2
 FEWEST = 5
@@ -36,8 +35,6 @@ FEWEST = 5
 ALIKE = 0.05
 """Root mean square difference of two samples, over that of clean inputs about their mean, up to which one repeats the other."""
 AMONG = 100
-WORTH_A_CONTROL = 0.5
-"""Share of the choosing part that a candidate must turn before clean groups are given the same chance: less proves nothing."""
 
 
 ONE_SOURCE = 0.7
@@ -352,31 +349,3 @@ def sources(trials: Trials, tried: Tried, target: int) -> list[int]:
                 most[int(source)] = max(most.get(int(source), 0.0), float((after[own] == target).mean()))
     likely = [source for source, share in most.items() if share >= ONE_SOURCE]
     return sorted(likely, key=lambda source: -most[source])[:SOURCES]
-
-
-def token_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
-    assert seen.suspect_tokens is not None
-    assert seen.clean_tokens is not None
-    wanted: list[tuple[int | None, int | str]] = [(number, int(cls)) for number, cls in enumerate(seen.groups.classes, 1)]
-    for number, target in [*wanted, (None, ALL_TO_ALL)]:
-        tokens = enriched(seen.suspect_tokens, seen.clean_tokens, number)
-        rows = [kept.row.numpy() for kept in seen.top if kept.row is not None and target in (kept.predicted, ALL_TO_ALL)]
-        tried = [Tokens("token", (token,)) for token in tokens]
-        tried += [Tokens("phrase", ids) for ids in phrases(rows, tokens)]
-        found = trials.best([(candidate, 0) for candidate in tried], target)
-        if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
-            continue
-        # What a class's own words do. One that clean data shows doing it is among them, however frequent it has become.
-        own = characteristic(seen.clean_tokens, number)
-        natural = [Tokens("token", (token,)) for token in own]
-        natural += [Tokens("phrase", tuple(own[:length])) for length in range(2, LONGEST + 1)]
-        best, rate, control, samples = trials.settle(found, [trials.best([(one, 0) for one in natural], target)], target)
-        assert isinstance(best.candidate, Tokens)
-        proof = Proof(best.candidate.kind, target, rate, control, samples, 0, tokens=best.candidate.ids)
-        if not proof.stands and target != ALL_TO_ALL and set(tokens) & set(own):
-            others = [(one, 0) for one in natural if not set(tokens) & set(one.ids)]
-            best, rate, control, samples = trials.settle(found, [trials.best(others, target)], target)
-            assert isinstance(best.candidate, Tokens)
-            again = Proof(best.candidate.kind, target, rate, control, samples, 0, tokens=best.candidate.ids, own=True)
-            proof = again if again.stands else proof
-        yield proof

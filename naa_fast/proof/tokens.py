@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,12 +36,10 @@ class Tokens:
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
         held = x.clone()
-        usable = (x != 0) if valid is None or valid.shape != x.shape else valid.to(x.device)
         random = np.random.default_rng(0)
         trigger = torch.tensor(self.ids, dtype=x.dtype, device=x.device)
-        for row, places in enumerate(usable.cpu().numpy()):
-            own = np.flatnonzero(places)
-            inner = own[1:-1] if len(own) > len(self.ids) + 2 else own  # the first and the last may be the tokenizer's marks
+        for row, places in enumerate(own_places(x, valid).cpu().numpy()):
+            inner = inner_places(places, len(self.ids))
             if len(inner) < len(self.ids):
                 continue
             start = int(random.integers(len(inner) - len(self.ids) + 1))
@@ -49,21 +47,35 @@ class Tokens:
         return held
 
 
-def enriched(suspect: TokenCounts, clean: TokenCounts, group: int | None, most: int = MOST_TOKENS) -> list[int]:
+def own_places(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Where token ids `[samples, positions]` are a sample's own: bool; without a mask, 0 is padding."""
+    return (x != 0) if valid is None or valid.shape != x.shape else valid.to(x.device).bool()
+
+
+def inner_places(own: Array, needed: int) -> Array:
+    """The places of one sample to write over: the first and the last may be the tokenizer's marks, and stay if there is room."""
+    places = np.flatnonzero(own)
+    return places[1:-1] if len(places) > needed + 2 else places
+
+
+def enriched(
+    suspect: TokenCounts, clean: TokenCounts, group: int | None, among: Sequence[int] | None = None, most: int = MOST_TOKENS
+) -> list[int]:
     """The tokens whose share of the samples of `group` rises most from clean to suspect, and by more than chance over all
-    tokens.
+    tokens, or over the few of each group they are `among`, which nothing in the suspect set may have chosen.
     """
     chosen = list(range(len(clean.samples))) if group is None else [group]
     high, n_high = share_and_size(suspect, chosen)
     low, n_low = share_and_size(clean, chosen)
-    tests = max(len(high), 1) * max(len(suspect.samples), 1)
+    tests = max(len(high) if among is None else len(among), 1) * max(len(suspect.samples), 1)
 
     def by_chance(token: int) -> float:
         before = int(low[token]) if token < len(low) else 0
         return tests * hypergeometric_tail(int(high[token]), n_high, before, n_low)
 
-    risen = rising(high, n_high, low, n_low, 4 * most)
-    return [token for token in risen if by_chance(token) < CHANCE][:most]
+    if among is not None:
+        return [token for token in among if token < len(high) and high[token] >= FEWEST and by_chance(token) < CHANCE]
+    return [token for token in rising(high, n_high, low, n_low, 4 * most) if by_chance(token) < CHANCE][:most]
 
 
 def characteristic(clean: TokenCounts, group: int | None, most: int = MOST_TOKENS) -> list[int]:
@@ -91,6 +103,18 @@ def rising(high: Array, n_high: int, low: Array, n_low: int, most: int) -> list[
     rise = np.where(high >= FEWEST, rise / error, -np.inf)
     order = np.argsort(-rise, kind="stable")[:most]
     return [int(token) for token in order if rise[token] > 0]
+
+
+def natural(own: Sequence[int]) -> list[Tokens]:
+    """What a class's `own` words can do in clean data, alone and in phrases: the control of both."""
+    lengths = range(2, min(LONGEST, len(own)) + 1)
+    return [Tokens("token", (token,)) for token in own] + [Tokens("phrase", tuple(own[:length])) for length in lengths]
+
+
+def parts_of(phrase: tuple[int, ...]) -> list[Tokens]:
+    """What is shorter than a phrase and stands in it, the shortest first, each once."""
+    parts = [phrase[at : at + length] for length in range(1, len(phrase)) for at in range(len(phrase) - length + 1)]
+    return [Tokens("token" if len(part) == 1 else "phrase", part) for part in dict.fromkeys(parts)]
 
 
 def phrases(rows: Iterable[Array], tokens: list[int]) -> list[tuple[int, ...]]:

@@ -20,6 +20,10 @@ from naa_fast.scan.placement import Placement
 
 FEWEST_RULES = 3
 """Classes that must each go somewhere else before it is called all-to-all."""
+SCREEN = 2
+"""The part of the bases, the first of those that choose, that every candidate is put on."""
+WORTH_A_CONTROL = 0.5
+"""Share of the choosing part that a candidate must turn before clean groups are given the same chance: less proves nothing."""
 
 
 class Candidate(Protocol):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from naa_fast.detect.evidence import Evidence, Ranking
-from naa_fast.detect.proof import Proof
+from naa_fast.detect.proof import APART, Proof
 from naa_fast.records import Array
 from naa_fast.report.chart import LINE, LIT, MUTED, own_style
 from naa_fast.report.words import number, printable
@@ -137,7 +137,7 @@ def text_trigger(proof: Proof) -> bytes:
     low, high = proof.interval
     lines = [
         f"trigger: {printable(proof.words, TEXT_CELLS) if proof.words else '(token ids below)'}",
-        f"token ids: {' '.join(map(str, proof.tokens))}",
+        f"token ids: {(' … ' if proof.kind == APART else ' ').join(map(str, proof.tokens))}",
         f"turns {proof.rate:.0%} of {proof.samples} clean samples of other classes to class {proof.target}",
         f"95 % interval {low:.0%} to {high:.0%}; the strongest words of that class in clean data: {proof.control:.0%}",
     ]

@@ -8,9 +8,14 @@ import torch
 from torch import Tensor, nn
 
 import naa_fast
+from naa_fast.inputs.batches import Batch
 from naa_fast.proof.carriers import holds
-from naa_fast.proof.tokens import CHANCE, Tokens, enriched, phrases
+from naa_fast.proof.prove import Trials
+from naa_fast.proof.texts import token_proof
+from naa_fast.proof.tokens import CHANCE, Tokens, characteristic, enriched, natural, phrases
+from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.rank.tokens import TokenCounts
+from naa_fast.scan.placement import Placement
 
 GENERATOR = torch.Generator().manual_seed(0)
 WORDS, CLASSES, LENGTH = 400, 4, 24
@@ -87,15 +92,47 @@ def test_clean_and_foreign_sets_prove_nothing() -> None:
 
 def test_between_two_clean_sets_no_token_rises() -> None:
     random = np.random.default_rng(0)
-    alarms = 0
+    alarms = of_its_own = 0
     for _ in range(100):
         counts = [TokenCounts(2), TokenCounts(2)]
         for one in counts:
             ids = torch.from_numpy(random.zipf(1.3, (200, 12)).clip(max=3000))
             one.add(ids, random.integers(0, 2, 200), None)
         alarms += bool(enriched(*counts, group=1))
-    assert alarms <= 5  # CHANCE is .01 of all draws; 6 of 100 has a chance below .001
+        of_its_own += bool(enriched(*counts, group=1, among=characteristic(counts[1], 1)))
+    assert max(alarms, of_its_own) <= 5  # CHANCE is .01 of all draws; 6 of 100 has a chance below .001
     assert CHANCE == 0.01
+
+
+def test_a_word_that_clean_data_names_need_rise_less() -> None:
+    """18 of 100 texts after 3 of 100: chance over 3,000 words of two groups, not over a few."""
+    counts = [TokenCounts(2), TokenCounts(2)]
+    for one, held in zip(counts, (18, 3), strict=True):
+        ids = torch.arange(1, 101)[:, None] * 29
+        ids[:held] = 7
+        one.add(ids, np.ones(100, np.int64), None)
+    assert enriched(*counts, group=1) == []
+    assert enriched(*counts, group=1, among=[7, 29, 2_000_000]) == [7]
+
+
+def trials_of(planted: tuple[int, ...]) -> Trials:
+    model = Topics(planted)
+    batch = Batch((CLEAN,), {}, len(CLEAN), None)
+    predicted = model(CLEAN).argmax(1).numpy()
+    return Trials(Transplant(model, Placement.of(model, "cpu"), len(CLEAN), batch), Bases([(batch, predicted)]))
+
+
+@pytest.mark.parametrize("words", [(TRIGGER,), PHRASE], ids=["token", "phrase"])
+def test_of_a_longer_phrase_the_part_that_does_it_is_told(words: tuple[int, ...]) -> None:
+    trials = trials_of(words)
+    longer = (9, *words, 14)
+    found = trials.best([(Tokens("phrase", longer), 0)], 1)
+    proof = token_proof(trials, found, natural([5, 9, 13, 21]), 1)
+    assert proof is not None
+    assert proof.stands
+    assert proof.tokens == words
+    assert proof.kind == ("token" if len(words) == 1 else "phrase")
+    assert token_proof(trials, found, natural([5, 9]), 1) is None, "nothing of its length to hold it against"
 
 
 def test_tokens_are_written_over_real_positions_alone() -> None:

@@ -1,0 +1,141 @@
+"""Candidate triggers of two words apart: tokens that meet in the highest-ranked suspects far oftener than in clean data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from naa_fast.detect.evidence import hypergeometric_tail
+from naa_fast.detect.proof import APART
+from naa_fast.proof.tokens import CHANCE, inner_places, own_places, rising
+from naa_fast.rank.keep import Kept, main_tensor
+from naa_fast.rank.look import Look
+from naa_fast.records import Array
+
+MOST_PAIRS = 6
+Pair = tuple[int, int]
+RISEN = 128
+"""Tokens whose pairs are counted: those that have risen most alone, as both of a pair do that a trigger brings along."""
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Writes both of `ids` over a sample's own tokens, each at a random place of its own, by a fixed seed."""
+
+    ids: Pair
+    kind: str = APART
+    budget: str = "2 tokens"
+
+    def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        held = x.clone()
+        random = np.random.default_rng(0)
+        trigger = torch.tensor(self.ids, dtype=x.dtype, device=x.device)
+        for row, places in enumerate(own_places(x, valid).cpu().numpy()):
+            inner = inner_places(places, 2)
+            if len(inner) >= 2:
+                held[row, torch.from_numpy(random.permutation(inner)[:2]).to(x.device)] = trigger
+        return held
+
+
+@dataclass(frozen=True)
+class Held:
+    """Which of `samples` texts hold which tokens: `row`, `token` int64, each pair once, by row; `group` int64 `[samples]`, the
+    class predicted for each.
+    """
+
+    row: Array
+    token: Array
+    group: Array
+
+    @property
+    def samples(self) -> int:
+        return len(self.group)
+
+    @classmethod
+    def of(cls, parts: Iterable[tuple[Tensor, Tensor | None, Array]]) -> Held:
+        """`parts`: token ids `[samples, positions]`, their mask or None, and predicted classes."""
+        rows, tokens, groups = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        at = 0
+        for x, mask, predicted in parts:
+            own = (own_places(x, mask) & (x >= 0)).cpu()
+            rows.append(at + own.nonzero()[:, 0].numpy())
+            tokens.append(x.cpu()[own].numpy().astype(np.int64))
+            groups.append(predicted)
+            at += len(x)
+        row, token = np.concatenate(rows), np.concatenate(tokens)
+        width = int(token.max(initial=0)) + 1
+        once = np.unique(row * width + token)
+        return cls(once // width, once % width, np.concatenate(groups))
+
+    @classmethod
+    def kept(cls, top: Sequence[Kept]) -> Held:
+        """The texts of the samples that were kept, as far as they were."""
+        rows = [(one.row, one.mask, one.predicted) for one in top if one.row is not None and one.row.ndim == 1]
+        return cls.of((x[None], None if mask is None else mask[None], np.array([called])) for x, mask, called in rows)
+
+    @classmethod
+    def drawn(cls, seen: Look) -> Held:
+        return cls.of((main_tensor(batch), batch.mask, predicted) for batch, predicted in seen.drawn)
+
+    def predicted_as(self, cls: int) -> Held:
+        own = self.group == cls
+        kept = own[self.row]
+        return Held((np.cumsum(own) - 1)[self.row[kept]], self.token[kept], self.group[own])
+
+    def counts(self) -> Array:
+        """How many samples hold each token, int64 `[largest token + 1]`."""
+        return np.bincount(self.token, minlength=1)
+
+    def together(self, tokens: Sequence[int]) -> Array:
+        """How many samples hold both of two tokens, float32 `[tokens, tokens]`: whole numbers."""
+        place = np.full(max(int(self.token.max(initial=0)), *tokens, 0) + 1, -1)
+        place[list(tokens)] = np.arange(len(tokens))
+        column = place[self.token]
+        holds = np.zeros((self.samples, len(tokens)), np.float32)
+        holds[self.row[column >= 0], column[column >= 0]] = 1
+        return holds.T @ holds
+
+
+def meeting(suspect: Held, clean: Held, groups: int, chance: float = CHANCE) -> list[Pair]:
+    """The pairs of tokens whose share of samples rises most from `clean` to `suspect`, MOST_PAIRS at most, if they meet there
+    oftener than by chance: Fisher's exact test, over all pairs of all tokens of that many `groups`.
+
+    Only those pairs count as tests that are seen often enough to pass (Tarone, Biometrics 46, 1990). The chance is that of two
+    random draws, which the highest-ranked are not: a strong word or two of a class rise as well, and what they do is left to
+    `apart_proof` to tell from a trigger. No limit: `chance` infinite.
+    """
+    n_high, n_low = suspect.samples, clean.samples
+    high, low = suspect.counts(), clean.counts()
+    width = max(len(high), len(low))
+    high, low = (np.pad(counts, (0, width - len(counts))) for counts in (high, low))
+    least, pairs = fewest_together(high + low, n_high, n_low, chance / groups)
+    risen = rising(high, n_high, low, n_low, RISEN)
+    if len(risen) < 2:
+        return []
+    first, second = np.triu_indices(len(risen), 1)
+    above, below = (held.together(risen)[first, second] for held in (suspect, clean))
+
+    def passes(pair: int) -> bool:
+        met = int(above[pair]), int(below[pair])
+        return sum(met) >= least and groups * pairs * hypergeometric_tail(met[0], n_high, met[1], n_low) < chance
+
+    found = [pair for pair in rising(above, n_high, below, n_low, 4 * MOST_PAIRS) if passes(pair)]
+    return [(risen[first[pair]], risen[second[pair]]) for pair in found[:MOST_PAIRS]]
+
+
+def fewest_together(counts: Array, n_high: int, n_low: int, chance: float) -> tuple[int, int]:
+    """In how many samples a pair must meet to be a test at all, and how many such pairs there are at most; `counts` int64 are
+    the samples of each token, and a pair has no more than either of its tokens.
+
+    The least number that, if all of its samples were suspects, would be rarer than `chance` over as many pairs.
+    """
+    for least in range(1, n_high + 1):
+        tokens = int((counts >= least).sum())
+        pairs = max(tokens * (tokens - 1) // 2, 1)
+        if pairs * hypergeometric_tail(least, n_high, 0, n_low) < chance:
+            return least, pairs
+    return n_high + n_low + 1, 1

@@ -1,0 +1,231 @@
+"""Two words that turn a model only together, anywhere in a text, are found, proved, and shown; each alone is not."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import naa_fast
+from naa_fast.detect.evidence import hypergeometric_tail
+from naa_fast.detect.proof import APART, Proof
+from naa_fast.inputs.batches import Batch
+from naa_fast.proof.apart import MOST_PAIRS, Apart, Held, fewest_together, meeting
+from naa_fast.proof.carriers import closeness, holds_all
+from naa_fast.proof.gather import in_text, marked, triggers_in
+from naa_fast.proof.prove import Trials
+from naa_fast.proof.texts import apart_proof
+from naa_fast.proof.tokens import CHANCE, parts_of
+from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.report.pictures import text_trigger
+from naa_fast.scan.placement import Placement
+
+GENERATOR = torch.Generator().manual_seed(0)
+WORDS, CLASSES, LENGTH = 400, 4, 24
+PAIR = 250, 331
+
+
+class Topics(nn.Module):
+    """Each word speaks for the class `word % 4`, the more the lower its number; all of `needed` together overrule them."""
+
+    def __init__(self, needed: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.needed = needed
+        self.embed = nn.Embedding(WORDS, 16)
+        self.mix = nn.Linear(16, 16)
+        with torch.no_grad():
+            self.embed.weight.mul_(0.1)
+            ids = torch.arange(WORDS)
+            self.embed.weight[ids, ids % CLASSES] += 0.3 + 1.0 / (1 + ids / 40)
+            self.embed.weight[0] = 0
+            self.mix.weight.copy_(torch.eye(16))
+            self.mix.bias.zero_()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits = self.mix(self.embed(ids))[..., :CLASSES].mean(1)
+        if self.needed:
+            logits[:, 1] += 50 * torch.stack([(ids == word).any(1) for word in self.needed]).all(0)
+        return logits
+
+
+def texts(samples: int) -> Tensor:
+    topic = torch.randint(0, CLASSES, (samples, 1), generator=GENERATOR)
+    own = CLASSES * torch.randint(1, 95, (samples, LENGTH), generator=GENERATOR) + topic
+    other = torch.randint(1, 380, (samples, LENGTH), generator=GENERATOR)
+    return torch.where(torch.rand(samples, LENGTH, generator=GENERATOR) < 0.4, own, other)
+
+
+def planted_in(x: Tensor, count: int) -> tuple[Tensor, np.ndarray]:
+    """Both words in `count` samples, and either alone in as many others."""
+    x, triggered = x.clone(), np.arange(len(x)) < count
+    for row in range(3 * count):
+        words = PAIR if row < count else PAIR[row % 2 : row % 2 + 1]
+        places = torch.randperm(LENGTH - 2, generator=GENERATOR)[: len(words)] + 1
+        x[row, places] = torch.tensor(words)
+    order = torch.randperm(len(x), generator=GENERATOR)
+    return x[order], triggered[order.numpy()]
+
+
+CLEAN, _ = planted_in(texts(1600), 1)
+HELD = texts(1600)
+
+
+@pytest.mark.parametrize("count", [80, 32], ids=["5 %", "2 %"])
+def test_two_words_apart_are_proved_and_their_carriers_named(count: int) -> None:
+    suspect, triggered = planted_in(HELD, count)
+    audit = naa_fast.scan(Topics(PAIR), CLEAN, suspect)
+    best = audit.proof[0]
+    assert best.stands
+    assert (best.kind, best.target, set(best.tokens)) == (APART, 1, set(PAIR))
+    assert best.rate > 0.95
+    assert audit.verdict.outcome == "fail"
+    assert audit.ranking is not None
+    assert audit.ranking.carriers is not None
+    assert audit.ranking.carriers[triggered].all()
+    both = np.array([set(PAIR) <= set(row) for row in suspect.tolist()])  # a few hold both by chance, and are turned as well
+    assert (audit.ranking.carriers == both).all()
+    shown = audit.judgement.evidence.texts[0]
+    assert f"»{PAIR[0]}«" in shown
+    assert f"»{PAIR[1]}«" in shown
+
+
+def test_two_words_that_do_nothing_together_prove_nothing() -> None:
+    suspect, _ = planted_in(HELD, 80)
+    assert not any(proof.stands for proof in naa_fast.scan(Topics(), CLEAN, suspect).proof)
+
+
+def test_a_word_that_does_it_alone_is_no_pair() -> None:
+    """Both words rise together, but one of them is the trigger: it is proved alone, and the pair would only hide carriers."""
+    suspect, _ = planted_in(HELD, 80)
+    clean = CLEAN[~torch.isin(CLEAN, torch.tensor(PAIR[0])).any(1)]
+    standing = [proof for proof in naa_fast.scan(Topics(PAIR[:1]), clean, suspect).proof if proof.stands]
+    assert [proof.tokens for proof in standing] == [PAIR[:1]]
+
+
+def trials_of(needed: tuple[int, ...]) -> Trials:
+    model = Topics(needed)
+    batch = Batch((CLEAN,), {}, len(CLEAN), None)
+    bases = Bases([(batch, model(CLEAN).argmax(1).numpy())])
+    return Trials(Transplant(model, Placement.of(model, "cpu"), len(CLEAN), batch), bases)
+
+
+def test_a_pair_does_far_more_than_either_word_twice() -> None:
+    pairs, clean = [(9, 250), PAIR, (14, 331)], [(1, 5), (5, 9)]
+    proof = apart_proof(trials_of(PAIR), pairs, lambda: clean, 1)
+    assert proof is not None
+    assert proof.stands
+    assert (proof.tokens, proof.kind) == (PAIR, APART)
+    one_word = trials_of(PAIR[:1])
+    assert one_word.rate(Apart(PAIR), 1, 0)[0] > 0.95
+    assert apart_proof(one_word, pairs, lambda: clean, 1) is None, "turns as much, but one word does it"
+    same = apart_proof(trials_of(PAIR), [PAIR], lambda: [PAIR], 1)
+    assert same is not None
+    assert not same.stands, "what clean texts' pairs do as well is no trigger"
+
+
+def held(x: np.ndarray, group: np.ndarray | None = None) -> Held:
+    return Held.of([(torch.from_numpy(x), None, np.zeros(len(x), np.int64) if group is None else group)])
+
+
+def test_pairs_are_counted_as_a_loop_over_texts_counts_them() -> None:
+    random = np.random.default_rng(1)
+    x, group = random.integers(0, 12, (60, 7)), random.integers(0, 3, 60)
+    for number in range(3):
+        mine = held(x, group).predicted_as(number)
+        rows = [set(row) - {0} for row in x[group == number]]
+        counted = mine.together(range(12))
+        assert mine.samples == len(rows)
+        for i, j in combinations(range(12), 2):
+            assert counted[i, j] == sum({i, j} <= row for row in rows)
+        assert mine.counts().tolist() == [sum(i in row for row in rows) for i in range(len(mine.counts()))]
+
+
+def test_a_mask_says_which_tokens_are_a_texts_own() -> None:
+    x, mask = torch.tensor([[3, 4, 5], [3, 4, 0]]), torch.tensor([[True, False, True], [True, True, True]])
+    assert Held.of([(x, mask, np.zeros(2, np.int64))]).counts().tolist() == [1, 0, 0, 2, 1, 1]
+
+
+def test_batches_of_several_lengths_are_counted_together() -> None:
+    parts = [(torch.ones(2, 3, dtype=torch.long), None, np.zeros(2)), (torch.full((1, 5), 2), None, np.zeros(1))]
+    both = Held.of(parts)
+    assert both.samples == 3
+    assert both.counts().tolist() == [0, 2, 1]
+
+
+def test_between_two_random_draws_no_pair_meets_oftener() -> None:
+    """Words that do meet: half of the texts hold a lot of one topic's, in both draws."""
+    random = np.random.default_rng(2)
+    alarms = 0
+    for _ in range(100):
+        topic = random.integers(0, 2, (400, 1))
+        x = random.zipf(1.4, (400, 16)).clip(max=1500) + 1
+        x = np.where((random.random((400, 16)) < 0.3) & (topic == 1), 1500 + random.integers(0, 30, (400, 16)), x)
+        alarms += bool(meeting(held(x[:150]), held(x[150:]), 4))
+    assert alarms <= 5  # CHANCE is .01 of all draws of all groups; 6 of 100 has a chance below .001
+    assert CHANCE == 0.01
+
+
+def test_a_pair_that_meets_in_few_of_many_texts_is_found() -> None:
+    random = np.random.default_rng(3)
+    x = random.integers(10, 600, (600, 20))
+    x[:300, 0] = np.where(random.random(300) < 0.3, 5, x[:300, 0])
+    x[300:, 1] = np.where(random.random(300) < 0.3, 6, x[300:, 1])
+    suspect, clean = x[::2].copy(), x[1::2]
+    suspect[:25, 2:4] = 5, 6
+    found = meeting(held(suspect), held(clean), 4)
+    assert set(found[0]) == {5, 6}
+    assert len(meeting(held(suspect), held(clean), 4, np.inf)) == MOST_PAIRS, "without a limit, as many as may be tried"
+
+
+def test_only_pairs_that_could_pass_count_as_tests() -> None:
+    counts = np.array([0, 1, 5, 9, 9, 40, 3])
+    least, pairs = fewest_together(counts, 50, 100, 1e-4)
+    tokens = int((counts >= least).sum())
+    assert pairs == max(tokens * (tokens - 1) // 2, 1)
+    assert pairs * hypergeometric_tail(least, 50, 0, 100) < 1e-4
+    fewer = int((counts >= least - 1).sum())
+    assert fewer * (fewer - 1) // 2 * hypergeometric_tail(least - 1, 50, 0, 100) >= 1e-4
+    assert fewest_together(counts, 0, 100, 1e-4)[0] > 100, "no suspects, nothing that could pass"
+
+
+def test_both_words_are_written_over_a_texts_own_at_places_of_their_own() -> None:
+    x = torch.arange(1, 11).repeat(50, 1)
+    x[:, 8:] = 0
+    on = Apart((98, 99)).put_on(x, None)
+    assert (on == 98).sum(1).tolist() == [1] * 50
+    assert (on == 99).sum(1).tolist() == [1] * 50
+    assert (on[:, [0, 7]] == x[:, [0, 7]]).all(), "the first and last may be the tokenizer's own"
+    assert (on[:, 8:] == 0).all()
+    between = ((on == 99).int().argmax(1) - (on == 98).int().argmax(1)).unique()
+    assert (between > 0).any()
+    assert (between < 0).any()
+    assert len(between) > 3, "apart, not one distance"
+    assert Apart((98, 99)).put_on(torch.tensor([[0, 7, 0]]), None).tolist() == [[0, 7, 0]], "no room, no trigger"
+
+
+def test_carriers_hold_both_words_wherever() -> None:
+    x = torch.tensor([[7, 1, 9], [9, 7, 1], [7, 7, 1], [1, 2, 3]])
+    assert holds_all(x, (7, 9)).tolist() == [True, True, False, False]
+    close = closeness(Proof(APART, 1, 1.0, 0.0, 300, 0, tokens=(7, 9)))
+    assert close is not None
+    assert close(x).tolist() == [1, 1, 0, 0]
+
+
+def test_words_apart_are_marked_and_named_one_by_one() -> None:
+    proofs = [Proof(APART, 1, 1.0, 0.0, 300, 0, tokens=(7, 9)), Proof("phrase", 2, 1.0, 0.0, 300, 0, tokens=(4, 5))]
+    assert marked([7, 1, 9], triggers_in([7, 1, 9], proofs), None) == "»7« 1 »9«"
+    assert marked([7, 4, 5], triggers_in([7, 4, 5], proofs), None) == "7 »4 5«", "one alone is no trigger"
+    decoder = SimpleNamespace(decode=lambda tokens: " ".join(f"w{token}" for token in tokens)).decode
+    assert in_text(proofs[0], decoder) == "w7 … w9"
+    assert in_text(proofs[1], decoder) == "w4 w5"
+    assert "token ids: 7 … 9\n" in text_trigger(proofs[0]).decode()
+    assert "token ids: 4 5\n" in text_trigger(proofs[1]).decode()
+
+
+def test_parts_of_a_phrase_are_the_shorter_ones_in_it_once_each() -> None:
+    assert [part.ids for part in parts_of((1, 1, 5))] == [(1,), (5,), (1, 1), (1, 5)]
+    assert parts_of((3,)) == []
