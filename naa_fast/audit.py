@@ -13,7 +13,7 @@ import numpy as np
 
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence, Ranking
-from naa_fast.detect.judgement import Judgement, TopNeuron, judge
+from naa_fast.detect.judgement import Judgement, TopNeuron, judge, require_comparable
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.verdict import Verdict
 from naa_fast.errors import InputError, UsageError
@@ -205,7 +205,7 @@ def scan(
         beside.settle(measured_clean)
     measured = measured_clean, one("suspect", sets[1], None if beside is None else beside.suspect)
     if ranked:
-        judge(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
+        require_comparable(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
         evidence = gather(model, *sets, measured, proof=proof, beside=beside, whole=listed == "all", **chosen)
     else:
         why = "the forwards ended early" if stop_early else "it was switched off"

@@ -104,6 +104,18 @@ def judge(
         StateMismatch: the measurements are of different models, dtypes or layers, or hold the same data.
         UsageError: a negative or non-finite threshold, or `top_k` below 1.
     """
+    require_comparable(clean, suspect, threshold, top_k)
+    evidence = evidence or Evidence(notes=(NOT_LOOKED,))
+    null = clean_null(clean.layers.values())
+    limit = abnormal_limit(null, clean, suspect) if threshold is None else threshold
+    limit_on = "z" if threshold is None else "difference"
+    layers = {name: LayerComparison(name, record, suspect.layers[name], limit, limit_on) for name, record in clean.layers.items()}
+    verdict = judge_outcome(list(layers.values()), null, clean, suspect, threshold is not None, evidence)
+    return Judgement(clean, suspect, layers, null, verdict, threshold, limit, top_k, evidence)
+
+
+def require_comparable(clean: Measurement, suspect: Measurement, threshold: float | None, top_k: int) -> None:
+    """Raise what `judge` would, before anything is spent."""
     if threshold is not None and not isinstance(threshold, int | float):
         raise UsageError(f"threshold is {threshold!r}", "expected a finite number >= 0, or none for a calibrated limit")
     if threshold is not None and not (threshold >= 0 and isfinite(threshold)):
@@ -119,10 +131,3 @@ def judge(
     clean.require_same_subject(suspect, "compare")
     if not clean.layers:
         raise StateMismatch("cannot compare: the measurements hold no layer", "measure again with layers that exist")
-    evidence = evidence or Evidence(notes=(NOT_LOOKED,))
-    null = clean_null(clean.layers.values())
-    limit = abnormal_limit(null, clean, suspect) if threshold is None else threshold
-    limit_on = "z" if threshold is None else "difference"
-    layers = {name: LayerComparison(name, record, suspect.layers[name], limit, limit_on) for name, record in clean.layers.items()}
-    verdict = judge_outcome(list(layers.values()), null, clean, suspect, threshold is not None, evidence)
-    return Judgement(clean, suspect, layers, null, verdict, threshold, limit, top_k, evidence)

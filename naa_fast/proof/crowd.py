@@ -42,11 +42,16 @@ def crowd_of(ranking: Ranking, kept: Sequence[Kept], clean: CleanImages, predict
 def coarse(x: Array) -> Array:
     """Images `[n, channels, height, width]` as means over squares, float32 `[n, values]`; other inputs as they are."""
     if x.ndim == 4:
-        for axis in (2, 3):
-            cuts = np.linspace(0, x.shape[axis], min(SIDE, x.shape[axis]) + 1).astype(int)[:-1]
-            sizes = np.diff([*cuts, x.shape[axis]])
-            x = np.add.reduceat(x, cuts, axis) / np.expand_dims(sizes, tuple(range(1, x.ndim - axis))).astype(np.float32)
+        x = squares(x.shape[2]) @ x @ squares(x.shape[3]).T
     return x.reshape(len(x), -1)
+
+
+def squares(length: int) -> Array:
+    """Means over SIDE pieces of an axis, at most, as a matrix: float32 `[pieces, length]`."""
+    cuts = np.linspace(0, length, min(SIDE, length) + 1).astype(int)
+    place = np.arange(length)
+    inside = (place >= cuts[:-1, None]) & (place < cuts[1:, None])
+    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
 
 
 def nearest(x: Array, reference: Array, own: Array | None = None) -> Array:

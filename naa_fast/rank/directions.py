@@ -21,7 +21,9 @@ from naa_fast.records import Array, fold_of
 ROWS = 32
 """Rows a sketch keeps."""
 BUFFER = 128
-"""Rows it holds before it cuts them down to ROWS again; a layer of no more neurons is kept exactly, in as much memory."""
+"""Rows it holds before it cuts them down to ROWS again."""
+EXACT = 256
+"""Neurons of a layer that is kept exactly, at most: less time than cutting down from 1,000 samples on, and twice the memory."""
 WIDEST = 4096
 """Neurons of a layer that are looked at, evenly spaced where it has more."""
 SKETCHED = 4096
@@ -42,13 +44,14 @@ class Sketch:
     (Ross, Lim, Lin and Yang, IJCV 77, 2008), so no mean has to be known beforehand. With A the centred rows and B what is kept,
     0 <= A'A - B'B <= `lost` <= |A - A_k|_F^2 / (ROWS - k) for every k < ROWS, also after merging.
 
-    Memory: BUFFER x neurons float32, or neurons^2 float64 (then `lost` is 0). float32 because rows are centred: their rounding
-    is far below what the sketch leaves out. A value that is not finite counts as its neuron's mean in the batch.
+    Memory: BUFFER x neurons float32, or neurons^2 float64 up to EXACT neurons (then `lost` is 0). float32 because rows are
+    centred: their rounding is far below what the sketch leaves out. A value that is not finite counts as its neuron's mean in
+    the batch.
     """
 
     def __init__(self, neurons: int, where: torch.device) -> None:
         self.neurons = neurons
-        self.exact = neurons <= BUFFER
+        self.exact = neurons <= EXACT
         self.count = 0
         self.mean = torch.zeros(neurons, dtype=torch.float64, device=where)
         self.energy = torch.zeros((), dtype=torch.float64, device=where)  # of A: the sum of all its squares
@@ -78,8 +81,18 @@ class Sketch:
         """B: float32 `[at most BUFFER, neurons]`, B'B the scatter about the mean as far as it is kept."""
         if not self.exact:
             return self._rows[: self._held]
-        values, vectors = torch.linalg.eigh(self._scatter.cpu())
-        return (vectors * values.clamp(min=0).sqrt()).T.to(self.mean.device).float()
+        values, vectors = self.axes()
+        return (vectors * values.sqrt()[:, None]).to(self.mean.device).float()
+
+    def axes(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of B'B and its eigenvectors `[rank, neurons]`, float64 on the host."""
+        if self.exact:
+            values, vectors = torch.linalg.eigh(self._scatter.cpu())
+            return values.clamp(min=0), vectors.T
+        rows = self.rows().cpu().double()
+        values, vectors = torch.linalg.eigh(rows @ rows.T)
+        known = values > 1e-10 * values.max().clamp(min=1e-300)
+        return values[known], (vectors[:, known].T @ rows) / values[known].sqrt()[:, None]
 
     def _enter(self, centred: Tensor, mean: Tensor, count: int) -> None:
         total = self.count + count
@@ -121,11 +134,8 @@ class Covariance:
     @classmethod
     def of(cls, sketch: Sketch) -> Covariance:
         """What a sketch lost of each direction is given back (Desai, Ghashami and Phillips, TKDE 28(7), 2016)."""
-        rows = sketch.rows().cpu().double()
         freedom = max(sketch.count - 1, 1)
-        values, vectors = torch.linalg.eigh(rows @ rows.T)
-        known = values > 1e-10 * values.max().clamp(min=1e-300)
-        values, vectors = values[known], (vectors[:, known].T @ rows) / values[known].sqrt()[:, None]
+        values, vectors = sketch.axes()
         values = (values + sketch.lost) / freedom
         total = float(sketch.energy) / freedom
         others = sketch.neurons - len(values)

@@ -70,9 +70,8 @@ class Reference:
         """Distance from the group's mean, in deviations, float32 `[samples, features]` on the layer's device; 0 for a feature
         that no clean sample had a finite value of: it would make every sample's score NaN.
         """
-        held = view.to(self.mean.device, torch.float64)
-        z = ((held - self.mean[group.to(held.device)]) / self.deviation).float()
-        return torch.where(self.known, z, 0.0)
+        z = view.to(self.mean.device, torch.float64) - self.mean[group.to(self.mean.device)]
+        return z.div_(self.deviation).float().masked_fill_(~self.known, 0.0)
 
 
 def excess(z: Tensor, backend: str) -> Tensor:

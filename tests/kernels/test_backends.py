@@ -300,3 +300,18 @@ def test_kept_kernels_are_dropped_when_any_source_changes_and_work_without_a_fol
 
     monkeypatch.setattr("numba.core.dispatcher.Dispatcher.enable_caching", nowhere)
     assert planes.compiled(double)(2.0) == 4.0
+
+
+def test_a_kernel_is_compiled_for_an_int_and_not_for_each_constant() -> None:
+    from numba import types
+
+    @planes.compiled
+    def inner(a: int, b: int) -> int:
+        return a + b
+
+    @planes.compiled
+    def outer(a: int) -> int:
+        return inner(a, 0) + inner(a, 1) + inner(2, a)
+
+    assert outer(5) == 5 + 6 + 7
+    assert inner.signatures == [(types.int64, types.int64)]

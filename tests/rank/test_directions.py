@@ -19,7 +19,7 @@ from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import find_in_samples
 from naa_fast.detect.judgement import judge
 from naa_fast.rank import directions as module
-from naa_fast.rank.directions import BUFFER, ROWS, Covariance, Directions, Sketch, evenly, three
+from naa_fast.rank.directions import BUFFER, EXACT, ROWS, Covariance, Directions, Sketch, evenly, three
 from naa_fast.records import fold_of
 from naa_fast.report.folder import write_report
 from naa_fast.report.machine import load_schema
@@ -58,17 +58,17 @@ def holds_its_bound(sketch: Sketch, x: np.ndarray) -> None:
     assert float(sketch.energy) == pytest.approx((a**2).sum(), rel=1e-4)
 
 
-@pytest.mark.parametrize("neurons", [BUFFER - 70, 300])
+@pytest.mark.parametrize("neurons", [58, EXACT - 16, 300])
 @pytest.mark.parametrize("batch", [1, 37, 500, 1000])
 def test_the_sketch_keeps_the_bound_of_frequent_directions(neurons: int, batch: int) -> None:
     x = matrix(1000, neurons)
     sketch = sketch_of(x, batch)
     holds_its_bound(sketch, x)
-    assert (sketch.lost == 0) == (neurons <= BUFFER)
+    assert (sketch.lost == 0) == (neurons <= EXACT)
     assert len(sketch.rows()) <= max(BUFFER, neurons)
 
 
-@pytest.mark.parametrize("neurons", [BUFFER - 70, 300])
+@pytest.mark.parametrize("neurons", [58, EXACT - 16, 300])
 def test_merged_sketches_keep_it_too(neurons: int) -> None:
     x = matrix(900, neurons)
     x[400:] += 3  # parts of different means
