@@ -183,7 +183,7 @@ def scan(
     from naa_fast.proof.prove import CleanInputs
     from naa_fast.rank import Beside
     from naa_fast.rank.look import Look
-    from naa_fast.repair.attempt import with_repair
+    from naa_fast.repair.search import with_repair
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.times import Times
 

@@ -56,8 +56,8 @@ class Repair:
 
     `on`: TRIGGERED, if a proof stands, or RANKED. `before` and `after`: share of those `samples` that the trigger turns; of
     RANKED ones that keep their prediction. `kept`: share of `clean_samples` clean samples whose prediction stays. `control` and
-    `control_kept`: `after` and `kept` with as many random neurons, or along random directions. `tried` repairs, for which
-    `forwards` samples ran through the model.
+    `control_kept`: `after` and `kept` with as many random neurons, or along random directions (`random`, which no file keeps).
+    `tried` repairs, for which `forwards` samples ran through the model.
     """
 
     changes: tuple[Change, ...]
@@ -71,6 +71,7 @@ class Repair:
     clean_samples: int
     tried: int
     forwards: int
+    random: tuple[Change, ...] = ()
 
     @property
     def helps(self) -> bool:
@@ -89,7 +90,7 @@ class Repair:
             fields = vars(change)
             tensors |= {f"{number}.{name}": held for name, held in fields.items() if isinstance(held, np.ndarray)}
             about.append({name: held for name, held in fields.items() if isinstance(held, str | int | float)})
-        rest = {name: held for name, held in vars(self).items() if name != "changes"}
+        rest = {name: held for name, held in vars(self).items() if name not in ("changes", "random")}
         return save(tensors, {"repair": json.dumps({**rest, "changes": about})})
 
     @classmethod

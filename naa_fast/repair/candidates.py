@@ -14,7 +14,7 @@ from naa_fast.repair.space import Space, moved
 
 EDGES = (0.99, 0.95, 0.999)
 """Shares of the clean rows that a direction leaves alone."""
-COUNTS = (0.05, 0.2, 0.01)
+COUNTS = (0.01, 0.05, 0.2, 0.5)
 """Shares of a layer's neurons that are silenced."""
 WIDER = 4
 """Directions that are taken out together, where one is not enough."""
@@ -38,7 +38,7 @@ class Seen:
 
 
 Pair = tuple[Change, Change]
-"""A change, and the same with as many random neurons, or along as many random directions."""
+"""A change, and the same with as many random ones of the other neurons, or along as many random directions."""
 
 
 def candidates(seen: Seen, random: Generator) -> Iterator[Pair]:
@@ -64,13 +64,11 @@ def candidates(seen: Seen, random: Generator) -> Iterator[Pair]:
         yield turning(seen, space, f"{choice}, {EDGES[0]:g}", apart, EDGES[0], random, WIDER)
     neurons = len(effect)
     order = effect.nan_to_num(0).argsort(descending=True)
-    counts = sorted({max(1, round(share * neurons)) for share in COUNTS})
+    counts = sorted({count for share in COUNTS if (count := max(1, round(share * neurons))) <= neurons // 2})
     low, high = (torch.quantile(space.rows, edge, dim=0) for edge in (LOW, HIGH))
-    for count in [*counts, neurons]:
-        chance = torch.randperm(neurons, generator=random)[:count]
-        yield clipping(seen, order[:count], low, high), clipping(seen, chance, low, high)
     for count in counts:
-        chance = torch.randperm(neurons, generator=random)[:count]
+        chance = order[count:][torch.randperm(neurons - count, generator=random)[:count]]  # of the others
+        yield clipping(seen, order[:count], low, high), clipping(seen, chance, low, high)
         yield zeroing(seen, order[:count]), zeroing(seen, chance)
 
 

@@ -232,4 +232,5 @@ def measured(trial: Trial, search: Search) -> Repair:
         clean_samples=len(part.clean.predicted),
         tried=search.tried,
         forwards=trial.transplant.forwards,
+        random=best.control,
     )
