@@ -171,8 +171,8 @@ def scan(
     thousand samples more; the report tells how many.
 
     `repair`: after a `fail`, and only then, changes of layers' outputs are tried until one silences the trigger, and measured on
-    clean samples that chose nothing (`Audit.repair`). Cost: some thousand samples through the model, 60,000 at most; the report
-    tells how many. It changes no verdict, and leaves the model as it was.
+    clean samples that chose nothing (`Audit.repair`). Cost: some thousand samples through the model, 60,000 at most (the report
+    tells how many), and one more reading of the suspect set. It changes no verdict, and leaves the model as it was.
 
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
@@ -225,9 +225,9 @@ def scan(
     if ranked:
         judge(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
 
-        def then(found: Evidence, seen: Look, images: CleanInputs | None) -> Evidence:
+        def then(found: Evidence, seen: Look, in_order: Source, images: CleanInputs | None) -> Evidence:
             judged = judge(*measured, threshold, top_k, found)
-            return with_repair(found, model, seen, judged, images, device) if repair else found
+            return with_repair(found, model, seen, in_order, judged, images, device) if repair else found
 
         evidence = gather(model, *sets, measured, proof=proof, beside=beside, whole=listed == "all", then=then, **chosen)
     else:

@@ -54,7 +54,7 @@ def gather(
     proof: bool = True,
     beside: Beside | None = None,
     whole: bool = False,
-    then: Callable[[Evidence, Look, CleanInputs | None], Evidence] | None = None,
+    then: Callable[[Evidence, Look, Source, CleanInputs | None], Evidence] | None = None,
 ) -> Evidence:
     """Rank the suspect samples and try to prove a trigger; `whole`: reports list every sample. Raises nothing: what was measured
     stands without it, and what went wrong becomes a gap, so that it is no pass.
@@ -99,7 +99,7 @@ def gather(
             found = replace(found, gaps=(*found.gaps, f"{what}: the attempt ended with {in_words(error)}"))
     if then is not None:
         try:
-            found = then(found, seen, images())
+            found = then(found, seen, suspect, images())
         except Exception as error:  # a verdict stands without it
             found = replace(found, notes=(*found.notes, f"{CURE}: the attempt ended with {in_words(error)}"))
     assert found.ranking is not None

@@ -14,6 +14,7 @@ from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Change, Repair
+from naa_fast.inputs.batches import Source
 from naa_fast.proof.gather import CURE
 from naa_fast.proof.prove import CleanInputs, alike
 from naa_fast.proof.transplant import Bases, Transplant
@@ -62,7 +63,7 @@ class Tried:
 
     @property
     def enough(self) -> bool:
-        return self.cures and self.left.mean <= SLACK
+        return self.cures and self.left.mean <= GOOD
 
 
 class Search:
@@ -159,6 +160,7 @@ def places_of(layers: Mapping[str, LayerComparison], model: nn.Module) -> dict[s
 def attempt(
     model: nn.Module,
     seen: Look,
+    suspect: Source,
     found: Evidence,
     layers: Mapping[str, LayerComparison],
     images: CleanInputs | None,
@@ -168,7 +170,7 @@ def attempt(
 
     `layers`, the comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven
     trigger put on them, and on the highest-ranked suspects; it is measured on others. Cost: some
-    thousand samples through the model, 60,000 at most; `forwards` tells how many.
+    thousand samples through the model, 60,000 at most (`forwards` tells how many), and one more reading of the suspect set.
     """
     proof = next((one for one in found.proof if one.stands), None)
     drawn = alike(seen.drawn)
@@ -177,7 +179,7 @@ def attempt(
         return None, "no layer's output can be changed" if drawn else "no clean samples were kept"
     transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0])
     with evaluating(model):
-        trial = trial_of(transplant, drawn, seen.top, found.ranking, proof, None if images is None else images[0])
+        trial = trial_of(transplant, drawn, suspect, found.ranking, proof, None if images is None else images[0])
         if trial is None:
             return None, "nothing shows the trigger: no proof stands, and too few suspects lie outside"
         search = Search(trial, layers)
@@ -199,12 +201,18 @@ def attempt(
 
 
 def with_repair(
-    found: Evidence, model: nn.Module, seen: Look, judged: Judgement, images: CleanInputs | None, device: str | torch.device
+    found: Evidence,
+    model: nn.Module,
+    seen: Look,
+    suspect: Source,
+    judged: Judgement,
+    images: CleanInputs | None,
+    device: str | torch.device,
 ) -> Evidence:
     """The evidence with a repair, or a note on why there is none; as it is unless it was judged a `fail`."""
     if judged.verdict.outcome != "fail":
         return found
-    repair, why = attempt(model, seen, found, judged.layers, images, device)
+    repair, why = attempt(model, seen, suspect, found, judged.layers, images, device)
     return replace(found, repair=repair, notes=(*found.notes, f"{CURE}: {why}") if why else found.notes)
 
 

@@ -6,25 +6,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from naa_fast.detect.evidence import Ranking
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import Change
-from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.batches import Batch, Source
 from naa_fast.proof.images import CleanImages, Offset, Patch
 from naa_fast.proof.prove import CHOOSING, in_turns
 from naa_fast.proof.tokens import Tokens
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
-from naa_fast.rank.keep import Kept, main_tensor, taken, with_main
+from naa_fast.rank.keep import main_tensor, taken, with_main
+from naa_fast.rank.passes import observed_in
 from naa_fast.records import Array
 from naa_fast.repair.change import applied
 
 CHOOSE, MEASURE = 300, 600
 """Clean samples that fix and choose a repair, and others that measure it."""
 LIT = 200
-LEAST = 10
+LEAST, RISEN = 10, 4
 """Highest-ranked suspect samples that stand for the trigger: more than these, and half of them choose."""
 
 
@@ -121,7 +121,7 @@ class Trial:
 def trial_of(
     transplant: Transplant,
     drawn: Sequence[tuple[Batch, Array]],
-    top: Sequence[Kept],
+    suspect: Source,
     ranking: Ranking,
     proof: Proof | None,
     images: CleanImages | None,
@@ -133,7 +133,7 @@ def trial_of(
     chose = np.isin(order, in_turns(predicted)[:CHOOSING])  # the proof
     order = np.concatenate([order[chose], order[~chose]])
     cut = min(CHOOSE, len(order) // 2)
-    lit = suspects(top, ranking, proof, drawn[0][0])
+    lit = suspects(suspect, ranking, proof)
     candidate = None if proof is None else candidate_of(proof, images)
     parts = []
     for number, rows in enumerate((order[:cut], order[cut : cut + MEASURE])):
@@ -147,40 +147,34 @@ def trial_of(
     return Trial(transplant, parts[0], parts[1], proof if candidate is not None else None)
 
 
-def suspects(top: Sequence[Kept], ranking: Ranking, proof: Proof | None, template: Batch) -> Bases | None:
-    """The highest-ranked suspects whose inputs were kept, at most LIT, from the first to the last of those that carry a proven
-    trigger, or else lie beyond what clean samples score; of one target, those predicted as it. None if there are too few.
+def suspects(source: Source, ranking: Ranking, proof: Proof | None) -> Bases | None:
+    """At most LIT suspects, from the first to the last of those that carry a proven trigger or lie beyond what clean samples
+    score; of one target, those predicted as it, all of them where it has become RISEN times as frequent. None if there are too
+    few. Reads the set once more.
 
     The most extreme ones alone say little about the others.
     """
-    carriers = ranking.carriers if ranking.carriers is not None and ranking.carriers.any() else None
-    rows = [kept for kept in top if kept.row is not None and kept.predicted >= 0]
-    rows = [kept for kept in rows if carriers[kept.sample]] if carriers is not None else rows[: max(LEAST, ranking.beyond)]
+    carriers = 0 if ranking.carriers is None else int(ranking.carriers.sum())  # these are ranked before all others
+    most = max(LEAST, carriers, ranking.beyond)
+    wanted = ranking.predicted >= 0
     if proof is not None and isinstance(proof.target, int):
-        rows = [kept for kept in rows if kept.predicted == proof.target]
-    if len(rows) < LEAST:
+        wanted = ranking.predicted == proof.target
+        if wanted.mean() >= RISEN * (ranking.null_predicted == proof.target).mean():
+            most = len(wanted)
+    numbers = ranking.order[:most]
+    numbers = numbers[wanted[numbers]]
+    if len(numbers) < LEAST:
         return None
-    rows = [rows[i] for i in np.linspace(0, len(rows) - 1, min(LIT, len(rows))).round().astype(int)]
-    return bases_of(rows, template)
-
-
-def bases_of(rows: Sequence[Kept], template: Batch) -> Bases | None:
-    """Kept samples in batches of one shape; None where a forward needs more of each sample than was kept."""
+    chosen = np.sort(numbers[np.linspace(0, len(numbers) - 1, min(LIT, len(numbers))).round().astype(int)])
     found: list[tuple[Batch, Array]] = []
-    for shape in dict.fromkeys(kept.row.shape for kept in rows if kept.row is not None):
-        own = [kept for kept in rows if kept.row is not None and kept.row.shape == shape]
-        like = taken(template, np.zeros(len(own), np.int64))
-        main = main_tensor(like)
-        masks = [kept.mask for kept in own if kept.mask is not None]
-        mask = torch.stack(masks) if len(masks) == len(own) else None
-        keywords = dict(like.keywords)
-        for name, value in like.keywords.items():
-            if name == "attention_mask" and mask is not None and isinstance(value, Tensor) and value.shape == mask.shape:
-                keywords[name] = mask.to(value.dtype)
-        held = [v for v in (*like.arguments, *keywords.values()) if isinstance(v, Tensor) and v.ndim and v is not main]
-        if any(value is not keywords.get("attention_mask") for value in held):
-            return None
-        inputs = torch.stack([kept.row for kept in own if kept.row is not None])
-        batch = with_main(Batch(like.arguments, keywords, len(own), mask), inputs.to(main.dtype))
-        found.append((batch, np.array([kept.predicted for kept in own])))
-    return Bases(found)
+    at = 0
+    for batch in source.batches():
+        usable = np.flatnonzero(observed_in(batch)) if batch.size else np.zeros(0, np.int64)
+        own = chosen[(chosen >= at) & (chosen < at + len(usable))]
+        if len(own):
+            found.append((taken(batch, usable[own - at]), ranking.predicted[own]))
+        at += len(usable)
+        if at > chosen[-1]:
+            break
+    read = Bases(found)
+    return read.of(np.arange(len(read.predicted)))  # in as few batches as their shapes allow
