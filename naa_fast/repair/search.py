@@ -59,7 +59,7 @@ class Tried:
 
     @property
     def cures(self) -> bool:
-        return self.left.surest <= GOOD and self.kept >= HARMLESS
+        return self.left.surely <= GOOD and self.kept >= HARMLESS
 
     @property
     def enough(self) -> bool:
@@ -186,13 +186,13 @@ def attempt(
         search.run(places, None, TRIED)
         for _ in range(CHANGES - 1):
             base = search.best
-            if base is None or base.left.surest <= AGAIN or search.spent:
+            if base is None or base.left.surely <= AGAIN or search.spent:
                 break
             changed = {change.layer for change in base.changes}
             search.run({name: place for name, place in places.items() if name not in changed}, base, TRIED // 2)
             if search.best is base:
                 break
-        if search.best is None or search.best.left.surest > 1 - LEAST_HELP:
+        if search.best is None or search.best.left.surely > 1 - LEAST_HELP:
             return None, f"none of {search.tried} repairs silences it and leaves clean predictions as they are"
         repair = measured(trial, search)
     if not repair.helps:

@@ -24,8 +24,10 @@ from naa_fast.repair.change import applied
 CHOOSE, MEASURE = 300, 600
 """Clean samples that fix and choose a repair, and others that measure it."""
 LIT = 200
-LEAST, RISEN = 10, 4
+LEAST = 10
 """Highest-ranked suspect samples that stand for the trigger: more than these, and half of them choose."""
+RISEN, MIXED = 4, 0.25
+"""A target that has become so many times as frequent has nearly all of its samples from the trigger: all but MIXED of them."""
 
 
 class AsItIs:
@@ -79,9 +81,9 @@ class Left:
         return float(np.mean([share for share in (self.turned, self.shown) if share is not None]))
 
     @property
-    def surest(self) -> float:
-        """On clean samples, where each one with the trigger on it has it."""
-        return self.mean if self.turned is None else self.turned
+    def surely(self) -> float:
+        """What is left although some suspects may not carry the trigger: on clean samples each one with it on has it."""
+        return self.mean if self.turned is None else max(self.turned, (self.shown or 0.0) - MIXED)
 
 
 class Trial:
