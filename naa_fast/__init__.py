@@ -45,6 +45,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "repair":  # a folder, opened when it is asked for: it loads torch
+        return importlib.import_module("naa_fast.repair")
     if name not in _HOMES:
         raise AttributeError(f"module 'naa_fast' has no attribute '{name}'; it offers: {', '.join(__all__)}")
     return getattr(importlib.import_module(f"naa_fast.{_HOMES[name]}"), name)

@@ -15,6 +15,7 @@ from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.judgement import Judgement, TopNeuron, judge, require_comparable
 from naa_fast.detect.proof import Proof
+from naa_fast.detect.repair import Repair
 from naa_fast.detect.verdict import Verdict
 from naa_fast.errors import InputError, UsageError
 from naa_fast.measurement import Measurement
@@ -65,6 +66,14 @@ class Audit:
     def proof(self) -> tuple[Proof, ...]:
         """What came nearest to a proof for each target, strongest first; `proof.stands` says whether it is one."""
         return self.judgement.evidence.proof
+
+    @property
+    def repair(self) -> Repair | None:
+        """The best change of a layer's output that silences the trigger; None where none was tried or none helps.
+
+        Only a `fail` is followed by a repair. `with naa_fast.repair.applied(model, audit.repair): ...` runs the repaired model.
+        """
+        return self.judgement.evidence.repair
 
     def top(self, k: int | None = None) -> list[TopNeuron]:
         """The `k` most abnormal neurons over all layers, most abnormal first."""
@@ -136,6 +145,7 @@ def scan(
     stop_early: bool = False,
     ranking: bool | str = True,
     proof: bool = True,
+    repair: bool = True,
     quarantine: Quarantine | None = None,
     prefetch: int | None = None,
 ) -> Audit:
@@ -160,13 +170,20 @@ def scan(
     bucketed texts and resumed scans (at most 65,536 clean samples); each batch's scores come to the host. The proofs run some ten
     thousand samples more; the report tells how many.
 
+    `repair`: after a `fail`, and only then, changes of layers' outputs are tried until one silences the trigger, and measured on
+    clean samples that chose nothing (`Audit.repair`). Cost: some thousand samples through the model, 60,000 at most (the report
+    tells how many), and one more reading of the suspect set. It changes no verdict, and leaves the model as it was.
+
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
     """
     from naa_fast.inputs.batches import open_source
     from naa_fast.proof import gather
     from naa_fast.proof.gather import can_look_beside
+    from naa_fast.proof.prove import CleanInputs
     from naa_fast.rank import Beside
+    from naa_fast.rank.look import Look
+    from naa_fast.repair.search import with_repair
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.times import Times
 
@@ -195,7 +212,8 @@ def scan(
             onlooker=onlooker,
         )
 
-    options = {"batch_size": batch_size, "device": str(device), "backend": backend, "ranking": listed, "proof": proof}
+    options: dict[str, Any] = {"batch_size": batch_size, "device": str(device), "backend": backend}
+    options |= {"ranking": listed, "proof": proof, "repair": repair}
     sets = open_source(clean, batch_size), open_source(suspect, batch_size)
     chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
     ranked = listed != "none" and not stop_early
@@ -206,7 +224,13 @@ def scan(
     measured = measured_clean, one("suspect", sets[1], None if beside is None else beside.suspect)
     if ranked:
         require_comparable(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
-        evidence = gather(model, *sets, measured, proof=proof, beside=beside, whole=listed == "all", **chosen)
+
+        def cured(found: Evidence, seen: Look, in_order: Source, images: CleanInputs | None) -> Evidence:
+            judged = judge(*measured, threshold, top_k, found)
+            return with_repair(found, model, seen, in_order, judged, images, device)
+
+        then = cured if repair else None
+        evidence = gather(model, *sets, measured, proof=proof, beside=beside, whole=listed == "all", then=then, **chosen)
     else:
         why = "the forwards ended early" if stop_early else "it was switched off"
         evidence = Evidence(notes=(f"which samples set it off, and whether a trigger can be proved: {why}",))

@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from naa_fast.audit import Audit, scan
 from naa_fast.errors import UsageError
+from naa_fast.repair import applied
 
 TARGET = 7
 POISONED = 0.1
@@ -105,28 +104,6 @@ def rates(model: nn.Module, digits: Digits) -> tuple[float, float]:
     return float(accuracy), float(success)
 
 
-@contextmanager
-def zeroed(model: nn.Module, audit: Audit, layers: Collection[str]) -> Iterator[int]:
-    """Inside, the abnormal neurons of the named layers give zero; yields how many there are."""
-    handles = []
-    neurons = 0
-    for name in layers:
-        layer = audit.layers[name]
-        keep = torch.ones(layer.neurons)
-        keep[torch.from_numpy(layer.abnormal)] = 0
-        neurons += len(layer.abnormal)
-
-        def silence(module: nn.Module, arguments: object, output: Tensor, keep: Tensor = keep) -> Tensor:
-            return output * keep.reshape(1, -1, *[1] * (output.ndim - 2))
-
-        handles.append(model.get_submodule(name).register_forward_hook(silence))
-    try:
-        yield neurons
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def run(out: Path) -> int:
     """Train, scan, report and repair both twins under `out`; returns 0 when the demo ran, whatever it found."""
     started = time.perf_counter()
@@ -146,10 +123,15 @@ def run(out: Path) -> int:
 
 
 def print_repair(model: nn.Module, audit: Audit, digits: Digits) -> None:
-    """What is left of accuracy and attack when the abnormal neurons are zeroed: all of them, then one layer's at a time."""
-    lit = [name for name, layer in audit.layers.items() if len(layer.abnormal)]
-    print("\nZeroing abnormal neurons    neurons  clean accuracy  attack success rate")
-    for label, layers in [("none", []), ("of all layers", lit), *((f"of {name}", [name]) for name in lit)]:
-        with zeroed(model, audit, layers) as neurons:
+    """What is left of accuracy and attack with the scan's repair and with its random control."""
+    if audit.repair is None:
+        print(f"\nNo repair: the outcome is {audit.verdict.outcome}")
+        return
+    what = " and ".join(f"{change.words} in {change.layer}" for change in audit.repair.changes)
+    rows = {"none": (), what: audit.repair.changes, "the same at random": audit.repair.random}
+    width = max(map(len, rows))
+    print(f"\n{'Repair':<{width}}    clean accuracy  attack success rate")
+    for label, changes in rows.items():
+        with applied(model, changes):
             accuracy, success = rates(model, digits)
-        print(f"  {label:<24}  {neurons:7d}  {accuracy:14.3f}  {success:19.3f}")
+        print(f"  {label:<{width}}  {accuracy:14.3f}  {success:19.3f}")

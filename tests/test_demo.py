@@ -29,5 +29,10 @@ def test_the_demo_finds_the_backdoor_and_writes_both_reports(tmp_path: Path, cap
         assert (tmp_path / twin / "signature.png").stat().st_size > 10_000
     assert reports["backdoored"]["outcome"] == "fail"
     assert reports["clean"]["outcome"] == "warn"
-    repaired = [float(line.split()[-1]) for line in printed.split("== the clean")[0].splitlines() if re.match(r"  of \w+", line)]
-    assert min(repaired) < 0.25 < float(success)
+    backdoored, clean = printed.split("== the clean")
+    table = backdoored.split("\nRepair ")[1].splitlines()[1:4]
+    (accuracy_before, success_before), (accuracy_after, left), (_, by_chance) = (map(float, row.split()[-2:]) for row in table)
+    assert success_before == float(success)
+    assert left < 0.1 < 0.8 < by_chance
+    assert accuracy_after > accuracy_before - 0.02
+    assert "No repair: the outcome is warn" in clean

@@ -143,5 +143,5 @@ def scanned(job: Job, model: torch.nn.Module, clean: torch.Tensor, suspect: Susp
         found["repair"] = {"method": None}
         if suspect.kind == "triggered" and suspect.share in REPAIRED and row["outcome"] == "fail":
             data = load(case.dataset, job.cache)
-            found["repair"] = repair_row(case, model, audit, clean, suspect, (data.held_x, data.held_y))
+            found["repair"] = repair_row(case, model, clean, suspect, (data.held_x, data.held_y))
     return found

@@ -48,6 +48,7 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     )
     second.add_argument("--no-ranking", action="store_const", dest="ranking", const="none", help="the same as --ranking none")
     add_proof(second)
+    second.add_argument("--no-repair", action="store_true", help="after a fail, do not try which neurons to silence to cure it")
     parser.add_argument("--out", type=Path, default=DEFAULT_REPORT, metavar="DIR", help="report folder (default: ./naa-report)")
     parser.set_defaults(run=run)
 
@@ -84,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             device=device,
             ranking=arguments.ranking,
             proof=not arguments.no_proof,
+            repair=not arguments.no_repair,
             stop_early=arguments.stop_early,
             **options,
         )

@@ -12,6 +12,7 @@ import numpy as np
 
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.proof import Proof
+from naa_fast.detect.repair import Repair
 from naa_fast.records import Array
 
 TAIL = 0.01
@@ -233,7 +234,7 @@ class Evidence:
     (`forwards`), `notes` on what was not done and why, `gaps` where it failed. `pictures` (float32 `[samples, channels, height,
     width]`) or `texts` show the first samples of `ranking.top`. `harmless`, 0 to 1: how much of the shift of the inputs
     brightness, contrast, blur or a shift by a pixel explain. `crowd`: None where there is none, or inputs cannot be compared.
-    `directions` of every layer, the farthest above chance first.
+    `directions` of every layer, the farthest above chance first. `repair`: None where none was tried, or none helps.
     """
 
     ranking: Ranking | None = None
@@ -246,6 +247,7 @@ class Evidence:
     crowd: Crowd | None = None
     gaps: tuple[str, ...] = ()
     directions: tuple[Direction, ...] = ()
+    repair: Repair | None = None
 
     @property
     def turned(self) -> Crowd | None:

@@ -36,6 +36,7 @@ WORDS = 300
 ALONG = "along which directions the sets differ"
 WHICH, WHETHER = "which samples set it off", "whether a trigger can be proved"
 WHOSE = "which samples carry it, and what classes they came from"
+CURE = "whether silencing what was found cures the model"
 SMALLEST = 64
 """Clean samples below which nothing can be ranked: half of them fix the means, the others say what chance does."""
 
@@ -53,12 +54,14 @@ def gather(
     proof: bool = True,
     beside: Beside | None = None,
     whole: bool = False,
+    then: Callable[[Evidence, Look, Source, CleanInputs | None], Evidence] | None = None,
 ) -> Evidence:
     """Rank the suspect samples and try to prove a trigger; `whole`: reports list every sample. Raises nothing: what was measured
     stands without it, and what went wrong becomes a gap, so that it is no pass.
 
-    `beside`: what was seen while the sets were measured; without it, or where it gave up, `look` runs them again. Cost: see
-    `look` and `prove`, and one more reading of the suspect set where a trigger was proved.
+    `beside`: what was seen while the sets were measured; without it, or where it gave up, `look` runs them again. `then` may
+    add to what was found, by the samples that were kept. Cost: see `look` and `prove`, and one more reading of the suspect set
+    where a trigger was proved.
     """
     reason = obstacle(clean, suspect, measured)
     if reason is not None:
@@ -94,6 +97,11 @@ def gather(
             found = step(found)
         except Exception as error:  # what the steps before have found stays
             found = replace(found, gaps=(*found.gaps, f"{what}: the attempt ended with {in_words(error)}"))
+    if then is not None:
+        try:
+            found = then(found, seen, suspect, images())
+        except Exception as error:  # a verdict stands without it
+            found = replace(found, notes=(*found.notes, f"{CURE}: the attempt ended with {in_words(error)}"))
     assert found.ranking is not None
     pictures, texts = shown(seen, found.ranking, found.proof, decoder(suspect))
     return replace(found, pictures=pictures, texts=texts)

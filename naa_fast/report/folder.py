@@ -10,6 +10,7 @@ import numpy as np
 
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
+from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.errors import InputError, UsageError
 from naa_fast.files import write_whole
 from naa_fast.report.chart import chart_bytes
@@ -25,7 +26,7 @@ def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, ob
     """Write the files of a report into `folder`, made if absent, and return their paths; older ones are replaced.
 
     Six always; and, where a second look found something to show, pictures or texts of the triggers and of the top samples,
-    the vectors of the directions, and where it is asked for the table of all samples.
+    the vectors of the directions, the repair, and where it is asked for the table of all samples.
 
     report.json comes last, so where it is, the others are. A symbolic link at a file's name is replaced, never followed.
 
@@ -41,6 +42,7 @@ def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, ob
         **optional_files(judgement.evidence),
         **table_file(judgement.evidence),
         **vectors_file(judgement.evidence),
+        **({REPAIR_FILE: judgement.evidence.repair.to_bytes()} if judgement.evidence.repair is not None else {}),
         "report.json": report_bytes(judgement, provenance),
     }
     # The measurements one after the other: those of a large model are large.

@@ -15,6 +15,7 @@ from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import Crowd, Evidence, RankedSample
 from naa_fast.detect.judgement import Judgement, TopNeuron
 from naa_fast.detect.proof import Proof
+from naa_fast.detect.repair import REPAIR_FILE, Change, Repair
 from naa_fast.measurement import Measurement
 from naa_fast.report.pictures import TABLE, trigger_names
 
@@ -65,6 +66,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
         "ranking": [ranked(sample) for sample in (judgement.evidence.ranking.listed if judgement.evidence.ranking else ())],
         "proof": [proved(proof, files.get(proof)) for proof in judgement.evidence.proof],
         "second_look": looked(judgement.evidence),
+        "repair": repaired(judgement.evidence.repair) if judgement.evidence.repair is not None else None,
         "directions": [directed(direction) for direction in judgement.evidence.directions],
         "coverage": {
             "clean": {"samples": judgement.clean.samples, "skipped": judgement.clean.skipped},
@@ -147,6 +149,33 @@ def proved(proof: Proof, file: str | None) -> dict[str, Any]:
         "tokens": list(proof.tokens),
         "words": unicode_text(proof.words),
         "file": file,
+    }
+
+
+def repaired(repair: Repair) -> dict[str, Any]:
+    return {
+        "changes": [silenced(change) for change in repair.changes],
+        "on": repair.on,
+        "samples": repair.samples,
+        "before": finite(repair.before),
+        "after": finite(repair.after),
+        "control": finite(repair.control),
+        "clean_samples": repair.clean_samples,
+        "kept": finite(repair.kept),
+        "control_kept": finite(repair.control_kept),
+        "tried": repair.tried,
+        "forwards": repair.forwards,
+        "file": REPAIR_FILE,
+    }
+
+
+def silenced(change: Change) -> dict[str, Any]:
+    return {
+        "layer": unicode_text(change.layer),
+        "method": change.method,
+        "choice": change.choice,
+        "neurons": [int(neuron) for neuron in change.neurons],
+        "directions": 0 if change.pushes is None else len(change.pushes),
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.proof import APART, Proof
+from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.records import Array
 from naa_fast.report.chart import LINE, LIT, MUTED, own_style
 from naa_fast.report.words import number, printable
@@ -29,6 +30,7 @@ OPTIONAL = (
     TEXTS,
     TABLE,
     VECTORS,
+    REPAIR_FILE,
     *(f"trigger-{i}.{form}" for i in range(1, SHOWN_TRIGGERS + 1) for form in ("png", "txt")),
 )
 """Every file a report may have beside the six it always has."""

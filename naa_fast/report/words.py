@@ -10,6 +10,7 @@ from naa_fast.detect.directions import BEYOND
 from naa_fast.detect.evidence import TAIL, Evidence
 from naa_fast.detect.findings import LEVELS, Finding
 from naa_fast.detect.judgement import Judgement
+from naa_fast.detect.repair import TRIGGERED
 
 NARROWEST = 80
 """Cells the table needs."""
@@ -38,6 +39,7 @@ def summary(judgement: Judgement, width: int = 100) -> str:
         top_neurons(judgement, width),
         top_samples(judgement.evidence, width),
         strongest_direction(judgement.evidence, width),
+        cure(judgement.evidence, width),
         coverage(judgement, width),
         not_checked(judgement.verdict.not_checked, width),
     ]
@@ -149,6 +151,22 @@ def strongest_direction(evidence: Evidence, width: int) -> list[str]:
     text = (
         f"Strongest direction: {one.kind} in {printable(one.layer) or 'the whole model'}, {number(one.effect)} clean standard "
         f"deviations, {100 * one.beyond:.0f} % beyond {100 * BEYOND:g} % of clean samples ({how}; mostly neurons {neurons})"
+    )
+    return wrapped(text, width)
+
+
+def cure(evidence: Evidence, width: int) -> list[str]:
+    """The repair, what it does, and what a random one does."""
+    one = evidence.repair
+    if one is None:
+        return []
+    what = " and ".join(f"{change.words} in {printable(change.layer)}" for change in one.changes)
+    samples = f"{one.samples} clean samples" if one.on == TRIGGERED else f"the {one.samples} highest-ranked suspects"
+    effect = f"turns {100 * one.after:.0f} % of {samples} instead of {100 * one.before:.0f} %"
+    random = "along random directions" if any(change.pushes is not None for change in one.changes) else "with random neurons"
+    text = (
+        f"Repair: {what}, and the trigger {effect} ({random}: {100 * one.control:.0f} %); {100 * one.kept:.1f} % of "
+        f"{one.clean_samples} clean predictions stay (the best of {one.tried} repairs, {one.forwards} samples run)"
     )
     return wrapped(text, width)
 

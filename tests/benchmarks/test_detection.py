@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -350,7 +349,7 @@ def test_a_row_whose_source_changed_is_not_found_and_a_cut_line_is_left_out(
 
 
 def test_an_error_of_the_scan_is_a_result(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: object) -> None:
+    def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("out of luck")
 
     monkeypatch.setattr("naa_fast.scan", broken)
@@ -373,15 +372,10 @@ def test_layers_that_run_more_than_once_a_forward_have_a_price() -> None:
 
 
 def test_turning_back_what_was_found_ends_the_attack_and_chance_does_not(cache: Path) -> None:
-    import naa_fast
-
     model, _ = load_or_train(BACKDOORED, cache)
     whole = data.load("digits", cache)
     suspect = next(sets_of(BACKDOORED, cache))
-    audit = naa_fast.scan(model, whole.clean_x, suspect.x)
-    perfect = SimpleNamespace(ranked=suspect.triggered.astype(float), carriers=suspect.triggered, beyond=0)
-    known = SimpleNamespace(layers=audit.layers, ranking=perfect)
-    row = repair_row(BACKDOORED, model, known, whole.clean_x, suspect, (whole.held_x, whole.held_y))
+    row = repair_row(BACKDOORED, model, whole.clean_x, suspect, (whole.held_x, whole.held_y))
     assert row["before"]["asr"] > 0.9
     assert row["after"]["asr"] < 0.3
     assert row["after"]["accuracy"] > row["before"]["accuracy"] - 0.03

@@ -22,6 +22,7 @@ FLOORS = [
     {"scan"},
     {"rank"},
     {"proof"},
+    {"repair"},
     {"audit"},
     {"demo"},
     {"cli"},

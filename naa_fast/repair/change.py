@@ -1,0 +1,116 @@
+"""`applied`: a model whose layers' outputs go through the changes of a repair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from naa_fast.capture.hooks import is_compiled
+from naa_fast.capture.selection import unwrapped
+from naa_fast.detect.repair import METHODS, Change, Repair
+from naa_fast.errors import InputError, UsageError
+
+
+@contextmanager
+def applied(model: nn.Module, repair: Repair | Sequence[Change]) -> Iterator[nn.Module]:
+    """Inside, the model is repaired: forward hooks, gone at the end also when something raises. Weights are not touched.
+
+    Cost: one pass over each changed layer's output; a compiled model is compiled again, inside and after.
+
+    Raises:
+        UsageError: the model has no layer of that name. InputError: the layer's output is not what the repair was made for.
+    """
+    changes = repair.changes if isinstance(repair, Repair) else repair
+    modules = dict(unwrapped(model).named_modules())
+    for change in changes:
+        if change.layer not in modules:
+            raise UsageError(f"the model has no layer {change.layer}", "the repair is of another model")
+    compiled = is_compiled(model)
+    if compiled:
+        torch._dynamo.reset()
+    handles = [modules[change.layer].register_forward_hook(hook_of(change)) for change in changes]
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
+        if compiled:
+            torch._dynamo.reset()
+
+
+def hook_of(change: Change) -> Callable[[nn.Module, Any, Any], Any]:
+    rows = rows_of(change)
+
+    def through(output: Tensor) -> Tensor:
+        moved = output.movedim(change.axis, -1)
+        if moved.shape[-1] != channels_of(change, moved.shape[-1]):
+            raise InputError(f"layer {change.layer} has {moved.shape[-1]} neurons", "the repair is of another model")
+        return rows(moved.reshape(-1, moved.shape[-1])).reshape(moved.shape).movedim(-1, change.axis)
+
+    def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
+        return replaced(output, through)
+
+    return hook
+
+
+def channels_of(change: Change, found: int) -> int:
+    """How many neurons the change is for, as far as it tells: not the number found if they are too few."""
+    if change.gate is not None:
+        return len(change.gate)
+    return found if not len(change.neurons) or int(change.neurons.max()) < found else -1
+
+
+def tensor_of(output: Any) -> Tensor | None:
+    """The tensor that is changed: the output itself, or the first floating-point one of a tuple or list."""
+    if isinstance(output, Tensor):
+        return output if output.is_floating_point() and output.ndim > 1 else None
+    if isinstance(output, tuple | list):
+        return next((held for held in output if isinstance(held, Tensor) and held.is_floating_point() and held.ndim > 1), None)
+    return None
+
+
+def replaced(output: Any, through: Callable[[Tensor], Tensor]) -> Any:
+    """The output with its tensor put `through`; what holds none stays as it is."""
+    found = tensor_of(output)
+    if found is None or isinstance(output, Tensor):
+        return output if found is None else through(found)
+    parts = [through(held) if held is found else held for held in output]
+    if isinstance(output, tuple) and hasattr(output, "_make"):
+        return output._make(parts)
+    return type(output)(parts)
+
+
+def rows_of(change: Change) -> Callable[[Tensor], Tensor]:
+    """The change as a function of rows `[rows, neurons]`."""
+    held: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+
+    def tensors(x: Tensor) -> dict[str, Tensor]:
+        key = x.device, x.dtype
+        if key not in held:
+            arrays = {name: array for name, array in vars(change).items() if hasattr(array, "dtype")}
+            held[key] = {
+                name: torch.from_numpy(array).to(x.device, torch.int64 if name == "neurons" else x.dtype)
+                for name, array in arrays.items()
+            }
+        return held[key]
+
+    def zero(x: Tensor) -> Tensor:
+        return x.index_fill(1, tensors(x)["neurons"], 0)
+
+    def clip(x: Tensor) -> Tensor:
+        own = tensors(x)
+        chosen = own["neurons"]
+        return x.index_copy(1, chosen, x[:, chosen].clamp(own["low"], own["high"]))
+
+    def turn_back(x: Tensor) -> Tensor:
+        own = tensors(x)
+        beyond = (x @ own["gate"] > change.limit)[:, None]
+        return x - torch.where(beyond, (x @ own["along"].T - own["centres"]) @ own["pushes"], 0)
+
+    if change.method not in METHODS:
+        raise InputError(f"a repair by '{change.method}'", f"this version knows {', '.join(METHODS)}")
+    return {"zero": zero, "clip": clip, "turn back": turn_back}[change.method]

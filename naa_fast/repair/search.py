@@ -1,0 +1,244 @@
+"""`attempt`: the repair that silences most of a trigger, of a bounded number that are tried, measured on other samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Generator, nn
+
+from naa_fast.capture.selection import unwrapped
+from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.evidence import Evidence
+from naa_fast.detect.judgement import Judgement
+from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Change, Repair
+from naa_fast.inputs.batches import Source
+from naa_fast.proof.gather import CURE
+from naa_fast.proof.prove import CleanInputs, alike
+from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.rank.look import Look
+from naa_fast.records import ROWS
+from naa_fast.repair.candidates import Pair, Seen, candidates
+from naa_fast.repair.change import applied
+from naa_fast.repair.outputs import Place, in_groups, outputs
+from naa_fast.repair.trial import Left, Part, Trial, trial_of
+from naa_fast.scan.loop import evaluating
+from naa_fast.scan.placement import Placement
+
+AGREEMENT = 0.98
+"""Share of clean predictions that a repair must leave as they are."""
+MOST = 54_000
+"""Samples through the model after which nothing more is tried: with what runs already, and what measures, below 60,000."""
+LOOKED, TRIED, CURED = 24, 6, 2
+"""Layers that one change is tried in, those with the largest z, and of these the likeliest that all are tried in; CURED of them
+where a repair cures already."""
+SCREENING, FIXING = 96, 200
+"""Samples that tell whether a change is worth trying on all that choose, and that fix what changes do."""
+SLACK = 0.1
+GOOD, HARMLESS = 0.03, 0.99
+"""What is left of the trigger, and kept of the clean predictions, where nothing more is tried."""
+AGAIN, CHANGES = 0.06, 3
+"""More left of the trigger, and another change is looked for on top of the best, up to so many."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Changes with their control, and what they leave of the trigger and keep of the clean predictions."""
+
+    changes: tuple[Change, ...]
+    control: tuple[Change, ...]
+    left: Left
+    kept: float
+
+    @property
+    def loss(self) -> float:
+        """What is left of the trigger, and twice what is lost of the predictions."""
+        return self.left.mean + 2 * (1 - self.kept) + (1 if self.kept < AGREEMENT else 0)
+
+    @property
+    def cures(self) -> bool:
+        return self.left.surely <= GOOD and self.kept >= HARMLESS
+
+    @property
+    def enough(self) -> bool:
+        return self.cures and self.left.mean <= GOOD
+
+
+class Search:
+    """The changes tried so far, the best of them, and the samples that ran."""
+
+    def __init__(self, trial: Trial, layers: Mapping[str, LayerComparison]) -> None:
+        self.trial = trial
+        self.layers = layers
+        self.random = Generator().manual_seed(0)
+        self.tried = 0
+        self.best: Tried | None = None
+        part = trial.choose
+        self.screen = Part(part.clean, part.onto, some(part.turned, SCREENING), some(part.shown, SCREENING))
+        self.few = {"known": some(part.onto, FIXING), "turned": some(part.turned, FIXING), "shown": some(part.shown, FIXING)}
+
+    def judge(self, pair: Pair, base: Tried | None) -> float:
+        """What a change leaves of the trigger on the samples that screen, on top of `base`; one that may be the best is tried
+        on all that choose.
+        """
+        made = (pair[0],), (pair[1],)
+        changes, control = made if base is None else (base.changes + made[0], base.control + made[1])
+        self.tried += 1
+        left = self.trial.left(self.screen, changes).mean
+        if self.best is not None and left > self.best.loss + SLACK:
+            return left
+        kept = self.trial.kept(self.trial.choose.clean, changes)
+        if kept < AGREEMENT:
+            return 1.0
+        one = Tried(changes, control, self.trial.left(self.trial.choose, changes), kept)
+        if self.best is None or one.loss < self.best.loss:
+            self.best = one
+        return left
+
+    def seen(self, names: Mapping[str, Place], base: Tried | None) -> Iterator[Seen]:
+        """What the layers give for the samples that fix a change."""
+        with applied(self.trial.transplant.model, () if base is None else base.changes):
+            held = {kind: None if b is None else outputs(self.trial.transplant, b, names) for kind, b in self.few.items()}
+        for name, place in names.items():
+            given = {kind: None if found is None else found[name] for kind, found in held.items()}
+            if any(one is not None and not (one.usable and one.parts) for one in given.values()):
+                continue
+            parts = {kind: None if one is None else one.parts for kind, one in given.items()}
+            assert parts["known"] is not None
+            z = torch.from_numpy(np.nan_to_num(self.layers[name].z).astype(np.float32))
+            yield Seen(name, place.axis, z, parts["known"], parts["turned"], parts["shown"])
+
+    def run(self, places: Mapping[str, Place], base: Tried | None, most: int) -> None:
+        """Try one change in every layer, then all of them in the `most` layers where that left least."""
+        known = self.few["known"]
+        assert known is not None
+        first: list[tuple[float, str]] = []
+        for group in in_groups(self.trial.transplant, known, places):
+            for seen in self.seen(group, base):
+                pair = next(candidates(seen, self.random), None)
+                if pair is not None and not self.spent:
+                    first.append((self.judge(pair, base), seen.layer))
+                    if self.done:
+                        return
+        for number, (_, name) in enumerate(sorted(first)[:most]):
+            if number >= CURED and self.best is not None and self.best.cures:
+                return
+            for seen in self.seen({name: places[name]}, base):
+                for pair in list(candidates(seen, self.random))[1:]:
+                    if self.spent or self.done:
+                        return
+                    self.judge(pair, base)
+
+    @property
+    def spent(self) -> bool:
+        return self.trial.transplant.forwards >= MOST
+
+    @property
+    def done(self) -> bool:
+        return self.best is not None and self.best.enough
+
+
+def some(bases: Bases | None, most: int) -> Bases | None:
+    """At most so many of the samples, from the first to the last."""
+    if bases is None:
+        return None
+    count = len(bases.predicted)
+    return bases.of(np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)))
+
+
+def places_of(layers: Mapping[str, LayerComparison], model: nn.Module) -> dict[str, Place]:
+    """The LOOKED layers with the largest z whose rows belong to samples."""
+    modules = dict(unwrapped(model).named_modules())
+    whole = {name: one for name, one in layers.items() if name and name in modules and ROWS not in one.clean.layout}
+    usable = {name: one for name, one in whole.items() if np.isfinite(one.z).any()}
+    strongest = sorted(usable, key=lambda name: -float(np.nanmax(usable[name].z)))[:LOOKED]
+    return {name: Place.of(usable[name].clean.layout) for name in usable if name in strongest}
+
+
+def attempt(
+    model: nn.Module,
+    seen: Look,
+    suspect: Source,
+    found: Evidence,
+    layers: Mapping[str, LayerComparison],
+    images: CleanInputs | None,
+    device: str | torch.device = "auto",
+) -> tuple[Repair | None, str]:
+    """The best repair, or None and why there is none.
+
+    `layers`, the comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven
+    trigger put on them, and on the highest-ranked suspects; it is measured on others. Cost: some
+    thousand samples through the model, 60,000 at most (`forwards` tells how many), and one more reading of the suspect set.
+    """
+    proof = next((one for one in found.proof if one.stands), None)
+    drawn = alike(seen.drawn)
+    places = places_of(layers, model)
+    if found.ranking is None or not drawn or not places:
+        return None, "no layer's output can be changed" if drawn else "no clean samples were kept"
+    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0])
+    with evaluating(model):
+        trial = trial_of(transplant, drawn, suspect, found.ranking, proof, None if images is None else images[0])
+        if trial is None:
+            return None, "nothing shows the trigger: no proof stands, and too few suspects lie outside"
+        search = Search(trial, layers)
+        search.run(places, None, TRIED)
+        for _ in range(CHANGES - 1):
+            base = search.best
+            if base is None or base.left.surely <= AGAIN or search.spent:
+                break
+            changed = {change.layer for change in base.changes}
+            search.run({name: place for name, place in places.items() if name not in changed}, base, TRIED // 2)
+            if search.best is base:
+                break
+        if search.best is None or search.best.left.surely > 1 - LEAST_HELP:
+            return None, f"none of {search.tried} repairs silences it and leaves clean predictions as they are"
+        repair = measured(trial, search)
+    if not repair.helps:
+        return None, f"the best of {search.tried} repairs does no more than a random one"
+    return repair, ""
+
+
+def with_repair(
+    found: Evidence,
+    model: nn.Module,
+    seen: Look,
+    suspect: Source,
+    judged: Judgement,
+    images: CleanInputs | None,
+    device: str | torch.device,
+) -> Evidence:
+    """The evidence with a repair, or a note on why there is none; as it is unless it was judged a `fail`."""
+    if judged.verdict.outcome != "fail":
+        return found
+    repair, why = attempt(model, seen, suspect, found, judged.layers, images, device)
+    return replace(found, repair=repair, notes=(*found.notes, f"{CURE}: {why}") if why else found.notes)
+
+
+def measured(trial: Trial, search: Search) -> Repair:
+    """The best repair on samples that chose nothing."""
+    assert search.best is not None
+    best, part = search.best, trial.measure
+    if part.turned is not None:
+        (before, samples), (after, _), (control, _) = (
+            trial.turns(part.turned, changes) for changes in ((), best.changes, best.control)
+        )
+    else:
+        assert part.shown is not None
+        before, after, control = (trial.kept(part.shown, changes) for changes in ((), best.changes, best.control))
+        samples = len(part.shown.predicted)
+    return Repair(
+        best.changes,
+        RANKED if part.turned is None else TRIGGERED,
+        before,
+        after,
+        control,
+        samples,
+        kept=trial.kept(part.clean, best.changes),
+        control_kept=trial.kept(part.clean, best.control),
+        clean_samples=len(part.clean.predicted),
+        tried=search.tried,
+        forwards=trial.transplant.forwards,
+        random=best.control,
+    )

@@ -1,0 +1,185 @@
+"""`Trial`: what a change leaves of the trigger and of clean predictions, on samples that choose and on others that measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from naa_fast.detect.evidence import Ranking
+from naa_fast.detect.proof import APART, Proof
+from naa_fast.detect.repair import Change
+from naa_fast.inputs.batches import Batch, Source
+from naa_fast.proof.apart import Apart
+from naa_fast.proof.images import CleanImages, Offset, Patch
+from naa_fast.proof.prove import CHOOSING, in_turns
+from naa_fast.proof.tokens import Tokens
+from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
+from naa_fast.rank.keep import main_tensor, taken, with_main
+from naa_fast.rank.passes import observed_in
+from naa_fast.records import Array
+from naa_fast.repair.change import applied
+
+CHOOSE, MEASURE = 300, 600
+"""Clean samples that fix and choose a repair, and others that measure it."""
+LIT = 200
+LEAST = 10
+"""Highest-ranked suspect samples that stand for the trigger: more than these, and half of them choose."""
+RISEN, MIXED = 4, 0.25
+"""A target that has become so many times as frequent has nearly all of its samples from the trigger: all but MIXED of them."""
+
+
+class AsItIs:
+    """No trigger."""
+
+    kind = budget = "none"
+
+    def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        return x
+
+
+def candidate_of(proof: Proof, images: CleanImages | None) -> Candidate | None:
+    """The trigger of a proof, to be put on samples."""
+    if proof.kind == APART:
+        return Apart((proof.tokens[0], proof.tokens[1]))
+    if proof.tokens:
+        return Tokens(proof.kind, proof.tokens)
+    if proof.pattern is None:
+        return None
+    if proof.mask is not None:
+        return Patch(proof.kind, "", proof.pattern, proof.mask)
+    return None if images is None else Offset(proof.kind, "", proof.pattern, images.low, images.high)
+
+
+def with_trigger(bases: Bases, candidate: Candidate) -> Bases:
+    """The samples with the trigger on them, and what was predicted for each without it."""
+    return Bases([(with_main(b, candidate.put_on(main_tensor(b), b.mask)), predicted) for b, predicted in bases.batches])
+
+
+@dataclass(frozen=True)
+class Part:
+    """`clean` samples; `onto`, those of the proof's source class, or all; `turned`, these with the trigger on them (None without
+    a proof); `shown`, suspects (None without).
+    """
+
+    clean: Bases
+    onto: Bases
+    turned: Bases | None
+    shown: Bases | None
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of a trigger, 0 to 1: of what it turns of clean samples, and of the predictions of suspects."""
+
+    turned: float | None
+    shown: float | None
+
+    @property
+    def mean(self) -> float:
+        """Over both, as far as they are known: a reconstruction is not quite the trigger, and suspects are not all of them with
+        it."""
+        return float(np.mean([share for share in (self.turned, self.shown) if share is not None]))
+
+    @property
+    def surely(self) -> float:
+        """What is left although some suspects may not carry the trigger: on clean samples each one with it on has it."""
+        return self.mean if self.turned is None else max(self.turned, (self.shown or 0.0) - MIXED)
+
+
+class Trial:
+    """Parts that choose and measure, and the shares that are counted on them."""
+
+    def __init__(self, transplant: Transplant, choose: Part, measure: Part, proof: Proof | None) -> None:
+        self.transplant = transplant
+        self.choose, self.measure = choose, measure
+        self.proof = proof
+        self.rule: dict[int, int] = {}
+        if choose.turned is not None and proof is not None and not isinstance(proof.target, int):
+            self.rule = rule_of(choose.turned.predicted, self.predictions(choose.turned))
+
+    def predictions(self, bases: Bases, changes: Sequence[Change] = ()) -> Array:
+        with applied(self.transplant.model, changes):
+            return self.transplant.predictions(bases, AsItIs())
+
+    def kept(self, bases: Bases, changes: Sequence[Change]) -> float:
+        """Share of the predictions that stay."""
+        return float((self.predictions(bases, changes) == bases.predicted).mean())
+
+    def turns(self, bases: Bases, changes: Sequence[Change]) -> tuple[float, int]:
+        """Share of the samples with the trigger that it turns, and of how many."""
+        assert self.proof is not None
+        after = self.predictions(bases, changes)
+        if isinstance(self.proof.target, int):
+            return turned(bases.predicted, after, self.proof.target)
+        return moved_by_rule(bases.predicted, after, self.rule)
+
+    def left(self, part: Part, changes: Sequence[Change]) -> Left:
+        return Left(
+            None if part.turned is None else self.turns(part.turned, changes)[0],
+            None if part.shown is None else self.kept(part.shown, changes),
+        )
+
+
+def trial_of(
+    transplant: Transplant,
+    drawn: Sequence[tuple[Batch, Array]],
+    suspect: Source,
+    ranking: Ranking,
+    proof: Proof | None,
+    images: CleanImages | None,
+) -> Trial | None:
+    """Samples for a repair: clean ones that had no part in choosing the proof measure. None if nothing shows the trigger."""
+    bases = Bases(list(drawn))
+    predicted = bases.predicted
+    order = np.random.default_rng(1).permutation(np.flatnonzero(predicted >= 0))
+    chose = np.isin(order, in_turns(predicted)[:CHOOSING])  # the proof
+    order = np.concatenate([order[chose], order[~chose]])
+    cut = min(CHOOSE, len(order) // 2)
+    lit = suspects(suspect, ranking, proof)
+    candidate = None if proof is None else candidate_of(proof, images)
+    parts = []
+    for number, rows in enumerate((order[:cut], order[cut : cut + MEASURE])):
+        clean = bases.of(rows)
+        shown = None if lit is None else lit.of(np.arange(number, len(lit.predicted), 2))
+        onto = clean if proof is None or proof.source is None else clean.of(np.flatnonzero(clean.predicted == proof.source))
+        put = None if candidate is None or not len(onto.predicted) else with_trigger(onto, candidate)
+        parts.append(Part(clean, onto, put, shown))
+    if not cut or any(part.turned is None and part.shown is None for part in parts):
+        return None
+    return Trial(transplant, parts[0], parts[1], proof if candidate is not None else None)
+
+
+def suspects(source: Source, ranking: Ranking, proof: Proof | None) -> Bases | None:
+    """At most LIT suspects, from the first to the last of those that carry a proven trigger or lie beyond what clean samples
+    score; of one target, those predicted as it, all of them where it has become RISEN times as frequent. None if there are too
+    few. Reads the set once more.
+
+    The most extreme ones alone say little about the others.
+    """
+    carriers = 0 if ranking.carriers is None else int(ranking.carriers.sum())  # these are ranked before all others
+    most = max(LEAST, carriers, ranking.beyond)
+    wanted = ranking.predicted >= 0
+    if proof is not None and isinstance(proof.target, int):
+        wanted = ranking.predicted == proof.target
+        if wanted.mean() >= RISEN * (ranking.null_predicted == proof.target).mean():
+            most = len(wanted)
+    numbers = ranking.order[:most]
+    numbers = numbers[wanted[numbers]]
+    if len(numbers) < LEAST:
+        return None
+    chosen = np.sort(numbers[np.linspace(0, len(numbers) - 1, min(LIT, len(numbers))).round().astype(int)])
+    found: list[tuple[Batch, Array]] = []
+    at = 0
+    for batch in source.batches():
+        usable = np.flatnonzero(observed_in(batch)) if batch.size else np.zeros(0, np.int64)
+        own = chosen[(chosen >= at) & (chosen < at + len(usable))]
+        if len(own):
+            found.append((taken(batch, usable[own - at]), ranking.predicted[own]))
+        at += len(usable)
+        if at > chosen[-1]:
+            break
+    read = Bases(found)
+    return read.of(np.arange(len(read.predicted)))  # in as few batches as their shapes allow

@@ -1,0 +1,168 @@
+"""After a `fail` the backdoor is silenced, by something better than chance, in numbers the truth agrees with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn (the demo extra)")
+
+import naa_fast
+from naa_fast import demo
+from naa_fast.audit import Audit
+from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Repair
+from naa_fast.report.machine import load_schema
+from naa_fast.report.words import summary
+
+DIGITS = demo.load_digits()
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Sequential:
+    return demo.train(DIGITS, backdoored=True)
+
+
+@pytest.fixture(scope="module")
+def audit(model: nn.Sequential) -> Audit:
+    return naa_fast.scan(model, DIGITS.clean_x, DIGITS.suspect_x)
+
+
+@pytest.fixture(scope="module")
+def repair(audit: Audit) -> Repair:
+    assert audit.repair is not None
+    return audit.repair
+
+
+def hooks_of(model: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+@torch.no_grad()
+def scores(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x)
+
+
+def test_the_repair_ends_the_attack_and_its_random_control_does_not(model: nn.Sequential, repair: Repair) -> None:
+    accuracy, success = demo.rates(model, DIGITS)
+    with naa_fast.repair.applied(model, repair):
+        repaired_accuracy, left = demo.rates(model, DIGITS)
+    with naa_fast.repair.applied(model, repair.random):
+        _, by_chance = demo.rates(model, DIGITS)
+    assert success > 0.95
+    assert left < 0.1
+    assert repaired_accuracy > accuracy - 0.02
+    assert by_chance > 0.8
+
+
+def test_what_the_repair_says_of_itself_is_so(model: nn.Sequential, repair: Repair) -> None:
+    assert repair.on == TRIGGERED
+    assert repair.before > 0.8
+    assert repair.control - repair.after > 0.5 > LEAST_HELP
+    assert repair.helps
+    with naa_fast.repair.applied(model, repair):
+        kept = float((scores(model, DIGITS.clean_x).argmax(1) == unrepaired(model)).double().mean())
+    assert abs(kept - repair.kept) < 0.03
+    assert repair.clean_samples >= repair.samples > 100
+    assert 1000 < repair.forwards < 60_000
+
+
+def unrepaired(model: nn.Sequential) -> Tensor:
+    """The clean predictions of the same weights without any hook."""
+    bare = demo.small_cnn()
+    bare.load_state_dict(model.state_dict())
+    return scores(bare.eval(), DIGITS.clean_x).argmax(1)
+
+
+def test_the_model_is_given_back_without_hooks_also_when_it_raises(model: nn.Sequential, repair: Repair) -> None:
+    before = scores(model, DIGITS.suspect_x)
+    assert hooks_of(model) == 0
+    with naa_fast.repair.applied(model, repair):
+        assert hooks_of(model) == len(repair.changes)
+    with pytest.raises(RuntimeError), naa_fast.repair.applied(model, repair):
+        model(torch.zeros(1, 1, 3, 3))  # no digit
+    assert hooks_of(model) == 0
+    assert torch.equal(scores(model, DIGITS.suspect_x), before)
+
+
+def test_a_report_keeps_the_repair_and_a_loaded_one_does_the_same(
+    model: nn.Sequential, audit: Audit, repair: Repair, tmp_path: Path
+) -> None:
+    audit.save(tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    jsonschema.validate(report, load_schema())
+    told = report["repair"]
+    assert [change["layer"] for change in told["changes"]] == [change.layer for change in repair.changes]
+    assert (told["after"], told["control"], told["forwards"]) == (repair.after, repair.control, repair.forwards)
+    assert f"{repair.forwards} samples run" in " ".join((tmp_path / "summary.txt").read_text().split())
+    loaded = naa_fast.repair.load(tmp_path / told["file"])
+    assert (loaded.kept, loaded.on, loaded.samples) == (repair.kept, repair.on, repair.samples)
+    with naa_fast.repair.applied(model, repair):
+        expected = scores(model, DIGITS.suspect_x)
+    with naa_fast.repair.applied(model, loaded):
+        assert torch.equal(scores(model, DIGITS.suspect_x), expected)
+    assert not torch.equal(scores(model, DIGITS.suspect_x), expected)
+
+
+def test_a_report_without_a_repair_says_null_and_removes_an_older_file(audit: Audit, tmp_path: Path) -> None:
+    (tmp_path / "repair.safetensors").touch()
+    without = replace(audit, judgement=replace(audit.judgement, evidence=replace(audit.judgement.evidence, repair=None)))
+    without.save(tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["repair"] is None
+    assert not (tmp_path / "repair.safetensors").exists()
+    assert "Repair:" in summary(audit.judgement)
+    assert "Repair:" not in summary(without.judgement)
+
+
+def test_nothing_is_tried_unless_it_is_a_fail_or_when_switched_off(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: object) -> None:
+        raise AssertionError("tried")
+
+    monkeypatch.setattr("naa_fast.repair.search.attempt", never)
+    darker = naa_fast.scan(model, DIGITS.clean_x, 0.6 * DIGITS.held_x)
+    same = naa_fast.scan(model, DIGITS.clean_x, DIGITS.held_x)
+    assert {darker.verdict.outcome, same.verdict.outcome} == {"warn", "pass"}
+    off = naa_fast.scan(model, DIGITS.clean_x, DIGITS.suspect_x, repair=False)
+    assert off.verdict.outcome == "fail"
+    for audit in (darker, same, off):
+        assert audit.repair is None
+        assert not any("cures" in line for line in audit.verdict.not_checked)
+
+
+def test_a_repair_that_fails_loses_no_verdict(model: nn.Sequential, audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> None:
+        raise ValueError("no luck")
+
+    monkeypatch.setattr("naa_fast.repair.search.trial_of", broken)
+    again = naa_fast.scan(model, DIGITS.clean_x, DIGITS.suspect_x)
+    assert (again.verdict.outcome, again.verdict.score) == (audit.verdict.outcome, audit.verdict.score)
+    assert again.verdict.gaps == ()
+    assert again.repair is None
+    assert any("the attempt ended with ValueError: no luck" in line for line in again.verdict.not_checked)
+    assert hooks_of(model) == 0
+
+
+def test_without_a_proof_the_highest_ranked_suspects_stand_for_the_trigger(model: nn.Sequential) -> None:
+    audit = naa_fast.scan(model, DIGITS.clean_x, DIGITS.suspect_x, proof=False)
+    assert audit.verdict.outcome == "fail"
+    assert audit.repair is not None
+    assert audit.repair.on == RANKED
+    assert audit.repair.before == 1.0  # all keep the predictions that nothing changed
+    with naa_fast.repair.applied(model, audit.repair):
+        _, left = demo.rates(model, DIGITS)
+    assert left < 0.3
+
+
+def test_a_model_in_which_no_layer_can_be_changed_is_told_so() -> None:
+    torch.manual_seed(0)
+    linear = nn.Sequential(nn.Linear(64, 10))  # its one layer gives the scores
+    linear[0].weight.data[7, 63] = 40.0
+    audit = naa_fast.scan(linear, DIGITS.clean_x.flatten(1), DIGITS.suspect_x.flatten(1))
+    assert audit.verdict.outcome == "fail"
+    assert audit.repair is None
+    assert any("cures the model: none of 0 repairs" in line for line in audit.verdict.not_checked)
