@@ -286,7 +286,8 @@ def distinct(rows: Rows, clean: CleanImages) -> Rows:
     x = x - clean.mean.reshape(1, -1)
     squares = (x**2).sum(1)
     near = squares[:, None] + squares[None] - 2 * x @ x.T < x.shape[1] * (ALIKE * clean.loudness) ** 2
-    first = near.argmax(1) == np.arange(len(rows))  # each row is its own neighbour at the latest
+    np.fill_diagonal(near, True)  # whatever rounding says
+    first = near.argmax(1) == np.arange(len(rows))
     return [pair for pair, kept in zip(rows, first, strict=True) if kept]
 
 

@@ -146,3 +146,5 @@ def test_repeated_samples_count_once() -> None:
     found = distinct([*black, *rows, *near], clean)
     assert [row is kept for (_, row), (_, kept) in zip(found, [black[0], *rows], strict=True)] == [True] * 9
     assert distinct(black[:3], clean) == black[:3], "too few to be a group at all"
+    blank = CleanImages.of(np.zeros_like(CLEAN.numpy()))
+    assert len(distinct(rows, blank)) == 8, "clean inputs that do not vary make nothing alike"
