@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -160,12 +159,10 @@ def test_without_a_proof_the_highest_ranked_suspects_stand_for_the_trigger(model
 
 
 def test_a_model_in_which_no_layer_can_be_changed_is_told_so() -> None:
-    linear = nn.Linear(8, 4)
-    random = np.random.default_rng(0)
-    clean, suspect = (torch.from_numpy(random.standard_normal((200, 8)).astype(np.float32)) for _ in range(2))
-    suspect[:, 0] += 50
     torch.manual_seed(0)
-    audit = naa_fast.scan(linear, clean, suspect)
-    if audit.verdict.outcome == "fail":
-        assert audit.repair is None
-        assert any("cures the model" in line for line in audit.verdict.not_checked)
+    linear = nn.Sequential(nn.Linear(64, 10))  # its one layer gives the scores
+    linear[0].weight.data[7, 63] = 40.0
+    audit = naa_fast.scan(linear, DIGITS.clean_x.flatten(1), DIGITS.suspect_x.flatten(1))
+    assert audit.verdict.outcome == "fail"
+    assert audit.repair is None
+    assert any("cures the model: none of 0 repairs" in line for line in audit.verdict.not_checked)
