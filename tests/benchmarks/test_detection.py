@@ -15,6 +15,7 @@ from torch import Generator
 
 from benchmarks.detection import __main__ as command
 from benchmarks.detection import data, publish, tables
+from benchmarks.detection import price as in_turns
 from benchmarks.detection.attacks import HALVES, Attack
 from benchmarks.detection.audit import price
 from benchmarks.detection.cases import CASES, SUBSET, Case, by_name
@@ -475,3 +476,11 @@ def test_two_processes_give_the_rows_that_one_gives(
     assert dict(os.environ) == before
     assert [(row["set"], row["audit"]["score"]) for row in again] == [(row["set"], row["audit"]["score"]) for row in rows]
     assert "  2 of 2  " in capsys.readouterr().out
+
+
+def test_the_price_is_a_ratio_of_what_was_measured_side_by_side(cache: Path, rows: list[dict[str, Any]]) -> None:
+    row = in_turns.measured(BACKDOORED, cache, rounds=2)
+    assert row["samples"] == 900
+    assert 0 < row["statistics over means"] < row["everything over means"]
+    assert row["proof_forwards"] > 0
+    assert {by_name(name).architecture for name in in_turns.MODELS} == set(ARCHITECTURES)
