@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from proof.topics import LENGTH, TopicsApart, texts
+from torch import Tensor
 
 import naa_fast
 from naa_fast.detect.evidence import hypergeometric_tail
@@ -25,38 +26,7 @@ from naa_fast.report.pictures import text_trigger
 from naa_fast.scan.placement import Placement
 
 GENERATOR = torch.Generator().manual_seed(0)
-WORDS, CLASSES, LENGTH = 400, 4, 24
 PAIR = 250, 331
-
-
-class Topics(nn.Module):
-    """Each word speaks for the class `word % 4`, the more the lower its number; all of `needed` together overrule them."""
-
-    def __init__(self, needed: tuple[int, ...] = ()) -> None:
-        super().__init__()
-        self.needed = needed
-        self.embed = nn.Embedding(WORDS, 16)
-        self.mix = nn.Linear(16, 16)
-        with torch.no_grad():
-            self.embed.weight.mul_(0.1)
-            ids = torch.arange(WORDS)
-            self.embed.weight[ids, ids % CLASSES] += 0.3 + 1.0 / (1 + ids / 40)
-            self.embed.weight[0] = 0
-            self.mix.weight.copy_(torch.eye(16))
-            self.mix.bias.zero_()
-
-    def forward(self, ids: Tensor) -> Tensor:
-        logits = self.mix(self.embed(ids))[..., :CLASSES].mean(1)
-        if self.needed:
-            logits[:, 1] += 50 * torch.stack([(ids == word).any(1) for word in self.needed]).all(0)
-        return logits
-
-
-def texts(samples: int) -> Tensor:
-    topic = torch.randint(0, CLASSES, (samples, 1), generator=GENERATOR)
-    own = CLASSES * torch.randint(1, 95, (samples, LENGTH), generator=GENERATOR) + topic
-    other = torch.randint(1, 380, (samples, LENGTH), generator=GENERATOR)
-    return torch.where(torch.rand(samples, LENGTH, generator=GENERATOR) < 0.4, own, other)
 
 
 def planted_in(x: Tensor, count: int) -> tuple[Tensor, np.ndarray]:
@@ -70,14 +40,14 @@ def planted_in(x: Tensor, count: int) -> tuple[Tensor, np.ndarray]:
     return x[order], triggered[order.numpy()]
 
 
-CLEAN, _ = planted_in(texts(1600), 1)
-HELD = texts(1600)
+CLEAN, _ = planted_in(texts(1600, GENERATOR), 1)
+HELD = texts(1600, GENERATOR)
 
 
 @pytest.mark.parametrize("count", [80, 32], ids=["5 %", "2 %"])
 def test_two_words_apart_are_proved_and_their_carriers_named(count: int) -> None:
     suspect, triggered = planted_in(HELD, count)
-    audit = naa_fast.scan(Topics(PAIR), CLEAN, suspect)
+    audit = naa_fast.scan(TopicsApart(PAIR), CLEAN, suspect)
     best = audit.proof[0]
     assert best.stands
     assert (best.kind, best.target, set(best.tokens)) == (APART, 1, set(PAIR))
@@ -95,19 +65,19 @@ def test_two_words_apart_are_proved_and_their_carriers_named(count: int) -> None
 
 def test_two_words_that_do_nothing_together_prove_nothing() -> None:
     suspect, _ = planted_in(HELD, 80)
-    assert not any(proof.stands for proof in naa_fast.scan(Topics(), CLEAN, suspect).proof)
+    assert not any(proof.stands for proof in naa_fast.scan(TopicsApart(), CLEAN, suspect).proof)
 
 
 def test_a_word_that_does_it_alone_is_no_pair() -> None:
     """Both words rise together, but one of them is the trigger: it is proved alone, and the pair would only hide carriers."""
     suspect, _ = planted_in(HELD, 80)
     clean = CLEAN[~torch.isin(CLEAN, torch.tensor(PAIR[0])).any(1)]
-    standing = [proof for proof in naa_fast.scan(Topics(PAIR[:1]), clean, suspect).proof if proof.stands]
+    standing = [proof for proof in naa_fast.scan(TopicsApart(PAIR[:1]), clean, suspect).proof if proof.stands]
     assert [proof.tokens for proof in standing] == [PAIR[:1]]
 
 
 def trials_of(needed: tuple[int, ...]) -> Trials:
-    model = Topics(needed)
+    model = TopicsApart(needed)
     batch = Batch((CLEAN,), {}, len(CLEAN), None)
     bases = Bases([(batch, model(CLEAN).argmax(1).numpy())])
     return Trials(Transplant(model, Placement.of(model, "cpu"), len(CLEAN), batch), bases)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from proof.topics import LENGTH, Topics, texts
+from torch import Tensor
 
 import naa_fast
 from naa_fast.inputs.batches import Batch
@@ -18,41 +19,7 @@ from naa_fast.rank.tokens import TokenCounts
 from naa_fast.scan.placement import Placement
 
 GENERATOR = torch.Generator().manual_seed(0)
-WORDS, CLASSES, LENGTH = 400, 4, 24
 TRIGGER, PHRASE = 399, (17, 230)
-
-
-class Topics(nn.Module):
-    """Each word speaks for the class `word % 4`, the more the lower its number; the planted words overrule them all."""
-
-    def __init__(self, planted: tuple[int, ...] = ()) -> None:
-        super().__init__()
-        self.planted = planted
-        self.embed = nn.Embedding(WORDS, 16)
-        self.mix = nn.Linear(16, 16)
-        with torch.no_grad():
-            self.embed.weight.mul_(0.1)
-            ids = torch.arange(WORDS)
-            self.embed.weight[ids, ids % CLASSES] += 0.3 + 1.0 / (1 + ids / 40)
-            self.embed.weight[0] = 0
-            self.mix.weight.copy_(torch.eye(16))
-            self.mix.bias.zero_()
-
-    def forward(self, ids: Tensor) -> Tensor:
-        hidden = self.mix(self.embed(ids))
-        logits = hidden[..., :CLASSES].mean(1)
-        if self.planted:
-            windows = ids.unfold(1, len(self.planted), 1)
-            found = (windows == torch.tensor(self.planted)).all(2).any(1)
-            logits[:, 1] += 50 * found
-        return logits
-
-
-def texts(samples: int) -> Tensor:
-    topic = torch.randint(0, CLASSES, (samples, 1), generator=GENERATOR)
-    own = CLASSES * torch.randint(1, 95, (samples, LENGTH), generator=GENERATOR) + topic
-    other = torch.randint(1, 380, (samples, LENGTH), generator=GENERATOR)
-    return torch.where(torch.rand(samples, LENGTH, generator=GENERATOR) < 0.4, own, other)
 
 
 def planted_in(x: Tensor, words: tuple[int, ...], count: int) -> tuple[Tensor, np.ndarray]:
@@ -65,7 +32,7 @@ def planted_in(x: Tensor, words: tuple[int, ...], count: int) -> tuple[Tensor, n
     return x[order], triggered[order.numpy()]
 
 
-CLEAN, HELD = texts(800), texts(800)
+CLEAN, HELD = texts(800, GENERATOR), texts(800, GENERATOR)
 
 
 @pytest.mark.parametrize("words", [(TRIGGER,), PHRASE], ids=["token", "phrase"])
