@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from math import lgamma
 
 import numpy as np
 
+from naa_fast.detect.crowd import TAIL_P, Crowd, Gathering, gathering, hypergeometric_tail
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import Repair
@@ -17,8 +17,6 @@ from naa_fast.records import Array
 
 TAIL = 0.01
 """Share of clean samples beyond the limit that suspects are counted against."""
-TAIL_P = 1e-3
-"""Chance of a false finding on a fresh clean set."""
 MOST_RANKED = 1000
 MOST_LISTED = 100_000
 """Samples report.json lists where every one is asked for: some 25 MB. Beyond, a table is the form; it holds them all."""
@@ -29,12 +27,6 @@ HARMLESS = 0.7
 to .8 and more."""
 CONCENTRATED_TOP = 20
 
-
-PURE, RISEN, ELSEWHERE, SPREAD = 0.75, 3.0, 0.3, 0.4
-"""What a crowd needs to be backdoor-like. In the study backdoors with one target had a purity of .8 and more; all other sets with
-more outside than by chance .73 at most, but for two that the other limits stop (docs/detection.md)."""
-CROWD_HARMLESS = 0.8
-"""Like HARMLESS, of a crowd: brightness that turned most samples to one class came to .91, backdoors to .77 at most."""
 OUT_OF_PLACE = 5 * TAIL
 """Share of the samples of a class that has become frequent that must lie beyond the clean limit: a class of which there simply is
 more stays at TAIL."""
@@ -141,44 +133,28 @@ class Ranking:
 
     @cached_property
     def p_value(self) -> float:
-        """Probability that two clean sets differ as much in their tails: Fisher's exact test, one-sided, of those beyond
-        `limit` and of those outside all clean samples, the smaller of both twice (Bonferroni).
+        """Probability that two clean sets differ as much in their tails: Fisher's exact test, one-sided, of those beyond `limit`,
+        of those outside all clean samples, and of those beyond clean samples of their class; the smallest thrice (Bonferroni).
         """
         sizes = int((~np.isnan(self.scores)).sum()), int((~np.isnan(self.null_scores)).sum())
         inside = int((self.null_scores > self.limit).sum())
-        beyond = hypergeometric_tail(self.beyond, sizes[0], inside, sizes[1]) if np.isfinite(self.limit) else 1.0
-        return min(1.0, 2 * min(beyond, hypergeometric_tail(self.outside, sizes[0], 0, sizes[1])))
+        chances = [hypergeometric_tail(self.outside, sizes[0], 0, sizes[1])]
+        if np.isfinite(self.limit):
+            chances.append(hypergeometric_tail(self.beyond, sizes[0], inside, sizes[1]))
+        if self.gathered is not None:
+            chances.append(self.gathered.p_value)
+        return min(1.0, 3 * min(chances))
+
+    @cached_property
+    def gathered(self) -> Gathering | None:
+        """The predicted class whose suspects lie beyond its clean samples most; None without classes."""
+        return gathering(self.scores, self.predicted, self.null_scores, self.null_predicted)
 
     def out_of_place(self, cls: int) -> bool:
         """Whether suspects of a predicted class lie beyond `limit` far more often than by chance; true where none can be told."""
         own = self.scores[self.predicted == cls]
         with np.errstate(invalid="ignore"):
             return not np.isfinite(self.limit) or bool((own > self.limit).mean() >= OUT_OF_PLACE if len(own) else True)
-
-    @cached_property
-    def gathered(self) -> tuple[int, float, float, float] | None:
-        """The predicted class most of whose samples lie beyond `limit` against chance: class, how many more than chance, their
-        share of all such, and the rise of the class's share in standard errors; None unless `p_value` is below TAIL_P.
-        """
-        if not self.p_value < TAIL_P or not np.isfinite(self.limit) or (self.predicted < 0).all():
-            return None
-        classes = int(max(self.predicted.max(), self.null_predicted.max(initial=0))) + 1
-        scale = len(self.scores) / len(self.null_scores)
-
-        def counts(predicted: Array, chosen: Array | None = None) -> Array:
-            known = predicted >= 0 if chosen is None else (predicted >= 0) & chosen
-            return np.bincount(predicted[known], minlength=classes)
-
-        with np.errstate(invalid="ignore"):
-            usual = counts(self.null_predicted, self.null_scores > self.limit)
-            extra = counts(self.predicted, self.scores > self.limit) - scale * usual
-        target = int(extra.argmax())
-        before = counts(self.null_predicted)[target] / len(self.null_scores)
-        after = counts(self.predicted)[target] / len(self.scores)
-        both = (counts(self.null_predicted)[target] + counts(self.predicted)[target]) / (len(self.null_scores) + len(self.scores))
-        error = np.sqrt(both * (1 - both) * (1 / len(self.null_scores) + 1 / len(self.scores)))
-        purity = float(extra[target] / max(np.maximum(extra, 0).sum(), 1.0))
-        return target, float(extra[target]), purity, float((after - before) / error) if error > 0 else 0.0
 
     @cached_property
     def concentration(self) -> tuple[int, float]:
@@ -191,41 +167,6 @@ class Ranking:
             return -1, 0.0
         target = int(np.bincount(known).argmax())
         return target, float((known == target).mean() - (self.predicted == target).mean())
-
-
-@dataclass(frozen=True)
-class Crowd:
-    """Suspect samples of one predicted class beyond the clean limit, and where they come from.
-
-    `extra`: how many more of `target` lie beyond the limit than chance puts there; `purity`: their share of all such; `rise`: by
-    how many standard errors the predicted class has become more frequent; `elsewhere`: share of them whose nearest clean input
-    is predicted as another class, `usual` the same of clean samples of that class; `spread`: 1 less the share of the commonest
-    of those other classes.
-    """
-
-    target: int
-    extra: float
-    purity: float
-    rise: float
-    elsewhere: float
-    usual: float
-    spread: float
-
-    @property
-    def turned(self) -> bool:
-        """Whether they look like samples of many classes that something has turned to one.
-
-        Nothing but noise, or blank images, are outside as one too, but resemble no class or one alone; a class that has become
-        more frequent resembles itself.
-        """
-        gathered = self.purity >= PURE and self.rise >= RISEN
-        return gathered and self.elsewhere - self.usual >= ELSEWHERE and self.spread >= SPREAD
-
-    @property
-    def strength(self) -> float:
-        """How near it comes to such a crowd, 0 to 1."""
-        pure, risen, spread = 2 * self.purity - 1, self.rise / RISEN, self.spread / SPREAD
-        return max(0.0, pure) * min(1.0, max(0.0, risen)) * min(1.0, spread) * max(0.0, self.elsewhere - self.usual)
 
 
 @dataclass(frozen=True)
@@ -251,17 +192,6 @@ class Evidence:
 
     @property
     def turned(self) -> Crowd | None:
-        """The crowd, if it is backdoor-like and no harmless change explains it."""
-        return self.crowd if self.crowd is not None and self.crowd.turned and self.harmless < CROWD_HARMLESS else None
+        """The crowd, if it is backdoor-like."""
+        return self.crowd if self.crowd is not None and self.crowd.turned else None
 
-
-def hypergeometric_tail(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
-    """P(at least `k_a` of the `k_a + k_b` marked among `n_a` of `n_a + n_b`), if the marks fall at random (Fisher 1934)."""
-    marked, total = k_a + k_b, n_a + n_b
-
-    def log_choose(n: int, k: int) -> float:
-        return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
-
-    top = min(marked, n_a)
-    terms = [log_choose(n_a, k) + log_choose(n_b, marked - k) for k in range(k_a, top + 1) if marked - k <= n_b]
-    return min(1.0, float(np.exp(np.array(terms) - log_choose(total, marked)).sum())) if terms else 0.0

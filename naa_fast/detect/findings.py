@@ -10,7 +10,8 @@ import numpy as np
 from naa_fast.detect import directions
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.directions import Direction
-from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, PURE, TAIL, TAIL_P, Evidence
+from naa_fast.detect.crowd import PURE, TAIL_P
+from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, Evidence
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.detect.tails import BEYOND, exceeding, tests_of
@@ -137,9 +138,9 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
     crowd = evidence.turned
     if crowd is not None:
         statement = (
-            f"{crowd.extra:.0f} samples outside the clean set, {100 * crowd.purity:.0f} % of all that are, are called class "
-            f"{crowd.target}, but {100 * crowd.elsewhere:.0f} % of them resemble clean samples of many other classes most (of "
-            f"clean samples of class {crowd.target}: {100 * crowd.usual:.0f} %)"
+            f"{crowd.extra:.0f} samples more than by chance are called class {crowd.target} and lie outside what clean samples of it "
+            f"do, {100 * crowd.purity:.0f} % of all such, but {100 * crowd.elsewhere:.0f} % of them resemble clean samples of many "
+            f"other classes most (of clean samples of class {crowd.target}: {100 * crowd.usual:.0f} %)"
         )
         findings.append(Finding("backdoor-like", "(samples)", statement, crowd.purity, PURE, str(crowd.target)))
     findings += directions_in(evidence)
@@ -149,6 +150,9 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
         share = most / len(ranking.scores)
         where = f"beyond what {100 * (1 - TAIL):g} % of clean samples reach, {ranking.outside} of them beyond all"
         statement = f"{most} suspect samples lie {where}"
+        one = ranking.gathered
+        if one is not None and one.p_value < TAIL_P:
+            statement += f"; of those called class {one.target} {one.extra:.0f} more than clean samples of it let expect"
         findings.append(Finding("outlier", "(samples)", statement, share, TAIL))
     if ranking is not None and ranking.concentration[1] >= GATHERED:
         target, beyond = ranking.concentration

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from naa_fast.detect.comparison import RESOLUTION, LayerComparison
-from naa_fast.detect.evidence import hypergeometric_tail
+from naa_fast.detect.crowd import hypergeometric_tail
 from naa_fast.records import BINS, ROWS, Array, Moments, bin_of, bin_values
 
 BEYOND = 0.001

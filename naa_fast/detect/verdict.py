@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.evidence import CROWD_HARMLESS, TAIL_P, Evidence
+from naa_fast.detect.crowd import TAIL_P
+from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import (
     ROOT,
     Finding,
@@ -132,7 +133,7 @@ def backdoor_score(z: float, rise: float, evidence: Evidence, fails: bool) -> fl
     gathered = 0.0
     if evidence.ranking is not None and evidence.ranking.p_value < TAIL_P:
         gathered = 0.5 * evidence.ranking.concentration[1]
-    crowd = evidence.crowd.strength if evidence.crowd is not None and evidence.harmless < CROWD_HARMLESS else 0.0
+    crowd = evidence.crowd.strength if evidence.crowd is not None else 0.0
     strength = max(margin, rise, gathered, crowd, 0.0) + 0.1 * z / (z + 3.0)
     return 0.5 * fails + 0.5 * min(strength, 1.0)
 
@@ -212,8 +213,8 @@ def describe_crowd(evidence: Evidence) -> str:
     if crowd is None:
         return ""
     return (
-        f"Backdoor-like: {crowd.extra:.0f} suspect samples lie outside the clean set and are called class {crowd.target}, but "
-        f"{100 * crowd.elsewhere:.0f} % of them resemble clean samples of other classes."
+        f"Backdoor-like: {crowd.extra:.0f} suspect samples more than by chance lie outside what clean samples of class "
+        f"{crowd.target} do and are called it, but {100 * crowd.elsewhere:.0f} % of them resemble clean samples of other classes."
     )
 
 

@@ -6,37 +6,66 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from naa_fast.detect.evidence import Crowd, Ranking
-from naa_fast.proof.images import CleanImages
+from naa_fast.detect.crowd import Crowd
+from naa_fast.detect.evidence import Ranking
+from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.prove import rows_like
 from naa_fast.rank.keep import Kept
 from naa_fast.records import Array
 
 SIDE = 16
 """Images are compared in this many squares each way at most."""
+SAME = 1e-5
+"""Squared distance of an image from itself, over its squares, up to which rounding takes it."""
 
 
-def crowd_of(ranking: Ranking, kept: Sequence[Kept], clean: CleanImages, predicted: Array) -> Crowd | None:
-    """The class whose suspect samples lie beyond the clean limit most, and the classes that the clean images nearest to them
-    have. `clean` inputs with the class `predicted` for each; `kept`: the highest-ranked suspects. None where none lies beyond.
+def crowd_of(
+    ranking: Ranking, kept: Sequence[Kept], null_kept: Sequence[Kept], clean: CleanImages, predicted: Array
+) -> Crowd | None:
+    """The class whose suspects lie beyond its clean samples most, and the classes that the clean images nearest to them have.
 
-    Cost: distances between at most 1,000 kept and 4,096 clean images of SIDE x SIDE values a channel.
+    `clean` inputs with the class `predicted` for each; `kept`: the highest-ranked suspects, `null_kept` clean samples that fixed
+    nothing, numbered as in `ranking.null_scores`: what those beyond the limit resemble is what as many of the suspects would. None
+    where no class has more beyond than expected. Cost: distances between at most 2,000 kept and 4,096 clean images of SIDE x SIDE
+    values a channel.
     """
     gathered = ranking.gathered
-    if gathered is None:
+    if gathered is None or gathered.extra <= 0:
         return None
-    target, extra, purity, rise = gathered
-    rows = [row for cls, row in rows_like(clean, [one for one in kept if one.score > ranking.limit]) if cls == target]
+    target, limit, reference = gathered.target, gathered.limit, coarse(clean.x)
+
+    def of_target(found: Sequence[Kept], scores: Array) -> list[Array]:
+        return [row for cls, row in rows_like(clean, [one for one in found if scores[one.sample] > limit]) if cls == target]
+
+    rows, chance = of_target(kept, ranking.scores), of_target(null_kept, ranking.null_scores)
     if not rows:
         return None
-    reference = coarse(clean.x)
-    own = np.flatnonzero(predicted == target)
-    near = predicted[nearest(coarse(np.stack(rows)), reference)]
-    usual = predicted[nearest(reference[own], reference, own)] if len(own) else np.zeros(0, np.int64)
-    others = near[near != target]
-    spread = 1.0 - float(np.bincount(others).max() / len(others)) if len(others) else 0.0
-    elsewhere = float((near != target).mean())
-    return Crowd(target, extra, purity, rise, elsewhere, float((usual != target).mean()) if len(usual) else 1.0, spread)
+    own = resembled(reference[predicted == target], reference, predicted)
+    usual = resembled(coarse(np.stack(chance)), reference, predicted) if chance else own
+    by_chance = len(rows) * (1 - gathered.extra / gathered.beyond)
+    more = resembled(coarse(np.stack(rows)), reference, predicted) - usual * (by_chance / max(usual.sum(), 1))
+    more, own = np.delete(more, target), np.delete(own / max(own.sum(), 1), target)
+    positive = np.maximum(more, 0)
+    return Crowd(
+        target,
+        gathered.extra,
+        gathered.purity,
+        gathered.p_value,
+        elsewhere=float(np.clip(more.sum() / max(len(rows) - by_chance, 1), 0, 1)),
+        usual=float(own.sum()) if (predicted == target).any() else 1.0,
+        spread=1.0 - float(positive.max() / positive.sum()) if positive.any() else 0.0,
+        harmless=harmless_share(np.stack(rows), clean),
+    )
+
+
+def resembled(x: Array, reference: Array, predicted: Array) -> Array:
+    """How many rows of `x` are nearest by Euclidean distance to reference rows of each predicted class: float64 `[classes]`. A row
+    is not its own like.
+    """
+    distance = (x**2).sum(1)[:, None] + (reference**2).sum(1) - 2 * x @ reference.T
+    distance[distance <= SAME * (x**2).sum(1).mean()] = np.inf
+    classes = int(predicted.max()) + 1
+    return np.bincount(predicted[distance.argmin(1)], minlength=classes).astype(float) if len(x) else np.zeros(classes)
 
 
 def coarse(x: Array) -> Array:
@@ -53,10 +82,3 @@ def squares(length: int) -> Array:
     inside = (place >= cuts[:-1, None]) & (place < cuts[1:, None])
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
 
-
-def nearest(x: Array, reference: Array, own: Array | None = None) -> Array:
-    """The number of the nearest reference row of each row of `x` by Euclidean distance; `own`: rows that are not their own."""
-    distance = (reference**2).sum(1) - 2 * x @ reference.T
-    if own is not None:
-        distance[np.arange(len(x)), own] = np.inf
-    return distance.argmin(1)

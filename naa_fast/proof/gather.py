@@ -140,7 +140,7 @@ def with_images(found: Evidence, seen: Look, images: CleanInputs | None) -> Evid
     """The evidence with what the inputs themselves say: what harmless changes explain, and whose crowd lies outside."""
     if images is None or found.ranking is None:
         return found
-    return replace(found, harmless=harmless_of(seen, images), crowd=crowd_of(found.ranking, seen.top, *images))
+    return replace(found, harmless=harmless_of(seen, images), crowd=crowd_of(found.ranking, seen.top, seen.null_top, *images))
 
 
 def can_look_beside(clean: Source, suspect: Source) -> bool:

@@ -20,7 +20,8 @@ from naa_fast.rank.directions import Directions
 from naa_fast.rank.groups import MOST, Groups
 from naa_fast.rank.keep import Draw, Kept, Top, main_tensor
 from naa_fast.rank.passes import MOST_CLEAN, Clean, Suspect, Watch
-from naa_fast.rank.reference import Reference, excess
+from naa_fast.rank.reference import Reference, Standing, excess
+from naa_fast.rank.surprise import PARTS, Surprise
 from naa_fast.rank.tokens import TokenCounts
 from naa_fast.records import Array
 from naa_fast.scan.chunk import Progress
@@ -34,7 +35,7 @@ DRAWN = 4096
 
 @dataclass
 class Scored:
-    """Scores of a set's samples in order, and the class predicted for each (-1: none)."""
+    """Scores of a set's samples in order, or what layers say of them, and the class predicted for each (-1: none)."""
 
     scores: list[Array] = field(default_factory=list)
     predicted: list[Array] = field(default_factory=list)
@@ -88,7 +89,6 @@ class Ranker:
         self.backend = backend
         self.directions = directions
         self.references: dict[str, Reference] = {}
-        self.weights: dict[str, float] = {}
         self.null_scored, self.found = Scored(), Scored()
         self.draw, self.top, self.null_top = Draw(DRAWN), Top(TOP), Top(TOP)
         self.tokens: dict[str, TokenCounts] = {}
@@ -110,37 +110,31 @@ class Ranker:
 
     def null(self, part: Batch, views: Views, predicted: Array) -> None:
         self.directions.add(0, views, len(predicted), half=1)
-        _, scores = self._scores(views, predicted)
-        absent = np.zeros(len(predicted))  # a branch that this batch did not take
-        per_layer = np.stack([scores.get(name, absent) for name in self.references], 1)
-        self.null_scored.add(per_layer, predicted)
-        # Ranked by the plain sum: the layers' weights are not known before the last of these samples.
-        self.null_top.add(0, per_layer.sum(1), predicted, part)
+        said = self._said(self._standing(views, predicted), len(predicted))
+        # Ranked by the plain sum: how surprising the others are is not known before the last of these samples.
+        self.null_top.add(self.null_scored.count, np.nan_to_num(said[..., 0]).sum(1), predicted, part)
+        self.null_scored.add(said, predicted)
         self._drawn(part, predicted)
 
     def weigh(self) -> None:
-        """Give each layer the weight that makes clean samples' scores alike; `null_scores` is their weighted sum then."""
-        per_layer, self.null_predicted = self.null_scored.joined()
-        usual = np.nanmean(np.where(np.isfinite(per_layer), per_layer, np.nan), 0)
-        known = np.isfinite(usual)  # a layer without a finite score would hide what all others say
-        self.weights = {
-            name: 1.0 / (mean + 0.01) for name, mean, finite in zip(self.references, usual, known, strict=True) if finite
-        }
-        self.null_scores = per_layer[:, known] @ np.array(list(self.weights.values()))
+        """Fix what clean samples make of the layers' numbers; `null_scores` is what that makes of themselves."""
+        said, self.null_predicted = self.null_scored.joined()
+        group = self.groups.of(self.null_predicted)
+        self.surprise = Surprise(said, group, self.groups.count)
+        self.null_scores = self.surprise.of(said, group)
 
     def rank(self, part: Batch, views: Views, predicted: Array) -> None:
         self.directions.add(1, views, len(predicted))
-        z, scores = self._scores(views, predicted)
-        total = np.sum([own * self.weights[name] for name, own in scores.items() if name in self.weights], axis=0) + np.zeros(
-            len(predicted)
-        )
+        standing = self._standing(views, predicted)
+        total = self.surprise.of(self._said(standing, len(predicted)), self.groups.of(predicted))
 
         def lit(rows: Array) -> tuple[Array, Array]:
             lit_z = np.zeros((len(rows), len(self.references)))
             feature = np.zeros(lit_z.shape, np.int64)
             for place, name in enumerate(self.references):
-                if name in z:
-                    largest = z[name][torch.from_numpy(rows).to(z[name].device)].abs().max(1)
+                if name in standing:
+                    z = standing[name].z
+                    largest = z[torch.from_numpy(rows).to(z.device)].abs().max(1)
                     lit_z[:, place], feature[:, place] = largest.values.cpu().numpy(), largest.indices.cpu().numpy()
             return lit_z, feature
 
@@ -170,11 +164,22 @@ class Ranker:
             self.directions,
         )
 
-    def _scores(self, views: Views, predicted: Array) -> tuple[dict[str, Tensor], dict[str, Array]]:
-        """Residuals of each layer `[samples, features]`, and their score float64 `[samples]` on the host."""
+    def _standing(self, views: Views, predicted: Array) -> dict[str, Standing]:
         group = torch.from_numpy(self.groups.of(predicted))
-        z = {name: self.references[name].residual(view, group) for name, view in views.items() if name in self.references}
-        return z, {name: excess(values, self.backend).cpu().numpy() for name, values in z.items()}
+        return {name: self.references[name].standing(view, group) for name, view in views.items() if name in self.references}
+
+    def _said(self, standing: dict[str, Standing], samples: int) -> Array:
+        """What each layer says of the samples, float64 `[samples, layers, PARTS]` on the host; of a branch that this batch did not
+        take an excess of 0, and NaN.
+        """
+        said = np.full((samples, len(self.references), PARTS), np.nan)
+        said[..., 0] = 0.0
+        for place, name in enumerate(self.references):
+            if name in standing:
+                one = standing[name]
+                columns = excess(one.z, self.backend), one.distance, one.margin
+                said[:, place] = torch.stack([column.to(one.z.device) for column in columns], 1).cpu().numpy()
+        return said
 
     def _drawn(self, part: Batch, predicted: Array) -> None:
         self.draw.add(part, predicted)

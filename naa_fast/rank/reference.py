@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,22 +18,48 @@ PRIOR = 4.0
 """Samples' worth of the whole set's mean that goes into every group's: the mean of a small group is mostly noise."""
 FLOOR = 0.05
 """Least deviation of a feature, as a share of its layer's median: a neuron that clean data never lights has none of its own."""
+FOLDED = 256
+"""Features whose covariance is kept: more are added up in so many sums, each with a sign, which keeps distances on average."""
+SHRINKAGE = 0.1
+"""Share of the correlations that is given up: a few hundred clean samples do not fix 256 x 256 of them."""
+FIRST, BALANCED = 16, 0.5
+"""Samples whose deviations weigh the features that are added up, and the least of them as a share of the median."""
+FARTHEST = 1e6
+"""Deviations at which values end for the covariance: beyond, one of them alone would decide it."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where samples lie in a layer: `z` float32 `[samples, features]`, distance of each feature from the group's mean in
+    deviations; `distance` float64 `[samples]`, squared and whitened (Mahalanobis 1936), from that mean; `margin`, what is left of
+    it when that from the nearest other group's mean is taken off: large for what looks like another class.
+    """
+
+    z: Tensor
+    distance: Tensor
+    margin: Tensor
 
 
 class Reference:
-    """Mean of each group and the deviation within groups, over the features of one layer.
+    """Mean of each group and deviations and covariance within groups, over the features of one layer.
 
-    State: `(groups + 2) x features` float64 on the layer's device. Residuals from the mean of the *predicted* class are what
-    makes a triggered sample stand out: it looks like its own class and is called another. A non-finite value counts as the pivot.
+    State: `(groups + 2) x features` and at most FOLDED x FOLDED float64 on the layer's device. Residuals from the mean of the
+    *predicted* class are what makes a triggered sample stand out: it looks like its own class and is called another. A non-finite
+    value counts as the pivot.
     """
 
     def __init__(self, groups: int, like: Tensor) -> None:
         where = home(like.device)
+        first = torch.nan_to_num(like.to(where, torch.float64), 0.0, 0.0, 0.0)
         self.count = torch.zeros(groups, dtype=torch.float64, device=where)
-        self.pivot = torch.nan_to_num(like.to(where, torch.float64), 0.0, 0.0, 0.0).mean(0)
+        self.pivot = first.mean(0)
+        self.width = floored(first[:FIRST].std(0, correction=0), BALANCED)
         self.sums = torch.zeros(groups, like.shape[1], dtype=torch.float64, device=where)
         self.squares = torch.zeros(like.shape[1], dtype=torch.float64, device=where)
         self.known = torch.zeros(like.shape[1], dtype=torch.bool, device=where)
+        folded = min(FOLDED, like.shape[1])
+        self.folds = torch.zeros(groups, folded, dtype=torch.float64, device=where)
+        self.products = torch.zeros(folded, folded, dtype=torch.float64, device=where)
 
     def add(self, view: Tensor, group: Tensor) -> None:
         """Enter samples `view` `[samples, features]` of groups `group` (int64 `[samples]`).
@@ -53,6 +81,19 @@ class Reference:
         self.count += member.sum(0)
         self.sums += member.T @ centred  # a product and no scatter: the order of its sums is fixed
         self.squares += (centred * centred).sum(0)
+        folded = self.folded(centred)
+        self.folds += (member.T.float() @ folded).double()
+        self.products += (folded.T @ folded).double()
+
+    def folded(self, centred: Tensor) -> Tensor:
+        """Finite values about the pivot, in deviations of the first samples: float32 `[samples, at most FOLDED]`."""
+        scaled = (centred / self.width).float().clamp_(-FARTHEST, FARTHEST)
+        features = scaled.shape[1]
+        if features <= FOLDED:
+            return scaled
+        order, sign = mixing(features, str(scaled.device))
+        padded = torch.nn.functional.pad(scaled[:, order] * sign, (0, -features % FOLDED))
+        return padded.reshape(len(scaled), -1, FOLDED).sum(1)
 
     def freeze(self) -> None:
         """Fix the means and deviations; to be called once, before `residual`."""
@@ -61,17 +102,49 @@ class Reference:
         self.mean = self.pivot + (self.sums + PRIOR * overall) / (self.count[:, None] + PRIOR)
         within = self.squares - (self.sums**2 / self.count.clamp(min=1)[:, None]).sum(0)
         freedom = (total - (self.count > 0).sum()).clamp(min=1)
-        deviation = (within.clamp(min=0) / freedom).sqrt()
-        varied = deviation[deviation > 0]
-        floor = FLOOR * varied.median() if len(varied) else deviation.new_tensor(1.0)
-        self.deviation = deviation.clamp(min=float(floor))
+        self.deviation = floored((within.clamp(min=0) / freedom).sqrt())
+        self._whiten(freedom)
 
-    def residual(self, view: Tensor, group: Tensor) -> Tensor:
-        """Distance from the group's mean, in deviations, float32 `[samples, features]` on the layer's device; 0 for a feature
-        that no clean sample had a finite value of: it would make every sample's score NaN.
+    def _whiten(self, freedom: Tensor) -> None:
+        """Fix the map to coordinates that vary alike and apart within groups, and where the groups' means lie in them."""
+        mean = self.folds / self.count.clamp(min=1)[:, None]
+        covariance = (self.products - self.folds.T @ mean) / freedom
+        width = floored(covariance.diagonal().clamp(min=0).sqrt())
+        correlations = torch.nan_to_num(covariance / width / width[:, None])
+        identity = torch.eye(len(width), dtype=torch.float64, device=width.device)
+        root = torch.linalg.cholesky((1 - SHRINKAGE) * correlations + SHRINKAGE * identity)
+        self.whitening = (torch.linalg.solve_triangular(root, identity, upper=False).T / width[:, None]).float()
+        self.centres = self.folded(self.mean - self.pivot) @ self.whitening
+        self.others = self.count[None] > 0  # groups that a sample may belong to instead
+
+    def standing(self, view: Tensor, group: Tensor) -> Standing:
+        """Where samples `view` `[samples, features]` of groups `group` lie. A feature that no clean sample had a finite value of
+        has z 0: it would make every sample's score NaN.
         """
-        z = view.to(self.mean.device, torch.float64) - self.mean[group.to(self.mean.device)]
-        return z.div_(self.deviation).float().masked_fill_(~self.known, 0.0)
+        own = group.to(self.mean.device)
+        values = view.to(self.mean.device, torch.float64)
+        z = (values - self.mean[own]).div_(self.deviation).float().masked_fill_(~self.known, 0.0)
+        centred = values - self.pivot
+        placed = self.folded(torch.where(torch.isfinite(centred), centred, 0.0)) @ self.whitening
+        apart = (placed**2).sum(1, keepdim=True) - 2 * placed @ self.centres.T + (self.centres**2).sum(1)
+        distance = apart.gather(1, own[:, None])[:, 0].double()
+        elsewhere = apart.masked_fill(~self.others, torch.inf).scatter_(1, own[:, None], torch.inf).amin(1).double()
+        return Standing(z, distance, torch.where(torch.isfinite(elsewhere), distance - elsewhere, 0.0))
+
+
+def floored(deviation: Tensor, floor: float = FLOOR) -> Tensor:
+    """Deviations of at least this share of the median of those that there are; 1 where there are none."""
+    varied = deviation[deviation > 0]
+    return deviation.clamp(min=float(floor * varied.median())) if len(varied) else torch.ones_like(deviation)
+
+
+@lru_cache(maxsize=64)
+def mixing(features: int, device: str) -> tuple[Tensor, Tensor]:
+    """The order in which features are dealt to FOLDED sums, and their signs: random, and the same for each layer so wide."""
+    generator = torch.Generator().manual_seed(features)
+    order = torch.randperm(features, generator=generator)
+    sign = 2.0 * torch.randint(0, 2, (features,), generator=generator) - 1.0
+    return order.to(device), sign.to(device)
 
 
 def excess(z: Tensor, backend: str) -> Tensor:

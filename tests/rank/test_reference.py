@@ -43,7 +43,7 @@ def test_means_and_deviations_equal_brute_force_in_any_cut(cuts: list[int]) -> N
 
 def test_residuals_and_scores_equal_brute_force() -> None:
     reference = fitted([300])
-    z = reference.residual(torch.from_numpy(X[:40]), torch.from_numpy(GROUP[:40]))
+    z = reference.standing(torch.from_numpy(X[:40]), torch.from_numpy(GROUP[:40])).z
     want = (X[:40] - reference.mean.numpy()[GROUP[:40]]) / reference.deviation.numpy()
     assert np.allclose(z, want, rtol=1e-5, atol=1e-5)
     far = 4 * z
@@ -59,7 +59,7 @@ def test_nan_enters_no_statistic_and_ranks_first() -> None:
     reference.freeze()
     assert torch.isfinite(reference.mean).all()
     assert torch.isfinite(reference.deviation).all()
-    z = reference.residual(broken, torch.zeros(300, dtype=torch.int64))
+    z = reference.standing(broken, torch.zeros(300, dtype=torch.int64)).z
     assert excess(z, "auto")[5] == torch.inf
 
 

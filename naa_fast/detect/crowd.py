@@ -1,0 +1,151 @@
+"""`gathering`: the predicted class whose suspects lie farther out than clean samples of it; `Crowd`: where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import lgamma, log
+
+import numpy as np
+
+from naa_fast.records import Array
+
+SHARES = (0.1, 0.05, 0.02, 0.01)
+"""Shares of a class's clean samples, the farthest out, that its suspects are counted against: a trigger that leaves the clean
+range is seen best against the last, one that only leans out of it, like a warp, against the first."""
+FEWEST = 10
+"""Clean samples of a class below which nothing is said of it."""
+TAIL_P = 1e-3
+"""Chance of a false finding on a fresh clean set."""
+CHANCE = 2.0
+"""Standard errors that other classes' counts may lie above what is expected without telling against the largest."""
+PURE, ELSEWHERE, SPREAD = 0.75, 0.3, 0.4
+"""What a crowd needs to be backdoor-like. On half A of the study backdoors with one target had a purity of .88 and more, all sets
+of clean models .66 at most but for black images, which resemble one class alone (docs/detection.md)."""
+CROWD_HARMLESS = 0.8
+"""Share of what sets a crowd's inputs off that brightness, contrast, blur and the like explain beyond which they are the reason."""
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """`beyond` of the `samples` suspects predicted as `target` lie above `limit`, as do `usual` of `clean` clean ones.
+
+    `p_value`: that two clean sets differ as much, over all classes and SHARES. `purity`: their share of what all classes have too
+    many of.
+    """
+
+    target: int
+    limit: float
+    beyond: int
+    samples: int
+    usual: int
+    clean: int
+    p_value: float
+    purity: float
+
+    @property
+    def extra(self) -> float:
+        """How many more lie beyond than the clean samples of the class let expect."""
+        return self.beyond - self.usual * self.samples / self.clean
+
+
+def gathering(scores: Array, predicted: Array, null_scores: Array, null_predicted: Array) -> Gathering | None:
+    """The class with the smallest chance of so many suspects beyond its own clean samples. None without classes that have FEWEST.
+
+    Scores float64, classes int64 (-1: none) of suspects and of clean samples that fixed nothing. Fisher's exact test of each class
+    and share (Bonferroni over all of them): what is counted is fixed by the clean samples of the class itself, so that more of a
+    class tells nothing, and a few samples on it are held against those of the class and not against all.
+    """
+    found = []
+    for target in np.unique(predicted[predicted >= 0]):
+        own, clean = scores[predicted == target], null_scores[null_predicted == target]
+        own, clean = own[~np.isnan(own)], clean[~np.isnan(clean)]
+        if len(clean) >= FEWEST and len(own):
+            found.append(min((counted(int(target), own, clean, share) for share in usable(len(clean))), key=likelier))
+    if not found:
+        return None
+    best = min(found, key=likelier)
+    others = sum(max(0.0, one.extra - CHANCE * spread_of(one)) for one in found if one is not best)
+    extra = max(best.extra, 0.0)
+    tests = len(found) * len(SHARES)
+    return Gathering(
+        best.target,
+        best.limit,
+        best.beyond,
+        best.samples,
+        best.usual,
+        best.clean,
+        min(1.0, best.p_value * tests),
+        extra / (extra + others) if extra > 0 else 0.0,
+    )
+
+
+def usable(clean: int) -> list[float]:
+    """The shares that are at least a whole sample."""
+    return [share for share in SHARES if share * clean >= 1]
+
+
+def counted(target: int, own: Array, clean: Array, share: float) -> Gathering:
+    limit = float(np.quantile(clean, 1 - share, method="higher"))
+    beyond, usual = int((own > limit).sum()), int((clean > limit).sum())
+    chance = hypergeometric_tail(beyond, len(own), usual, len(clean))
+    return Gathering(target, limit, beyond, len(own), usual, len(clean), chance, 1.0)
+
+
+def likelier(one: Gathering) -> tuple[float, float]:
+    return one.p_value, -one.extra
+
+
+def spread_of(one: Gathering) -> float:
+    """Standard error of `extra` by chance: of the suspects' count and of the clean one it is held against."""
+    ratio = one.samples / one.clean
+    return float(np.sqrt(max(one.usual, 1) * ratio * (1 + ratio)))
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """Suspects of one predicted class beyond what clean samples of it reach, and where they come from.
+
+    `extra`, `purity` and `p_value` as of `Gathering`; `elsewhere`: share of these whose nearest clean input is predicted as another
+    class, `usual` the same of clean samples of that class; `spread`: 1 less the share of the commonest of those other classes;
+    `harmless`: how much of what sets their inputs off brightness, contrast, blur and the like explain.
+    """
+
+    target: int
+    extra: float
+    purity: float
+    p_value: float
+    elsewhere: float
+    usual: float
+    spread: float
+    harmless: float
+
+    @property
+    def turned(self) -> bool:
+        """Whether they look like samples of many classes that something has turned to one.
+
+        Nothing but noise, or blank images, are outside as one too, but resemble no class or one alone; a class that has become
+        more frequent resembles itself.
+        """
+        gathered = self.p_value < TAIL_P and self.purity >= PURE and self.harmless < CROWD_HARMLESS
+        return gathered and self.elsewhere - self.usual >= ELSEWHERE and self.spread >= SPREAD
+
+    @property
+    def strength(self) -> float:
+        """How near it comes to such a crowd, 0 to 1."""
+        if self.harmless >= CROWD_HARMLESS:
+            return 0.0
+        sure = min(1.0, log(max(self.p_value, 1e-300)) / log(TAIL_P))
+        pure, spread = max(0.0, 2 * self.purity - 1), min(1.0, self.spread / SPREAD)
+        return sure * pure * spread * max(0.0, self.elsewhere - self.usual)
+
+
+def hypergeometric_tail(k_a: int, n_a: int, k_b: int, n_b: int) -> float:
+    """P(at least `k_a` of the `k_a + k_b` marked among `n_a` of `n_a + n_b`), if the marks fall at random (Fisher 1934)."""
+    marked, total = k_a + k_b, n_a + n_b
+
+    def log_choose(n: int, k: int) -> float:
+        return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+    top = min(marked, n_a)
+    terms = [log_choose(n_a, k) + log_choose(n_b, marked - k) for k in range(k_a, top + 1) if marked - k <= n_b]
+    return min(1.0, float(np.exp(np.array(terms) - log_choose(total, marked)).sum())) if terms else 0.0

@@ -1,0 +1,77 @@
+"""`Surprise`: one number for what all layers say of a sample, in the terms of how seldom clean samples come as far."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from naa_fast.rank.reference import PRIOR
+from naa_fast.records import Array
+
+PARTS = 3
+"""What a layer says of a sample: how far single neurons lie out, the whitened distance, and the margin (`Standing`)."""
+TAIL = 0.1
+"""Share of the clean samples, the farthest out, that say how the tail falls off beyond them."""
+ALWAYS = 0.01
+"""Added to the mean excess of a layer, which may be 0."""
+
+
+class Surprise:
+    """What clean samples that fixed nothing say of the layers' numbers, and so how surprising a sample's are.
+
+    Six measures: of each of PARTS the sum over the layers and the largest layer. Excess is taken in its clean mean, distance and
+    margin in standard deviations from the mean of the sample's predicted class. Each measure is told as -log of the share of
+    clean samples that come as far, beyond the last tenth with an exponential tail of their mean excess (the exceedances' limit
+    for a light tail: Pickands, Ann. Statist. 3(1), 1975); the largest of the six is the score. Triggers differ in where they
+    show: a patch in single neurons, a warp in no neuron, but in looking like another class to the layers in between.
+    """
+
+    def __init__(self, parts: Array, group: Array, groups: int) -> None:
+        """`parts` float64 `[samples, layers, PARTS]` of clean samples in groups `group` (int64). NaN where a layer took no part."""
+        excess, rest = parts[..., 0], parts[..., 1:]
+        usual = np.nanmean(np.where(np.isfinite(excess), excess, np.nan), 0) if len(excess) else np.zeros(0)
+        self.known = np.isfinite(usual)  # a layer without a finite score would hide what all others say
+        self.weight = 1.0 / (usual[self.known] + ALWAYS)
+        there = np.isfinite(rest)
+        held = np.where(there, rest, 0.0)
+        overall = held.sum(0) / there.sum(0).clip(min=1)
+        self.mean = np.empty((groups, *overall.shape))
+        for number in range(groups):
+            own = group == number
+            self.mean[number] = (held[own].sum(0) + PRIOR * overall) / (there[own].sum(0) + PRIOR)
+        apart = np.where(there, rest - self.mean[group], 0.0)
+        self.deviation = np.sqrt((apart**2).sum(0) / there.sum(0).clip(min=1))
+        self.tails = [Tail(measure) for measure in self._measures(parts, group)]
+
+    def of(self, parts: Array, group: Array) -> Array:
+        """The score of samples, float64 `[samples]`; infinite for a value that is not finite."""
+        measures = self._measures(parts, group)
+        return np.max([tail.surprise(measure) for tail, measure in zip(self.tails, measures, strict=True)], axis=0)
+
+    def _measures(self, parts: Array, group: Array) -> list[Array]:
+        excess = np.nan_to_num(parts[:, self.known, 0], nan=0.0, posinf=np.inf) * self.weight
+        apart = (parts[..., 1:] - self.mean[group]) / np.where(self.deviation > 0, self.deviation, 1.0)
+        apart = np.nan_to_num(apart, nan=0.0)
+        found = [excess, apart[..., 0], apart[..., 1]]
+        return [measure for one in found for measure in (one.sum(1), one.max(1, initial=0.0))]
+
+
+class Tail:
+    """The distribution of one measure over clean samples, with an exponential tail beyond its last tenth."""
+
+    def __init__(self, clean: Array) -> None:
+        """`clean`: the measure of clean samples, float64."""
+        known = np.sort(clean[np.isfinite(clean)])
+        self.cut = float(np.quantile(known, 1 - TAIL)) if len(known) else np.inf
+        beyond = known[known > self.cut] - self.cut
+        self.scale = float(beyond.mean()) if len(beyond) else 1.0
+        values, first = np.unique(known[known <= self.cut], return_index=True)
+        # A line between clean samples: a step would turn the rounding of a measure into a jump.
+        self.values = np.append(values, self.cut)
+        self.shares = np.append(1 - first / (len(clean) + 1), TAIL)
+
+    def surprise(self, measure: Array) -> Array:
+        """-log of the share of clean samples that come as far: float64, 0 for the nearest."""
+        inside = -np.log(np.interp(measure, self.values, self.shares))
+        with np.errstate(invalid="ignore"):
+            beyond = -np.log(TAIL) + (measure - self.cut) / self.scale
+        return np.where(measure > self.cut, beyond, inside)
