@@ -19,10 +19,11 @@ TAIL_P = 1e-3
 CHANCE = 2.0
 """Standard errors that other classes' counts may lie above what is expected without telling against the largest."""
 PURE, ELSEWHERE, SPREAD = 0.75, 0.3, 0.4
-"""What a crowd needs to be backdoor-like. On half A of the study backdoors with one target had a purity of .88 and more, all sets
-of clean models .66 at most but for black images, which resemble one class alone (docs/detection.md)."""
+"""What a crowd needs to be backdoor-like. On models of half A of the study backdoors with one target had a purity of .87 and more
+at 5 % of the samples, sets of clean models .66 at most but for three that resemble their own class or one other (black images
+among them; docs/detection.md)."""
 CROWD_HARMLESS = 0.8
-"""Share of what sets a crowd's inputs off that brightness, contrast, blur and the like explain beyond which they are the reason."""
+"""Where brightness, contrast, blur and the like explain this share of what sets a crowd's inputs off, they are the reason."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ class Gathering:
 def gathering(scores: Array, predicted: Array, null_scores: Array, null_predicted: Array) -> Gathering | None:
     """The class with the smallest chance of so many suspects beyond its own clean samples. None without classes that have FEWEST.
 
-    Scores float64, classes int64 (-1: none) of suspects and of clean samples that fixed nothing. Fisher's exact test of each class
-    and share (Bonferroni over all of them): what is counted is fixed by the clean samples of the class itself, so that more of a
-    class tells nothing, and a few samples on it are held against those of the class and not against all.
+    Scores float64, classes int64 (-1: none) of suspects and of clean samples that fixed nothing. Fisher's exact test of each
+    class and share (Bonferroni over all of them): the limits are those of the class's own clean samples, so that more of a class
+    tells nothing, and a few samples on it are held against those of the class and not against all.
     """
     found = []
     for target in np.unique(predicted[predicted >= 0]):
@@ -105,9 +106,9 @@ def spread_of(one: Gathering) -> float:
 class Crowd:
     """Suspects of one predicted class beyond what clean samples of it reach, and where they come from.
 
-    `extra`, `purity` and `p_value` as of `Gathering`; `elsewhere`: share of these whose nearest clean input is predicted as another
-    class, `usual` the same of clean samples of that class; `spread`: 1 less the share of the commonest of those other classes;
-    `harmless`: how much of what sets their inputs off brightness, contrast, blur and the like explain.
+    `extra`, `purity` and `p_value` as of `Gathering`; `elsewhere`: share of these whose nearest clean input is predicted as
+    another class, `usual` the same of clean samples of that class; `spread`: 1 less the share of the commonest of those other
+    classes; `harmless`: how much of what sets their inputs off brightness, contrast, blur and the like explain.
     """
 
     target: int

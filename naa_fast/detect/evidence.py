@@ -9,7 +9,7 @@ from itertools import islice
 
 import numpy as np
 
-from naa_fast.detect.crowd import TAIL_P, Crowd, Gathering, gathering, hypergeometric_tail
+from naa_fast.detect.crowd import Crowd, Gathering, gathering, hypergeometric_tail
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import Repair
@@ -194,4 +194,3 @@ class Evidence:
     def turned(self) -> Crowd | None:
         """The crowd, if it is backdoor-like."""
         return self.crowd if self.crowd is not None and self.crowd.turned else None
-

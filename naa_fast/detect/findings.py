@@ -9,8 +9,8 @@ import numpy as np
 
 from naa_fast.detect import directions
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.directions import Direction
 from naa_fast.detect.crowd import PURE, TAIL_P
+from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, Evidence
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL
@@ -138,9 +138,9 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
     crowd = evidence.turned
     if crowd is not None:
         statement = (
-            f"{crowd.extra:.0f} samples more than by chance are called class {crowd.target} and lie outside what clean samples of it "
-            f"do, {100 * crowd.purity:.0f} % of all such, but {100 * crowd.elsewhere:.0f} % of them resemble clean samples of many "
-            f"other classes most (of clean samples of class {crowd.target}: {100 * crowd.usual:.0f} %)"
+            f"{crowd.extra:.0f} samples more than by chance are called class {crowd.target} and lie outside clean samples of it, "
+            f"{100 * crowd.purity:.0f} % of all such; {100 * crowd.elsewhere:.0f} % of them resemble clean samples of many other "
+            f"classes most (of clean samples of class {crowd.target}: {100 * crowd.usual:.0f} %)"
         )
         findings.append(Finding("backdoor-like", "(samples)", statement, crowd.purity, PURE, str(crowd.target)))
     findings += directions_in(evidence)

@@ -25,9 +25,9 @@ def crowd_of(
     """The class whose suspects lie beyond its clean samples most, and the classes that the clean images nearest to them have.
 
     `clean` inputs with the class `predicted` for each; `kept`: the highest-ranked suspects, `null_kept` clean samples that fixed
-    nothing, numbered as in `ranking.null_scores`: what those beyond the limit resemble is what as many of the suspects would. None
-    where no class has more beyond than expected. Cost: distances between at most 2,000 kept and 4,096 clean images of SIDE x SIDE
-    values a channel.
+    nothing, numbered as in `ranking.null_scores`: what those beyond the limit resemble is what as many of the suspects would.
+    None where no class has more beyond than expected. Cost: distances between at most 2,000 kept and 4,096 clean images of
+    SIDE x SIDE values a channel.
     """
     gathered = ranking.gathered
     if gathered is None or gathered.extra <= 0:
@@ -59,13 +59,13 @@ def crowd_of(
 
 
 def resembled(x: Array, reference: Array, predicted: Array) -> Array:
-    """How many rows of `x` are nearest by Euclidean distance to reference rows of each predicted class: float64 `[classes]`. A row
-    is not its own like.
+    """How many rows of `x` are nearest by Euclidean distance to reference rows of each predicted class: float64 `[classes]`. A
+    row is not its own like.
     """
-    distance = (x**2).sum(1)[:, None] + (reference**2).sum(1) - 2 * x @ reference.T
-    distance[distance <= SAME * (x**2).sum(1).mean()] = np.inf
-    classes = int(predicted.max()) + 1
-    return np.bincount(predicted[distance.argmin(1)], minlength=classes).astype(float) if len(x) else np.zeros(classes)
+    squares, classes = (x**2).sum(1), int(predicted.max()) + 1
+    distance = squares[:, None] + (reference**2).sum(1) - 2 * x @ reference.T
+    distance[distance <= SAME * squares[:, None]] = np.inf
+    return np.bincount(predicted[distance.argmin(1)], minlength=classes).astype(float)
 
 
 def coarse(x: Array) -> Array:
@@ -81,4 +81,3 @@ def squares(length: int) -> Array:
     place = np.arange(length)
     inside = (place >= cuts[:-1, None]) & (place < cuts[1:, None])
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
-

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from naa_fast.accumulate import Views
 from naa_fast.capture import select
@@ -169,8 +169,8 @@ class Ranker:
         return {name: self.references[name].standing(view, group) for name, view in views.items() if name in self.references}
 
     def _said(self, standing: dict[str, Standing], samples: int) -> Array:
-        """What each layer says of the samples, float64 `[samples, layers, PARTS]` on the host; of a branch that this batch did not
-        take an excess of 0, and NaN.
+        """What each layer says of the samples, float64 `[samples, layers, PARTS]` on the host; of a branch that this batch did
+        not take an excess of 0, and NaN.
         """
         said = np.full((samples, len(self.references), PARTS), np.nan)
         said[..., 0] = 0.0

@@ -53,7 +53,8 @@ class Reference:
         first = torch.nan_to_num(like.to(where, torch.float64), 0.0, 0.0, 0.0)
         self.count = torch.zeros(groups, dtype=torch.float64, device=where)
         self.pivot = first.mean(0)
-        self.width = floored(first[:FIRST].std(0, correction=0), BALANCED)
+        width = floored(first[:FIRST].std(0, correction=0), BALANCED)
+        self.width = width if len(width) > FOLDED else width.median().expand_as(width)  # what is not added up keeps its scale
         self.sums = torch.zeros(groups, like.shape[1], dtype=torch.float64, device=where)
         self.squares = torch.zeros(like.shape[1], dtype=torch.float64, device=where)
         self.known = torch.zeros(like.shape[1], dtype=torch.bool, device=where)
@@ -93,7 +94,7 @@ class Reference:
             return scaled
         order, sign = mixing(features, str(scaled.device))
         padded = torch.nn.functional.pad(scaled[:, order] * sign, (0, -features % FOLDED))
-        return padded.reshape(len(scaled), -1, FOLDED).sum(1)
+        return padded.reshape(len(scaled), padded.shape[1] // FOLDED, FOLDED).sum(1)
 
     def freeze(self) -> None:
         """Fix the means and deviations; to be called once, before `residual`."""

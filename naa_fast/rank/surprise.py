@@ -26,10 +26,11 @@ class Surprise:
     """
 
     def __init__(self, parts: Array, group: Array, groups: int) -> None:
-        """`parts` float64 `[samples, layers, PARTS]` of clean samples in groups `group` (int64). NaN where a layer took no part."""
+        """`parts` float64 `[samples, layers, PARTS]` of clean samples of `group` (int64); NaN where a layer took no part."""
         excess, rest = parts[..., 0], parts[..., 1:]
-        usual = np.nanmean(np.where(np.isfinite(excess), excess, np.nan), 0) if len(excess) else np.zeros(0)
-        self.known = np.isfinite(usual)  # a layer without a finite score would hide what all others say
+        finite = np.isfinite(excess)
+        self.known = finite.any(0)  # a layer without a finite score would hide what all others say
+        usual = np.where(finite, excess, 0.0).sum(0) / finite.sum(0).clip(min=1)
         self.weight = 1.0 / (usual[self.known] + ALWAYS)
         there = np.isfinite(rest)
         held = np.where(there, rest, 0.0)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,14 +11,10 @@ from proof.test_images import CLEAN, HELD, PATCH, Quadrants, images
 from torch import Tensor, nn
 
 import naa_fast
-from naa_fast.detect.evidence import CROWD_HARMLESS, Crowd, Evidence, Ranking
-from naa_fast.detect.findings import find_in_samples
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.carriers import anywhere
-from naa_fast.proof.crowd import coarse, crowd_of, nearest
 from naa_fast.proof.cuts import AREAS, STEPS, cuts, sides, starts
 from naa_fast.proof.images import CleanImages, Patch
-from naa_fast.rank.keep import Kept
 
 SEED = 1
 
@@ -103,73 +98,6 @@ def test_windows_cover_every_place() -> None:
         assert max(np.diff([*begin, begin[-1]])) <= -(-side // STEPS)
     assert sides(1, 1) == [(1, 1)]
     assert len(sides(224, 224)) == len(AREAS)
-
-
-def crowd(where: np.ndarray, clean: np.ndarray, called: np.ndarray) -> Crowd | None:
-    """Of suspects `where` that all are called class 3 and lie outside, among 1,000 that do not."""
-    rng = np.random.default_rng(0)
-    inside = rng.integers(0, 4, 1000)
-    null = rng.standard_normal(1000), rng.integers(0, 4, 1000)
-    scores = np.r_[rng.standard_normal(1000), np.full(len(where), 50.0)]
-    ranking = Ranking(scores, np.r_[inside, np.full(len(where), 3)], *null)
-    kept = [Kept(1000 + i, 50.0, 3, (), torch.from_numpy(x), None) for i, x in enumerate(where)]
-    return crowd_of(ranking, kept, CleanImages.of(clean), called)
-
-
-def test_only_samples_of_many_classes_are_a_crowd_that_was_turned() -> None:
-    rng = np.random.default_rng(1)
-    called = np.arange(400) % 4
-    pictures = 3 * rng.random((4, 1, 8, 8), np.float32)
-    clean = pictures[called] + 0.3 * rng.random((400, 1, 8, 8), np.float32)
-
-    def like(classes: list[int]) -> np.ndarray:
-        return pictures[np.resize(classes, 80)] + 0.3 * rng.random((80, 1, 8, 8), np.float32)
-
-    kinds = {"turned": [0, 1, 2], "more of the class": [3], "one other class": [1]}
-    found = {name: crowd(like(classes), clean, called) for name, classes in kinds.items()}
-    found["black"] = crowd(np.zeros((80, 1, 8, 8), np.float32), clean, called)
-    assert all(one is not None for one in found.values())
-    assert {name: one.turned for name, one in found.items() if one} == {name: name == "turned" for name in found}
-    turned = found["turned"]
-    assert turned is not None
-    assert (turned.target, turned.elsewhere, turned.usual) == (3, 1.0, 0.0)
-    [finding] = [f for f in find_in_samples(Evidence(crowd=turned)) if f.level == "backdoor-like"]
-    assert finding.about == "3"
-    assert not find_in_samples(Evidence(crowd=turned, harmless=CROWD_HARMLESS))
-
-
-def test_fresh_samples_gather_nowhere() -> None:
-    rng = np.random.default_rng(2)
-
-    def alarmed() -> bool:
-        scores, null = rng.standard_t(3, 800), rng.standard_t(3, 600)
-        return Ranking(scores, rng.integers(0, 5, 800), null, rng.integers(0, 5, 600)).gathered is not None
-
-    assert sum(alarmed() for _ in range(1000)) <= 5  # 1 expected
-
-
-def test_a_class_of_which_there_is_more_is_not_out_of_place() -> None:
-    rng = np.random.default_rng(3)
-    null = rng.standard_normal(2000), np.zeros(2000, np.int64)
-    called = np.r_[np.ones(900, np.int64), np.zeros(100, np.int64)]
-    usual = Ranking(rng.standard_normal(1000), called, *null)
-    outside = Ranking(rng.standard_normal(1000) + 2.0 * called, called, *null)
-    assert not usual.out_of_place(1)
-    assert outside.out_of_place(1)
-    assert not outside.out_of_place(0)
-
-
-@pytest.mark.parametrize("shape", [(7, 3, 20, 33), (5, 1, 8, 8), (4, 10)], ids=str)
-def test_squares_and_neighbours_are_those_of_brute_force(shape: tuple[int, ...]) -> None:
-    x = np.random.default_rng(4).random(shape, np.float32)
-    small = coarse(x)
-    if len(shape) == 4:
-        edges = [np.linspace(0, n, min(16, n) + 1).astype(int) for n in shape[2:]]
-        blocks: list[Any] = [x[:, :, a:b, c:d].mean((2, 3)) for a, b in pairwise(edges[0]) for c, d in pairwise(edges[1])]
-        assert np.allclose(small, np.stack(blocks, 2).reshape(len(x), -1), atol=1e-6)
-    distance = ((small[:, None] - small[None]) ** 2).sum(2)
-    np.fill_diagonal(distance, np.inf)
-    assert np.array_equal(nearest(small, small, np.arange(len(x))), distance.argmin(1))
 
 
 def test_margins_are_the_score_less_the_best_other() -> None:

@@ -11,7 +11,8 @@ from scan.test_scan import outputs_of
 import naa_fast
 from naa_fast.inputs.batches import open_source
 from naa_fast.rank import look
-from naa_fast.rank.reference import FLOOR, PRIOR
+from naa_fast.rank.reference import FLOOR, PRIOR, SHRINKAGE
+from naa_fast.rank.surprise import Surprise
 from naa_fast.records import fold_of
 
 CLEAN = torch.randn(256, 12, generator=torch.Generator().manual_seed(0))
@@ -29,7 +30,7 @@ def test_scores_equal_brute_force_on_stored_activations() -> None:
     assert np.array_equal(seen.predicted, called[1])
     groups = [seen.groups.of(c) for c in called]
     fit = fold_of(np.arange(256)) % 2 == 0
-    scores, null_scores = np.zeros(90), np.zeros((~fit).sum())
+    said: dict[str, list[np.ndarray]] = {"null": [], "suspect": []}
     for name in seen.layers:
         clean, suspect = outputs_of(model, name, CLEAN), outputs_of(model, name, SUSPECT)
         own, group = clean[fit], groups[0][fit]
@@ -42,15 +43,28 @@ def test_scores_equal_brute_force_on_stored_activations() -> None:
         deviation = np.sqrt(within / (fit.sum() - len(np.unique(group))))
         deviation = np.maximum(deviation, FLOOR * np.sort(deviation)[(len(deviation) - 1) // 2])
 
-        def beyond(x: np.ndarray, g: np.ndarray) -> np.ndarray:
-            return np.maximum(np.abs((x - means[g]) / deviation) - 3, 0).sum(1)  # noqa: B023
+        residuals = np.concatenate([own[group == g] - own[group == g].mean(0) for g in np.unique(group)])
+        covariance = residuals.T @ residuals / (fit.sum() - len(np.unique(group)))
+        width = np.sqrt(np.diag(covariance))
+        width = np.maximum(width, FLOOR * np.sort(width)[(len(width) - 1) // 2])
+        shrunk = (1 - SHRINKAGE) * covariance / np.outer(width, width) + SHRINKAGE * np.eye(len(width))
+        precision = np.linalg.inv(shrunk) / np.outer(width, width)
 
-        null = beyond(clean[~fit], groups[0][~fit])
-        weight = 1 / (null.mean() + 0.01)
-        null_scores += weight * null
-        scores += weight * beyond(suspect, groups[1])
-    assert np.allclose(seen.scores, scores, rtol=1e-4, atol=1e-4)
-    assert np.allclose(seen.null_scores, null_scores, rtol=1e-4, atol=1e-4)
+        def layer_says(x: np.ndarray, g: np.ndarray) -> np.ndarray:
+            excess = np.maximum(np.abs((x - means[g]) / deviation) - 3, 0).sum(1)  # noqa: B023
+            apart = x[:, None] - means[None]  # noqa: B023
+            distance = np.einsum("ngi,ij,ngj->ng", apart, precision, apart)  # noqa: B023
+            own = distance[np.arange(len(x)), g]
+            distance[:, [one for one in range(seen.groups.count) if one not in group]] = np.inf  # noqa: B023
+            distance[np.arange(len(x)), g] = np.inf
+            return np.stack([excess, own, own - distance.min(1)], 1)
+
+        said["null"].append(layer_says(clean[~fit], groups[0][~fit]))
+        said["suspect"].append(layer_says(suspect, groups[1]))
+    null, found = (np.stack(one, 1) for one in said.values())
+    surprise = Surprise(null, groups[0][~fit], seen.groups.count)
+    assert np.allclose(seen.scores, surprise.of(found, groups[1]), rtol=1e-3, atol=1e-3)
+    assert np.allclose(seen.null_scores, surprise.of(null, groups[0][~fit]), rtol=1e-3, atol=1e-3)
     assert [kept.sample for kept in seen.top[:5]] == np.argsort(-seen.scores, kind="stable")[:5].tolist()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from naa_fast.rank.groups import FEWEST, Groups
-from naa_fast.rank.reference import FLOOR, PRIOR, Reference, excess
+from naa_fast.rank.reference import FLOOR, FOLDED, PRIOR, SHRINKAGE, Reference, excess
 from naa_fast.rank.tokens import TokenCounts
 
 RNG = np.random.default_rng(0)
@@ -49,6 +49,58 @@ def test_residuals_and_scores_equal_brute_force() -> None:
     far = 4 * z
     for backend in ("auto", "portable", "reference"):
         assert np.allclose(excess(far, backend), np.maximum(np.abs(4 * want) - 3, 0).sum(1), rtol=1e-4, atol=1e-4), backend
+
+
+def test_distances_and_margins_are_those_of_the_inverse_covariance() -> None:
+    reference = fitted([7, 200])
+    residuals = X[:, :5] - np.stack([X[g == GROUP, :5].mean(0) for g in range(3)])[GROUP]
+    covariance = residuals.T @ residuals / (300 - 3)
+    width = np.sqrt(np.diag(covariance))
+    width = np.maximum(width, FLOOR * np.sort(width)[2])
+    precision = np.linalg.inv((1 - SHRINKAGE) * covariance / np.outer(width, width) + SHRINKAGE * np.eye(5)) / np.outer(
+        width, width
+    )
+    far = torch.from_numpy(np.concatenate([X[:40], X[:40] + 30 * RNG.standard_normal((40, 6)) * [1, 2, 3, 4, 0.001, 0]]))
+    group = torch.from_numpy(np.resize(GROUP[:40], 80))
+    found = reference.standing(far, group)
+    apart = far.numpy()[:, None, :5] - reference.mean.numpy()[None, :, :5]
+    distance = np.einsum("ngi,ij,ngj->ng", apart, precision, apart)
+    own = distance[np.arange(80), group]
+    distance[:, 3] = distance[np.arange(80), group] = np.inf  # a group without samples is nobody's other class
+    assert np.allclose(found.distance, own, rtol=1e-3, atol=1e-2)
+    assert np.allclose(found.margin, own - distance.min(1), rtol=1e-3, atol=1e-1)
+
+
+def test_a_wide_layer_is_folded_and_keeps_distances_on_average_whatever_the_batches() -> None:
+    wide = RNG.standard_normal((600, 5 * FOLDED + 3)) + 100.0
+    wide[:300] += 0.5 * RNG.standard_normal(wide.shape[1])
+    group = torch.from_numpy((np.arange(600) < 300).astype(np.int64))
+    shuffled = np.random.default_rng(1).permutation(600)
+    found = []
+    for cuts in ([600], [50, 333]):
+        reference = Reference(2, torch.from_numpy(wide[shuffled[: cuts[0]]]))
+        for rows in np.split(shuffled, cuts):
+            reference.add(torch.from_numpy(wide[rows]), group[rows])
+        reference.freeze()
+        found.append(reference.standing(torch.from_numpy(wide), group))
+    assert found[0].z.shape == (600, 5 * FOLDED + 3)
+    assert np.allclose(found[0].distance, found[1].distance, rtol=1e-3)
+    assert (found[0].margin < 0).double().mean() > 0.99, "samples are nearer to their own group"
+    other = reference.standing(torch.from_numpy(wide), 1 - group)
+    assert (other.margin > 0).double().mean() > 0.99
+
+
+def test_a_layer_in_which_nothing_varies_says_nothing() -> None:
+    constant = torch.full((50, 4), 3.0)
+    reference = Reference(1, constant)
+    reference.add(constant, torch.zeros(50, dtype=torch.int64))
+    reference.freeze()
+    found = reference.standing(constant, torch.zeros(50, dtype=torch.int64))
+    assert found.distance.abs().max() < 1e-6
+    assert found.margin.tolist() == [0.0] * 50, "there is no other group"
+    huge = constant.clone()
+    huge[3] = 1e38
+    assert torch.isfinite(reference.standing(huge, torch.zeros(50, dtype=torch.int64)).distance).all()
 
 
 def test_nan_enters_no_statistic_and_ranks_first() -> None:
