@@ -42,6 +42,10 @@ def threads() -> int:
 
 def run(tasks: list[Task], nbytes: int) -> None:
     """Run all tasks and return when all are done; the caller's thread works too."""
+    if nbytes < SERIAL_BYTES or len(tasks) == 1:
+        for task in tasks:
+            task()
+        return
     queue = deque(tasks)
 
     def work() -> None:
@@ -52,7 +56,7 @@ def run(tasks: list[Task], nbytes: int) -> None:
                 return
             task()
 
-    helpers = 0 if nbytes < SERIAL_BYTES else min(threads(), len(tasks)) - 1
+    helpers = min(threads(), len(tasks)) - 1
     waiting = [pool().submit(work) for _ in range(helpers)]
     work()
     for helper in waiting:
