@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from naa_fast.accumulate.accumulator import HOST_BACKENDS, host_array
 from naa_fast.errors import CaptureError
 from naa_fast.kernels.portable.reduce import home
-from naa_fast.ops import choose
+from naa_fast.ops import Choice, choose
 
 PRIOR = 4.0
 """Samples' worth of the whole set's mean that goes into every group's: the mean of a small group is mostly noise."""
@@ -46,10 +48,13 @@ class Reference:
                 "leave it out",
             )
         centred = view.to(self.pivot.device, torch.float64) - self.pivot
-        finite = torch.isfinite(centred)
-        self.known |= finite.any(0)
-        centred = torch.where(finite, centred, 0.0)
-        member = torch.nn.functional.one_hot(group.to(centred.device), len(self.count)).to(torch.float64)
+        if centred.device.type == "cpu" and torch.isfinite(centred.sum(0)).all():  # so is every value
+            self.known.fill_(True)
+        else:
+            finite = torch.isfinite(centred)
+            self.known |= finite.any(0)
+            centred = torch.where(finite, centred, 0.0)
+        member = centred.new_zeros(len(group), len(self.count)).scatter_(1, group.to(centred.device)[:, None], 1.0)
         self.count += member.sum(0)
         self.sums += member.T @ centred  # a product and no scatter: the order of its sums is fixed
         self.squares += (centred * centred).sum(0)
@@ -65,23 +70,31 @@ class Reference:
         varied = deviation[deviation > 0]
         floor = FLOOR * varied.median() if len(varied) else deviation.new_tensor(1.0)
         self.deviation = deviation.clamp(min=float(floor))
+        self.unknown = None if self.known.all() else ~self.known
 
     def residual(self, view: Tensor, group: Tensor) -> Tensor:
         """Distance from the group's mean, in deviations, float32 `[samples, features]` on the layer's device; 0 for a feature
         that no clean sample had a finite value of: it would make every sample's score NaN.
         """
-        z = view.to(self.mean.device, torch.float64) - self.mean[group.to(self.mean.device)]
-        return z.div_(self.deviation).float().masked_fill_(~self.known, 0.0)
+        where = self.mean.device
+        z = view.to(where, torch.float64, copy=True).sub_(self.mean.index_select(0, group.to(where)))
+        values = z.div_(self.deviation).float()
+        return values if self.unknown is None else values.masked_fill_(self.unknown, 0.0)
 
 
 def excess(z: Tensor, backend: str) -> Tensor:
     """Sum over features of `max(|z| - 3, 0)`: float64 `[samples]` (kernels/reference/score.py)."""
-    choice = choose("score", z, backend)
+    choice = scorer(z.device.type, backend)
     features = z.shape[1]
     if choice.backend in HOST_BACKENDS:
-        zero, one = torch.zeros(features, dtype=torch.float64), torch.ones(features, dtype=torch.float64)
-        scores: Any = torch.from_numpy(choice.module.score(host_array(z), zero.numpy(), one.numpy()))
+        scores: Any = torch.from_numpy(choice.module.score(host_array(z), np.zeros(features), np.ones(features)))
     else:
         zero, one = (torch.full((features,), v, dtype=torch.float64, device=z.device) for v in (0.0, 1.0))
         scores = choice.module.score(z, zero, one)
     return scores
+
+
+@cache
+def scorer(device: str, backend: str) -> Choice:
+    """What scores tensors on a type of device: asked for at every layer of every batch."""
+    return choose("score", torch.empty(0, device=device), backend)
