@@ -13,7 +13,7 @@ import numpy as np
 from naa_fast.kernels.cpu import images, rows
 from naa_fast.kernels.cpu.parts import join_parts
 from naa_fast.kernels.cpu.planes import LANES, TILE, WORK_SIZE
-from naa_fast.kernels.cpu.threads import Task, run
+from naa_fast.kernels.cpu.threads import Task, run, shares
 from naa_fast.records import FOLD_BLOCK, FOLDS, Array
 
 TASKS = 16
@@ -141,19 +141,16 @@ def reduce_samples(x: Array, mask: Array | None, sample_mean: Array, sample_max:
     reals = np.empty((len(spans), 6, channels))
     counts = np.empty((len(spans), 3, channels), np.int64)
     seen = np.empty((0, inner), bool) if mask is None else np.ascontiguousarray(mask)
+    jobs = np.array([(k, *span, *block) for k, span in enumerate(spans) for block in columns])
 
-    def task(k: int, first: int, last: int, column: int, width: int) -> None:
-        work = workspace(data)
-        results = reals[k], counts[k], sample_mean, sample_max
+    def task(own: slice) -> None:
+        work, results = workspace(data), (reals, counts, sample_mean, sample_max)
         if across:
-            images.by_sample(data, sample_stride, channel_stride, inner, first, last, column, width, work, *results)
+            images.by_samples(data, sample_stride, channel_stride, inner, jobs[own], work, *results)
         else:
-            rows.by_sample(data, sample_stride, row_stride, inner, first, last, seen, column, width, work, *results)
+            rows.by_samples(data, sample_stride, row_stride, inner, seen, jobs[own], work, *results)
 
-    tasks: list[Task] = [
-        partial(task, k, first, last, column, width) for k, (first, last) in enumerate(spans) for column, width in columns
-    ]
-    run(tasks, x.nbytes)
+    run([partial(task, own) for own in shares(len(jobs), x.nbytes)], x.nbytes)
     return reals, counts
 
 

@@ -40,6 +40,14 @@ def threads() -> int:
     return most if torch is None else min(most, torch.get_num_threads())
 
 
+def shares(jobs: int, nbytes: int) -> list[slice]:
+    """Which of so many pieces of work a task takes: all of them where one thread does the work, since each call of a kernel costs
+    10 us, else one.
+    """
+    alone = nbytes < SERIAL_BYTES or threads() == 1
+    return [slice(0, jobs)] if alone else [slice(job, job + 1) for job in range(jobs)]
+
+
 def run(tasks: list[Task], nbytes: int) -> None:
     """Run all tasks and return when all are done; the caller's thread works too."""
     if nbytes < SERIAL_BYTES or len(tasks) == 1:
