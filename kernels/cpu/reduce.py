@@ -162,9 +162,10 @@ def reduce(x: Array, mask: Array | None, phase: int) -> Partials:
     x = elements(x)
     outer, channels, inner = x.shape
     if x.size == 0 or inner == 1:
-        nothing = np.empty((0, 6, channels)), np.empty((0, 3, channels), np.int64)
-        parts = reduce_folds(x[:, :, 0], None if mask is None else mask[:, 0], phase) if x.size else nothing
-        return Partials(*parts, False, nothing[0][:, 0], nothing[0][:, 0], EVERY)
+        reals, counts = np.empty((0, 6, channels)), np.empty((0, 3, channels), np.int64)
+        if x.size:
+            reals, counts = reduce_folds(x[:, :, 0], None if mask is None else mask[:, 0], phase)
+        return Partials(reals, counts, False, reals[:0, 0], reals[:0, 0], EVERY)
     observed: Array = np.ones(outer, bool) if mask is None else np.asarray(mask.any(axis=1))
     sample_mean, sample_max = np.empty((2, outer, channels)) if mask is None else np.full((2, outer, channels), np.nan)
     whole = reduce_samples(x, mask, sample_mean, sample_max)

@@ -37,7 +37,7 @@ def score_rows(
 def beyond(value: float, mean: float, rate: float, cut: float) -> float:
     """How far `value` lies out past the cut; infinite if it is not finite."""
     v = np.float64(value)
-    excess = abs(v - mean) * rate - cut
+    excess: float = abs(v - mean) * rate - cut
     excess = excess if excess > 0.0 else 0.0
     return excess if abs(v) < np.inf else np.inf
 

@@ -128,7 +128,9 @@ def exceeding(layer: LayerComparison, limit: float) -> Exceeding | None:
         clean, suspect = (cumulated(record.tails[view]) for record in (layer.clean, layer.suspect))
         drawn_of, rest_of = suspect[-1], clean[-1]
         known = (drawn_of == suspect_moments.count) & (rest_of == clean_moments.count) & (rest_of > 0)
-        limits = [(spared, extreme_bins(clean, spared)) for spared in (np.zeros_like(rest_of), (BEYOND * rest_of).astype(np.int64))]
+        limits = [
+            (spared, extreme_bins(clean, spared)) for spared in (np.zeros_like(rest_of), (BEYOND * rest_of).astype(np.int64))
+        ]
         for place, side in enumerate((1, -1)):
             rounding, still = beyond_rounding(clean_moments, layer.clean.dtype, side)
             for spared, points in limits:
@@ -177,7 +179,7 @@ def extreme_bins(below: Array, spared: Array) -> tuple[Array, Array]:
 
 
 def beyond_bins(below: Array, point: Array, side: int) -> Array:
-    """Samples of a `cumulated` histogram in bins above `point` `[channels]`, in the mirrored one for side -1: int64 `[channels]`."""
+    """Samples of a `cumulated` histogram in bins above `point`, or above it in the mirrored one for side -1: int `[channels]`."""
     neurons = np.arange(below.shape[1])
     if side > 0:
         return below[-1] - below[point, neurons]
