@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from naa_fast.kernels.cpu.parts import join_folds, join_one, together
+from naa_fast.kernels.cpu.parts import join_alike, join_folds, join_one, together
 from naa_fast.kernels.cpu.reduce import Partials, reduce_folds
 from naa_fast.records import FOLD_BLOCK, FOLDS, Array
 
@@ -34,18 +34,17 @@ def fold(batch: Sequence[tuple[State, Partials]], phase: int) -> None:
     """
     first = (phase // FOLD_BLOCK) % FOLDS
     for state, partials in batch:
+        if not partials.per_sample:  # one position a sample: all views are the same
+            join_alike(state.moments, state.counts, state.folds, first, partials.reals, partials.counts)
+            continue
+        seen = None if partials.observed.all() else partials.observed
         parts = [(partials.reals, partials.counts)]
-        if partials.per_sample:
-            seen = None if partials.observed.all() else partials.observed
-            parts += [reduce_folds(values, seen, phase) for values in (partials.sample_mean, partials.sample_max)]
-        wholes = [together(reals, counts) for reals, counts in parts]
-        for view in range(3):
-            of_view = min(view, len(parts) - 1)  # one position a sample: all views are the same
-            if len(parts[of_view][0]) == 0:
-                continue
-            if view > 0:
-                join_folds(state.folds[view - 1], first, *parts[of_view])
-            join_one(state.moments[view], state.counts[view], *wholes[of_view])
+        parts += [reduce_folds(values, seen, phase) for values in (partials.sample_mean, partials.sample_max)]
+        for view, (reals, counts) in enumerate(parts):
+            if view > 0 and len(reals):
+                join_folds(state.folds[view - 1], first, reals, counts)
+            if len(reals):
+                join_one(state.moments[view], state.counts[view], *together(reals, counts))
 
 
 def read(states: Sequence[State]) -> list[tuple[Array, Array, Array]]:

@@ -270,3 +270,23 @@ def by_sample(
                 sample_max[sample + j, column + c] = held[j, 2 * CHANNELS + c] if seen else np.nan
         sample += samples
     keep(total, width, reals[:, column : column + width], counts[:, column : column + width])
+
+
+@compiled
+def by_samples(
+    x: Array,
+    sample_stride: int,
+    channel_stride: int,
+    inner: int,
+    jobs: Array,
+    work: Array,
+    reals: Array,
+    counts: Array,
+    sample_mean: Array,
+    sample_max: Array,
+) -> None:
+    """`by_sample` for each of `jobs` [jobs, 5]: the part of `reals` and `counts` it goes to, first, last, column, width."""
+    for j in range(len(jobs)):
+        k, first, last, column, width = jobs[j, 0], jobs[j, 1], jobs[j, 2], jobs[j, 3], jobs[j, 4]
+        results = reals[k], counts[k], sample_mean, sample_max
+        by_sample(x, sample_stride, channel_stride, inner, first, last, column, width, work, *results)

@@ -71,3 +71,15 @@ def join_folds(folds: Array, first: int, more: Array, more_counts: Array) -> Non
             folds[0, f, c] = n_a + n_b
             folds[1, f, c] = mean_a if mean_a == mean_b else (n_a / n) * mean_a + (n_b / n) * mean_b
             folds[2, f, c] += more[k, 1, c] + delta * delta * (n_a * (n_b / n))
+
+
+@compiled
+def join_alike(moments: Array, counts: Array, folds: Array, first: int, more: Array, more_counts: Array) -> None:
+    """Merge moments of folds `first`, `first` + 1, ... (`join_folds`) into all views of a state, for which they are the same."""
+    if len(more) == 0:
+        return
+    whole, whole_counts = together(more, more_counts)
+    for view in range(len(moments)):
+        if view > 0:
+            join_folds(folds[view - 1], first, more, more_counts)
+        join_one(moments[view], counts[view], whole, whole_counts)

@@ -291,3 +291,24 @@ def by_sample(
             held[:] = 0.0
             held[2 * LANES :] = -np.inf
     keep(total, width, reals[:, column : column + width], counts[:, column : column + width])
+
+
+@compiled
+def by_samples(
+    x: Array,
+    sample_stride: int,
+    row_stride: int,
+    inner: int,
+    mask: Array,
+    jobs: Array,
+    work: Array,
+    reals: Array,
+    counts: Array,
+    sample_mean: Array,
+    sample_max: Array,
+) -> None:
+    """`by_sample` for each of `jobs` [jobs, 5]: the part of `reals` and `counts` it goes to, first, last, column, width."""
+    for j in range(len(jobs)):
+        k, first, last, column, width = jobs[j, 0], jobs[j, 1], jobs[j, 2], jobs[j, 3], jobs[j, 4]
+        results = reals[k], counts[k], sample_mean, sample_max
+        by_sample(x, sample_stride, row_stride, inner, first, last, mask, column, width, work, *results)

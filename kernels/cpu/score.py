@@ -8,7 +8,7 @@ import numpy as np
 
 from naa_fast.kernels.cpu.planes import compiled, value_at
 from naa_fast.kernels.cpu.reduce import elements, flat
-from naa_fast.kernels.cpu.threads import Task, run
+from naa_fast.kernels.cpu.threads import SERIAL_BYTES, Task, run
 from naa_fast.kernels.reference.score import CUT
 from naa_fast.records import Array
 
@@ -22,16 +22,24 @@ def score_rows(
 ) -> None:
     """Scores of rows `first:last`; lanes are added up in a fixed order."""
     lanes = np.empty(LANES)
+    whole = channels - channels % LANES
     for r in range(first, last):
         lanes[:] = 0.0
-        for start in range(0, channels, LANES):
-            for lane in range(min(LANES, channels - start)):
-                c = start + lane
-                v = np.float64(value_at(x, r * stride + c))
-                excess = abs(v - mean[c]) * rate[c] - cut
-                excess = excess if excess > 0.0 else 0.0
-                lanes[lane] += excess if abs(v) < np.inf else np.inf
+        for start in range(0, whole, LANES):
+            for lane in range(LANES):
+                lanes[lane] += beyond(value_at(x, r * stride + start + lane), mean[start + lane], rate[start + lane], cut)
+        for lane in range(channels - whole):
+            lanes[lane] += beyond(value_at(x, r * stride + whole + lane), mean[whole + lane], rate[whole + lane], cut)
         out[r] = lanes.sum()
+
+
+@compiled
+def beyond(value: float, mean: float, rate: float, cut: float) -> float:
+    """How far `value` lies out past the cut; infinite if it is not finite."""
+    v = np.float64(value)
+    excess: float = abs(v - mean) * rate - cut
+    excess = excess if excess > 0.0 else 0.0
+    return excess if abs(v) < np.inf else np.inf
 
 
 def score(values: Array, mean: Array, deviation: Array) -> Array:
@@ -48,9 +56,10 @@ def score(values: Array, mean: Array, deviation: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = np.where(deviation > 0, 1.0 / deviation, 0.0)
     centre = np.where(deviation > 0, mean, 0.0)
+    step = ROWS if values.nbytes >= SERIAL_BYTES else len(values)
     tasks: list[Task] = [
-        partial(score_rows, data, stride, values.shape[1], first, min(first + ROWS, len(values)), centre, rate, CUT, out)
-        for first in range(0, len(values), ROWS)
+        partial(score_rows, data, stride, values.shape[1], first, min(first + step, len(values)), centre, rate, CUT, out)
+        for first in range(0, len(values), step)
     ]
     run(tasks, values.nbytes)
     return out

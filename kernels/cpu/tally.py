@@ -13,6 +13,10 @@ from naa_fast.kernels.cpu.threads import SERIAL_BYTES, Task, run
 from naa_fast.records import BINS, LEFT_OUT, LOWEST, OCTAVE, Array
 
 MIDDLE = BINS // 2
+TOGETHER = 8
+"""Columns that are counted at a time, a constant: the loop over them is unrolled."""
+SOME = 64
+"""Rows whose bins are chosen before they are counted: two short loops, of which the first is one of vectors."""
 BELOW = (127 + LOWEST) * OCTAVE - 1
 """What the topmost bits of a magnitude are in the bin around zero, at most."""
 
@@ -47,18 +51,32 @@ def fill_bins(x: Array, stride: int, channels: int, first: int, last: int, out: 
 
 
 @compiled
-def count_values(values: Array, first: int, width: int, out: Array) -> None:
-    """Count columns `first:first + width` of `values` [samples, channels] in `out` [channels, BINS + 1]."""
-    for r in range(values.shape[0]):
-        for c in range(first, first + width):
-            out[c, bin_at(values[r, c])] += 1
+def count_values(values: Array, stride: int, samples: int, first: int, width: int, out: Array) -> None:
+    """Count columns `first:first + width` of the flat `values` in `out` [channels, BINS + 1], SOME rows at a time."""
+    chosen = np.empty((SOME, width), np.uint8)
+    for start in range(0, samples, SOME):
+        rows = min(SOME, samples - start)
+        for r in range(rows):
+            for c in range(width):
+                chosen[r, c] = bin_at(value_at(values, (start + r) * stride + first + c))
+        count_bins(chosen[:rows], 0, width, out[first:])
 
 
 @compiled
 def count_bins(chosen: Array, first: int, width: int, out: Array) -> None:
-    for r in range(chosen.shape[0]):
-        for c in range(first, first + width):
-            out[c, chosen[r, c]] += 1
+    """Count columns `first:first + width` of `chosen` [samples, channels] in the same rows of `out` [channels, BINS + 1].
+
+    TOGETHER columns at a time: their bins, 8 KB, stay in the nearest cache. A quarter of the time of row after row.
+    """
+    cells = out.reshape(-1)  # unsigned places: a negative one would be looked at twice
+    whole = first + width - width % TOGETHER
+    for c in range(first, whole, TOGETHER):
+        for r in range(chosen.shape[0]):
+            for k in range(TOGETHER):
+                cells[np.uint64((c + k) * (BINS + 1)) + np.uint64(chosen[r, c + k])] += 1
+    for c in range(whole, first + width):
+        for r in range(chosen.shape[0]):
+            cells[np.uint64(c * (BINS + 1)) + np.uint64(chosen[r, c])] += 1
 
 
 def tails(channels: int, like: Array) -> Tails:
@@ -77,9 +95,8 @@ def bins(x: Array, mask: Array | None) -> Array:
         layout = flat(np.ascontiguousarray(x))
         assert layout is not None
     data, (stride, _) = layout
-    spans = pieces(len(x), 1, TASKS if x.nbytes >= SERIAL_BYTES else 1)
-    tasks: list[Task] = [partial(fill_bins, data, stride, x.shape[1], *span, out) for span in spans]
-    run(tasks, x.nbytes)
+    spans = pieces(len(x), 1, TASKS) if x.nbytes >= SERIAL_BYTES else [(0, len(x))]
+    run([partial(fill_bins, data, stride, x.shape[1], *span, out) for span in spans], x.nbytes)
     if mask is not None:
         out[~mask] = LEFT_OUT
     return out
@@ -92,8 +109,12 @@ def tally(batch: Sequence[tuple[Tails, Partials | Array]]) -> None:
         if isinstance(given, Partials):
             if state.pair is None:
                 state.pair = np.zeros((2, state.channels, BINS + 1), np.int32)
-            views = [(given.sample_mean, state.pair[0]), (given.sample_max, state.pair[1])]
-            tasks: list[Task] = [partial(count_values, values, *block, counts) for values, counts in views for block in columns]
+            samples, views = len(given.sample_mean), (given.sample_mean, given.sample_max)
+            tasks: list[Task] = [
+                partial(count_values, values.reshape(-1), state.channels, samples, *block, counts)
+                for values, counts in zip(views, state.pair, strict=True)
+                for block in columns
+            ]
             run(tasks, 2 * given.sample_mean.nbytes)
         else:
             if state.single is None:
@@ -102,12 +123,14 @@ def tally(batch: Sequence[tuple[Tails, Partials | Array]]) -> None:
 
 
 def read_tails(states: Sequence[Tails]) -> list[Array]:
-    """The histograms on the host, int32 `[2, BINS, channels]` each."""
+    """The histograms on the host, int32 `[2, BINS, channels]` each; where samples have one position, one histogram seen twice."""
     found = []
     for state in states:
-        total = np.zeros((2, BINS, state.channels), np.int32)
-        for counts in (state.single, state.pair):
-            if counts is not None:
-                total += counts[:, :, :BINS].transpose(0, 2, 1)
-        found.append(total)
+        held = [
+            np.ascontiguousarray(counts[:, :, :BINS].transpose(0, 2, 1))
+            for counts in (state.single, state.pair)
+            if counts is not None
+        ]
+        total = held[0] if len(held) == 1 else sum(held, np.zeros((1, BINS, state.channels), np.int32))
+        found.append(np.broadcast_to(total, (2, BINS, state.channels)))
     return found

@@ -40,8 +40,20 @@ def threads() -> int:
     return most if torch is None else min(most, torch.get_num_threads())
 
 
+def shares(jobs: int, nbytes: int) -> list[slice]:
+    """Which of so many pieces of work a task takes: all of them where one thread does the work, since each call of a kernel costs
+    10 us, else one.
+    """
+    alone = nbytes < SERIAL_BYTES or threads() == 1
+    return [slice(0, jobs)] if alone else [slice(job, job + 1) for job in range(jobs)]
+
+
 def run(tasks: list[Task], nbytes: int) -> None:
     """Run all tasks and return when all are done; the caller's thread works too."""
+    if nbytes < SERIAL_BYTES or len(tasks) == 1:
+        for task in tasks:
+            task()
+        return
     queue = deque(tasks)
 
     def work() -> None:
@@ -52,7 +64,7 @@ def run(tasks: list[Task], nbytes: int) -> None:
                 return
             task()
 
-    helpers = 0 if nbytes < SERIAL_BYTES else min(threads(), len(tasks)) - 1
+    helpers = min(threads(), len(tasks)) - 1
     waiting = [pool().submit(work) for _ in range(helpers)]
     work()
     for helper in waiting:

@@ -11,7 +11,7 @@ from torch import Tensor
 from naa_fast.accumulate.frame import Frame
 from naa_fast.accumulate.samples import Samples, Views, reduced
 from naa_fast.errors import CaptureError
-from naa_fast.ops import Choice, choose
+from naa_fast.ops import Backend, Choice, choose
 from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord
 
 HOST_BACKENDS = ("cpu", "reference")
@@ -19,17 +19,30 @@ HOST_BACKENDS = ("cpu", "reference")
 
 @dataclass
 class LayerState:
-    """A layer's running state. `rows` observed so far decide the fold of a layer whose rows are not samples; `tails` are its
-    histograms, None where none are kept.
+    """A layer's running state, kept by the backend `module`. `rows` observed so far decide the fold of a layer whose rows are not
+    samples; `tails` are its histograms, None where none are kept.
     """
 
     choice: Choice
+    module: Backend
     state: Any
     tails: Any
     channels: int
     layout: str
-    dtype: str
+    dtype: torch.dtype
     rows: int = 0
+
+    def require(self, layer: str, x: Tensor, layout: str) -> None:
+        """Raise CaptureError unless `x` is of the layer as it was in its first batch."""
+        if (x.shape[1], layout, x.dtype) == (self.channels, self.layout, self.dtype):
+            return
+        for what, before, now in (
+            ("neurons", self.channels, x.shape[1]),
+            ("layout", self.layout, layout),
+            ("dtype", plain(self.dtype), plain(x.dtype)),
+        ):
+            if before != now:
+                raise CaptureError(f"layer {layer} changed between batches", f"{what}: {before} / {now}", "leave the layer out")
 
 
 @dataclass(frozen=True)
@@ -72,20 +85,9 @@ class Accumulator:
         """Reduce one layer's output `x` `[outer, channels, inner]`; its one read. Nothing counts before `commit`."""
         state = self.layers.get(layer)
         x, layout = self._frame.by_sample(x, layout, as_rows=state is not None and state.layout.endswith(ROWS))
-        dtype = str(x.dtype).removeprefix("torch.")
         if state is None:
-            choice = choose("reduce", x, self.backend)
-            kept = self.tails and not layout.endswith(ROWS)
-            tails = choice.module.tails(x.shape[1], like=x) if kept else None
-            state = LayerState(choice, choice.module.empty(x.shape[1], like=x), tails, x.shape[1], layout, dtype)
-            self.layers[layer] = state
-        for what, before, now in (
-            ("neurons", state.channels, x.shape[1]),
-            ("layout", state.layout, layout),
-            ("dtype", state.dtype, dtype),
-        ):
-            if before != now:
-                raise CaptureError(f"layer {layer} changed between batches", f"{what}: {before} / {now}", "leave the layer out")
+            state = self.layers[layer] = self._begun(x, layout)
+        state.require(layer, x, layout)
         outer = x.shape[0]
         of_samples = outer == self._frame.size and not layout.endswith(ROWS)
         first = self._start if of_samples else state.rows + self._staged_rows(state)
@@ -95,9 +97,9 @@ class Accumulator:
         seen: Any = mask
         if state.choice.backend in HOST_BACKENDS:
             held, seen = host_array(x), None if mask is None else mask.numpy()
-        tallied = partials = state.choice.module.reduce(held, seen, phase)
+        tallied = partials = state.module.reduce(held, seen, phase)
         if state.tails is not None and x.shape[2] == 1:  # partials of folds: the samples are gone
-            tallied = state.choice.module.bins(held[:, :, 0], None if seen is None else seen[:, 0])
+            tallied = state.module.bins(held[:, :, 0], None if seen is None else seen[:, 0])
         self._staged.append(Staged(state, partials, tallied, phase, outer))
         if self.samples is not None and not layout.endswith(ROWS):
             self.samples.add(layer, *reduced(partials, x, mask))
@@ -110,11 +112,11 @@ class Accumulator:
         """Add the batch to the state of every layer: one fold per backend and device."""
         groups: dict[tuple[Any, int], list[tuple[Any, Any]]] = {}
         for staged in self._staged:
-            groups.setdefault((staged.layer.choice.module, staged.phase), []).append((staged.layer.state, staged.partials))
+            groups.setdefault((staged.layer.module, staged.phase), []).append((staged.layer.state, staged.partials))
         tallies: dict[Any, list[tuple[Any, Any]]] = {}
         for staged in self._staged:
             if staged.layer.tails is not None:
-                tallies.setdefault(staged.layer.choice.module, []).append((staged.layer.tails, staged.tallied))
+                tallies.setdefault(staged.layer.module, []).append((staged.layer.tails, staged.tallied))
         for module, counted in tallies.items():
             module.tally(counted)  # before the fold: it allocates once, and what fails must leave nothing half-counted
         for (module, phase), batch in groups.items():
@@ -133,7 +135,7 @@ class Accumulator:
         """The finished records on the host: two copies back, O(neurons) bytes whatever was observed."""
         groups: dict[Any, list[str]] = {}
         for name, layer in self.layers.items():
-            groups.setdefault(layer.choice.module, []).append(name)
+            groups.setdefault(layer.module, []).append(name)
         packed: dict[str, Any] = {}
         tails: dict[str, Any] = {}
         for module, names in groups.items():
@@ -141,7 +143,7 @@ class Accumulator:
             kept = [name for name in names if self.layers[name].tails is not None]
             tails.update(zip(kept, module.read_tails([self.layers[name].tails for name in kept]), strict=True))
         return {
-            name: LayerRecord.unpacked(layer.layout, layer.dtype, *packed[name], tails=tails.get(name))
+            name: LayerRecord.unpacked(layer.layout, plain(layer.dtype), *packed[name], tails=tails.get(name))
             for name, layer in self.layers.items()
         }
 
@@ -149,8 +151,18 @@ class Accumulator:
         """The distinct choices made and why, in words."""
         return sorted({str(layer.choice) for layer in self.layers.values()})
 
+    def _begun(self, x: Tensor, layout: str) -> LayerState:
+        choice = choose("reduce", x, self.backend)
+        module, channels = choice.module, x.shape[1]
+        tails = module.tails(channels, like=x) if self.tails and not layout.endswith(ROWS) else None
+        return LayerState(choice, module, module.empty(channels, like=x), tails, channels, layout, x.dtype)
+
     def _staged_rows(self, state: LayerState) -> int:
         return sum(staged.rows for staged in self._staged if staged.layer is state)
+
+
+def plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def host_array(x: Tensor) -> Any:

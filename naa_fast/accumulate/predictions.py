@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Predictions:
         if self.counts is None or len(self.counts) != classes + 1:
             self.counts, self.varied = None, True  # a width that changes from batch to batch is a length, not a set of classes
             return
-        chosen = torch.where(torch.isfinite(scores).all(1), scores.argmax(1), classes)
+        chosen = chosen_classes(scores, classes)
         counted = torch.ones_like(chosen)
         if mask is not None:
             valid = mask if mask.ndim == 1 else mask.any(1)
@@ -44,9 +45,15 @@ class Predictions:
         return np.zeros(0, np.int64) if self.counts is None else self.counts.cpu().numpy()
 
 
-def chosen_classes(scores: Tensor) -> Tensor:
-    """The class of highest score in each row, int64; -1 for a row with a non-finite score."""
-    return torch.where(torch.isfinite(scores).all(1), scores.argmax(1), -1)
+def chosen_classes(scores: Tensor, none: int = -1) -> Tensor:
+    """The class of highest score in each row, the first of equals, int64; `none` for a row with a non-finite score."""
+    if scores.device.type == "cpu" and scores.dtype in (torch.float32, torch.float64):  # in a third of torch's time
+        values = scores.numpy()
+        chosen = values.argmax(1)
+        if not isfinite(float(scores.sum())):  # of finite values too large to add up, too
+            chosen[~np.isfinite(values).all(1)] = none
+        return torch.from_numpy(chosen)
+    return torch.where(torch.isfinite(scores).all(1), scores.argmax(1), none)
 
 
 def class_scores(output: Any, size: int, mask: Tensor | None = None) -> Tensor | None:

@@ -69,7 +69,9 @@ class Capture:
         self._calls: dict[str, int] = {}
         self._layouts: dict[tuple[str, int, int], tuple[Layout, str]] = {}
         self._first: dict[str, tuple[int, int]] = {}
-        self._labels = {layer.label for layer in selection.layers}
+        self._names = [layer.label for layer in selection.layers]
+        self._labels = set(self._names)
+        self._axes = [known_axis(layer.module) for layer in selection.layers]
         self._slot = next(_slots)
         self._tickets: dict[torch.device, Tensor] = {}
 
@@ -91,7 +93,7 @@ class Capture:
                 self._tickets = {d: torch.zeros(1, dtype=torch.int64, device=d) for d in devices | {torch.device("cpu")}}
                 _captures[self._slot] = self
             hooked = {id(layer.module) for layer in self.selection.layers}
-            undecided = any(known_axis(layer.module) is None for layer in self.selection.layers)
+            undecided = None in self._axes
             for module in unwrapped(self.model).modules():
                 axis = known_axis(module)
                 if undecided and axis is not None and id(module) not in hooked:
@@ -181,7 +183,7 @@ class Capture:
                 if isinstance(output, Tensor):
                     torch.ops.naa_fast.observe(output, tickets[output.device], slot, code)
             else:
-                self._witness(module, arguments, output)
+                self._witness(module, AXES[code], output)
 
         return hook
 
@@ -197,9 +199,8 @@ class Capture:
 
         return hook
 
-    def _witness(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        axis = known_axis(module)
-        if isinstance(output, Tensor) and axis is not None:
+    def _witness(self, module: nn.Module, axis: int | None, output: Any) -> None:
+        if axis is not None and isinstance(output, Tensor) and output.ndim > 2:  # of matrices there is nothing to ask
             self._witnesses[output.shape] = axis
             self._told.setdefault((id(module), output.shape), axis)
 
@@ -214,11 +215,12 @@ class Capture:
     def _receive(self, index: int, output: Any, picked: bool = False) -> None:
         began = perf_counter()
         layer = self.selection.layers[index]
+        label, axis = self._names[index], self._axes[index]
         part, note = (output, "") if picked or of_input(layer) else pick(layer.name, output, layer.item)
-        tensor = readable(layer.label, part if type(part) is Tensor else whole(part)).detach()
-        self._witness(layer.module, None, tensor)
-        call = self._calls[layer.label] = self._calls.get(layer.label, -1) + 1
-        key = (layer.label, call, tensor.ndim)
+        tensor = readable(label, part if type(part) is Tensor else whole(part)).detach()
+        self._witness(layer.module, axis, tensor)
+        call = self._calls[label] = self._calls.get(label, -1) + 1
+        key = (label, call, tensor.ndim)
         if key not in self._layouts:  # the first batch decides; lengths and batch sizes may change after it
             witnesses = self._witnesses_for(layer.module, tensor.shape)
             found = layout_of(layer.module, tensor, witnesses, self._size)
@@ -227,12 +229,12 @@ class Capture:
                 self.notes.append(note)
         layout, words = self._layouts[key]
         shape = (1 if tensor.ndim == 1 else tensor.shape[layout.axis], tensor.ndim)
-        first = self._first.setdefault(layer.label, shape)
-        self.fired.add(layer.label)
-        name = layer.label if shape == first else f"{layer.label}[{shape[0]}, {shape[1]}-d]"
-        if name != layer.label and name in self._labels:
+        first = self._first.setdefault(label, shape)
+        self.fired.add(label)
+        name = label if shape == first else f"{label}[{shape[0]}, {shape[1]}-d]"
+        if name != label and name in self._labels:
             raise CaptureError(
-                f"two layers go by the name {name}", f"a layer, and the calls of {layer.label} with that shape", "leave one out"
+                f"two layers go by the name {name}", f"a layer, and the calls of {label} with that shape", "leave one out"
             )
         x = layout.view(tensor)
         self._order.append(index)

@@ -32,6 +32,12 @@ class LayerComparison:
         return self.clean.channels
 
     @cached_property
+    def single(self) -> bool:
+        """Whether both views' histograms are the same, as where a sample has one position."""
+        tails = (self.clean.tails, self.suspect.tails)
+        return all(one.strides[0] == 0 or np.array_equal(one[0], one[1]) for one in tails)
+
+    @cached_property
     def difference(self) -> Array:
         """|mean_suspect - mean_clean| over all positions, in the layer's own units: float64 `[neurons]`.
 

@@ -19,6 +19,8 @@ from naa_fast.records import BINS, ROWS, Array, Moments, bin_of, bin_values
 
 BEYOND = 0.001
 """Share of clean samples beyond the clean point that suspects are counted against; beside it, those beyond every clean one."""
+STEP = 16
+"""Bins that `cumulated` takes at a time: about the root of their number."""
 
 
 def mirrored(counts: Array) -> Array:
@@ -105,8 +107,7 @@ def tests_of(layer: LayerComparison) -> int:
 
 def views(layer: LayerComparison) -> list[int]:
     """The views to test: means and maxima, or one of them where they coincide, as they do where a sample has one position."""
-    same = all(np.array_equal(record.tails[0], record.tails[1]) for record in (layer.clean, layer.suspect))
-    return [1] if same else [0, 1]
+    return [1] if layer.single else [0, 1]
 
 
 def exceeding(layer: LayerComparison, limit: float) -> Exceeding | None:
@@ -124,18 +125,21 @@ def exceeding(layer: LayerComparison, limit: float) -> Exceeding | None:
     strongest, least, share = -1, 1.0, 0.0
     for view in views(layer):
         clean_moments, suspect_moments = ((r.sample_mean, r.sample_max)[view] for r in (layer.clean, layer.suspect))
-        for side in (1, -1):
-            clean, suspect = (record.tails[view][::side] for record in (layer.clean, layer.suspect))
-            sizes = suspect.sum(0, dtype=np.int64), clean.sum(0, dtype=np.int64)
-            known = (sizes[0] == suspect_moments.count) & (sizes[1] == clean_moments.count) & (sizes[1] > 0)
+        clean, suspect = (cumulated(record.tails[view]) for record in (layer.clean, layer.suspect))
+        drawn_of, rest_of = suspect[-1], clean[-1]
+        known = (drawn_of == suspect_moments.count) & (rest_of == clean_moments.count) & (rest_of > 0)
+        limits = [
+            (spared, extreme_bins(clean, spared)) for spared in (np.zeros_like(rest_of), (BEYOND * rest_of).astype(np.int64))
+        ]
+        for place, side in enumerate((1, -1)):
             rounding, still = beyond_rounding(clean_moments, layer.clean.dtype, side)
-            for spared in (np.zeros_like(sizes[1]), (BEYOND * sizes[1]).astype(np.int64)):
-                point = largest_bin(clean, spared)
+            for spared, points in limits:
+                point = points[place]
                 point = np.where(still | (spared == 0), np.maximum(point, rounding), point)
-                beyond = np.where(known, above(suspect, point), 0)
-                for sizes_of in np.unique(np.stack([sizes[0], sizes[1], spared])[:, known], axis=1).T:
-                    drawn, rest, r = (int(size) for size in sizes_of)
-                    alike = known & (sizes[0] == drawn) & (sizes[1] == rest) & (spared == r)
+                beyond = np.where(known, beyond_bins(suspect, point, side), 0)
+                cases = set(zip(drawn_of[known].tolist(), rest_of[known].tolist(), spared[known].tolist(), strict=True))
+                for drawn, rest, r in sorted(cases):
+                    alike = known & (drawn_of == drawn) & (rest_of == rest) & (spared == r)
                     needed = critical(drawn, rest, r, limit)
                     found |= alike & (beyond >= needed)
                     best = int(np.where(alike, beyond, -1).argmax())
@@ -146,10 +150,41 @@ def exceeding(layer: LayerComparison, limit: float) -> Exceeding | None:
     return Exceeding(np.flatnonzero(found).astype(np.int64), strongest, least, share) if strongest >= 0 else None
 
 
-def largest_bin(counts: Array, spared: Array) -> Array:
-    """The bin of the largest sample but `spared` `[channels]`; int64 `[channels]`."""
-    higher = counts[::-1].cumsum(0, dtype=np.int64)
-    return BINS - 1 - (higher > spared).argmax(0)
+def cumulated(counts: Array) -> Array:
+    """`counts.cumsum(0)` of a histogram, int32 `[BINS, channels]` (they count fewer than 2^31 samples), in a fifth of the time:
+    rows that lie STEP apart together, then step by step.
+    """
+    steps = np.zeros((-(-BINS // STEP), STEP, counts.shape[1]), np.int32)
+    below = steps.reshape(-1, counts.shape[1])[:BINS]
+    below[:] = counts
+    for k in range(1, STEP):
+        steps[:, k] += steps[:, k - 1]
+    for k in range(1, len(steps)):
+        steps[k] += steps[k - 1, -1]
+    return below
+
+
+def extreme_bins(below: Array, spared: Array) -> tuple[Array, Array]:
+    """The bins of the largest and of the smallest sample but `spared` `[channels]`, of a `cumulated` histogram, each counted from
+    its own end: int64 `[channels]`, that of the smallest as in the mirrored histogram.
+    """
+    wanted = np.stack([below[-1] - spared, spared + 1])
+    low, high = np.zeros(wanted.shape, np.int64), np.full(wanted.shape, BINS - 1)
+    neurons = np.arange(below.shape[1])
+    while (low < high).any():  # of each neuron the lowest bin up to which there are as many as wanted
+        middle = (low + high) // 2
+        reached = below[middle, neurons] >= wanted
+        low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
+    return low[0], BINS - 1 - low[1]
+
+
+def beyond_bins(below: Array, point: Array, side: int) -> Array:
+    """Samples of a `cumulated` histogram in bins above `point`, or above it in the mirrored one for side -1: int `[channels]`."""
+    neurons = np.arange(below.shape[1])
+    if side > 0:
+        return below[-1] - below[point, neurons]
+    last = BINS - 2 - point
+    return np.where(last >= 0, below[last, neurons], 0)
 
 
 def beyond_rounding(clean: Moments, dtype: str, side: int) -> tuple[Array, Array]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from naa_fast.accumulate.accumulator import HOST_BACKENDS, host_array
 from naa_fast.errors import CaptureError
 from naa_fast.kernels.portable.reduce import home
-from naa_fast.ops import choose
+from naa_fast.ops import Choice, choose
 
 PRIOR = 4.0
 """Samples' worth of the whole set's mean that goes into every group's: the mean of a small group is mostly noise."""
@@ -75,10 +76,13 @@ class Reference:
                 "leave it out",
             )
         centred = view.to(self.pivot.device, torch.float64) - self.pivot
-        finite = torch.isfinite(centred)
-        self.known |= finite.any(0)
-        centred = torch.where(finite, centred, 0.0)
-        member = torch.nn.functional.one_hot(group.to(centred.device), len(self.count)).to(torch.float64)
+        if centred.device.type == "cpu" and torch.isfinite(centred.sum(0)).all():  # so is every value
+            self.known.fill_(True)
+        else:
+            finite = torch.isfinite(centred)
+            self.known |= finite.any(0)
+            centred = torch.where(finite, centred, 0.0)
+        member = centred.new_zeros(len(group), len(self.count)).scatter_(1, group.to(centred.device)[:, None], 1.0)
         self.count += member.sum(0)
         self.sums += member.T @ centred  # a product and no scatter: the order of its sums is fixed
         self.squares += (centred * centred).sum(0)
@@ -104,6 +108,7 @@ class Reference:
         within = self.squares - (self.sums**2 / self.count.clamp(min=1)[:, None]).sum(0)
         freedom = (total - (self.count > 0).sum()).clamp(min=1)
         self.deviation = floored((within.clamp(min=0) / freedom).sqrt())
+        self.unknown = None if self.known.all() else ~self.known
         self._whiten(freedom)
 
     def _whiten(self, freedom: Tensor) -> None:
@@ -124,10 +129,14 @@ class Reference:
         """
         own = group.to(self.mean.device)
         values = view.to(self.mean.device, torch.float64)
-        z = (values - self.mean[own]).div_(self.deviation).float().masked_fill_(~self.known, 0.0)
+        z = (values - self.mean.index_select(0, own)).div_(self.deviation).float()
+        if self.unknown is not None:
+            z = z.masked_fill_(self.unknown, 0.0)
         centred = values - self.pivot
-        placed = self.folded(torch.where(torch.isfinite(centred), centred, 0.0)) @ self.whitening
-        apart = (placed**2).sum(1, keepdim=True) - 2 * placed @ self.centres.T + (self.centres**2).sum(1)
+        if centred.device.type != "cpu" or not torch.isfinite(centred.sum()):  # a GPU would have to wait for the answer
+            centred = torch.where(torch.isfinite(centred), centred, 0.0)
+        placed = self.folded(centred) @ self.whitening
+        apart = (placed * placed).sum(1, keepdim=True) + torch.addmm((self.centres**2).sum(1), placed, self.centres.T, alpha=-2)
         distance = apart.gather(1, own[:, None])[:, 0].double()
         elsewhere = apart.masked_fill(~self.others, torch.inf).scatter_(1, own[:, None], torch.inf).amin(1).double()
         return Standing(z, distance, torch.where(torch.isfinite(elsewhere), distance - elsewhere, 0.0))
@@ -150,12 +159,17 @@ def mixing(features: int, device: str) -> tuple[Tensor, Tensor]:
 
 def excess(z: Tensor, backend: str) -> Tensor:
     """Sum over features of `max(|z| - 3, 0)`: float64 `[samples]` (kernels/reference/score.py)."""
-    choice = choose("score", z, backend)
+    choice = scorer(z.device.type, backend)
     features = z.shape[1]
     if choice.backend in HOST_BACKENDS:
-        zero, one = torch.zeros(features, dtype=torch.float64), torch.ones(features, dtype=torch.float64)
-        scores: Any = torch.from_numpy(choice.module.score(host_array(z), zero.numpy(), one.numpy()))
+        scores: Any = torch.from_numpy(choice.module.score(host_array(z), np.zeros(features), np.ones(features)))
     else:
         zero, one = (torch.full((features,), v, dtype=torch.float64, device=z.device) for v in (0.0, 1.0))
         scores = choice.module.score(z, zero, one)
     return scores
+
+
+@cache
+def scorer(device: str, backend: str) -> Choice:
+    """What scores tensors on a type of device: asked for at every layer of every batch."""
+    return choose("score", torch.empty(0, device=device), backend)

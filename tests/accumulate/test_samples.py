@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from naa_fast.accumulate import Accumulator, Samples
+from naa_fast.accumulate import Accumulator, Samples, chosen_classes
 
 X = torch.randn(7, 5, 11, generator=torch.Generator().manual_seed(0)) + 3
 
@@ -95,3 +95,12 @@ def test_views_beside_the_statistics_are_those_of_a_pass_of_their_own(dtype: tor
     accumulator.commit()
     assert accumulator.views() == {}
     assert Accumulator(backend).views() == {}, "who does not want them pays nothing"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_row_with_a_score_that_is_not_finite_has_no_class_and_one_too_large_to_add_up_has(dtype: torch.dtype) -> None:
+    most = torch.finfo(dtype).max
+    rows = [[0, 2, 2], [torch.nan, 1, 0], [1, torch.inf, 0], [0, -torch.inf, 1], [most, most, 0], [-3, -2, -1]]
+    scores = torch.tensor(rows, dtype=dtype)
+    assert chosen_classes(scores).tolist() == [1, -1, -1, -1, 0, 2]
+    assert chosen_classes(scores[[0, 5]], 3).tolist() == [1, 2]

@@ -224,3 +224,22 @@ def test_the_finding_and_the_tail_of_a_neuron_are_in_the_report() -> None:
     want = [(g[b:, 1].sum() / 3000) for b in [tails.quantile_bin(h, 0.999)[1] + 1]]
     assert row["tail"] == pytest.approx(want[0])
     assert "beyond the clean tail" in summary(judgement).replace("\n", " ")
+
+
+@pytest.mark.parametrize("channels", [1, 40])
+def test_extremes_and_what_lies_beyond_them_are_those_of_the_sorted_samples(channels: int) -> None:
+    rng = np.random.default_rng(channels)
+    bins = rng.integers(90, 160, (300, channels))
+    counts = np.stack([np.bincount(column, minlength=tails.BINS) for column in bins.T], 1).astype(np.int32)
+    below = tails.cumulated(counts)
+    np.testing.assert_array_equal(below, counts.cumsum(0))
+    ordered = np.sort(bins, 0)
+    for spared in (0, 3, 299):
+        largest, smallest = tails.extreme_bins(below, np.full(channels, spared))
+        np.testing.assert_array_equal(largest, ordered[-1 - spared])
+        np.testing.assert_array_equal(tails.BINS - 1 - smallest, ordered[spared])
+        np.testing.assert_array_equal(tails.beyond_bins(below, largest, 1), (bins > largest).sum(0))
+        np.testing.assert_array_equal(tails.beyond_bins(below, smallest, -1), (bins < ordered[spared]).sum(0))
+    ends = np.full(channels, tails.BINS - 1)
+    assert not tails.beyond_bins(below, ends, 1).any()
+    assert not tails.beyond_bins(below, ends, -1).any()
