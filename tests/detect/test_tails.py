@@ -240,4 +240,5 @@ def test_extremes_and_what_lies_beyond_them_are_those_of_the_sorted_samples(chan
         np.testing.assert_array_equal(tails.beyond_bins(below, largest, 1), (bins > largest).sum(0))
         np.testing.assert_array_equal(tails.beyond_bins(below, smallest, -1), (bins < ordered[spared]).sum(0))
     ends = np.full(channels, tails.BINS - 1)
-    assert not tails.beyond_bins(below, ends, 1).any() and not tails.beyond_bins(below, ends, -1).any()
+    assert not tails.beyond_bins(below, ends, 1).any()
+    assert not tails.beyond_bins(below, ends, -1).any()
