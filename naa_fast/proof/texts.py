@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,12 +12,10 @@ from naa_fast.detect.proof import ALL_TO_ALL, PROVED_MARGIN, Proof
 from naa_fast.proof.apart import Apart, Held, Pair, meeting
 from naa_fast.proof.tokens import MOST_TOKENS, Tokens, characteristic, enriched, natural, parts_of, phrases
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL
+from naa_fast.proof.trials import Best, Trials
 from naa_fast.rank.keep import Kept
 from naa_fast.rank.look import Look
 from naa_fast.records import Array
-
-if TYPE_CHECKING:
-    from naa_fast.proof.prove import Best, Trials
 
 OWN_APART = 5
 """Words of a class whose pairs are controls of words apart: ten pairs, more than are tried."""

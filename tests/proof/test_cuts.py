@@ -202,8 +202,9 @@ def test_the_best_window_is_that_of_brute_force(shape: tuple[int, int, int], win
 
 
 def test_samples_that_chose_a_class_do_not_measure_it() -> None:
-    from naa_fast.proof.prove import ONE_CLASS, SMALL, Trials, small
+    from naa_fast.proof.pictures import ONE_CLASS, SMALL, small
     from naa_fast.proof.transplant import Bases, Transplant
+    from naa_fast.proof.trials import Trials
 
     called = np.arange(200) % 2
     x = torch.arange(200.0)[:, None, None, None].expand(200, 1, 2, 2).contiguous()

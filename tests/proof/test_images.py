@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import naa_fast
 from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.proof.images import AREAS, LOUDNESS, CleanImages, Offset, Patch, candidates
-from naa_fast.proof.prove import distinct
+from naa_fast.proof.pictures import distinct
 from naa_fast.proof.transplant import moved_by_rule, rule_of, turned
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -11,10 +11,10 @@ from torch import Tensor
 import naa_fast
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.carriers import holds
-from naa_fast.proof.prove import Trials
 from naa_fast.proof.texts import token_proof
 from naa_fast.proof.tokens import CHANCE, Tokens, characteristic, enriched, natural, phrases
 from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.trials import Trials
 from naa_fast.rank.tokens import TokenCounts
 from naa_fast.scan.placement import Placement
 
