@@ -102,6 +102,8 @@ def test_windows_cover_every_place() -> None:
         assert begin[-1] == length - side
         assert max(np.diff([*begin, begin[-1]])) <= -(-side // STEPS)
     assert sides(1, 1) == [(1, 1)]
+    assert sides(8, 8) == [(3, 3), (2, 2), (1, 1)], "a pattern of a few pixels is much of a small image"
+    assert sides(28, 28) == [(8, 8), (5, 5), (3, 3)]
     assert len(sides(224, 224)) == len(AREAS)
 
 

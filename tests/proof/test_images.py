@@ -110,7 +110,7 @@ def test_candidates_keep_to_their_budgets() -> None:
     offsets = [c for c in found if isinstance(c, Offset)]
     assert len(patches) == len(AREAS)
     assert [p.mask[0].sum() for p in patches] == [max(1, round(a * 144)) for a in AREAS]
-    assert len(offsets) == 2 * len(LOUDNESS)
+    assert len(offsets) == 3 * len(LOUDNESS)
     for offset in offsets:
         loudness = np.sqrt((offset.pattern**2).mean()) / clean.loudness
         assert loudness <= float(offset.budget.split()[1]) * 1.001
