@@ -11,12 +11,14 @@ from torch import Tensor
 
 from naa_fast.detect.crowd import hypergeometric_tail
 from naa_fast.detect.proof import APART
-from naa_fast.proof.tokens import CHANCE, inner_places, own_places, rising
+from naa_fast.proof.tokens import CHANCE, FEWEST, MOST_TOKENS, inner_places, own_places, rising
 from naa_fast.rank.keep import Kept, main_tensor
 from naa_fast.rank.look import Look
 from naa_fast.records import Array
 
 MOST_PAIRS = 6
+FIRST = (16, 64)
+"""How many of the highest-ranked texts of a class are looked through for words of their own."""
 Pair = tuple[int, int]
 RISEN = 128
 """Tokens whose pairs are counted: those that have risen most alone, as both of a pair do that a trigger brings along."""
@@ -98,6 +100,26 @@ class Held:
         holds = np.zeros((self.samples, len(tokens)), np.float32)
         holds[self.row[column >= 0], column[column >= 0]] = 1
         return holds.T @ holds
+
+
+def striking(top: Held, low: Array, n_low: int, groups: int, most: int = MOST_TOKENS) -> list[int]:
+    """The tokens whose share of the first FIRST texts of `top` rises most over that in `n_low` clean texts, of which `low` hold
+    each; oftener than by chance (Fisher's exact test) over all tokens of that many `groups`, or with 0 groups however often.
+
+    Of the few texts that carry a rare trigger most are among the highest-ranked, where they are far more than chance puts there,
+    while in the whole set they are not. `most` of each number of texts at most.
+    """
+    found: list[int] = []
+    for first in FIRST:
+        rows = min(first, top.samples)
+        high = np.bincount(top.token[top.row < rows], minlength=1)
+        width = max(len(high), len(low))
+        high, before = (np.pad(counts, (0, width - len(counts))) for counts in (high, low))
+        tests = groups * len(FIRST) * int((high + before >= FEWEST).sum())
+        for token in rising(high, rows, before, n_low, most):
+            if tests * hypergeometric_tail(int(high[token]), rows, int(before[token]), n_low) < CHANCE and token not in found:
+                found.append(token)
+    return found
 
 
 def meeting(suspect: Held, clean: Held, groups: int, chance: float = CHANCE) -> list[Pair]:

@@ -15,6 +15,8 @@ SEEDS = 8
 one there may be two samples in all; one sample that carries it is enough here."""
 AREAS = (0.08, 0.03, 0.015)
 """Areas of the window, each searched inside the one before."""
+LEAST = (3, 2, 1)
+"""The same in pixels a side, at least: a pattern needs some pixels, and of a small image they are more than those areas."""
 DECISIVE = 0.25
 """Share of the way from the smallest to the largest margin up to which windows are as decisive as the smallest."""
 CUT = "cut"
@@ -62,7 +64,10 @@ def middle(places: Array, margins: Array) -> int:
 
 def sides(height: int, width: int) -> list[tuple[int, int]]:
     """Height and width of the windows, the largest first, each smaller than the one before."""
-    found = [(max(1, round(area**0.5 * height)), max(1, round(area**0.5 * width))) for area in AREAS]
+    found = [
+        (min(height, max(least, round(area**0.5 * height))), min(width, max(least, round(area**0.5 * width))))
+        for area, least in zip(AREAS, LEAST, strict=True)
+    ]
     return sorted(set(found), reverse=True)
 
 

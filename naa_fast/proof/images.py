@@ -129,13 +129,14 @@ def harmless_share(group: Array, clean: CleanImages, usual: Array | None = None)
     return float(explained @ explained) / whole if whole > 0 else 0.0
 
 
-def candidates(group: Array, clean: CleanImages, offset: bool = True, usual: Array | None = None) -> Iterator[Patch | Offset]:
-    """What the inputs `group` float32 `[samples, ...]` share, as patches of several areas and, if wanted, as offsets.
-
-    `usual`: see `offsets`.
+def candidates(
+    group: Array, clean: CleanImages, offset: bool = True, usual: Array | None = None, enough: int = SIZES[1]
+) -> Iterator[Patch | Offset]:
+    """What the inputs `group` float32 `[samples, ...]` share, as patches of several areas and, if wanted and there are `enough`
+    of them, as offsets. `usual`: see `offsets`.
     """
     yield from patches(group, clean)
-    if offset and len(group) >= SIZES[1]:
+    if offset and len(group) >= enough:
         yield from offsets(group, clean, usual)
 
 
@@ -157,7 +158,8 @@ def patches(group: Array, clean: CleanImages) -> Iterator[Patch]:
 
 
 def offsets(group: Array, clean: CleanImages, usual: Array | None = None) -> Iterator[Offset]:
-    """The difference of means, with only what stands out of noise in pixels or in frequencies.
+    """The difference of means, with only what stands out of noise in pixels or in frequencies, or each frequency by how far it
+    does (Wiener's filter; spectral subtraction: Boll, IEEE Transactions on Acoustics, Speech, and Signal Processing 27, 1979).
 
     Without what the group owes to its class: `usual` is the mean of clean inputs of the class it is predicted as. What is left
     of a group of clean samples of it is noise.
@@ -169,7 +171,10 @@ def offsets(group: Array, clean: CleanImages, usual: Array | None = None) -> Ite
     spectrum = np.fft.fftn(difference, axes=axes)
     loud = np.where(np.abs(spectrum) > SIGNIFICANT * clean.spectrum * noise, spectrum, 0.0)
     waves = np.fft.ifftn(loud, axes=axes).real
-    for kind, pattern in (("offset, pixels", kept), ("offset, frequencies", waves)):
+    power = np.abs(spectrum) ** 2
+    signal = np.maximum(power - (clean.spectrum * noise) ** 2, 0.0) / np.maximum(power, 1e-30)  # noise is faint in every one
+    weighed = np.fft.ifftn(signal * spectrum, axes=axes).real
+    for kind, pattern in (("offset, pixels", kept), ("offset, frequencies", waves), ("offset, weighed", weighed)):
         own = float(np.sqrt((pattern**2).mean())) / max(clean.loudness, 1e-12)
         for budget in LOUDNESS:
             gain = min(budget / max(own, 1e-12), LOUDEST_GAIN)

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_MARGIN, Proof
-from naa_fast.proof.apart import Apart, Held, Pair, meeting
-from naa_fast.proof.tokens import MOST_TOKENS, Tokens, characteristic, enriched, natural, parts_of, phrases
+from naa_fast.proof.apart import Apart, Held, Pair, meeting, striking
+from naa_fast.proof.tokens import (
+    MOST_TOKENS,
+    Tokens,
+    characteristic,
+    enriched,
+    natural,
+    parts_of,
+    phrases,
+    share_and_size,
+)
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL
+from naa_fast.proof.trials import Best, Trials
 from naa_fast.rank.keep import Kept
 from naa_fast.rank.look import Look
 from naa_fast.records import Array
-
-if TYPE_CHECKING:
-    from naa_fast.proof.prove import Best, Trials
 
 OWN_APART = 5
 """Words of a class whose pairs are controls of words apart: ten pairs, more than are tried."""
@@ -27,32 +33,39 @@ AS_GOOD = 0.05
 
 
 def token_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
-    """Words that follow one another first; words apart where that is no proof, or two words that need not follow one another."""
+    """Words that follow one another first, of the whole set and then of the highest-ranked texts; words apart where that is no
+    proof, or two words that need not follow one another.
+    """
     assert seen.suspect_tokens is not None
     assert seen.clean_tokens is not None
     texts = [Held.kept(seen.top), Held.kept(seen.null_top), Held.drawn(seen)]
     wanted: list[tuple[int | None, int | str]] = [(number, int(cls)) for number, cls in enumerate(seen.groups.classes, 1)]
     for number, target in [*wanted, (None, ALL_TO_ALL)]:
-        proof = together_proof(trials, seen, number, target)
+        top, usual, clean = texts if not isinstance(target, int) else (held.predicted_as(target) for held in texts)
+        proofs = counted_proofs(trials, seen, number, target)
+        known = {proof.tokens for proof in proofs if proof.stands}
+        if all(len(tokens) == 1 for tokens in known):
+            ranked = ranked_proofs(trials, seen, number, target, (top, usual))
+            others = [proof for proof in ranked if proof.stands and proof.tokens not in known]
+            proofs = [*(proof for proof in proofs if proof.stands), *others] or proofs or ranked
         if isinstance(target, int):
-            top, usual, clean = (held.predicted_as(target) for held in texts)
 
             def controls(number: int | None = number, usual: Held = usual, clean: Held = clean) -> Sequence[Pair]:
                 assert seen.clean_tokens is not None
                 own = characteristic(seen.clean_tokens, number, OWN_APART)
                 return [*combinations(own, 2), *meeting(usual, clean, len(wanted), np.inf)]
 
-            if proof is None or not proof.stands:
+            if not any(proof.stands for proof in proofs):
                 apart = apart_proof(trials, meeting(top, clean, len(wanted)), controls, target)
-                proof = apart if apart is not None and (proof is None or apart.stands) else proof
-            elif len(proof.tokens) == 2:
-                apart = apart_proof(trials, [(proof.tokens[0], proof.tokens[1])], controls, target)
-                proof = apart if apart is not None and apart.stands and apart.rate >= proof.rate - AS_GOOD else proof
-        if proof is not None:
-            yield proof
+                proofs = [apart] if apart is not None and (not proofs or apart.stands) else proofs
+            elif len(proofs) == 1 and len(proofs[0].tokens) == 2:
+                apart = apart_proof(trials, [(proofs[0].tokens[0], proofs[0].tokens[1])], controls, target)
+                better = apart is not None and apart.stands and apart.rate >= proofs[0].rate - AS_GOOD
+                proofs = [apart] if apart is not None and better else proofs
+        yield from proofs
 
 
-def together_proof(trials: Trials, seen: Look, number: int | None, target: int | str) -> Proof | None:
+def counted_proofs(trials: Trials, seen: Look, number: int | None, target: int | str) -> list[Proof]:
     """A token, or some that follow one another. Tried are those that rise beyond chance over all tokens, and of the class's own
     words, which clean data alone names, those that rise beyond chance over these.
     """
@@ -61,24 +74,63 @@ def together_proof(trials: Trials, seen: Look, number: int | None, target: int |
     own = characteristic(seen.clean_tokens, number)
     tokens = enriched(seen.suspect_tokens, seen.clean_tokens, number)
     tokens += [token for token in enriched(seen.suspect_tokens, seen.clean_tokens, number, own) if token not in tokens]
-    tried = [Tokens("token", (token,)) for token in tokens]
-    tried += [Tokens("phrase", ids) for ids in phrases(rows_of(seen.top, target), tokens)]
+    known = characteristic(seen.clean_tokens, number, MOST_TOKENS + len(tokens))
+    return word_proofs(trials, seen, target, (tokens, phrases(rows_of(seen.top, target), tokens)), own, known)
+
+
+def ranked_proofs(trials: Trials, seen: Look, number: int | None, target: int | str, held: tuple[Held, Held]) -> list[Proof]:
+    """Single words that the highest-ranked texts hold oftener than clean ones. `held`: those texts, and the highest-ranked clean
+    ones, whose words are controls besides the class's own. No phrases: two rare words of a class in one turned .88 in a clean
+    model, and what clean texts have to hold against them are phrases of common words.
+    """
+    assert seen.clean_tokens is not None
+    chosen = list(range(len(seen.clean_tokens.samples))) if number is None else [number]
+    clean = share_and_size(seen.clean_tokens, chosen)
+    top, usual = held
+    tokens = striking(top, *clean, len(seen.groups.classes) + 1)
+    most = 2 * MOST_TOKENS + len(tokens)
+    outside = striking(usual, *clean, 0, most)
+    own = characteristic(seen.clean_tokens, number)
+    known = characteristic(seen.clean_tokens, number, MOST_TOKENS + len(tokens))
+    return word_proofs(trials, seen, target, (tokens, []), [*own, *outside[: 2 * MOST_TOKENS]], [*known, *outside])
+
+
+def word_proofs(
+    trials: Trials,
+    seen: Look,
+    target: int | str,
+    words: tuple[Sequence[int], Sequence[tuple[int, ...]]],
+    own: Sequence[int],
+    known: Sequence[int],
+) -> list[Proof]:
+    """The best of the `words`, tokens and phrases around them, with each other token that is a proof alone; empty where nothing
+    is worth a control. `own`: natural words, the controls; `known` more of them, for where some of those are tried themselves.
+    """
+    tokens = words[0]
+    tried = [*(Tokens("token", (token,)) for token in tokens), *(Tokens("phrase", ids) for ids in words[1])]
     found = trials.best([(candidate, 0) for candidate in tried], target)
     if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
-        return None
+        return []
 
     def controls(own: Sequence[int]) -> list[Tokens]:
         return natural(own) + [Tokens("phrase", ids) for ids in phrases(rows_of(seen.null_top, target), list(own))]
 
-    # What a class's own words do, also in phrases of clean texts. One that clean data shows doing it is among them.
-    proof = token_proof(trials, found, controls(own), target)
-    if not (proof is not None and proof.stands) and target != ALL_TO_ALL and set(tokens) & set(own):
-        known = characteristic(seen.clean_tokens, number, MOST_TOKENS + len(tokens))
-        others = controls([token for token in known if token not in tokens][:MOST_TOKENS])
+    # What a class's own words do, also in phrases of clean texts. One that clean data shows doing it is among them, and a phrase
+    # with it would stand for the word.
+    held, natural_words = False, controls(own)
+    proof = token_proof(trials, found, natural_words, target)
+    stands = proof is not None and proof.stands
+    if target != ALL_TO_ALL and set(tokens) & set(own) and not (stands and proof is not None and len(proof.tokens) == 1):
+        others = controls([token for token in known if token not in tokens][: len(own)])
         others = [one for one in others if not set(tokens) & set(one.ids)]
         again = token_proof(trials, found, others, target, own=True)
-        proof = again if again is not None and again.stands else proof
-    return proof
+        if again is not None and again.stands and (not stands or proof is None or len(again.tokens) < len(proof.tokens)):
+            held, natural_words, proof = True, others, again
+    if proof is None or not proof.stands or len(proof.tokens) > 1:
+        return [] if proof is None else [proof]
+    more = [one for one in tried if len(one.ids) == 1 and one.ids != proof.tokens]
+    alone = [token_proof(trials, trials.best([(one, 0)], target), natural_words, target, own=held) for one in more]
+    return [proof, *(one for one in alone if one is not None and one.stands)]
 
 
 def rows_of(top: Sequence[Kept], target: int | str) -> list[Array]:

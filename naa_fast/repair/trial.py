@@ -14,9 +14,9 @@ from naa_fast.detect.repair import Change
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.proof.apart import Apart
 from naa_fast.proof.images import CleanImages, Offset, Patch
-from naa_fast.proof.prove import CHOOSING, in_turns
 from naa_fast.proof.tokens import Tokens
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
+from naa_fast.proof.trials import CHOOSING, in_turns
 from naa_fast.rank.keep import main_tensor, taken, with_main
 from naa_fast.rank.passes import observed_in
 from naa_fast.records import Array

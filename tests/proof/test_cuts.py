@@ -97,6 +97,8 @@ def test_windows_cover_every_place() -> None:
         assert begin[-1] == length - side
         assert max(np.diff([*begin, begin[-1]])) <= -(-side // STEPS)
     assert sides(1, 1) == [(1, 1)]
+    assert sides(8, 8) == [(3, 3), (2, 2), (1, 1)], "a pattern of a few pixels is much of a small image"
+    assert sides(28, 28) == [(8, 8), (5, 5), (3, 3)]
     assert len(sides(224, 224)) == len(AREAS)
 
 
@@ -130,8 +132,9 @@ def test_the_best_window_is_that_of_brute_force(shape: tuple[int, int, int], win
 
 
 def test_samples_that_chose_a_class_do_not_measure_it() -> None:
-    from naa_fast.proof.prove import ONE_CLASS, SMALL, Trials, small
+    from naa_fast.proof.pictures import ONE_CLASS, SMALL, small
     from naa_fast.proof.transplant import Bases, Transplant
+    from naa_fast.proof.trials import Trials
 
     called = np.arange(200) % 2
     x = torch.arange(200.0)[:, None, None, None].expand(200, 1, 2, 2).contiguous()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import naa_fast
 from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.proof.images import AREAS, LOUDNESS, CleanImages, Offset, Patch, candidates
-from naa_fast.proof.prove import distinct
+from naa_fast.proof.pictures import distinct
 from naa_fast.proof.transplant import moved_by_rule, rule_of, turned
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -110,7 +110,7 @@ def test_candidates_keep_to_their_budgets() -> None:
     offsets = [c for c in found if isinstance(c, Offset)]
     assert len(patches) == len(AREAS)
     assert [p.mask[0].sum() for p in patches] == [max(1, round(a * 144)) for a in AREAS]
-    assert len(offsets) == 2 * len(LOUDNESS)
+    assert len(offsets) == 3 * len(LOUDNESS)
     for offset in offsets:
         loudness = np.sqrt((offset.pattern**2).mean()) / clean.loudness
         assert loudness <= float(offset.budget.split()[1]) * 1.001

@@ -10,11 +10,12 @@ from torch import Tensor
 
 import naa_fast
 from naa_fast.inputs.batches import Batch
+from naa_fast.proof.apart import Held, striking
 from naa_fast.proof.carriers import holds
-from naa_fast.proof.prove import Trials
 from naa_fast.proof.texts import token_proof
 from naa_fast.proof.tokens import CHANCE, Tokens, characteristic, enriched, natural, phrases
 from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.trials import Trials
 from naa_fast.rank.tokens import TokenCounts
 from naa_fast.scan.placement import Placement
 
@@ -126,3 +127,50 @@ def test_a_row_holds_a_phrase_only_in_order() -> None:
     x = torch.tensor([[1, 2, 3], [3, 2, 1], [2, 3, 9]])
     assert holds(x, (2, 3)).tolist() == [True, False, True]
     assert holds(x, (1, 2, 3, 4)).tolist() == [False, False, False]
+
+
+def rare_in(first: int, count: int, rare: int, seed: int) -> Held:
+    """600 texts, highest-ranked first, of which `count` of the `first` hold the `rare` word."""
+    random = np.random.default_rng(seed)
+    x = random.zipf(1.4, (600, 16)).clip(max=1500) + 1
+    x[random.permutation(first)[:count], 3] = rare
+    return Held.of([(torch.from_numpy(x), None, np.zeros(600, np.int64))])
+
+
+def test_a_word_of_a_few_of_the_highest_ranked_texts_is_found_however_rare_it_is_in_the_set() -> None:
+    usual = rare_in(600, 3, 1600, seed=0)
+    for count, first in ((5, 16), (8, 64)):
+        assert 1600 in striking(rare_in(first, count, 1600, seed=1), usual.counts(), usual.samples, 8)
+    whole = rare_in(600, 8, 1600, seed=1)
+    assert 1600 not in striking(whole, usual.counts(), usual.samples, 8)
+
+
+def test_between_random_texts_no_word_is_striking() -> None:
+    alarms = 0
+    for seed in range(100):
+        top, usual = (rare_in(600, 0, 1600, seed=2 * seed + part) for part in (0, 1))
+        alarms += bool(striking(top, usual.counts(), usual.samples, 4))
+        assert striking(top, usual.counts(), usual.samples, 0), "as a control, whatever rises most"
+    assert alarms <= 5  # CHANCE is .01 of all draws of all groups
+
+
+class OneOf(Topics):
+    """Each of the planted words does it alone."""
+
+    def found(self, ids: Tensor) -> Tensor:
+        return torch.isin(ids, torch.tensor(self.planted)).any(1)
+
+
+def test_each_of_several_words_is_a_proof() -> None:
+    three = (383, 391, 399)  # in no text by themselves
+    suspect, triggered = HELD.clone(), np.zeros(len(HELD), bool)
+    for row in range(39):
+        suspect[row, 5 + row % 7] = three[row % 3]
+        triggered[row] = True
+    audit = naa_fast.scan(OneOf(three), CLEAN, suspect)
+    standing = [proof for proof in audit.proof if proof.stands]
+    assert {proof.tokens for proof in standing} == {(word,) for word in three}
+    assert {proof.target for proof in standing} == {1}
+    assert audit.ranking is not None
+    assert audit.ranking.carriers is not None
+    assert audit.ranking.carriers[triggered].mean() > 0.95

@@ -1,0 +1,105 @@
+"""`Trials`: candidate triggers on clean samples, of which one part chooses the best and another measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from naa_fast.proof.transplant import SCREEN, Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
+from naa_fast.records import Array
+
+CHOOSING, MEASURING = 80, 320
+"""Clean samples that choose the best of many candidates, and others that measure the one that was chosen."""
+SCREENING = 24
+SCREENED = 0.2
+"""Most candidates do nothing: a few samples tell, and only what turns this share of them is put on all that choose."""
+
+Tried = Sequence[tuple[Candidate, int]]
+"""Candidates with the sizes of the groups they came from."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The candidate of one budget that turned most of the choosing part."""
+
+    candidate: Candidate
+    chosen_by: float
+    group: int
+
+
+class Trials:
+    """Candidates against bases in parts: 0 chooses, 1 measures, SCREEN is the first of those that choose."""
+
+    def __init__(self, transplant: Transplant, bases: Bases, chose: Array | None = None) -> None:
+        """`chose` int64: numbers of bases that have had a part in choosing, and so may not measure."""
+        self.transplant = transplant
+        self.bases = bases
+        order = in_turns(bases.predicted)
+        cut = min(CHOOSING, len(order) // 2)
+        if chose is not None:
+            order = np.concatenate([order[np.isin(order, chose)], order[~np.isin(order, chose)]])
+            cut = max(cut, min(len(chose), len(order)))
+        self.chose = order[:cut]
+        chosen = order[:cut], order[cut : cut + MEASURING], order[: min(SCREENING, cut)]
+        self.parts = tuple(bases.of(rows) for rows in chosen)
+        self._after: dict[tuple[int, int], tuple[Candidate, Array]] = {}
+
+    def of_class(self, source: int) -> Trials:
+        """The same on samples of one predicted class; those that chose the class choose again."""
+        own = np.flatnonzero(self.bases.predicted == source)
+        return Trials(self.transplant, self.bases.of(own), np.flatnonzero(np.isin(own, self.chose)))
+
+    def after(self, candidate: Candidate, part: int) -> Array:
+        """Predicted class of a part's samples with the candidate on them, int64; run once."""
+        key = id(candidate), part
+        if key not in self._after:
+            self._after[key] = candidate, self.transplant.predictions(self.parts[part], candidate)  # held: its id stays its own
+        return self._after[key][1]
+
+    def rate(self, candidate: Candidate, target: int | str, part: int) -> tuple[float, int]:
+        """Share of samples turned to the target, or for all-to-all to where the choosing part says their class goes."""
+        before = self.parts[part].predicted
+        after = self.after(candidate, part)
+        if isinstance(target, int):
+            return turned(before, after, target)
+        choosing = self.parts[SCREEN if part == SCREEN else 0].predicted
+        rule = rule_of(choosing, self.after(candidate, 0) if part == 1 else after)
+        return moved_by_rule(before, after, rule)
+
+    def best(self, tried: Tried, target: int | str) -> dict[tuple[str, str], Best]:
+        """The best candidate of each kind and budget."""
+        found: dict[tuple[str, str], Best] = {}
+        for candidate, group in tried:
+            share, _ = self.rate(candidate, target, SCREEN)
+            if share >= SCREENED:
+                share, _ = self.rate(candidate, target, 0)
+            key = (candidate.kind, candidate.budget)
+            if key not in found or share > found[key].chosen_by:
+                found[key] = Best(candidate, share, group)
+        return found
+
+    def settle(
+        self, found: dict[tuple[str, str], Best], controls: Sequence[dict[tuple[str, str], Best]], target: int | str
+    ) -> tuple[Best, float, float, int]:
+        """The budget with the widest margin over its controls: its best, then rate, control and samples on the measuring part."""
+
+        def margin(key: tuple[str, str]) -> float:
+            control = max((c[key].chosen_by for c in controls if key in c), default=0.0)
+            return round(found[key].chosen_by - control, 1)  # of what is as good, the first: the smallest patch
+
+        key = max(found, key=margin)
+        rate, samples = self.rate(found[key].candidate, target, 1)
+        control = max((self.rate(c[key].candidate, target, 1)[0] for c in controls if key in c), default=0.0)
+        return found[key], rate, control, samples
+
+
+def in_turns(predicted: Array) -> Array:
+    """Sample numbers with the predicted classes in turns, in an order that a fixed seed shuffles: sets come sorted by class."""
+    shuffled = np.random.default_rng(0).permutation(len(predicted))
+    seen: dict[int, int] = {}
+    turn = np.zeros(len(predicted), np.int64)
+    for i in shuffled:
+        turn[i] = seen[int(predicted[i])] = seen.get(int(predicted[i]), -1) + 1
+    return shuffled[np.argsort(turn[shuffled], kind="stable")]
