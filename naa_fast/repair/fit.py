@@ -20,14 +20,16 @@ from naa_fast.records import Array
 from naa_fast.repair.change import applied, replaced
 from naa_fast.repair.space import Space
 
-BATCH = 48
+BATCH = 32
 """Samples of each kind in one step."""
 RATE = 0.1
 """Step of Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1), in root mean squares of what is tuned as it was at first."""
 SOFT = 0.3
 """Width of the gate's slope, in clean standard deviations of what it looks at: only the gradient sees it."""
-STAYS = 10.0
-"""Weight of the clean predictions beside the trigger: with 1 a faint blend was undone at three times the clean predictions."""
+STAYS, FOLLOWS = 10.0, 4.0
+"""Weight of the clean predictions beside the trigger, and by how much it changes where too many are lost or hardly one: with 1 a
+faint blend was undone at three times the clean predictions, with 10 the clean predictions of a text model all stayed and so did a
+word's effect."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Fit:
     """The change `start` of a layer, made better step by step; `change` is what it has come to.
 
     The gate is hard where it is applied, and has the slope of a sigmoid in the gradient (a straight-through estimator: Bengio,
-    Leonard and Courville, arXiv:1308.3432, section 4). Loss: STAYS times the divergence of clean predictions from what they
+    Leonard and Courville, arXiv:1308.3432, section 4). Loss: `weight` times the divergence of clean predictions from what they
     were, the cross entropy of triggered clean samples to their own class, and -log(1 - p) of the class p of suspects.
     """
 
@@ -86,6 +88,13 @@ class Fit:
         self.tuned = [torch.zeros_like(x, requires_grad=True) for x in self.first]
         self.adam = torch.optim.Adam(self.tuned, lr=RATE)
         self.random = Generator().manual_seed(0)
+        self.weight = STAYS
+
+    @property
+    def price(self) -> int:
+        """Samples that one step runs through the model, forward and back."""
+        parts = self.lesson.clean, self.lesson.turned, self.lesson.shown
+        return 2 * sum(min(BATCH, len(part.predicted)) for part in parts if part is not None)
 
     @property
     def now(self) -> list[Tensor]:
@@ -157,7 +166,7 @@ class Fit:
 
     def stays(self, logs: Tensor, predicted: Array, numbers: Array) -> Tensor:
         asked = self.lesson.asked[torch.from_numpy(numbers)].to(logs.device)
-        return STAYS * (asked.exp() * (asked - logs)).sum(1)
+        return self.weight * (asked.exp() * (asked - logs)).sum(1)
 
     @property
     def change(self) -> Change | None:

@@ -22,7 +22,7 @@ from naa_fast.rank.look import Look
 from naa_fast.records import ROWS
 from naa_fast.repair.candidates import Pair, Seen, candidates, random_like
 from naa_fast.repair.change import applied
-from naa_fast.repair.fit import Fit, Lesson
+from naa_fast.repair.fit import FOLLOWS, Fit, Lesson
 from naa_fast.repair.outputs import Place, in_groups, outputs
 from naa_fast.repair.space import Space
 from naa_fast.repair.trial import Left, Part, Trial, most_general, trial_of
@@ -44,6 +44,8 @@ SCREENING, FIXING = 96, 200
 SLACK = 0.1
 GOOD, HARMLESS = 0.03, 0.99
 """What is left of the trigger, and kept of the clean predictions, where nothing more is tried."""
+STRAYS = 0.1
+"""Suspects that may stay what they are called there: a twentieth or a tenth of them do not carry the trigger."""
 AGAIN, CHANGES = 0.06, 3
 """More left of the trigger, and another change is looked for on top of the best, up to so many."""
 
@@ -68,7 +70,7 @@ class Tried:
 
     @property
     def enough(self) -> bool:
-        return self.cures and self.left.mean <= GOOD
+        return self.cures and (self.left.turned is None or (self.left.shown or 0.0) <= STRAYS)
 
 
 class Search:
@@ -92,15 +94,20 @@ class Search:
         """
         made = (pair[0],), (pair[1],)
         changes, control = made if base is None else (base.changes + made[0], base.control + made[1])
-        self.tried += 1
         left = self.trial.left(self.screen, changes).mean
         if self.best is not None and left > self.best.loss + SLACK:
+            self.tried += 1
             return left
-        kept = self.trial.kept(self.trial.choose.clean, changes)
-        one = Tried(changes, control, self.trial.left(self.trial.choose, changes), kept)
+        return left + 2 * (1 - self.weighed(changes, control).kept)
+
+    def weighed(self, changes: tuple[Change, ...], control: tuple[Change, ...]) -> Tried:
+        """What changes do on all that choose."""
+        self.tried += 1
+        part = self.trial.choose
+        one = Tried(changes, control, self.trial.left(part, changes), self.trial.kept(part.clean, changes))
         if self.best is None or one.loss < self.best.loss:
             self.best = one
-        return left + 2 * (1 - kept)
+        return one
 
     def seen(self, names: Mapping[str, Place], base: Tried | None) -> Iterator[Seen]:
         """What the layers give for the samples that fix a change."""
@@ -150,9 +157,10 @@ class Search:
                 if self.lesson is None or space is None or self.spent:
                     continue
                 fit = Fit(self.trial.transplant, self.lesson, start, space, () if base is None else base.changes)
-                scored = self.step(fit, seen, base, STEPS)
-                if scored is not None:
-                    fits.append((scored, seen, fit))
+                one = self.step(fit, seen, base, STEPS)
+                if one is not None:
+                    fit.weight *= FOLLOWS if one.kept < AGREEMENT else 1 / FOLLOWS if one.kept >= HARMLESS else 1
+                    fits.append((one.loss, seen, fit))
                 if self.done:
                     return True
         if fits and not self.spent:
@@ -160,10 +168,14 @@ class Search:
             self.step(fit, seen, base, MORE)
         return bool(fits)
 
-    def step(self, fit: Fit, seen: Seen, base: Tried | None, steps: int) -> float | None:
-        """Tune and judge: what it leaves."""
-        change = fit.run(steps)
-        return None if change is None else self.judge((change, random_like(change, seen, fit.space, self.random)), base)
+    def step(self, fit: Fit, seen: Seen, base: Tried | None, steps: int) -> Tried | None:
+        """Tune and try."""
+        change = fit.run(min(steps, (MOST - self.trial.transplant.forwards) // fit.price))
+        if change is None:
+            return None
+        random = random_like(change, seen, fit.space, self.random)
+        under = ((), ()) if base is None else (base.changes, base.control)
+        return self.weighed((*under[0], change), (*under[1], random))
 
     @property
     def spent(self) -> bool:
