@@ -24,6 +24,7 @@ BATCH = 32
 """Samples of each kind in one step."""
 RATE = 0.1
 """Step of Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1), in root mean squares of what is tuned as it was at first."""
+TUNED = "tuned"
 SOFT = 0.3
 """Width of the gate's slope, in clean standard deviations of what it looks at: only the gradient sees it."""
 STAYS, FOLLOWS = 10.0, 4.0
@@ -128,7 +129,8 @@ class Fit:
             with applied(model, self.under), frozen(model), torch.inference_mode(False), torch.enable_grad():
                 handle = dict(model.named_modules())[self.start.layer].register_forward_hook(hook)
                 try:
-                    for _ in range(steps):
+                    for number in range(steps):
+                        self.adam.param_groups[0]["lr"] = RATE * (1 - number / steps)
                         self.step(model)
                 finally:
                     handle.remove()
@@ -179,7 +181,7 @@ class Fit:
         arrays = {"gate": gate, "along": along, "centres": centres, "pushes": pushes}
         return replace(
             self.start,
-            choice=f"{self.start.choice}, tuned",
+            choice=f"{self.start.choice}, {TUNED}",
             limit=float(limit),
             **{name: held.float().contiguous().numpy() for name, held in arrays.items()},
         )

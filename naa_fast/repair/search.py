@@ -22,7 +22,7 @@ from naa_fast.rank.look import Look
 from naa_fast.records import ROWS
 from naa_fast.repair.candidates import Pair, Seen, candidates, random_like
 from naa_fast.repair.change import applied
-from naa_fast.repair.fit import FOLLOWS, Fit, Lesson
+from naa_fast.repair.fit import FOLLOWS, TUNED, Fit, Lesson
 from naa_fast.repair.outputs import Place, in_groups, outputs
 from naa_fast.repair.space import Space
 from naa_fast.repair.trial import Left, Part, Trial, most_general, trial_of
@@ -44,6 +44,9 @@ SCREENING, FIXING = 96, 200
 SLACK = 0.1
 GOOD, HARMLESS = 0.03, 0.99
 """What is left of the trigger, and kept of the clean predictions, where nothing more is tried."""
+SURER = 0.01
+"""How much worse a tuned change may be than the one it began from: both may leave nothing of these samples, but that one just so,
+and less extreme ones than the highest-ranked suspects slip through."""
 STRAYS = 0.1
 """Suspects that may stay what they are called there: a twentieth or a tenth of them do not carry the trigger."""
 AGAIN, CHANGES = 0.06, 3
@@ -100,12 +103,12 @@ class Search:
             return left
         return left + 2 * (1 - self.weighed(changes, control).kept)
 
-    def weighed(self, changes: tuple[Change, ...], control: tuple[Change, ...]) -> Tried:
-        """What changes do on all that choose."""
+    def weighed(self, changes: tuple[Change, ...], control: tuple[Change, ...], slack: float = 0.0) -> Tried:
+        """What changes do on all that choose; the best so far, if it is no worse than the best by more than `slack`."""
         self.tried += 1
         part = self.trial.choose
         one = Tried(changes, control, self.trial.left(part, changes), self.trial.kept(part.clean, changes))
-        if self.best is None or one.loss < self.best.loss:
+        if self.best is None or one.loss < self.best.loss + slack:
             self.best = one
         return one
 
@@ -132,10 +135,11 @@ class Search:
         for group in in_groups(self.trial.transplant, known, places):
             for seen in self.seen(group, base):
                 pair = next(candidates(seen, self.random), None)
-                if pair is not None and not self.spent:
+                if pair is not None and not self.spent and not self.done:
                     first.append((self.judge(pair, base), pair))
-                    if self.done:
-                        return
+            if self.done:
+                first = first[-1:]
+                break
         first.sort(key=lambda scored: scored[0])
         if self.tuned(places, base, distinct(pair[0] for _, pair in first)[:FITTED]):
             return
@@ -170,12 +174,13 @@ class Search:
 
     def step(self, fit: Fit, seen: Seen, base: Tried | None, steps: int) -> Tried | None:
         """Tune and try."""
+        fresh = self.best is None or not self.best.changes[-1].choice.endswith(TUNED)
         change = fit.run(min(steps, (MOST - self.trial.transplant.forwards) // fit.price))
         if change is None:
             return None
         random = random_like(change, seen, fit.space, self.random)
         under = ((), ()) if base is None else (base.changes, base.control)
-        return self.weighed((*under[0], change), (*under[1], random))
+        return self.weighed((*under[0], change), (*under[1], random), SURER if fresh else 0.0)
 
     @property
     def spent(self) -> bool:

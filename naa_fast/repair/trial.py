@@ -168,19 +168,30 @@ def cuts(count: int) -> list[int]:
     return [count // 2, count // 2 + count // 5]
 
 
+def risen(ranking: Ranking) -> int | None:
+    """The class that has become RISEN times as frequent, None if none has."""
+    wanted = ranking.predicted[ranking.predicted >= 0]
+    if not len(wanted):
+        return None
+    most = int(np.bincount(wanted).argmax())
+    known = (ranking.null_predicted == most).mean() if len(ranking.null_predicted) else 0.0
+    return most if known > 0 and (ranking.predicted == most).mean() >= RISEN * known else None
+
+
 def suspects(source: Source, ranking: Ranking, proof: Proof | None) -> Bases | None:
     """At most LIT suspects, from the first to the last of those that carry a proven trigger or lie beyond what clean samples
-    score; of one target, those predicted as it, all of them where it has become RISEN times as frequent. None if there are too
-    few. Reads the set once more.
+    score; of one target (a proof's, or without one a class that has risen), those predicted as it, all of them where it has become
+    RISEN times as frequent. None if there are too few. Reads the set once more.
 
     The most extreme ones alone say little about the others.
     """
     carriers = 0 if ranking.carriers is None else int(ranking.carriers.sum())  # these are ranked before all others
     most = max(LEAST, carriers, ranking.beyond)
     wanted = ranking.predicted >= 0
-    if proof is not None and isinstance(proof.target, int):
-        wanted = ranking.predicted == proof.target
-        if wanted.mean() >= RISEN * (ranking.null_predicted == proof.target).mean():
+    target = risen(ranking) if proof is None else proof.target
+    if isinstance(target, int):
+        wanted = ranking.predicted == target
+        if wanted.mean() >= RISEN * (ranking.null_predicted == target).mean():
             most = len(wanted)
     numbers = ranking.order[:most]
     numbers = numbers[wanted[numbers]]
