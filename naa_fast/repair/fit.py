@@ -17,6 +17,7 @@ from naa_fast.detect.repair import Change
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.records import Array
+from naa_fast.repair.candidates import array
 from naa_fast.repair.change import applied, replaced
 from naa_fast.repair.space import Space
 
@@ -48,7 +49,7 @@ class Lesson:
     @classmethod
     def of(cls, transplant: Transplant, clean: Bases, turned: Bases | None, shown: Bases | None) -> Lesson | None:
         """None for a model that gives no finite scores."""
-        found = []
+        found: list[Tensor] = []
         for batch, _ in clean.batches:
             for _, scores in transplant.scores(batch):
                 if scores is None or (found and scores.shape[1] != found[0].shape[1]):
@@ -178,12 +179,14 @@ class Fit:
         limit, centres = limit + gate @ middle, centres + along @ middle
         if not all(x.isfinite().all() for x in (gate, limit, along, centres, pushes)):
             return None
-        arrays = {"gate": gate, "along": along, "centres": centres, "pushes": pushes}
         return replace(
             self.start,
             choice=f"{self.start.choice}, {TUNED}",
+            gate=array(gate),
             limit=float(limit),
-            **{name: held.float().contiguous().numpy() for name, held in arrays.items()},
+            along=array(along),
+            centres=array(centres),
+            pushes=array(pushes),
         )
 
 

@@ -19,7 +19,7 @@ from naa_fast.proof.gather import CURE
 from naa_fast.proof.prove import CleanInputs, alike
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.rank.look import Look
-from naa_fast.records import ROWS
+from naa_fast.records import ROWS, Array
 from naa_fast.repair.candidates import Pair, Seen, candidates, random_like
 from naa_fast.repair.change import applied
 from naa_fast.repair.fit import FOLLOWS, TUNED, Fit, Lesson
@@ -121,6 +121,8 @@ class Search:
             if any(one is not None and not (one.usable and one.parts) for one in given.values()):
                 continue
             parts = {kind: None if one is None else one.parts for kind, one in given.items()}
+            if not all(part.isfinite().all() for some_parts in parts.values() for part in some_parts or ()):
+                continue
             assert parts["known"] is not None
             z = torch.from_numpy(np.nan_to_num(self.layers[name].z).astype(np.float32))
             yield Seen(name, place.axis, z, parts["known"], parts["turned"], parts["shown"])
@@ -195,9 +197,13 @@ def distinct(changes: Iterable[Change]) -> list[Change]:
     """Without those that do what an earlier one does: a block gives what its last activation gives."""
     found: list[Change] = []
     for change in changes:
-        if not any(np.array_equal(change.gate, other.gate) and change.limit == other.limit for other in found):
+        if not any(change.limit == other.limit and same(change.gate, other.gate) for other in found):
             found.append(change)
     return found
+
+
+def same(one: Array | None, other: Array | None) -> bool:
+    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def some(bases: Bases | None, most: int) -> Bases | None:

@@ -156,7 +156,8 @@ def trial_of(
         parts.append(Part(clean, onto, put, shown))
     if any(not len(part.clean.predicted) or (part.turned is None and part.shown is None) for part in parts):
         return None
-    return Trial(transplant, *parts, proof if candidate is not None else None)
+    fix, choose, measure = parts
+    return Trial(transplant, fix, choose, measure, proof if candidate is not None else None)
 
 
 TURNS = ((0, 2), (1,), (3,))
@@ -180,8 +181,8 @@ def risen(ranking: Ranking) -> int | None:
 
 def suspects(source: Source, ranking: Ranking, proof: Proof | None) -> Bases | None:
     """At most LIT suspects, from the first to the last of those that carry a proven trigger or lie beyond what clean samples
-    score; of one target (a proof's, or without one a class that has risen), those predicted as it, all of them where it has become
-    RISEN times as frequent. None if there are too few. Reads the set once more.
+    score; of one target (a proof's, or without one a class that has risen), those predicted as it, all of them
+    where it has become RISEN times as frequent. None if there are too few. Reads the set once more.
 
     The most extreme ones alone say little about the others.
     """
