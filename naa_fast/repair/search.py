@@ -141,6 +141,7 @@ class Search:
                     first.append((self.judge(pair, base), pair))
             if self.done:
                 first = first[-1:]
+            if self.done or self.spent:
                 break
         first.sort(key=lambda scored: scored[0])
         if self.tuned(places, base, distinct(pair[0] for _, pair in first)[:FITTED]):
@@ -158,9 +159,11 @@ class Search:
         """Tune the changes, the best of them most. False where that cannot be done."""
         fits: list[tuple[float, Seen, Fit]] = []
         for start in starts:
+            if self.spent:
+                break
             for seen in self.seen({start.layer: places[start.layer]}, base):
                 space = Space.of(seen.known)
-                if self.lesson is None or space is None or self.spent:
+                if self.lesson is None or space is None:
                     continue
                 fit = Fit(self.trial.transplant, self.lesson, start, space, () if base is None else base.changes)
                 one = self.step(fit, seen, base, STEPS)
@@ -177,7 +180,8 @@ class Search:
     def step(self, fit: Fit, seen: Seen, base: Tried | None, steps: int) -> Tried | None:
         """Tune and try."""
         fresh = self.best is None or not self.best.changes[-1].choice.endswith(TUNED)
-        change = fit.run(min(steps, (MOST - self.trial.transplant.forwards) // fit.price))
+        steps = min(steps, (MOST - self.trial.transplant.forwards) // fit.price)
+        change = fit.run(steps) if steps > 0 else None
         if change is None:
             return None
         random = random_like(change, seen, fit.space, self.random)
