@@ -57,11 +57,17 @@ def chosen_classes(scores: Tensor, none: int = -1) -> Tensor:
 
 
 def class_scores(output: Any, size: int, mask: Tensor | None = None) -> Tensor | None:
-    """The `[size, classes]` scores in a model's output (itself, its `logits`, or its first item), or None.
+    """The `[size, classes]` scores in a model's output (itself, its `logits`, or its first item), or None; without a graph.
 
     Logits of every position (`[size, positions, tokens]`, a language model's) are read at the last position that `mask` (bool
     `[size, positions]`) leaves: the next token is what such a model chooses.
     """
+    found = scores_of(output, size, mask)
+    return None if found is None else found.detach()
+
+
+def scores_of(output: Any, size: int, mask: Tensor | None = None) -> Tensor | None:
+    """`class_scores`, with the graph they came by."""
     named = not isinstance(output, Tensor) and hasattr(output, "logits")
     if not isinstance(output, Tensor):
         output = getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else None)
@@ -72,4 +78,4 @@ def class_scores(output: Any, size: int, mask: Tensor | None = None) -> Tensor |
     if named and output.ndim == 3 and output.shape[0] == size and mask is not None and mask.shape == output.shape[:2]:
         last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
         output = output[torch.arange(size, device=output.device), last.to(output.device)]
-    return output.detach() if output.ndim == 2 and output.shape[0] == size and output.shape[1] > 1 else None
+    return output if output.ndim == 2 and output.shape[0] == size and output.shape[1] > 1 else None

@@ -118,5 +118,13 @@ def turning_back(seen: Seen, space: Space, choice: str, directions: Tensor, edge
     )
 
 
+def random_like(change: Change, seen: Seen, space: Space, random: Generator) -> Change:
+    """As many random directions as a tuned change has, along which as many clean rows are turned back."""
+    assert change.gate is not None
+    assert change.pushes is not None
+    edge = float((space.rows @ torch.from_numpy(change.gate) <= change.limit).double().mean())
+    return turning_back(seen, space, change.choice, torch.randn(change.pushes.shape, generator=random), edge)
+
+
 def array(x: Tensor) -> Array:
     return x.float().contiguous().numpy()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from naa_fast.capture.hooks import is_compiled
 from naa_fast.capture.selection import unwrapped
-from naa_fast.detect.repair import METHODS, Change, Repair
+from naa_fast.detect.repair import Change, Repair
 from naa_fast.errors import InputError, UsageError
 
 
@@ -46,9 +46,13 @@ def hook_of(change: Change) -> Callable[[nn.Module, Any, Any], Any]:
     rows = rows_of(change)
 
     def through(output: Tensor) -> Tensor:
+        if not -output.ndim <= change.axis < output.ndim:
+            raise InputError(f"layer {change.layer} has {output.ndim} axes", "the repair is of another model")
         moved = output.movedim(change.axis, -1)
         if moved.shape[-1] != channels_of(change, moved.shape[-1]):
             raise InputError(f"layer {change.layer} has {moved.shape[-1]} neurons", "the repair is of another model")
+        if not output.numel():
+            return output
         return rows(moved.reshape(-1, moved.shape[-1])).reshape(moved.shape).movedim(-1, change.axis)
 
     def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
@@ -107,10 +111,13 @@ def rows_of(change: Change) -> Callable[[Tensor], Tensor]:
         return x.index_copy(1, chosen, x[:, chosen].clamp(own["low"], own["high"]))
 
     def turn_back(x: Tensor) -> Tensor:
-        own = tensors(x)
-        beyond = (x @ own["gate"] > change.limit)[:, None]
-        return x - torch.where(beyond, (x @ own["along"].T - own["centres"]) @ own["pushes"], 0)
+        whole = x.to(torch.promote_types(x.dtype, torch.float32))  # sums over neurons lose the limit in half precision
+        own = tensors(whole)
+        beyond = (whole @ own["gate"] > change.limit)[:, None]
+        return (whole - torch.where(beyond, (whole @ own["along"].T - own["centres"]) @ own["pushes"], 0)).to(x.dtype)
 
-    if change.method not in METHODS:
-        raise InputError(f"a repair by '{change.method}'", f"this version knows {', '.join(METHODS)}")
+    try:
+        change.check()
+    except (ValueError, TypeError) as error:
+        raise InputError(f"no repair of layer {change.layer}", str(error)) from None
     return {"zero": zero, "clip": clip, "turn back": turn_back}[change.method]

@@ -62,7 +62,8 @@ def outputs(transplant: Transplant, bases: Bases, places: Mapping[str, Place]) -
     def hook(name: str) -> Any:
         def keep(module: nn.Module, arguments: Any, output: Any) -> None:
             tensor = tensor_of(output)
-            now.setdefault(name, []).append(torch.zeros(0) if tensor is None else tensor)
+            # A copy: the next layer may work in place.
+            now.setdefault(name, []).append(torch.zeros(0) if tensor is None else tensor.detach().clone())
 
         return keep
 
@@ -86,7 +87,12 @@ def outputs(transplant: Transplant, bases: Bases, places: Mapping[str, Place]) -
 
 
 def fits(output: Tensor, place: Place, size: int, scores: Tensor | None) -> bool:
-    if output.ndim < 2 or not -output.ndim <= place.axis < output.ndim or output.shape[place.samples] != size:
+    if (
+        output.ndim < 2
+        or not output.numel()
+        or not -output.ndim <= place.axis < output.ndim
+        or output.shape[place.samples] != size
+    ):
         return False
     return scores is None or output.shape != scores.shape
 

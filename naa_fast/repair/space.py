@@ -34,6 +34,8 @@ class Space:
         typical = width[width > 0]
         if not len(typical) or not rows.isfinite().all():
             return None
+        if not width.isfinite().all():  # squares of what is finite may not be
+            return None
         width = width.clamp(min=0.1 * float(typical.median()))
         if rows.shape[1] > WIDEST:
             return cls(rows, middle, width, None)

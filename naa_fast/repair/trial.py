@@ -22,11 +22,11 @@ from naa_fast.rank.passes import observed_in
 from naa_fast.records import Array
 from naa_fast.repair.change import applied
 
-CHOOSE, MEASURE = 300, 600
-"""Clean samples that fix and choose a repair, and others that measure it."""
-LIT = 200
+FIX, CHOOSE, MEASURE = 900, 300, 600
+"""Clean samples that fix what changes do, others that choose one, and others that measure it."""
+LIT = 400
 LEAST = 10
-"""Highest-ranked suspect samples that stand for the trigger: more than these, and half of them choose."""
+"""Highest-ranked suspect samples that stand for the trigger: more than these; half of them fix, a quarter chooses."""
 RISEN, MIXED = 4, 0.25
 """A target that has become so many times as frequent has nearly all of its samples from the trigger: all but MIXED of them."""
 
@@ -38,6 +38,14 @@ class AsItIs:
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
         return x
+
+
+def most_general(proofs: Sequence[Proof]) -> Proof | None:
+    """The first that stands, one that is not of a single source class if there is such: an all-to-all attack is as well one of
+    each class, and what silences one of them leaves the others.
+    """
+    standing = [proof for proof in proofs if proof.stands]
+    return min(standing, key=lambda proof: proof.source is not None, default=None)
 
 
 def candidate_of(proof: Proof, images: CleanImages | None) -> Candidate | None:
@@ -90,11 +98,11 @@ class Left:
 
 
 class Trial:
-    """Parts that choose and measure, and the shares that are counted on them."""
+    """Parts that fix, choose and measure, and the shares that are counted on them."""
 
-    def __init__(self, transplant: Transplant, choose: Part, measure: Part, proof: Proof | None) -> None:
+    def __init__(self, transplant: Transplant, fix: Part, choose: Part, measure: Part, proof: Proof | None) -> None:
         self.transplant = transplant
-        self.choose, self.measure = choose, measure
+        self.fix, self.choose, self.measure = fix, choose, measure
         self.proof = proof
         self.rule: dict[int, int] = {}
         if choose.turned is not None and proof is not None and not isinstance(proof.target, int):
@@ -137,34 +145,54 @@ def trial_of(
     order = np.random.default_rng(1).permutation(np.flatnonzero(predicted >= 0))
     chose = np.isin(order, in_turns(predicted)[:CHOOSING])  # the proof
     order = np.concatenate([order[chose], order[~chose]])
-    cut = min(CHOOSE, len(order) // 2)
     lit = suspects(suspect, ranking, proof)
     candidate = None if proof is None else candidate_of(proof, images)
     parts = []
-    for number, rows in enumerate((order[:cut], order[cut : cut + MEASURE])):
-        clean = bases.of(rows)
-        shown = None if lit is None else lit.of(np.arange(number, len(lit.predicted), 2))
-        onto = clean if proof is None or proof.source is None else clean.of(np.flatnonzero(clean.predicted == proof.source))
+    for rows, turns, most in zip(np.split(order, cuts(len(order))), TURNS, (FIX, CHOOSE, MEASURE), strict=True):
+        clean = bases.of(rows[:most])
+        shown = None if lit is None else lit.of(np.flatnonzero(np.isin(np.arange(len(lit.predicted)) % 4, turns)))
+        onto = clean if proof is None or proof.source is None else bases.of(rows[predicted[rows] == proof.source][:most])
         put = None if candidate is None or not len(onto.predicted) else with_trigger(onto, candidate)
         parts.append(Part(clean, onto, put, shown))
-    if not cut or any(part.turned is None and part.shown is None for part in parts):
+    if any(not len(part.clean.predicted) or (part.turned is None and part.shown is None) for part in parts):
         return None
-    return Trial(transplant, parts[0], parts[1], proof if candidate is not None else None)
+    fix, choose, measure = parts
+    return Trial(transplant, fix, choose, measure, proof if candidate is not None else None)
+
+
+TURNS = ((0, 2), (1,), (3,))
+"""Which of every four suspects fix, choose and measure."""
+
+
+def cuts(count: int) -> list[int]:
+    """Where so many samples are cut: half of them fix, a fifth chooses, the rest measures."""
+    return [count // 2, count // 2 + count // 5]
+
+
+def risen(ranking: Ranking) -> int | None:
+    """The class that has become RISEN times as frequent, None if none has."""
+    wanted = ranking.predicted[ranking.predicted >= 0]
+    if not len(wanted):
+        return None
+    most = int(np.bincount(wanted).argmax())
+    known = (ranking.null_predicted == most).mean() if len(ranking.null_predicted) else 0.0
+    return most if known > 0 and (ranking.predicted == most).mean() >= RISEN * known else None
 
 
 def suspects(source: Source, ranking: Ranking, proof: Proof | None) -> Bases | None:
     """At most LIT suspects, from the first to the last of those that carry a proven trigger or lie beyond what clean samples
-    score; of one target, those predicted as it, all of them where it has become RISEN times as frequent. None if there are too
-    few. Reads the set once more.
+    score; of one target (a proof's, or without one a class that has risen), those predicted as it, all of them
+    where it has become RISEN times as frequent. None if there are too few. Reads the set once more.
 
     The most extreme ones alone say little about the others.
     """
     carriers = 0 if ranking.carriers is None else int(ranking.carriers.sum())  # these are ranked before all others
     most = max(LEAST, carriers, ranking.beyond)
     wanted = ranking.predicted >= 0
-    if proof is not None and isinstance(proof.target, int):
-        wanted = ranking.predicted == proof.target
-        if wanted.mean() >= RISEN * (ranking.null_predicted == proof.target).mean():
+    target = risen(ranking) if proof is None else proof.target
+    if isinstance(target, int):
+        wanted = ranking.predicted == target
+        if wanted.mean() >= RISEN * (ranking.null_predicted == target).mean():
             most = len(wanted)
     numbers = ranking.order[:most]
     numbers = numbers[wanted[numbers]]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save
 from torch import Tensor, nn
 
-from naa_fast.detect.repair import Change, Repair
+from naa_fast.detect.repair import TRIGGERED, Change, Repair
 from naa_fast.errors import InputError, UsageError
 from naa_fast.repair import applied, load
 
@@ -96,6 +99,8 @@ def test_a_repair_of_another_model_is_refused_and_leaves_no_hook() -> None:
     for change in (along_first(0.7), Change("0", -1, "zero", "", np.array([5]))):
         with pytest.raises(InputError, match="has 4 neurons"), applied(model, [change]):
             model(ROWS[:, :4])
+    with pytest.raises(InputError, match="has 2 axes"), applied(model, [Change("0", 2, "zero", "", np.array([0]))]):
+        model(ROWS)
     with pytest.raises(InputError, match="a repair by 'burn'"), applied(model, [Change("0", -1, "burn", "", np.array([0]))]):
         pass
     assert not model[0]._forward_hooks
@@ -103,7 +108,7 @@ def test_a_repair_of_another_model_is_refused_and_leaves_no_hook() -> None:
 
 def test_a_file_holds_all_of_a_repair_but_its_control(tmp_path: Path) -> None:
     changes = (along_first(0.7), Change("1", 1, "zero", "most", np.array([2, 0])))
-    repair = Repair(changes, "x", 0.9, 0.1, 0.8, 100, 0.99, 0.98, 200, 5, 4000, random=changes)
+    repair = Repair(changes, TRIGGERED, 0.9, 0.1, 0.8, 100, 0.99, 0.98, 200, 5, 4000, random=changes)
     path = tmp_path / "repair.safetensors"
     path.write_bytes(repair.to_bytes())
     loaded = load(path)
@@ -113,6 +118,112 @@ def test_a_file_holds_all_of_a_repair_but_its_control(tmp_path: Path) -> None:
     for mine, its in zip(changes, loaded.changes, strict=True):
         for name, value in vars(mine).items():
             np.testing.assert_array_equal(getattr(its, name), value)
+
+
+def written(path: Path, change: Change, **others: object) -> Path:
+    """A file of one change, with other figures than a repair's own."""
+    figures = Repair((change,), TRIGGERED, 0.9, 0.1, 0.8, 100, 0.99, 0.98, 200, 5, 4000)
+    path.write_bytes(replace(figures, **others).to_bytes())  # type: ignore[arg-type]
+    return path
+
+
+UNIT, NUMBERS = np.eye(6, dtype=np.float32)[:1], np.array([0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"limit": float("nan")}, "no number"),
+        ({"limit": float("inf")}, "no number"),
+        ({"axis": "1"}, "no number"),
+        ({"layer": 3}, "no text"),
+        ({"method": "burn"}, "a repair by 'burn'"),
+        ({"method": "clip"}, "expected high, low, neurons"),
+        ({"gate": None}, "expected along, centres, gate, neurons, pushes"),
+        ({"gate": UNIT}, "shapes"),
+        ({"along": UNIT[0]}, "shapes"),
+        ({"centres": np.zeros(3, np.float32)}, "shapes"),
+        ({"pushes": UNIT[:, :4]}, "shapes"),
+        ({"along": UNIT[:0], "pushes": UNIT[:0], "centres": UNIT[0, :0]}, "directions that the gate does not have"),
+        ({"pushes": UNIT * np.float32(np.nan)}, "pushes that is not finite"),
+        ({"gate": np.arange(6)}, "gate that is not finite"),
+        ({"neurons": np.array([-1])}, "numbers from 0"),
+        ({"neurons": np.array([[0]])}, "numbers from 0"),
+        ({"neurons": np.array([0.5])}, "numbers from 0"),
+        ({"neurons": np.array([6])}, "neurons or directions"),
+    ],
+)
+def test_a_change_whose_parts_do_not_belong_together_is_refused_from_a_file_and_by_a_model(
+    wrong: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    change = replace(along_first(0.7), **wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=words):
+        load(written(tmp_path / "repair.safetensors", change))
+    with pytest.raises((InputError, UsageError)), applied(nn.Sequential(Same()), [change]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"after": float("nan")}, "shares that are not between"),
+        ({"kept": 7}, "shares that are not between"),
+        ({"on": None}, "shares that are not between"),
+        ({"forwards": -1}, "counts that are no whole numbers"),
+        ({"samples": "many"}, "counts that are no whole numbers"),
+        ({"changes": ()}, "its changes are missing"),
+    ],
+)
+def test_a_file_of_impossible_figures_is_refused(others: dict[str, object], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        load(written(tmp_path / "repair.safetensors", along_first(0.7), **others))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ("[" * 100_000, "RecursionError"),
+        ("[]", "no repair"),
+        ('{"changes": [], "random": []}', "its changes are missing"),
+        ('{"changes": [3]}', "no repair"),
+        ('{"changes": {"a": 1}}', "no repair"),
+        (
+            '{"changes": [{"layer": "0", "axis": 1, "method": "zero", "choice": "", "limit": 1' + "0" * 400 + "}]}",
+            "OverflowError",
+        ),
+    ],
+)
+def test_metadata_that_describes_no_repair_is_refused(metadata: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "repair.safetensors"
+    path.write_bytes(save({"0.neurons": NUMBERS}, {"repair": metadata}))
+    with pytest.raises(InputError, match=words):
+        load(path)
+
+
+def test_tensors_of_no_change_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "repair.safetensors", Change("0", -1, "zero", "", NUMBERS))
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    path.write_bytes(save({"0.neurons": NUMBERS, "7.gate": UNIT}, metadata))
+    with pytest.raises(InputError, match=r"tensors of no change: 7\.gate"):
+        load(path)
+
+
+def test_an_output_without_values_passes_as_it_is() -> None:
+    assert through(along_first(0.7), ROWS[:0]).shape == (0, 6)
+
+
+def test_half_precision_moves_the_rows_that_full_precision_moves() -> None:
+    wide = torch.full((2, 4096), 0.01)
+    wide[1] = 0.0101  # sums of 40.96 and 41.37, which float16 sums cannot be trusted to tell from 41.2
+    gate = np.ones(4096, np.float32)
+    nothing = np.zeros(1, np.float32)
+    change = Change(
+        "0", -1, "turn back", "", NUMBERS, gate=gate, limit=41.2, along=gate[None], centres=nothing, pushes=gate[None] / 4096
+    )
+    found = through(change, wide.half())
+    assert torch.equal(found[0], wide.half()[0])
+    assert found[1].abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors", b"\x02\x00\x00\x00\x00\x00\x00\x00{}"], ids=["empty", "text", "bare"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import naa_fast
 from naa_fast import demo
 from naa_fast.audit import Audit
 from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Repair
+from naa_fast.repair.trial import most_general
 from naa_fast.report.machine import load_schema
 from naa_fast.report.words import summary
 
@@ -166,3 +168,43 @@ def test_a_model_in_which_no_layer_can_be_changed_is_told_so() -> None:
     assert audit.verdict.outcome == "fail"
     assert audit.repair is None
     assert any("cures the model: none of 0 repairs" in line for line in audit.verdict.not_checked)
+
+
+def test_a_model_that_no_gradient_comes_through_is_repaired_all_the_same(model: nn.Sequential) -> None:
+    class Closed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        @torch.no_grad()
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)  # type: ignore[no-any-return]
+
+    closed = Closed()
+    audit = naa_fast.scan(closed, DIGITS.clean_x, DIGITS.suspect_x)
+    assert audit.repair is not None
+    assert not any("tuned" in change.choice for change in audit.repair.changes)
+    with naa_fast.repair.applied(closed, audit.repair):
+        _, left = demo.rates(closed, DIGITS)  # type: ignore[arg-type]
+    assert left < 0.1
+
+
+def test_half_precision_is_repaired_too(model: nn.Sequential) -> None:
+    half = deepcopy(model).bfloat16()
+    audit = naa_fast.scan(half, DIGITS.clean_x, DIGITS.suspect_x)
+    assert audit.repair is not None
+    with naa_fast.repair.applied(half, audit.repair):
+        left = (scores(half, DIGITS.suspect_x.bfloat16()).argmax(1) == unrepaired_half(model, DIGITS.suspect_x)).double().mean()
+    assert left < 0.95  # those with the trigger go elsewhere
+
+
+def unrepaired_half(model: nn.Sequential, x: Tensor) -> Tensor:
+    return scores(deepcopy(model).bfloat16(), x.bfloat16()).argmax(1)
+
+
+def test_the_most_general_proof_that_stands_is_repaired(audit: Audit) -> None:
+    one = next(proof for proof in audit.proof if proof.stands)
+    narrow, none = replace(one, source=1), replace(one, rate=0.0)
+    assert most_general([none, narrow, one]) is one
+    assert most_general([none, narrow]) is narrow
+    assert most_general([none]) is None
