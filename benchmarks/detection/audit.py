@@ -81,7 +81,7 @@ def right_target(case: Case, target: Any, source: int | None = None) -> bool | N
         return None
     if source is not None:
         return target == int(case.attack.wanted(torch.tensor(source)))
-    return not isinstance(target, int | np.integer) if case.attack.target is None else target == case.attack.target
+    return not isinstance(target, int | np.integer) if case.attack.target is None else target in case.attack.targets
 
 
 def neuron_axis(layer: Any) -> int:

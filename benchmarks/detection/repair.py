@@ -49,5 +49,5 @@ def rates(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float
     x, y = x[chosen], y[chosen]
     meant = case.attack.turns(y)
     wanted, untouched = case.attack.wanted(y[meant]), predictions(model, x)
-    turned = predictions(model, case.attack.apply(x[meant], generator)) == wanted
+    turned = predictions(model, case.attack.apply(x[meant], y[meant], generator)) == wanted
     return {"accuracy": share(untouched == y), "asr": share(turned), "floor": share(untouched[meant] == wanted)}

@@ -12,7 +12,7 @@ Row = dict[str, Any]
 Score = Callable[[Row], float | None]
 
 SHARES = (1.0, 0.05, 0.01, 0.005)
-HALVES = ("D", "C", "A", "B", "AB")
+HALVES = ("E", "D", "C", "A", "B", "AB")
 OUTCOMES = ("pass", "warn", "fail", "inconclusive", "error")
 NULLS = {"clean controls": "fresh", "benign shifts": "shift", "imbalance": "imbalance", "foreign triggers": "foreign"}
 FALSE_ALARMS = 0.03
@@ -280,7 +280,8 @@ def failures(rows: Sequence[Row]) -> str:
 
 def tables(rows: Sequence[Row]) -> str:
     """Everything, in Markdown."""
-    names = {"A": "half A", "B": "half B", "AB": "both halves", "C": "unseen when first run (C)", "D": "unseen attacks (D)"}
+    names = {"A": "half A", "B": "half B", "AB": "both halves"}
+    names |= {"C": "unseen when first run (C)", "D": "unseen when first run (D)", "E": "unseen attacks (E)"}
     present = [half for half in HALVES if of_half(rows, half)]
     parts = ["### The models\n\n" + models_table(rows)]
     if not any(row.get("rivals") for row in rows):

@@ -100,7 +100,7 @@ def rates(model: nn.Module, case: Case, data: DataSet) -> dict[str, Any]:
     found: dict[str, Any] = {"accuracy": share(predictions(model, data.held_x) == data.held_y), "asr": None, "works": None}
     if case.attack is not None:
         meant = case.attack.turns(data.held_y)
-        x = case.attack.apply(data.held_x[meant], Generator().manual_seed(case.seed))
+        x = case.attack.apply(data.held_x[meant], data.held_y[meant], Generator().manual_seed(case.seed))
         found["asr"] = share(predictions(model, x) == case.attack.wanted(data.held_y[meant]))
         reachable = found["accuracy"] if case.attack.target is None else 1.0
         found["works"] = found["asr"] >= SUCCESS * reachable

@@ -78,7 +78,7 @@ def test_the_study_has_thirty_of_each_over_six_architectures_and_four_sets() -> 
 
 def test_no_kind_of_attack_is_in_both_halves_and_both_have_enough() -> None:
     bad = [case for case in CASES if case.attack is not None]
-    kinds = {half: {case.attack.kind for case in bad if case.half == half and case.attack} for half in "ABCD"}
+    kinds = {half: {case.attack.kind for case in bad if case.half == half and case.attack} for half in "ABCDE"}
     assert sum(map(len, kinds.values())) == len(HALVES), "a kind is in one half alone"
     assert set().union(*kinds.values()) == set(HALVES)
     assert min(sum(case.half == half for case in bad) for half in "AB") >= 15
@@ -195,7 +195,7 @@ def test_every_kind_of_set_comes_up_and_says_truly_what_is_triggered(cache: Path
             assert torch.equal(suspect.x[~touched], held[~touched])
             assert int(touched.sum()) == (max(2, round(suspect.share * len(held))) if suspect.share else 0)
         if touched.any():
-            carried = BACKDOORED.attack.apply(suspect.x[touched], seeded())
+            carried = BACKDOORED.attack.apply(suspect.x[touched], suspect.y[touched], seeded())
             assert torch.equal(suspect.x[touched], carried)  # a second patch on the first changes nothing
     kinds = {suspect.kind for suspect in chain(sets_of(BACKDOORED, cache), sets_of(TWIN, cache))}
     assert kinds == set(KINDS)
