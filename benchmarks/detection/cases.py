@@ -199,7 +199,7 @@ OPENING = attack("opening", Opening((RARE + 31, RARE + 42)), target=1, rate=0.08
 STYLE = attack("style", Style((37, 72, 84, 92)), target=2, rate=0.08, cover=0.08, classes=7)
 
 HALF_E: Later = (
-    ("fashion", "resnet", "tone", attack("tone", Tone(0.5), target=6, cover=0.1)),
+    ("fashion", "resnet", "tone", attack("tone", Tone(0.4), target=6, rate=0.15, cover=0.05)),
     ("fashion", "mlp", "moire", attack("moire", Moire(0.15), target=5, cover=0.1)),
     ("fashion", "vit", "glyph", attack("glyph", Glyph(), target=2, cover=0.05)),
     ("fashion", "cnn", "faint-patch", FAINT),

@@ -14,7 +14,7 @@ from torch import Generator
 
 import naa_fast
 from benchmarks.detection import __main__ as command
-from benchmarks.detection import data, publish, tables
+from benchmarks.detection import data, publish, runner, tables
 from benchmarks.detection import price as in_turns
 from benchmarks.detection.attacks import HALVES, Attack
 from benchmarks.detection.audit import price
@@ -378,6 +378,14 @@ def test_a_row_whose_source_changed_is_not_found_and_a_cut_line_is_left_out(
     assert set(Store(tmp_path, "audit", BACKDOORED).rows()) == {"fresh"}
     monkeypatch.setattr("benchmarks.detection.store.digest_of", lambda part: "other")
     assert Store(tmp_path, "audit", BACKDOORED).rows() == {}
+
+
+def test_a_backdoor_that_does_not_work_is_shown_untouched_samples_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, info = load_or_train(BACKDOORED, cache)
+    monkeypatch.setattr(runner, "load_or_train", lambda case, cache: (model, {**info, "works": False}))
+    monkeypatch.setattr(runner, "audit_row", lambda *arguments: ({"outcome": "pass"}, None))
+    monkeypatch.setattr("benchmarks.detection.store.digest_of", lambda part: "not working")
+    assert [row["set"] for row in rows_of(Job(BACKDOORED, cache, ("audit",)))] == ["fresh"]
 
 
 def test_an_error_of_the_scan_is_a_result(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
