@@ -60,13 +60,18 @@ def run(jobs: Sequence[Job], processes: int) -> list[dict[str, Any]]:
     """All rows of all jobs, in the order of the jobs; what the cache has is not done again."""
     if processes < 2:
         return [row for job in jobs for row in rows_of(job)]
-    started, found = time.perf_counter(), {}
+    started, found, total = time.perf_counter(), {}, 0.0
     spawn = multiprocessing.get_context("spawn")
     with one_thread_each(), spawn.Pool(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for name, rows in pool.imap_unordered(named_rows, jobs):
+        for name, rows, seconds in pool.imap_unordered(timed_rows, jobs):
             found[name] = rows
+            total += seconds
             spent = time.perf_counter() - started
-            print(f"{len(found):3d} of {len(jobs)}  {spent:6.0f} s  {name}: {in_short(rows)}", flush=True)
+            print(f"{len(found):3d} of {len(jobs)}  {spent:6.0f} s  {seconds:4.0f} s of one core  ", end="")
+            print(f"{name}: {in_short(rows)}", flush=True)
+    print(
+        f"{time.perf_counter() - started:.0f} s, {total:.0f} s of one core: {total / processes / 60:.1f} minutes of {processes}"
+    )
     return [row for job in jobs for row in found[job.case.name]]
 
 
@@ -82,8 +87,10 @@ def one_thread_each() -> Iterator[None]:
         os.environ.update(before)
 
 
-def named_rows(job: Job) -> tuple[str, list[dict[str, Any]]]:
-    return job.case.name, rows_of(job)
+def timed_rows(job: Job) -> tuple[str, list[dict[str, Any]], float]:
+    """The job's name, its rows and its seconds of one core."""
+    started = time.process_time()
+    return job.case.name, rows_of(job), time.process_time() - started
 
 
 def in_short(rows: Sequence[dict[str, Any]]) -> str:

@@ -475,7 +475,9 @@ def test_two_processes_give_the_rows_that_one_gives(
     again = run(jobs, processes=2)
     assert dict(os.environ) == before
     assert [(row["set"], row["audit"]["score"]) for row in again] == [(row["set"], row["audit"]["score"]) for row in rows]
-    assert "  2 of 2  " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "  2 of 2  " in said
+    assert said.count(" s of one core") == 3, "of each and of all"
 
 
 def test_the_price_is_a_ratio_of_what_was_measured_side_by_side(cache: Path, rows: list[dict[str, Any]]) -> None:
