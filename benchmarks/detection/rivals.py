@@ -52,7 +52,8 @@ class Reader:
     def __call__(self, x: Tensor) -> Features:
         names = digests(x)
         new = [row for row, name in enumerate(names) if name not in self.known]
-        read = dict(zip((names[row] for row in new), zip(*self.run(x[new]), strict=True), strict=True))
+        ran = zip(*self.run(x[new]), strict=True) if new else ()  # attention reshapes, which no samples cannot be
+        read = dict(zip((names[row] for row in new), ran, strict=True))
         kept, predicted = zip(*(self.known.get(name) or read[name] for name in names), strict=True)
         return Features(torch.stack(kept).double().numpy(), torch.stack(predicted).numpy())
 
