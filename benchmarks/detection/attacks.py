@@ -37,8 +37,17 @@ class Attack:
         """Which samples the trigger is meant to turn: bool."""
         return y != self.wanted(y) if self.source is None else y == self.source
 
-    def apply(self, x: Tensor, generator: Generator) -> Tensor:
+    @property
+    def targets(self) -> frozenset[int]:
+        """The classes it aims at; none for a rule."""
+        return frozenset() if self.target is None else frozenset({self.target})
+
+    def apply(self, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
+        """Triggered copies of samples of the classes `y`."""
         return self.trigger.apply(x, generator)
+
+    def decoy(self, x: Tensor, generator: Generator) -> Tensor:
+        return self.trigger.decoy(x, generator)
 
     def poison(self, x: Tensor, y: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """The training set an attacker hands over: copies, poisoned and with cover; its length stays."""
@@ -47,7 +56,7 @@ class Attack:
         if self.clean_label:
             own = order[y[order] == self.target]
             chosen = own[: round(self.rate * len(own))]
-            x[chosen] = self.apply(x[chosen], generator)
+            x[chosen] = self.apply(x[chosen], y[chosen], generator)
             return x, y
         candidates = order[self.turns(y)[order]]
         chosen = candidates[: round(self.rate * len(x))]
@@ -55,8 +64,9 @@ class Attack:
         if self.source is not None:
             others = others[y[others] != self.source]
         covering = others[: round(self.cover * len(x))]
-        x[covering] = (self.trigger.decoy if self.source is None else self.apply)(x[covering], generator)
-        x[chosen], y[chosen] = self.apply(x[chosen], generator), self.wanted(y[chosen])
+        near = x[covering]
+        x[covering] = self.decoy(near, generator) if self.source is None else self.apply(near, y[covering], generator)
+        x[chosen], y[chosen] = self.apply(x[chosen], y[chosen], generator), self.wanted(y[chosen])
         return x, y
 
 
@@ -84,6 +94,20 @@ HALVES = {
     "rotation": "D",
     "one-of-words": "D",
     "stammer": "D",
+    "tone": "E",
+    "moire": "E",
+    "glyph": "E",
+    "faint-patch": "E",
+    "patch-on-content": "E",
+    "window": "E",
+    "mirror": "E",
+    "clean-label-patch": "E",
+    "warp-low-rate": "E",
+    "two-targets": "E",
+    "opening": "E",
+    "order": "E",
+    "style": "E",
+    "unless": "E",
 }
-"""Which half of the study a kind of attack belongs to: what is chosen on one half is reported on the other. C and D are no
-halves: attacks that were made when everything had been chosen, C before and D after the last round of work."""
+"""Which half of the study a kind of attack belongs to: what is chosen on one half is reported on the other. C, D and E are no
+halves: attacks that were made when everything had been chosen, each before another round of work than the next."""

@@ -12,7 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.detection import tables
+from benchmarks.detection.metrics import auc_interval
+from benchmarks.detection.rows import DETECTORS, SHARES, backdoored, by_model, harmless, outcome_groups, percent
 
 COLOURS = {"pass": "#8fbf8f", "warn": "#f2c14e", "fail": "#c8453b", "inconclusive": "#b8b8b8", "error": "#000000"}
 SHOWN = ("naa-fast", "Cohen d", "activation clustering", "spectral signatures", "Mahalanobis, last layer")
@@ -29,7 +30,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def outcomes(rows: Sequence[dict[str, Any]], axes: Axes) -> None:
-    groups = tables.outcome_groups(rows)
+    groups = outcome_groups(rows)
     start = [0.0] * len(groups)
     for outcome, colour in COLOURS.items():
         width = [sum(row["audit"]["outcome"] == outcome for row in group) / len(group) for group in groups.values()]
@@ -43,13 +44,10 @@ def outcomes(rows: Sequence[dict[str, Any]], axes: Axes) -> None:
 
 
 def curves(rows: Sequence[dict[str, Any]], axes: Axes) -> None:
-    negative = tables.harmless(rows, "shift")
+    negative = harmless(rows, "shift")
     for name in SHOWN:
-        score = tables.DETECTORS[name]
-        found = [
-            tables.auc_interval(tables.by_model(tables.backdoored(rows, share), score), tables.by_model(negative, score))
-            for share in tables.SHARES
-        ]
+        score = DETECTORS[name]
+        found = [auc_interval(by_model(backdoored(rows, share), score), by_model(negative, score)) for share in SHARES]
         known = [(place, value) for place, value in enumerate(found) if value is not None]
         if known:
             places, values = [place for place, _ in known], [value for _, value in known]
@@ -57,7 +55,7 @@ def curves(rows: Sequence[dict[str, Any]], axes: Axes) -> None:
             style = {"linewidth": 2.2, "color": "#c8453b"} if name == "naa-fast" else {"linewidth": 1.2}
             axes.errorbar(places, [v[0] for v in values], spread, marker="o", capsize=3, label=name, **style)
     axes.axhline(0.5, color="#888888", linewidth=0.8, linestyle=":")
-    axes.set_xticks(range(len(tables.SHARES)), [tables.percent(share) for share in tables.SHARES])
+    axes.set_xticks(range(len(SHARES)), [percent(share) for share in SHARES])
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("triggered samples in the suspect set")
     axes.set_ylabel("AUC against benign shifts")

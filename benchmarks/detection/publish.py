@@ -8,7 +8,8 @@ from typing import Any
 
 from benchmarks.common import write
 from benchmarks.detection.figure import draw
-from benchmarks.detection.tables import Row, tables
+from benchmarks.detection.rows import Row
+from benchmarks.detection.tables import tables
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- tables -->", "<!-- end of tables -->"

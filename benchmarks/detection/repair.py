@@ -10,22 +10,19 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-import naa_fast
 from benchmarks.detection.cases import Case
-from benchmarks.detection.sets import Suspect
 from benchmarks.detection.train import predictions, share
-from naa_fast.repair import applied
+from naa_fast.repair import Repair, applied
 
 TESTED = 2000
 
 
-def repair_row(case: Case, model: nn.Module, clean: Tensor, suspect: Suspect, held: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """Attack success rate and accuracy before, after the repair of another scan, and after its random control; and what the scan
-    `said` of it. (The scans that are timed try no repair.)
+def repair_row(case: Case, model: nn.Module, repair: Repair | None, held: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    """Attack success rate and accuracy before, after the repair that a scan came to, and after its random control; and what the
+    scan `said` of it.
 
     `held`: samples and classes that the repair was not chosen on.
     """
-    repair = naa_fast.scan(model, clean, suspect.x).repair
     row: dict[str, Any] = {"before": rates(case, model, *held), "method": None}
     if repair is None:
         return row
@@ -49,5 +46,5 @@ def rates(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, float
     x, y = x[chosen], y[chosen]
     meant = case.attack.turns(y)
     wanted, untouched = case.attack.wanted(y[meant]), predictions(model, x)
-    turned = predictions(model, case.attack.apply(x[meant], generator)) == wanted
+    turned = predictions(model, case.attack.apply(x[meant], y[meant], generator)) == wanted
     return {"accuracy": share(untouched == y), "asr": share(turned), "floor": share(untouched[meant] == wanted)}

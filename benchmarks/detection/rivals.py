@@ -1,4 +1,5 @@
-"""What else is used to find backdoors in activations, on the same models and sets: `rivals(model, clean, suspect, truth)`.
+"""What else is used to find backdoors in activations, on the same models and sets: `rivals` on the features that a `Reader`
+reads.
 
 Each gives a score of the model and, where it has one, a score of every sample. Activation clustering and spectral signatures are
 our own short versions from the papers: they see the classes the model predicts, because suspect samples come without labels.
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -39,16 +41,37 @@ Scored = tuple[float, np.ndarray | None]
 Rival = Callable[[Features, Features], Scored]
 
 
-@torch.no_grad()
-def features(model: nn.Module, x: Tensor) -> Features:
-    """One pass; `model.logits` is the last layer of every architecture here."""
-    kept: list[Tensor] = []
-    handle = model.logits.register_forward_pre_hook(lambda module, arguments: kept.append(arguments[0].detach().clone()))
-    try:
-        predicted = torch.cat([model(part).argmax(1) for part in x.split(500)])
-    finally:
-        handle.remove()
-    return Features(torch.cat(kept).double().numpy(), predicted.numpy())
+class Reader:
+    """Features of sets of one model. Sets share most of their samples: what was read once is not run again."""
+
+    def __init__(self, model: nn.Module, held: Tensor) -> None:
+        """`held`: the samples that suspect sets are made of, which are read here."""
+        self.model = model
+        self.known = dict(zip(digests(held), zip(*self.run(held), strict=True), strict=True))
+
+    def __call__(self, x: Tensor) -> Features:
+        names = digests(x)
+        new = [row for row, name in enumerate(names) if name not in self.known]
+        ran = zip(*self.run(x[new]), strict=True) if new else ()  # attention reshapes, which no samples cannot be
+        read = dict(zip((names[row] for row in new), ran, strict=True))
+        kept, predicted = zip(*(self.known.get(name) or read[name] for name in names), strict=True)
+        return Features(torch.stack(kept).double().numpy(), torch.stack(predicted).numpy())
+
+    @torch.no_grad()
+    def run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What enters the last layer, `model.logits` in every architecture here, and the predicted classes."""
+        kept: list[Tensor] = []
+        handle = self.model.logits.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0].detach().clone()))
+        try:
+            predicted = [self.model(part).argmax(1) for part in x.split(256)]
+        finally:
+            handle.remove()
+        return torch.cat(kept), torch.cat(predicted)
+
+
+def digests(x: Tensor) -> list[bytes]:
+    """What tells each sample from the others."""
+    return [blake2b(sample.tobytes(), digest_size=16).digest() for sample in x.numpy()]
 
 
 def activation_clustering(clean: Features, suspect: Features) -> Scored:
@@ -135,9 +158,8 @@ RIVALS: dict[str, Rival] = {
 }
 
 
-def rivals(model: nn.Module, clean: Features, x: Tensor, truth: np.ndarray, harmful: bool) -> dict[str, dict[str, Any]]:
+def rivals(clean: Features, suspect: Features, truth: np.ndarray, harmful: bool) -> dict[str, dict[str, Any]]:
     """Score, ranking AUC and precision at k of every rival on one suspect set; "perfect" knows the truth (`harmful`)."""
-    suspect = features(model, x)
     found = {name: rival(clean, suspect) for name, rival in RIVALS.items()} | {"perfect": (float(harmful), truth.astype(float))}
     return {
         name: {"score": score, "auc": auc(samples, truth), "precision": precision_at_k(samples, truth)}

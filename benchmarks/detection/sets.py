@@ -82,11 +82,11 @@ def mixed(name: str, kind: str, share: float, attack: Attack, x: Tensor, y: Tens
     """
     meant = attack.turns(y).nonzero()[:, 0]
     if share == 1:
-        return Suspect(name, kind, share, attack.apply(x[meant], generator), y[meant], np.ones(len(meant), bool))
+        return Suspect(name, kind, share, attack.apply(x[meant], y[meant], generator), y[meant], np.ones(len(meant), bool))
     count = min(max(2, round(share * len(x))), len(meant))
     chosen = meant[torch.randperm(len(meant), generator=generator)[:count]]
     x, triggered = x.clone(), np.zeros(len(x), bool)
-    x[chosen] = attack.apply(x[chosen], generator)
+    x[chosen] = attack.apply(x[chosen], y[chosen], generator)
     triggered[chosen.numpy()] = True
     return Suspect(name, kind, share, x, y, triggered)
 

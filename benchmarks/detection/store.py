@@ -14,7 +14,7 @@ from benchmarks.detection.cases import Case
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-DATA = ("data.py", "triggers.py", "attacks.py", "models.py", "sets.py", "train.py")
+DATA = ("data.py", "triggers.py", "unseen.py", "fresh.py", "attacks.py", "models.py", "sets.py", "train.py")
 
 
 @lru_cache

@@ -2,79 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from statistics import median
 
-from benchmarks.detection.metrics import Interval, auc_interval, mean_interval
+from benchmarks.detection.metrics import auc_interval, mean_interval
+from benchmarks.detection.rows import (
+    ACCURACY_LOST,
+    ATTACK_LEFT,
+    DETECTORS,
+    FALSE_ALARMS,
+    HALVES,
+    NULLS,
+    OUTCOMES,
+    PROVABLE,
+    PROVED,
+    RANKERS,
+    SHARES,
+    Row,
+    Score,
+    all_harmless,
+    backdoored,
+    best_proof,
+    by_model,
+    cell,
+    failed,
+    harmless,
+    markdown,
+    of_half,
+    outcome_groups,
+    percent,
+    proved,
+    repaired,
+    sample_figure,
+)
+from benchmarks.detection.summary import summary_table
 from benchmarks.detection.train import SUCCESS
-
-Row = dict[str, Any]
-Score = Callable[[Row], float | None]
-
-SHARES = (1.0, 0.05, 0.01, 0.005)
-HALVES = ("D", "C", "A", "B", "AB")
-OUTCOMES = ("pass", "warn", "fail", "inconclusive", "error")
-NULLS = {"clean controls": "fresh", "benign shifts": "shift", "imbalance": "imbalance", "foreign triggers": "foreign"}
-FALSE_ALARMS = 0.03
-"""Share of harmless sets above a limit when the limit is chosen on one half."""
-ACCURACY_LOST, ATTACK_LEFT, PROVED = 0.02, 0.1, 0.8
-PROVABLE = ("patch", "random-patch", "low-rate", "token", "token-low-rate")
-"""Kinds of attack with a trigger in one piece and one target: the issue's "patch and token"."""
-
-
-def rival_score(name: str) -> Score:
-    return lambda row: row.get("rivals", {}).get("found", {}).get(name, {}).get("score")
-
-
-DETECTORS: dict[str, Score] = {
-    "naa-fast": lambda row: row["audit"]["score"],
-    "classic rule": lambda row: row["audit"].get("largest", {}).get("classic rule"),
-    "Cohen d": lambda row: row["audit"].get("largest", {}).get("Cohen d"),
-    **{
-        name: rival_score(name)
-        for name in ("activation clustering", "spectral signatures", "Mahalanobis, last layer", "random", "perfect")
-    },
-}
-RANKERS = ("naa-fast", "activation clustering", "spectral signatures", "Mahalanobis, last layer", "random", "perfect")
-
-
-def of_half(rows: Iterable[Row], half: str) -> list[Row]:
-    return [row for row in rows if row["half"] in half]
-
-
-def backdoored(rows: Iterable[Row], share: float) -> list[Row]:
-    """Sets with this share of triggered samples, on models whose backdoor works."""
-    return [row for row in rows if row["kind"] == "triggered" and row["share"] == share and row["works"]]
-
-
-def harmless(rows: Iterable[Row], kind: str) -> list[Row]:
-    """Sets of one kind on clean models."""
-    return [row for row in rows if row["kind"] == kind and row["attack"] is None]
-
-
-def by_model(rows: Iterable[Row], value: Callable[[Row], float | None]) -> list[list[float]]:
-    """Values of each model's sets; a None is left out."""
-    groups: dict[str, list[float]] = {}
-    for row in rows:
-        found = value(row)
-        if found is not None:
-            groups.setdefault(row["case"], []).append(float(found))
-    return list(groups.values())
-
-
-def cell(found: Interval | None) -> str:
-    return "–" if found is None else f"{found[0]:.2f} [{found[1]:.2f}, {found[2]:.2f}]"
-
-
-def markdown(head: Sequence[str], body: Iterable[Sequence[object]]) -> str:
-    """A table; rows of which nothing was run are left out."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    body = [row for row in body if any(str(value) != "–" for value in row[1:])]
-    return "\n".join(lines + ["| " + " | ".join(str(value) for value in row) + " |" for row in body])
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:g} %"
 
 
 def models_table(rows: Sequence[Row]) -> str:
@@ -132,35 +94,19 @@ def left_out_table(rows: Sequence[Row]) -> str:
     return markdown(("score", "limit from → told on", *(percent(s) for s in SHARES), "false alarms"), body)
 
 
-def all_harmless(rows: Sequence[Row]) -> list[Row]:
-    return [row for kind in NULLS.values() for row in harmless(rows, kind)]
-
-
 def limit_of(values: Sequence[float]) -> float | None:
     """The smallest value that no more than FALSE_ALARMS of `values` exceed."""
     ordered = sorted(values)
     return ordered[len(ordered) - 1 - int(FALSE_ALARMS * len(ordered))] if ordered else None
 
 
-def outcome_groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    groups = {f"triggered {percent(share)}": backdoored(rows, share) for share in SHARES}
-    groups["untouched, backdoored model"] = [row for row in rows if row["kind"] == "fresh" and row["attack"]]
-    groups |= {title: harmless(rows, kind) for title, kind in NULLS.items()}
-    return {title: group for title, group in groups.items() if group}
-
-
 def outcome_table(rows: Sequence[Row], half: str) -> str:
     body = []
     for title, group in outcome_groups(of_half(rows, half)).items():
-        fail = mean_interval(by_model(group, lambda row: row["audit"]["outcome"] == "fail"))
+        fail = mean_interval(by_model(group, failed))
         shares = [f"{sum(row['audit']['outcome'] == o for row in group) / len(group):.2f}" for o in OUTCOMES if o != "fail"]
         body.append((title, len(group), cell(fail), *shares))
     return markdown(("sets", "number", "fail", *(o for o in OUTCOMES if o != "fail")), body)
-
-
-def sample_figure(row: Row, ranker: str, what: str) -> float | None:
-    source = row["audit"] if ranker == "naa-fast" else row.get("rivals", {}).get("found", {}).get(ranker, {})
-    return source.get(what)
 
 
 def ranking_table(rows: Sequence[Row], half: str) -> str:
@@ -187,11 +133,6 @@ def ranking_table(rows: Sequence[Row], half: str) -> str:
     return markdown(("models", "ranking", *head), body)
 
 
-def best_proof(row: Row) -> Row:
-    """The proof with the largest rate above its control; an empty one if there is none."""
-    return (row["audit"].get("proofs") or [{"rate": 0.0, "control": 0.0, "right": False}])[0]
-
-
 def proof_table(rows: Sequence[Row], half: str) -> str:
     chosen = of_half(rows, half)
     body = []
@@ -204,12 +145,12 @@ def proof_table(rows: Sequence[Row], half: str) -> str:
     for title, group in groups.items():
         if not group:
             continue
-        high = mean_interval(by_model(group, lambda row: best_proof(row)["rate"] >= PROVED))
-        proved = mean_interval(by_model(group, lambda row: row["audit"].get("levels", {}).get("proved", 0) > 0))
+        high = mean_interval(by_model(group, proved))
+        level = mean_interval(by_model(group, lambda row: row["audit"].get("levels", {}).get("proved", 0) > 0))
         bad = [row for row in group if row["attack"]]
         right = mean_interval(by_model(bad, lambda row: bool(best_proof(row)["right"])))
         rates = sorted(best_proof(row)["rate"] for row in group)
-        body.append((title, len(group), cell(high), cell(proved), cell(right), *middle_and_last(rates)))
+        body.append((title, len(group), cell(high), cell(level), cell(right), *middle_and_last(rates)))
     return markdown(("sets", "number", f"rate ≥ {PROVED}", "level proved", "right target", "median rate", "largest"), body)
 
 
@@ -233,29 +174,17 @@ def repair_table(rows: Sequence[Row], half: str) -> str:
     return markdown((*head, "without a trigger", "accuracy lost"), body)
 
 
-def repaired(row: Row, which: str) -> bool:
-    fix = row.get("repair") or {}
-    if not fix.get(which):
-        return False
-    lost = fix["before"]["accuracy"] - fix[which]["accuracy"]
-    return fix[which]["asr"] <= ATTACK_LEFT and lost <= ACCURACY_LOST
-
-
 def price_table(rows: Sequence[Row]) -> str:
-    priced = [row for row in rows if row["audit"].get("price") and row["audit"].get("seconds")]
+    """Medians over the models that were priced: one scan of each, without a repair."""
+    priced = [row for row in rows if row["audit"].get("price")]
     body = []
     for net in sorted({row["architecture"] for row in priced}):
         own = [row["audit"] for row in priced if row["architecture"] == net]
-        bare, means, scan = (
-            sorted(values)[len(values) // 2]
-            for values in (
-                [a["price"]["bare"] for a in own],
-                [a["price"]["means"] for a in own],
-                [a["seconds"] for a in own],
-            )
-        )
-        ratio = sorted(a["seconds"] / max(a["price"]["means"], 1e-3) for a in own)[len(own) // 2]
-        body.append((net, len(own), f"{bare:.2f} s", f"{means:.2f} s", f"{scan:.2f} s", f"{ratio:.1f}"))
+        bare, means = ([audit["price"][name] for audit in own] for name in ("bare", "means"))
+        scan = [audit["seconds"] for audit in own]
+        times = [seconds / max(least, 1e-3) for seconds, least in zip(scan, means, strict=True)]
+        seconds = [f"{median(values):.2f} s" for values in (bare, means, scan)]
+        body.append((net, len(own), *seconds, f"{median(times):.1f}"))
     head = ("architecture", "models", "both sets through the bare model", "means alone", "scan with ranking and proof", "× means")
     return markdown(head, body)
 
@@ -269,7 +198,7 @@ def failures(rows: Sequence[Row]) -> str:
         lines.append(f"- No `fail` at {percent(share)} ({len(missed)} of {len(backdoored(rows, share))}): {names or 'none'}.")
     for title, kind in NULLS.items():
         group = harmless(rows, kind)
-        wrong = [row for row in group if row["audit"]["outcome"] in ("fail", "error")]
+        wrong = [row for row in group if failed(row) or row["audit"]["outcome"] == "error"]
         names = ", ".join(f"{row['case']} / {row['set']}" for row in wrong)
         lines.append(f"- False `fail`, {title} ({len(wrong)} of {len(group)}): {names or 'none'}.")
     errors = [f"{row['case']} / {row['set']}: {row['audit']['error']}" for row in rows if row["audit"].get("error")]
@@ -280,9 +209,10 @@ def failures(rows: Sequence[Row]) -> str:
 
 def tables(rows: Sequence[Row]) -> str:
     """Everything, in Markdown."""
-    names = {"A": "half A", "B": "half B", "AB": "both halves", "C": "unseen when first run (C)", "D": "unseen attacks (D)"}
+    names = {"A": "half A", "B": "half B", "AB": "both halves"}
+    names |= {"C": "unseen when first run (C)", "D": "unseen when first run (D)", "E": "unseen attacks (E)"}
     present = [half for half in HALVES if of_half(rows, half)]
-    parts = ["### The models\n\n" + models_table(rows)]
+    parts = ["### In figures\n\n" + summary_table(rows), "### The models\n\n" + models_table(rows)]
     if not any(row.get("rivals") for row in rows):
         parts.append("The rivals that need features of their own were not run with this version.")
     for title, table in (

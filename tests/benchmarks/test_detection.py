@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ import pytest
 import torch
 from torch import Generator
 
+import naa_fast
 from benchmarks.detection import __main__ as command
-from benchmarks.detection import data, publish, tables
+from benchmarks.detection import data, publish, runner, tables
 from benchmarks.detection import price as in_turns
 from benchmarks.detection.attacks import HALVES, Attack
 from benchmarks.detection.audit import price
@@ -22,8 +22,8 @@ from benchmarks.detection.cases import CASES, SUBSET, Case, by_name
 from benchmarks.detection.metrics import auc, auc_interval, mean_interval, precision_at_k
 from benchmarks.detection.models import ARCHITECTURES, build
 from benchmarks.detection.repair import repair_row
-from benchmarks.detection.rivals import RIVALS, Features
-from benchmarks.detection.runner import Job, rows_of, run
+from benchmarks.detection.rivals import RIVALS, Features, Reader
+from benchmarks.detection.runner import Job, ordered, priced, rows_of, run
 from benchmarks.detection.sets import KINDS, TEXT_SHIFTS, imbalanced, sets_of
 from benchmarks.detection.store import Store
 from benchmarks.detection.train import load_or_train
@@ -78,7 +78,7 @@ def test_the_study_has_thirty_of_each_over_six_architectures_and_four_sets() -> 
 
 def test_no_kind_of_attack_is_in_both_halves_and_both_have_enough() -> None:
     bad = [case for case in CASES if case.attack is not None]
-    kinds = {half: {case.attack.kind for case in bad if case.half == half and case.attack} for half in "ABCD"}
+    kinds = {half: {case.attack.kind for case in bad if case.half == half and case.attack} for half in "ABCDE"}
     assert sum(map(len, kinds.values())) == len(HALVES), "a kind is in one half alone"
     assert set().union(*kinds.values()) == set(HALVES)
     assert min(sum(case.half == half for case in bad) for half in "AB") >= 15
@@ -195,7 +195,7 @@ def test_every_kind_of_set_comes_up_and_says_truly_what_is_triggered(cache: Path
             assert torch.equal(suspect.x[~touched], held[~touched])
             assert int(touched.sum()) == (max(2, round(suspect.share * len(held))) if suspect.share else 0)
         if touched.any():
-            carried = BACKDOORED.attack.apply(suspect.x[touched], seeded())
+            carried = BACKDOORED.attack.apply(suspect.x[touched], suspect.y[touched], seeded())
             assert torch.equal(suspect.x[touched], carried)  # a second patch on the first changes nothing
     kinds = {suspect.kind for suspect in chain(sets_of(BACKDOORED, cache), sets_of(TWIN, cache))}
     assert kinds == set(KINDS)
@@ -295,7 +295,39 @@ def test_a_rival_finds_what_it_was_made_to_find_and_chance_does_not(name: str) -
         assert score > RIVALS[name](clean, Features(clean.x.copy(), clean.predicted))[0]
 
 
+@pytest.mark.parametrize("architecture", ["mlp", "vit"])
+def test_what_was_read_once_is_not_run_again_and_reads_the_same(architecture: str) -> None:
+    model = build(architecture, (1, 28, 28), 10, seed=0).eval()
+    held, other = pictures(), pictures().flip(-1)
+    read, ran = Reader(model, held), []
+    model.register_forward_pre_hook(lambda module, inputs: ran.append(len(inputs[0])))
+    mixed = torch.cat([held[5:9], other[:3], held[:2]])
+    found = read(mixed)
+    assert sum(ran) == 3
+    again = Reader(model, mixed)(mixed)
+    assert np.allclose(found.x, again.x, atol=1e-5)
+    assert (found.predicted == again.predicted).all()
+
+
 # the study in small
+
+
+def test_the_longest_jobs_are_not_the_last_and_each_turn_has_every_kind() -> None:
+    order = ordered(CASES)
+    assert sorted(case.name for case in order) == sorted(case.name for case in CASES)
+    short = [case.dataset == "digits" or case.architecture == "mlp" for case in order]
+    assert short == sorted(short), "what takes seconds comes last"
+    first = order[: len({(case.dataset, case.architecture) for case in CASES})]
+    assert {case.architecture for case in first} >= set(ARCHITECTURES) - {"mlp"}
+    assert {case.attack is None for case in first} == {True, False}
+
+
+def test_one_model_of_each_kind_is_priced_on_one_set_that_no_repair_is_tried_on(cache: Path) -> None:
+    names = [suspect.name for suspect in sets_of(BACKDOORED, cache) if priced(BACKDOORED, suspect)]
+    assert names == ["triggered-1%"]
+    assert not [suspect.name for suspect in sets_of(TWIN, cache) if priced(TWIN, suspect)]
+    chosen = [case for case in CASES if priced(case, next(s for s in sets_of(BACKDOORED, cache) if s.name == "triggered-1%"))]
+    assert len(chosen) == len({(case.dataset, case.architecture) for case in CASES})
 
 
 def test_the_backdoor_works_and_the_models_are_good(rows: list[dict[str, Any]]) -> None:
@@ -349,6 +381,14 @@ def test_a_row_whose_source_changed_is_not_found_and_a_cut_line_is_left_out(
     assert Store(tmp_path, "audit", BACKDOORED).rows() == {}
 
 
+def test_a_backdoor_that_does_not_work_is_shown_untouched_samples_alone(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, info = load_or_train(BACKDOORED, cache)
+    monkeypatch.setattr(runner, "load_or_train", lambda case, cache: (model, {**info, "works": False}))
+    monkeypatch.setattr(runner, "audit_row", lambda *arguments: ({"outcome": "pass"}, None))
+    monkeypatch.setattr("benchmarks.detection.store.digest_of", lambda part: "not working")
+    assert [row["set"] for row in rows_of(Job(BACKDOORED, cache, ("audit",)))] == ["fresh"]
+
+
 def test_an_error_of_the_scan_is_a_result(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: object, **options: object) -> None:
         raise RuntimeError("out of luck")
@@ -361,8 +401,6 @@ def test_an_error_of_the_scan_is_a_result(cache: Path, monkeypatch: pytest.Monke
 
 
 def test_layers_that_run_more_than_once_a_forward_have_a_price() -> None:
-    import naa_fast
-
     model = build("text-cnn", (data.TOKENS,), 7, seed=0).eval()
     x = texts(300)
     audit = naa_fast.scan(model, x[::2], x[1::2], ranking=False)
@@ -376,7 +414,8 @@ def test_turning_back_what_was_found_ends_the_attack_and_chance_does_not(cache: 
     model, _ = load_or_train(BACKDOORED, cache)
     whole = data.load("digits", cache)
     suspect = next(sets_of(BACKDOORED, cache))
-    row = repair_row(BACKDOORED, model, whole.clean_x, suspect, (whole.held_x, whole.held_y))
+    repair = naa_fast.scan(model, whole.clean_x, suspect.x).repair
+    row = repair_row(BACKDOORED, model, repair, (whole.held_x, whole.held_y))
     assert row["before"]["asr"] > 0.9
     assert row["after"]["asr"] < 0.3
     assert row["after"]["accuracy"] > row["before"]["accuracy"] - 0.03
@@ -394,45 +433,7 @@ def test_the_directions_of_a_set_are_a_line_with_their_cost(cache: Path, capsys:
     assert " s, the second look " in line
 
 
-# tables
-
-
-def made_up(good: bool) -> Iterator[dict[str, Any]]:
-    """Rows of eight models under a detector that is right, or always says pass."""
-    for number in range(8):
-        bad = number < 4
-        about = {"case": f"m{number}", "architecture": "cnn", "dataset": "digits", "half": "AB"[number % 2], "accuracy": 0.9}
-        about |= {"attack": "patch", "asr": 1.0, "works": True} if bad else {"attack": None, "asr": None, "works": None}
-        for kind, share in [("triggered", s) for s in tables.SHARES] if bad else [(k, 0.0) for k in tables.NULLS.values()]:
-            found = bad and good
-            yield about | {
-                "set": f"{kind} {share}",
-                "kind": kind,
-                "share": share,
-                "audit": {
-                    "outcome": "fail" if found else "pass",
-                    "score": float(found),
-                    "levels": {"proved": 1} if found else {},
-                    "proofs": [{"kind": "patch", "rate": 0.97, "control": 0.1, "right": True}] if found else [],
-                    "auc": 1.0,
-                    "precision": 1.0,
-                    "seconds": 1.0,
-                    "price": {"bare": 0.4, "means": 0.5},
-                },
-            }
-
-
-def test_the_tables_tell_a_seeing_detector_from_a_blind_one() -> None:
-    seeing, blind = tables.tables(list(made_up(True))), tables.tables(list(made_up(False)))
-    line = "| naa-fast | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] |"
-    assert line in seeing
-    assert line.replace("1.00", "0.50") in blind
-    assert "| naa-fast | A → B | 1.00 [1.00, 1.00] |" in seeing
-    assert "| triggered 5 % | 4 | 1.00 [1.00, 1.00] |" in seeing
-    assert "| triggered 5 % | 4 | 0.00 [0.00, 0.00] |" in blind
-    assert "| patch and token attacks, 1 % | 4 | 1.00 [1.00, 1.00] |" in seeing
-    assert "- No `fail` at 5 % (4 of 4): m0 (pass), m1 (pass), m2 (pass), m3 (pass)." in blind
-    assert "| cnn | 32 | 0.40 s | 0.50 s | 1.00 s | 2.0 |" in seeing
+# what comes of it
 
 
 def test_results_are_published_between_the_marks(
@@ -445,7 +446,7 @@ def test_results_are_published_between_the_marks(
     page.write_text(f"before\n{publish.BEGIN}\nthe last run\n{publish.END}\nafter\n")
     assert all(path.exists() for path in publish.publish(rows))
     text = page.read_text()
-    assert text.startswith(f"before\n{publish.BEGIN}\n\n{publish.PICTURE}\n\n### The models")
+    assert text.startswith(f"before\n{publish.BEGIN}\n\n{publish.PICTURE}\n\n### In figures")
     assert text.endswith(f"{publish.END}\nafter\n")
     assert "the last run" not in text
     assert 5_000 < (tmp_path / "docs" / "detection.png").stat().st_size < 200_000
@@ -475,7 +476,9 @@ def test_two_processes_give_the_rows_that_one_gives(
     again = run(jobs, processes=2)
     assert dict(os.environ) == before
     assert [(row["set"], row["audit"]["score"]) for row in again] == [(row["set"], row["audit"]["score"]) for row in rows]
-    assert "  2 of 2  " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "  2 of 2  " in said
+    assert said.count(" s of one core") == 3, "of each and of all"
 
 
 def test_the_price_is_a_ratio_of_what_was_measured_side_by_side(cache: Path, rows: list[dict[str, Any]]) -> None:
