@@ -11,8 +11,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from naa_fast.detect.crowd import Crowd
 from naa_fast.detect.directions import Direction
-from naa_fast.detect.evidence import Crowd, Evidence, RankedSample
+from naa_fast.detect.evidence import Evidence, RankedSample
 from naa_fast.detect.judgement import Judgement, TopNeuron
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import REPAIR_FILE, Change, Repair
