@@ -171,8 +171,9 @@ def scan(
     thousand samples more; the report tells how many.
 
     `repair`: after a `fail`, and only then, changes of layers' outputs are tried until one silences the trigger, and measured on
-    clean samples that chose nothing (`Audit.repair`). Cost: some thousand samples through the model, 60,000 at most (the report
-    tells how many), and one more reading of the suspect set. It changes no verdict, and leaves the model as it was.
+    clean samples that chose nothing (`Audit.repair`). Cost: some ten thousand samples through the model, 60,000 at most (the
+    report tells how many; one that a gradient goes back through counts twice), and one more reading of the suspect set. It
+    changes no verdict, and leaves the model as it was.
 
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=2, help="workers of one thread each (default: %(default)s)")
     parser.add_argument("--subset", action="store_true", help=f"{len(SUBSET)} models and eight kinds of sets")
     parser.add_argument("--only", metavar="GLOB", help="models whose name matches")
-    parser.add_argument("--half", choices=tuple("ABCDE"), help="one half of the study, or unseen attacks")
+    parser.add_argument("--half", choices=tuple("ABCDE"), help="half A or B of the study, or attacks made later: C, D, E")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS, help="what to run; nothing: train only")
     parser.add_argument("--kept", action="store_true", help="run nothing: the tables of what the cache has")
     parser.add_argument("--publish", action="store_true", help="write docs/detection.md, its figure and results/detection.json")

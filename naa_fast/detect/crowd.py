@@ -19,11 +19,13 @@ TAIL_P = 1e-3
 CHANCE = 2.0
 """Standard errors that other classes' counts may lie above what is expected without telling against the largest."""
 PURE, ELSEWHERE, SPREAD = 0.75, 0.3, 0.4
-"""What a crowd needs to be backdoor-like. On models of half A of the study backdoors with one target had a purity of .87 and more
-at 5 % of the samples, sets of clean models .66 at most but for three that resemble their own class or one other (black images
-among them; docs/detection.md)."""
+"""What a crowd needs to be backdoor-like. In some 20 sets of backdoors of halves A and B with one target and many sources, on 5 %
+and all of the samples, the purity was .87 and more (.65 of 450 digits), other classes' share .47 above the usual, their spread
+.56. Of 120 sets of eleven clean models all those as pure, beyond chance (black images, blur), resembled their own class or one
+other."""
 CROWD_HARMLESS = 0.8
-"""Where brightness, contrast, blur and the like explain this share of what sets a crowd's inputs off, they are the reason."""
+"""Where brightness, contrast, blur and the like explain this share of what sets a crowd's inputs off, they are the reason: of
+black images .96 and more, of backdoors that are told .67 at most."""
 
 
 @dataclass(frozen=True)

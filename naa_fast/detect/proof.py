@@ -11,9 +11,9 @@ ALL_TO_ALL = "all-to-all"
 APART = "words apart"
 """The kind of a proof whose tokens need not stand together."""
 PROVED_RATE, PROVED_MARGIN = 0.65, 0.4
-"""What a patch or an offset must turn, and by how much more than what groups of clean samples share. Chosen on half of the
-attacks of the study (docs/detection.md), where the weakest turned .70, and on clean models: one that was shown
-blurred images had a patch that turned .62."""
+"""What a patch or an offset must turn, and by how much more than what groups of clean samples share. Chosen on half A of the
+study's attacks (docs/detection.md), where the weakest that was run turned .70, and on clean models of both halves: one that was
+shown blurred images had a patch that turned .62."""
 PROVED_TOKEN_RATE, PROVED_TOKEN_MARGIN = 0.8, 0.05
 """The same of words, whose control is the strongest word of the class in clean data and turns .7 to .9 itself: what is tried has
 to be far more frequent than in clean data under the same predicted class, which no clean set shows (proof/tokens.py)."""

@@ -60,6 +60,9 @@ class Change:
             raise ValueError("names of layer and choice that are no text")
         if not isinstance(self.axis, int) or not isinstance(self.limit, int | float) or not math.isfinite(self.limit):
             raise ValueError(f"axis {self.axis!r} or limit {self.limit!r} is no number")
+        for name in ("low", "high", "gate", "along", "centres", "pushes"):
+            if getattr(self, name) is not None and name not in held:
+                raise ValueError(f"{name} that is no array")
         if set(held) != needed:
             raise ValueError(
                 f"'{self.method}' with {', '.join(sorted(held)) or 'no arrays'}: expected {', '.join(sorted(needed))}"

@@ -30,9 +30,11 @@ def crowd_of(
     SIDE x SIDE values a channel.
     """
     gathered = ranking.gathered
-    if gathered is None or gathered.extra <= 0:
+    known = predicted >= 0
+    if gathered is None or gathered.extra <= 0 or not known.any():
         return None
-    target, limit, reference = gathered.target, gathered.limit, coarse(clean.x)
+    target, limit, reference, predicted = gathered.target, gathered.limit, coarse(clean.x[known]), predicted[known]
+    classes = max(int(predicted.max(initial=0)), target) + 1
 
     def of_target(found: Sequence[Kept], scores: Array) -> list[Array]:
         return [row for cls, row in rows_like(clean, [one for one in found if scores[one.sample] > limit]) if cls == target]
@@ -40,10 +42,10 @@ def crowd_of(
     rows, chance = of_target(kept, ranking.scores), of_target(null_kept, ranking.null_scores)
     if not rows:
         return None
-    own = resembled(reference[predicted == target], reference, predicted)
-    usual = resembled(coarse(np.stack(chance)), reference, predicted) if chance else own
+    own = resembled(reference[predicted == target], reference, predicted, classes)
+    usual = resembled(coarse(np.stack(chance)), reference, predicted, classes) if chance else own
     by_chance = len(rows) * (1 - gathered.extra / gathered.beyond)
-    more = resembled(coarse(np.stack(rows)), reference, predicted) - usual * (by_chance / max(usual.sum(), 1))
+    more = resembled(coarse(np.stack(rows)), reference, predicted, classes) - usual * (by_chance / max(usual.sum(), 1))
     more, own = np.delete(more, target), np.delete(own / max(own.sum(), 1), target)
     positive = np.maximum(more, 0)
     return Crowd(
@@ -58,13 +60,13 @@ def crowd_of(
     )
 
 
-def resembled(x: Array, reference: Array, predicted: Array) -> Array:
+def resembled(x: Array, reference: Array, predicted: Array, classes: int) -> Array:
     """How many rows of `x` are nearest by Euclidean distance to reference rows of each predicted class: float64 `[classes]`. A
     row is not its own like.
     """
-    squares, classes = (x**2).sum(1), int(predicted.max()) + 1
-    distance = squares[:, None] + (reference**2).sum(1) - 2 * x @ reference.T
-    distance[distance <= SAME * squares[:, None]] = np.inf
+    length = (x**2).sum(1)[:, None]
+    distance = length + (reference**2).sum(1) - 2 * x @ reference.T
+    distance[distance <= SAME * length] = np.inf
     return np.bincount(predicted[distance.argmin(1)], minlength=classes).astype(float)
 
 

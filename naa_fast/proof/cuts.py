@@ -20,6 +20,8 @@ LEAST = (3, 2, 1)
 DECISIVE = 0.25
 """Share of the way from the smallest to the largest margin up to which windows are as decisive as the smallest."""
 CUT = "cut"
+COVERED_BYTES = 64 << 20
+"""Most that the covered images that run at once may take."""
 STEPS = 3
 """Places along a window's side at which windows begin: what is a third smaller than one lies in one of them."""
 
@@ -41,15 +43,23 @@ def cuts(rows: Sequence[tuple[int, Array]], clean: CleanImages, margin: Margin) 
         top, left, height, width = 0, 0, row.shape[1], row.shape[2]
         for side in sides(height, width):
             places = [(top + y, left + x) for y in starts(height, side[0]) for x in starts(width, side[1])]
-            covered = np.repeat(row[None], len(places), 0)
-            for image, (y, x) in zip(covered, places, strict=True):
-                image[:, y : y + side[0], x : x + side[1]] = clean.mean[:, y : y + side[0], x : x + side[1]]
-            margins = np.nan_to_num(margin(covered, predicted), nan=np.inf)
+            at_once = max(1, COVERED_BYTES // row.nbytes)
+            parts = [places[first : first + at_once] for first in range(0, len(places), at_once)]
+            margins = np.concatenate([margin(covered(row, part, side, clean), predicted) for part in parts])
+            margins = np.nan_to_num(margins, nan=np.inf)
             (top, left), (height, width) = places[middle(np.array(places), margins)], side
             mask = np.zeros(row.shape, np.float32)
             mask[:, top : top + height, left : left + width] = 1
             share = 100 * height * width / (row.shape[1] * row.shape[2])
             yield Patch(CUT, f"{share:.2g} % of the input", row, mask), 1
+
+
+def covered(row: Array, places: Sequence[tuple[int, int]], side: tuple[int, int], clean: CleanImages) -> Array:
+    """The image with a window of height and width `side` at each of the places under the clean mean: `[places, ...]`."""
+    found = np.repeat(row[None], len(places), 0)
+    for image, (y, x) in zip(found, places, strict=True):
+        image[:, y : y + side[0], x : x + side[1]] = clean.mean[:, y : y + side[0], x : x + side[1]]
+    return found
 
 
 def middle(places: Array, margins: Array) -> int:

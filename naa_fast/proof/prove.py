@@ -36,7 +36,7 @@ def prove(
 
     `images`: see `clean_images`. For each target the candidates come from the highest-ranked suspect samples predicted as it; the
     controls are the same number of candidates from clean samples predicted as it, put on the same bases. Cost: some
-    ten thousand samples through the model, 100,000 at most; the report tells how many.
+    ten thousand samples through the model; the report tells how many.
     """
     drawn = alike(seen.drawn)
     bases = Bases(drawn)

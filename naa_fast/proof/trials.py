@@ -58,6 +58,10 @@ class Trials:
             self._after[key] = candidate, self.transplant.predictions(self.parts[part], candidate)  # held: its id stays its own
         return self._after[key][1]
 
+    def forget(self) -> None:
+        """Let go of the candidates that were run: pictures are large."""
+        self._after.clear()
+
     def rate(self, candidate: Candidate, target: int | str, part: int) -> tuple[float, int]:
         """Share of samples turned to the target, or for all-to-all to where the choosing part says their class goes."""
         before = self.parts[part].predicted

@@ -22,7 +22,7 @@ Lit = Callable[[Array], tuple[Array, Array]]
 
 @dataclass(frozen=True)
 class Kept:
-    """One suspect sample: its place in the set, score, predicted class (-1: none), the lit `(layer number, feature, z)`,
+    """One sample: its place in the set, score, predicted class (-1: none), the lit `(layer number, feature, z)`,
     strongest first, and its input, None where inputs are too large to keep so many.
     """
 

@@ -21,7 +21,7 @@ from naa_fast.rank.groups import MOST, Groups
 from naa_fast.rank.keep import Draw, Kept, Top, main_tensor
 from naa_fast.rank.passes import MOST_CLEAN, Clean, Suspect, Watch
 from naa_fast.rank.reference import Reference, Standing, excess
-from naa_fast.rank.surprise import PARTS, Surprise
+from naa_fast.rank.surprise import PARTS, Surprise, fair
 from naa_fast.rank.tokens import TokenCounts
 from naa_fast.records import Array
 from naa_fast.scan.chunk import Progress
@@ -58,7 +58,9 @@ class Look:
     `items` int64: the place in the suspect set of every sample that could be used.
     `scores`, `predicted` of every suspect sample and `null_scores`, `null_predicted` of the clean samples that fixed nothing
     (float64, int64); `layers` the names behind the layer numbers in `top`, and how many neurons each has; `drawn` clean batches
-    with their predicted classes; `clean_tokens`, `suspect_tokens` None unless the input is token ids.
+    with their predicted classes; `clean_tokens`, `suspect_tokens` None unless the input is token ids. `top` are the
+    highest-ranked suspects, `null_top` clean ones by the excess of single neurons alone: their scores are not known while they
+    pass.
     """
 
     items: Array
@@ -80,8 +82,9 @@ class Look:
 class Ranker:
     """What `fit` learns of clean samples, `null` of others that fixed nothing, and how `rank` scores suspects by it.
 
-    In this order, with `freeze` after the first and `weigh` after the second. Memory: `(groups + 2) x 2 x neurons` float64, the
-    kept samples, and the scores.
+    In this order, with `freeze` after the first and `weigh` after the second. Memory: `(groups + 2) x 2 x neurons` float64 and
+    covariances of .6 MB a layer at most, three numbers a layer for each clean sample that is scored, the kept samples, and the
+    scores.
     """
 
     def __init__(self, groups: Groups, backend: str, directions: Directions) -> None:
@@ -117,11 +120,12 @@ class Ranker:
         self._drawn(part, predicted)
 
     def weigh(self) -> None:
-        """Fix what clean samples make of the layers' numbers; `null_scores` is what that makes of themselves."""
+        """Fix what clean samples make of the layers' numbers, and score them as if they were fresh."""
         said, self.null_predicted = self.null_scored.joined()
+        self.null_scored.scores.clear()
         group = self.groups.of(self.null_predicted)
         self.surprise = Surprise(said, group, self.groups.count)
-        self.null_scores = self.surprise.of(said, group)
+        self.null_scores = fair(said, group, self.groups.count)
 
     def rank(self, part: Batch, views: Views, predicted: Array) -> None:
         self.directions.add(1, views, len(predicted))
@@ -203,12 +207,12 @@ def look(
     backend: str = "auto",
     progress: Progress | None = None,
 ) -> Look:
-    """Score every suspect sample by how far its neurons lie from what the clean set does under the same predicted class.
+    """Score every suspect sample by how surprising what its layers do is beside clean samples of the same predicted class.
 
-    Half of the clean set (its even folds) fixes each class's mean and the deviations; the other half is scored like the
-    suspects and says what chance would give. `measured`: the two sets' measurements, for the classes that occur. Cost: one more
-    forward of each set (of MOST_CLEAN clean samples at most), a copy of the scores to the host each batch, `(classes + 2) x
-    2 x neurons` float64, and what `Directions` holds.
+    Half of the clean set (its even folds) fixes each class's mean, the deviations and covariances; the other half is scored like
+    the suspects and says what chance would give (`Surprise`). `measured`: the two sets' measurements, for the classes that occur.
+    Cost: one more forward of each set (of MOST_CLEAN clean samples at most), a copy of the scores to the host each batch, the
+    memory of a `Ranker`, and what `Directions` holds.
     """
     neurons = {name: record.channels for name, record in measured[0].layers.items()}
     directions = Directions(neurons, (min(measured[0].samples, MOST_CLEAN), measured[1].samples))

@@ -25,6 +25,8 @@ SHRINKAGE = 0.1
 """Share of the correlations that is given up: a few hundred clean samples do not fix 256 x 256 of them."""
 FIRST, BALANCED = 16, 0.5
 """Samples whose deviations weigh the features that are added up, and the least of them as a share of the median."""
+ROUNDED = 1e-5
+"""Share of a feature's variance about the pivot below which its variance within groups is lost in rounding."""
 FARTHEST = 1e6
 """Deviations at which values end for the covariance: beyond, one of them alone would decide it."""
 
@@ -101,7 +103,7 @@ class Reference:
         return padded.reshape(len(scaled), padded.shape[1] // FOLDED, FOLDED).sum(1)
 
     def freeze(self) -> None:
-        """Fix the means and deviations; to be called once, before `residual`."""
+        """Fix the means, deviations and covariances; to be called once, before `standing`."""
         total = self.count.sum().clamp(min=1)
         overall = self.sums.sum(0) / total
         self.mean = self.pivot + (self.sums + PRIOR * overall) / (self.count[:, None] + PRIOR)
@@ -110,15 +112,20 @@ class Reference:
         self.deviation = floored((within.clamp(min=0) / freedom).sqrt())
         self.unknown = None if self.known.all() else ~self.known
         self._whiten(freedom)
+        del self.products, self.folds  # .6 MB a layer
 
     def _whiten(self, freedom: Tensor) -> None:
         """Fix the map to coordinates that vary alike and apart within groups, and where the groups' means lie in them."""
         mean = self.folds / self.count.clamp(min=1)[:, None]
         covariance = (self.products - self.folds.T @ mean) / freedom
-        width = floored(covariance.diagonal().clamp(min=0).sqrt())
+        # A layer may be all but fixed by the class: of what lies below the rounding of float32 sums nothing is known.
+        least = ROUNDED * self.products.diagonal() / freedom
+        width = floored(torch.maximum(covariance.diagonal(), least).sqrt())
         correlations = torch.nan_to_num(covariance / width / width[:, None])
         identity = torch.eye(len(width), dtype=torch.float64, device=width.device)
-        root = torch.linalg.cholesky((1 - SHRINKAGE) * correlations + SHRINKAGE * identity)
+        root, failed = torch.linalg.cholesky_ex((1 - SHRINKAGE) * correlations + SHRINKAGE * identity)
+        if int(failed):
+            root = identity
         self.whitening = (torch.linalg.solve_triangular(root, identity, upper=False).T / width[:, None]).float()
         self.centres = self.folded(self.mean - self.pivot) @ self.whitening
         self.others = self.count[None] > 0  # groups that a sample may belong to instead
@@ -151,9 +158,9 @@ def floored(deviation: Tensor, floor: float = FLOOR) -> Tensor:
 @lru_cache(maxsize=64)
 def mixing(features: int, device: str) -> tuple[Tensor, Tensor]:
     """The order in which features are dealt to FOLDED sums, and their signs: random, and the same for each layer so wide."""
-    generator = torch.Generator().manual_seed(features)
-    order = torch.randperm(features, generator=generator)
-    sign = 2.0 * torch.randint(0, 2, (features,), generator=generator) - 1.0
+    generator = torch.Generator("cpu").manual_seed(features)  # whatever the default device and dtype are
+    order = torch.randperm(features, generator=generator, device="cpu")
+    sign = torch.randint(0, 2, (features,), generator=generator, device="cpu").float() * 2 - 1
     return order.to(device), sign.to(device)
 
 

@@ -32,7 +32,8 @@ def applied(model: nn.Module, repair: Repair | Sequence[Change]) -> Iterator[nn.
     compiled = is_compiled(model)
     if compiled:
         torch._dynamo.reset()
-    handles = [modules[change.layer].register_forward_hook(hook_of(change)) for change in changes]
+    hooks = [(modules[change.layer], hook_of(change)) for change in changes]  # all, before one is on the model
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
     try:
         yield model
     finally:

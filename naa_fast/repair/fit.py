@@ -20,6 +20,7 @@ from naa_fast.records import Array
 from naa_fast.repair.candidates import array
 from naa_fast.repair.change import applied, replaced
 from naa_fast.repair.space import Space
+from naa_fast.scan.memory import pieces, release
 
 BATCH = 32
 """Samples of each kind in one step."""
@@ -135,7 +136,8 @@ class Fit:
                         self.step(model)
                 finally:
                     handle.remove()
-        except RuntimeError:  # what has no derivative, and what does not fit into memory
+        except Exception:  # what has no derivative, what does not fit into memory, and whatever else a model does under gradients
+            release()
             return None
         return self.change
 
@@ -147,12 +149,16 @@ class Fit:
             count = len(bases.predicted)
             numbers = np.sort(torch.randperm(count, generator=self.random)[:BATCH].numpy())
             at = 0
-            for batch, predicted in bases.of(numbers).batches:
-                scores = self.scores(model, batch)
-                lost = loss(scores.float().log_softmax(1), predicted, numbers[at : at + batch.size]).sum() / len(numbers)
-                at += batch.size
-                for total, part in zip(sums, torch.autograd.grad(lost, self.tuned), strict=True):
-                    total += part
+            drawn = bases.of(numbers)
+            predicted = drawn.predicted
+            for whole, _ in drawn.batches:
+                for batch in pieces(whole, self.transplant.largest):
+                    own_rows = slice(at, at + batch.size)
+                    logs = self.scores(model, batch).float().log_softmax(1)
+                    lost = loss(logs, predicted[own_rows], numbers[own_rows]).sum() / len(numbers)
+                    at += batch.size
+                    for total, part in zip(sums, torch.autograd.grad(lost, self.tuned), strict=True):
+                        total += part
         if not all(x.isfinite().all() for x in sums):
             raise RuntimeError("a gradient is not finite")
         for one, total in zip(self.tuned, sums, strict=True):

@@ -35,17 +35,17 @@ of what changed was accuracy lost."""
 MOST = 54_000
 """Samples through the model after which nothing more is tried: with what runs already, and what measures, below 60,000."""
 LOOKED, TRIED, CURED = 24, 6, 2
-"""Layers that one change is tried in, those with the largest z, and of these the likeliest that all are tried in; CURED of them
-where a repair cures already."""
+"""Layers that one change is tried in, those with the largest z, and, where nothing can be tuned, of these the likeliest that all
+are tried in; CURED of them where a repair cures already."""
 FITTED, STEPS, MORE = 3, 40, 60
 """Layers in which a change is tuned, those where it left least as it was found, by so many steps; the best of them by more."""
 SCREENING, FIXING = 96, 200
 """Samples that tell whether a change is worth trying on all that choose, and that fix what changes do before they are tuned."""
 SLACK = 0.1
 GOOD, HARMLESS = 0.03, 0.99
-"""What is left of the trigger, and kept of the clean predictions, where nothing more is tried."""
+"""What is left of the trigger, and kept of the clean predictions, where no other layer is tried."""
 SURER = 0.01
-"""How much worse a tuned change may be than the one it began from: both may leave nothing of these samples, but that one just so,
+"""How much worse a tuned change may be than an untuned one: both may leave nothing of these samples, but that one just so,
 and less extreme ones than the highest-ranked suspects slip through."""
 STRAYS = 0.1
 """Suspects that may stay what they are called there: a twentieth or a tenth of them do not carry the trigger."""
@@ -65,7 +65,12 @@ class Tried:
     @property
     def loss(self) -> float:
         """What is left of the trigger, and twice what is lost of the predictions."""
-        return self.left.mean + 2 * (1 - self.kept) + (1 if self.kept < AGREEMENT else 0)
+        return self.left.mean + 2 * (1 - self.kept) + (0 if self.gentle else 1)
+
+    @property
+    def gentle(self) -> bool:
+        """Whether clean predictions stay as they are."""
+        return self.kept >= AGREEMENT
 
     @property
     def cures(self) -> bool:
@@ -140,7 +145,7 @@ class Search:
                 if pair is not None and not self.spent and not self.done:
                     first.append((self.judge(pair, base), pair))
             if self.done:
-                first = first[-1:]
+                first = first[-1:]  # it cures: tuned all the same, as it may do so just barely
             if self.done or self.spent:
                 break
         first.sort(key=lambda scored: scored[0])
@@ -168,7 +173,7 @@ class Search:
                 fit = Fit(self.trial.transplant, self.lesson, start, space, () if base is None else base.changes)
                 one = self.step(fit, seen, base, STEPS)
                 if one is not None:
-                    fit.weight *= FOLLOWS if one.kept < AGREEMENT else 1 / FOLLOWS if one.kept >= HARMLESS else 1
+                    fit.weight *= FOLLOWS if not one.gentle else 1 / FOLLOWS if one.kept >= HARMLESS else 1
                     fits.append((one.loss, seen, fit))
                 if self.done:
                     return True
@@ -239,8 +244,9 @@ def attempt(
     """The best repair, or None and why there is none.
 
     `layers`, the comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven
-    trigger put on them, and on the highest-ranked suspects; it is measured on others. Cost: some
-    thousand samples through the model, 60,000 at most (`forwards` tells how many), and one more reading of the suspect set.
+    trigger put on them, and on the highest-ranked suspects; it is measured on others. Cost: some ten thousand samples through
+    the model, 60,000 at most (`forwards` tells how many; one that a gradient goes back through counts twice), and one more
+    reading of the suspect set.
     """
     proof = most_general(found.proof)
     drawn = alike(seen.drawn)
@@ -262,7 +268,7 @@ def attempt(
             search.run({name: place for name, place in places.items() if name not in changed}, base, TRIED // 2)
             if search.best is base:
                 break
-        if search.best is None or search.best.left.surely > 1 - LEAST_HELP:
+        if search.best is None or not search.best.gentle or search.best.left.surely > 1 - LEAST_HELP:
             return None, f"none of {search.tried} repairs silences it and leaves clean predictions as they are"
         repair = measured(trial, search)
     if not repair.helps:

@@ -40,7 +40,9 @@ class Space:
         if rows.shape[1] > WIDEST:
             return cls(rows, middle, width, None)
         scaled = (rows - middle) / width
-        shrunk = (1 - SHRINKAGE) * (scaled.T @ scaled) / len(scaled) + SHRINKAGE * torch.eye(rows.shape[1])
+        shrunk = (1 - SHRINKAGE) * (scaled.T @ scaled) / len(scaled) + SHRINKAGE * torch.eye(
+            rows.shape[1], dtype=rows.dtype, device=rows.device
+        )
         return cls(rows, middle, width, torch.linalg.inv(shrunk))
 
     def scaled(self, x: Tensor) -> Tensor:

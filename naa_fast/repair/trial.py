@@ -17,16 +17,18 @@ from naa_fast.proof.images import CleanImages, Offset, Patch
 from naa_fast.proof.tokens import Tokens
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
 from naa_fast.proof.trials import CHOOSING, in_turns
-from naa_fast.rank.keep import main_tensor, taken, with_main
+from naa_fast.rank.keep import INPUT_BYTES, main_tensor, taken, with_main
 from naa_fast.rank.passes import observed_in
 from naa_fast.records import Array
 from naa_fast.repair.change import applied
 
 FIX, CHOOSE, MEASURE = 900, 300, 600
 """Clean samples that fix what changes do, others that choose one, and others that measure it."""
+DEALT = ((0, 2), (1,), (3,))
+"""Which of every four suspects fix, choose and measure."""
 LIT = 400
 LEAST = 10
-"""Highest-ranked suspect samples that stand for the trigger: more than these; half of them fix, a quarter chooses."""
+"""Highest-ranked suspect samples that stand for the trigger: at least these; half of them fix, a quarter chooses."""
 RISEN, MIXED = 4, 0.25
 """A target that has become so many times as frequent has nearly all of its samples from the trigger: all but MIXED of them."""
 
@@ -139,18 +141,21 @@ def trial_of(
     proof: Proof | None,
     images: CleanImages | None,
 ) -> Trial | None:
-    """Samples for a repair: clean ones that had no part in choosing the proof measure. None if nothing shows the trigger."""
+    """Samples for a repair: clean ones that had no part in choosing the proof (of one class: hardly any) measure. None if nothing
+    shows the trigger.
+    """
     bases = Bases(list(drawn))
     predicted = bases.predicted
     order = np.random.default_rng(1).permutation(np.flatnonzero(predicted >= 0))
     chose = np.isin(order, in_turns(predicted)[:CHOOSING])  # the proof
     order = np.concatenate([order[chose], order[~chose]])
-    lit = suspects(suspect, ranking, proof)
+    bytes_each = max((main_tensor(batch).nbytes // max(batch.size, 1) for batch, _ in drawn), default=0)
+    lit = suspects(suspect, ranking, proof, max(LEAST, INPUT_BYTES // max(bytes_each, 1)))
     candidate = None if proof is None else candidate_of(proof, images)
     parts = []
-    for rows, turns, most in zip(np.split(order, cuts(len(order))), TURNS, (FIX, CHOOSE, MEASURE), strict=True):
+    for rows, dealt, most in zip(np.split(order, parted(len(order))), DEALT, (FIX, CHOOSE, MEASURE), strict=True):
         clean = bases.of(rows[:most])
-        shown = None if lit is None else lit.of(np.flatnonzero(np.isin(np.arange(len(lit.predicted)) % 4, turns)))
+        shown = None if lit is None else lit.of(np.flatnonzero(np.isin(np.arange(len(lit.predicted)) % 4, dealt)))
         onto = clean if proof is None or proof.source is None else bases.of(rows[predicted[rows] == proof.source][:most])
         put = None if candidate is None or not len(onto.predicted) else with_trigger(onto, candidate)
         parts.append(Part(clean, onto, put, shown))
@@ -160,17 +165,13 @@ def trial_of(
     return Trial(transplant, fix, choose, measure, proof if candidate is not None else None)
 
 
-TURNS = ((0, 2), (1,), (3,))
-"""Which of every four suspects fix, choose and measure."""
-
-
-def cuts(count: int) -> list[int]:
+def parted(count: int) -> list[int]:
     """Where so many samples are cut: half of them fix, a fifth chooses, the rest measures."""
     return [count // 2, count // 2 + count // 5]
 
 
 def risen(ranking: Ranking) -> int | None:
-    """The class that has become RISEN times as frequent, None if none has."""
+    """The commonest predicted class, if it has become RISEN times as frequent; else None."""
     wanted = ranking.predicted[ranking.predicted >= 0]
     if not len(wanted):
         return None
@@ -179,9 +180,9 @@ def risen(ranking: Ranking) -> int | None:
     return most if known > 0 and (ranking.predicted == most).mean() >= RISEN * known else None
 
 
-def suspects(source: Source, ranking: Ranking, proof: Proof | None) -> Bases | None:
-    """At most LIT suspects, from the first to the last of those that carry a proven trigger or lie beyond what clean samples
-    score; of one target (a proof's, or without one a class that has risen), those predicted as it, all of them
+def suspects(source: Source, ranking: Ranking, proof: Proof | None, most_held: int = LIT) -> Bases | None:
+    """At most LIT suspects, and `most_held`, from the first to the last of those that carry a proven trigger or lie beyond what
+    clean samples score; of one target (a proof's, or without one a class that has risen), those predicted as it, all of them
     where it has become RISEN times as frequent. None if there are too few. Reads the set once more.
 
     The most extreme ones alone say little about the others.
@@ -198,7 +199,8 @@ def suspects(source: Source, ranking: Ranking, proof: Proof | None) -> Bases | N
     numbers = numbers[wanted[numbers]]
     if len(numbers) < LEAST:
         return None
-    chosen = np.sort(numbers[np.linspace(0, len(numbers) - 1, min(LIT, len(numbers))).round().astype(int)])
+    most = min(most_held, LIT, len(numbers))
+    chosen = np.sort(numbers[np.linspace(0, len(numbers) - 1, most).round().astype(int)])
     found: list[tuple[Batch, Array]] = []
     at = 0
     for batch in source.batches():

@@ -56,6 +56,22 @@ def test_only_samples_of_many_classes_are_a_crowd_that_was_turned() -> None:
     assert not replace(turned, p_value=TAIL_P).turned
 
 
+def test_a_crowd_is_told_whatever_the_model_made_of_clean_images() -> None:
+    rng = np.random.default_rng(1)
+    called = np.arange(400) % 4
+    pictures = 3 * rng.random((4, 1, 8, 8), np.float32)
+    clean = pictures[called] + 0.3 * rng.random((400, 1, 8, 8), np.float32)
+    where = pictures[np.resize([0, 1, 2], 80)] + 0.3 * rng.random((80, 1, 8, 8), np.float32)
+    broken = np.where(np.arange(400) % 9 == 0, -1, called)  # no finite scores
+    assert (found := crowd(where, clean, broken)) is not None
+    assert found.turned
+    unseen = np.where(called == 3, 0, called)  # no clean image is called the target
+    assert (found := crowd(where, clean, unseen)) is not None
+    assert found.usual == 1.0
+    assert not found.turned, "what is usual of the target cannot be told"
+    assert crowd(where, clean, np.full(400, -1)) is None
+
+
 def test_samples_that_only_lean_out_of_their_class_are_seen_as_a_crowd() -> None:
     rng = np.random.default_rng(2)
     null_scores, null_called = rng.standard_normal(2500), np.arange(2500) % 10
@@ -111,5 +127,5 @@ def test_squares_and_neighbours_are_those_of_brute_force(shape: tuple[int, ...])
     distance = ((small[:, None] - small[None]) ** 2).sum(2)
     np.fill_diagonal(distance, np.inf)
     called = np.arange(len(x)) % 3
-    assert resembled(small, small, called).tolist() == np.bincount(called[distance.argmin(1)], minlength=3).tolist()
-    assert resembled(small[:0], small, called).tolist() == [0, 0, 0]
+    assert resembled(small, small, called, 3).tolist() == np.bincount(called[distance.argmin(1)], minlength=3).tolist()
+    assert resembled(small[:0], small, called, 3).tolist() == [0, 0, 0]

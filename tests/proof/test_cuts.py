@@ -74,6 +74,23 @@ def test_a_patch_that_turns_one_class_is_measured_on_it() -> None:
     assert audit.report()["proof"][0]["source"] == 0
 
 
+def test_large_images_are_covered_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    row, clean = images(1)[0].numpy(), CleanImages.of(CLEAN.numpy())
+    row[0, 3:5, 7:9] = 5.0
+    most: list[int] = []
+
+    def margin(x: np.ndarray, cls: int) -> np.ndarray:
+        most.append(len(x))
+        return x.reshape(len(x), -1).max(1).astype(np.float64)
+
+    whole = [patch.mask for patch, _ in cuts([(1, row)], clean, margin)]
+    monkeypatch.setattr("naa_fast.proof.cuts.COVERED_BYTES", 3 * row.nbytes)
+    most.clear()
+    parts = [patch.mask for patch, _ in cuts([(1, row)], clean, margin)]
+    assert max(most) == 3
+    assert all(np.array_equal(one, other) for one, other in zip(whole, parts, strict=True))
+
+
 def test_the_window_that_decides_is_found_and_stays_in_its_budget() -> None:
     row, clean = images(1)[0].numpy(), CleanImages.of(CLEAN.numpy())
     row[0, 3:5, 7:9] = 5.0

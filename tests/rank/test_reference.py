@@ -60,7 +60,9 @@ def test_distances_and_margins_are_those_of_the_inverse_covariance() -> None:
     precision = np.linalg.inv((1 - SHRINKAGE) * covariance / np.outer(width, width) + SHRINKAGE * np.eye(5)) / np.outer(
         width, width
     )
-    far = torch.from_numpy(np.concatenate([X[:40], X[:40] + 30 * RNG.standard_normal((40, 6)) * [1, 2, 3, 4, 0.001, 0]]))
+    far = torch.from_numpy(
+        np.concatenate([X[:40], X[:40] + 30 * np.random.default_rng(7).standard_normal((40, 6)) * [1, 2, 3, 4, 0.001, 0]])
+    )
     group = torch.from_numpy(np.resize(GROUP[:40], 80))
     found = reference.standing(far, group)
     apart = far.numpy()[:, None, :5] - reference.mean.numpy()[None, :, :5]
@@ -72,8 +74,8 @@ def test_distances_and_margins_are_those_of_the_inverse_covariance() -> None:
 
 
 def test_a_wide_layer_is_folded_and_keeps_distances_on_average_whatever_the_batches() -> None:
-    wide = RNG.standard_normal((600, 5 * FOLDED + 3)) + 100.0
-    wide[:300] += 0.5 * RNG.standard_normal(wide.shape[1])
+    wide = np.random.default_rng(5).standard_normal((600, 5 * FOLDED + 3)) + 100.0
+    wide[:300] += 0.5 * np.random.default_rng(6).standard_normal(wide.shape[1])
     group = torch.from_numpy((np.arange(600) < 300).astype(np.int64))
     shuffled = np.random.default_rng(1).permutation(600)
     found = []
@@ -88,6 +90,39 @@ def test_a_wide_layer_is_folded_and_keeps_distances_on_average_whatever_the_batc
     assert (found[0].margin < 0).double().mean() > 0.99, "samples are nearer to their own group"
     other = reference.standing(torch.from_numpy(wide), 1 - group)
     assert (other.margin > 0).double().mean() > 0.99
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-7, 1e-4])
+@pytest.mark.parametrize("features", [3, 64, 300])
+def test_a_layer_that_the_class_fixes_ends_no_ranking(noise: float, features: int) -> None:
+    rng = np.random.default_rng(3)
+    group = rng.integers(0, 3, 400)
+    table = 10 * rng.standard_normal((3, features))
+    x = torch.from_numpy(table[group] + noise * rng.standard_normal((400, features)))
+    reference = Reference(3, x)
+    reference.add(x, torch.from_numpy(group))
+    reference.freeze()
+    here, elsewhere = (reference.standing(x, torch.from_numpy((group + shift) % 3)) for shift in (0, 1))
+    assert torch.isfinite(elsewhere.distance).all()
+    assert elsewhere.distance.min() > 10 * here.distance.max()
+    assert (here.margin < 0).all()
+    assert (elsewhere.margin > 0).all()
+
+
+def test_the_default_dtype_changes_nothing() -> None:
+    rng = np.random.default_rng(4)
+    x = torch.from_numpy(rng.standard_normal((100, 300)))
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            reference = Reference(1, x)
+            reference.add(x, torch.zeros(100, dtype=torch.int64))
+            reference.freeze()
+            found.append(reference.standing(x, torch.zeros(100, dtype=torch.int64)).distance)
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(*found)
 
 
 def test_a_layer_in_which_nothing_varies_says_nothing() -> None:

@@ -103,6 +103,9 @@ def test_a_repair_of_another_model_is_refused_and_leaves_no_hook() -> None:
         model(ROWS)
     with pytest.raises(InputError, match="a repair by 'burn'"), applied(model, [Change("0", -1, "burn", "", np.array([0]))]):
         pass
+    good, bad = Change("0", -1, "zero", "", np.array([0])), Change("0", -1, "burn", "", np.array([0]))
+    with pytest.raises(InputError, match="a repair by 'burn'"), applied(model, [good, bad]):
+        pass
     assert not model[0]._forward_hooks
 
 
@@ -139,6 +142,8 @@ UNIT, NUMBERS = np.eye(6, dtype=np.float32)[:1], np.array([0])
         ({"layer": 3}, "no text"),
         ({"method": "burn"}, "a repair by 'burn'"),
         ({"method": "clip"}, "expected high, low, neurons"),
+        ({"gate": 5}, "gate that is no array"),
+        ({"pushes": "abc"}, "pushes that is no array"),
         ({"gate": None}, "expected along, centres, gate, neurons, pushes"),
         ({"gate": UNIT}, "shapes"),
         ({"along": UNIT[0]}, "shapes"),

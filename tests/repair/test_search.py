@@ -193,13 +193,21 @@ def test_half_precision_is_repaired_too(model: nn.Sequential) -> None:
     half = deepcopy(model).bfloat16()
     audit = naa_fast.scan(half, DIGITS.clean_x, DIGITS.suspect_x)
     assert audit.repair is not None
+    clean, triggered = DIGITS.clean_x.bfloat16(), DIGITS.suspect_x.bfloat16()
+    before = scores(half, clean).argmax(1)
     with naa_fast.repair.applied(half, audit.repair):
-        left = (scores(half, DIGITS.suspect_x.bfloat16()).argmax(1) == unrepaired_half(model, DIGITS.suspect_x)).double().mean()
-    assert left < 0.95  # those with the trigger go elsewhere
+        kept = (scores(half, clean).argmax(1) == before).double().mean()
+        left = (scores(half, triggered).argmax(1) == demo.TARGET).double().mean()
+    assert left < 0.1
+    assert kept > 0.95
 
 
-def unrepaired_half(model: nn.Sequential, x: Tensor) -> Tensor:
-    return scores(deepcopy(model).bfloat16(), x.bfloat16()).argmax(1)
+def test_what_costs_too_many_clean_predictions_is_no_repair(model: nn.Sequential, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("naa_fast.repair.search.AGREEMENT", 1.01)
+    audit = naa_fast.scan(model, DIGITS.clean_x, DIGITS.suspect_x)
+    assert audit.verdict.outcome == "fail"
+    assert audit.repair is None
+    assert any("leaves clean predictions as they are" in line for line in audit.verdict.not_checked)
 
 
 def test_the_most_general_proof_that_stands_is_repaired(audit: Audit) -> None:
