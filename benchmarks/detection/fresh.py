@@ -1,7 +1,7 @@
-"""Triggers and a rule of E: kinds that nothing had been chosen on, and that no detector had been run on, when they were made.
+"""Triggers and two rules of E: kinds that nothing had been chosen on, and that no detector had been run on, when they were made.
 
-They were made stronger where they did not take, by their success alone. Every one has near misses that a careful attacker covers
-with correct labels.
+They were made stronger where they did not take, by their success alone. All but the hard labels have near misses that a careful
+attacker covers with correct labels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Candidate triggers of two words apart: tokens that meet in the highest-ranked suspects far oftener than in clean data."""
+"""Words of the highest-ranked texts: those they hold (`striking`), and pairs that meet there far oftener than in clean data."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class Apart:
 
 @dataclass(frozen=True)
 class Held:
-    """Which of `samples` texts hold which tokens: `row`, `token` int64, each pair once, by row; `group` int64 `[samples]`, the
-    class predicted for each.
+    """Which of `samples` texts hold which tokens: `row`, `token` int64, each pair once, by row (of kept ones the highest-ranked
+    first); `group` int64 `[samples]`, the class predicted for each.
     """
 
     row: Array

@@ -33,8 +33,8 @@ AS_GOOD = 0.05
 
 
 def token_proofs(trials: Trials, seen: Look) -> Iterator[Proof]:
-    """Words that follow one another first, of the whole set and then of the highest-ranked texts; words apart where that is no
-    proof, or two words that need not follow one another.
+    """Words that follow one another first, then single words of the highest-ranked texts; words apart where neither is a proof,
+    or of two words that need not follow one another.
     """
     assert seen.suspect_tokens is not None
     assert seen.clean_tokens is not None
