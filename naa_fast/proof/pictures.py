@@ -96,11 +96,11 @@ def image_proofs(
     for target in wanted:
         group = distinct([pair for pair in suspects if target in (pair[0], ALL_TO_ALL)], clean)
         own = np.flatnonzero(predicted == target) if target != ALL_TO_ALL else np.arange(len(clean.x))
-        if len(own) < SIZES[1]:
-            group = group[: len(own)]  # clean groups of so few have no offsets: then suspects must not have them either
         if len(group) < FEWEST:
             continue
-        groups = [[(int(predicted[i]), clean.x[i]) for i in random.permutation(own)[: len(group)]] for _ in range(CONTROLS)]
+        # Too few of the class have no offsets, where as many suspects have: then clean samples of any class get the same chance.
+        like = own if len(own) >= SIZES[1] else np.arange(len(clean.x))
+        groups = [[(int(predicted[i]), clean.x[i]) for i in random.permutation(like)[: len(group)]] for _ in range(CONTROLS)]
         groups.append([pair for pair in unusual if target in (pair[0], ALL_TO_ALL)][: len(group)])
         usual = clean.x[own].mean(0) if target != ALL_TO_ALL and len(own) else None
         yield from strongest(tried_for(trials, Sought(target, group, groups, clean.x[own], usual), clean))
