@@ -16,7 +16,13 @@ from benchmarks.detection.metrics import auc_interval
 from benchmarks.detection.rows import DETECTORS, SHARES, backdoored, by_model, harmless, outcome_groups, percent
 
 COLOURS = {"pass": "#8fbf8f", "warn": "#f2c14e", "fail": "#c8453b", "inconclusive": "#b8b8b8", "error": "#000000"}
-SHOWN = ("naa-fast", "Cohen d", "activation clustering", "spectral signatures", "Mahalanobis, last layer")
+SHOWN = {
+    "naa-fast": "#c8453b",
+    "Cohen d": "#1f77b4",
+    "activation clustering": "#e0881c",
+    "spectral signatures": "#2c8a4b",
+    "Mahalanobis, last layer": "#7a5aa6",
+}
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -45,18 +51,19 @@ def outcomes(rows: Sequence[dict[str, Any]], axes: Axes) -> None:
 
 def curves(rows: Sequence[dict[str, Any]], axes: Axes) -> None:
     negative = harmless(rows, "shift")
-    for name in SHOWN:
+    for name, colour in SHOWN.items():
         score = DETECTORS[name]
         found = [auc_interval(by_model(backdoored(rows, share), score), by_model(negative, score)) for share in SHARES]
         known = [(place, value) for place, value in enumerate(found) if value is not None]
         if known:
             places, values = [place for place, _ in known], [value for _, value in known]
             spread = [[v[0] - v[1] for v in values], [v[2] - v[0] for v in values]]
-            style = {"linewidth": 2.2, "color": "#c8453b"} if name == "naa-fast" else {"linewidth": 1.2}
-            axes.errorbar(places, [v[0] for v in values], spread, marker="o", capsize=3, label=name, **style)
+            width = 2.2 if name == "naa-fast" else 1.2
+            line = [v[0] for v in values]
+            axes.errorbar(places, line, spread, marker="o", capsize=3, label=name, color=colour, linewidth=width)
     axes.axhline(0.5, color="#888888", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(SHARES)), [percent(share) for share in SHARES])
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("triggered samples in the suspect set")
     axes.set_ylabel("AUC against benign shifts")
-    axes.legend(frameon=False, fontsize="small", loc="lower left")
+    axes.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, fontsize="small")
