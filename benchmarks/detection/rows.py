@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.detection.metrics import Interval
+from benchmarks.detection.sets import SHARES
 
 Row = dict[str, Any]
 Score = Callable[[Row], float | None]
 
-SHARES = (1.0, 0.05, 0.01, 0.005)
 HALVES = ("E", "D", "C", "A", "B", "AB")
 OUTCOMES = ("pass", "warn", "fail", "inconclusive", "error")
 NULLS = {"clean controls": "fresh", "benign shifts": "shift", "imbalance": "imbalance", "foreign triggers": "foreign"}

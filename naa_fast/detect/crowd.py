@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lgamma, log
 
 import numpy as np
@@ -70,16 +70,8 @@ def gathering(scores: Array, predicted: Array, null_scores: Array, null_predicte
     others = sum(max(0.0, one.extra - CHANCE * spread_of(one)) for one in found if one is not best)
     extra = max(best.extra, 0.0)
     tests = len(found) * len(SHARES)
-    return Gathering(
-        best.target,
-        best.limit,
-        best.beyond,
-        best.samples,
-        best.usual,
-        best.clean,
-        min(1.0, best.p_value * tests),
-        extra / (extra + others) if extra > 0 else 0.0,
-    )
+    purity = extra / (extra + others) if extra > 0 else 0.0
+    return replace(best, p_value=min(1.0, best.p_value * tests), purity=purity)
 
 
 def usable(clean: int) -> list[float]:

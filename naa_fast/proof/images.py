@@ -129,14 +129,13 @@ def harmless_share(group: Array, clean: CleanImages, usual: Array | None = None)
     return float(explained @ explained) / whole if whole > 0 else 0.0
 
 
-def candidates(
-    group: Array, clean: CleanImages, offset: bool = True, usual: Array | None = None, enough: int = SIZES[1]
-) -> Iterator[Patch | Offset]:
-    """What the inputs `group` float32 `[samples, ...]` share, as patches of several areas and, if wanted and there are `enough`
-    of them, as offsets. `usual`: see `offsets`.
+def candidates(group: Array, clean: CleanImages, offset: bool = True, usual: Array | None = None) -> Iterator[Patch | Offset]:
+    """What the inputs `group` float32 `[samples, ...]` share, as patches of several areas and, if wanted, as offsets.
+
+    `usual`: see `offsets`.
     """
     yield from patches(group, clean)
-    if offset and len(group) >= enough:
+    if offset:
         yield from offsets(group, clean, usual)
 
 

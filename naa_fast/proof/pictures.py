@@ -12,7 +12,7 @@ from naa_fast.detect.evidence import HARMLESS
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_OWN_RATE, Proof
 from naa_fast.proof.cuts import cuts
 from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
-from naa_fast.proof.purer import purer_groups
+from naa_fast.proof.purer import FEWEST, purer_groups
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Candidate
 from naa_fast.proof.trials import Best, Trials, Tried
 from naa_fast.records import Array
@@ -20,8 +20,6 @@ from naa_fast.records import Array
 CONTROLS = 2
 GOOD = 0.9
 """Rate of a proof beyond which nothing better is sought: a part of a trigger may stand as a proof, and be no use to repair."""
-FEWEST = 5
-"""Highest-ranked samples of one predicted class that make it a target."""
 ALIKE = 0.05
 """Root mean square difference of two samples, over that of clean inputs about their mean, up to which one repeats the other."""
 ONE_SOURCE = 0.7
@@ -65,10 +63,10 @@ def grouped(
     whole = np.stack(rows) if rows else np.zeros((0, *clean.mean.shape), np.float32)
     for size in sorted({min(size, len(rows)) for size in SIZES}):
         if size >= FEWEST:
-            for candidate in candidates(whole[:size], clean, offset, usual):
+            for candidate in candidates(whole[:size], clean, offset and size >= SIZES[1], usual):
                 yield candidate, size
     for purer in purer_groups(whole, clean, usual, own):
-        for candidate in candidates(whole[purer], clean, offset, usual, len(purer)):
+        for candidate in candidates(whole[purer], clean, offset, usual):
             yield candidate, len(purer)
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.images import CleanImages, harmless_share
-from naa_fast.proof.pictures import FEWEST, image_proofs
+from naa_fast.proof.pictures import image_proofs
+from naa_fast.proof.purer import FEWEST
 from naa_fast.proof.texts import token_proofs
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.proof.trials import Trials

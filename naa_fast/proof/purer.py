@@ -13,6 +13,7 @@ STARTS = (8, 32)
 """How many of the highest-ranked samples say what is looked for."""
 STEPS = 4
 FEWEST = 5
+"""Samples of one predicted class that make it a target, and that can share something."""
 BEYOND = 0.99
 """Share of the clean samples of the class that a member has to exceed."""
 FLOOR = 1e-3

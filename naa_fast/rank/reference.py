@@ -128,6 +128,7 @@ class Reference:
             root = identity
         self.whitening = (torch.linalg.solve_triangular(root, identity, upper=False).T / width[:, None]).float()
         self.centres = self.folded(self.mean - self.pivot) @ self.whitening
+        self.lengths = (self.centres**2).sum(1)
         self.others = self.count[None] > 0  # groups that a sample may belong to instead
 
     def standing(self, view: Tensor, group: Tensor) -> Standing:
@@ -143,7 +144,7 @@ class Reference:
         if centred.device.type != "cpu" or not torch.isfinite(centred.sum()):  # a GPU would have to wait for the answer
             centred = torch.where(torch.isfinite(centred), centred, 0.0)
         placed = self.folded(centred) @ self.whitening
-        apart = (placed * placed).sum(1, keepdim=True) + torch.addmm((self.centres**2).sum(1), placed, self.centres.T, alpha=-2)
+        apart = (placed * placed).sum(1, keepdim=True) + torch.addmm(self.lengths, placed, self.centres.T, alpha=-2)
         distance = apart.gather(1, own[:, None])[:, 0].double()
         elsewhere = apart.masked_fill(~self.others, torch.inf).scatter_(1, own[:, None], torch.inf).amin(1).double()
         return Standing(z, distance, torch.where(torch.isfinite(elsewhere), distance - elsewhere, 0.0))
