@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from naa_fast.capture.fast_path import fast_path_off
 from naa_fast.capture.hooks import is_compiled
 from naa_fast.capture.selection import unwrapped
 from naa_fast.detect.repair import Change, Repair
@@ -19,7 +20,8 @@ from naa_fast.errors import InputError, UsageError
 def applied(model: nn.Module, repair: Repair | Sequence[Change]) -> Iterator[nn.Module]:
     """Inside, the model is repaired: forward hooks, gone at the end also when something raises. Weights are not touched.
 
-    Cost: one pass over each changed layer's output; a compiled model is compiled again, inside and after.
+    Cost: one pass over each changed layer's output; a compiled model is compiled again, inside and after. torch's fused attention
+    is off inside, since hooks break it.
 
     Raises:
         UsageError: the model has no layer of that name. InputError: the layer's output is not what the repair was made for.
@@ -35,7 +37,8 @@ def applied(model: nn.Module, repair: Repair | Sequence[Change]) -> Iterator[nn.
     hooks = [(modules[change.layer], hook_of(change)) for change in changes]  # all, before one is on the model
     handles = [module.register_forward_hook(hook) for module, hook in hooks]
     try:
-        yield model
+        with fast_path_off():
+            yield model
     finally:
         for handle in handles:
             handle.remove()

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from naa_fast.capture import select
+from naa_fast.capture.fast_path import fast_path_off
 from naa_fast.capture.selection import LayerSpec, unwrapped
 from naa_fast.errors import InputError, NaaError, RankLost, StateMismatch, Stopped, UsageError
 from naa_fast.inputs.batches import Source
@@ -288,11 +289,15 @@ def stopped_at(total: Measurement, checkpoints: Checkpoints | None, told: Round)
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every module's own mode afterwards: a scan must not move batch-norm statistics or drop units."""
+    """Eval mode inside, every module's own mode afterwards: a scan must not move batch-norm statistics or drop units.
+
+    Fused attention is off meanwhile (see `fast_path_off`): hooks break it.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        yield
+        with fast_path_off():
+            yield
     finally:
         for module, training in modes:
             module.training = training
