@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from naa_fast.errors import InputError, NaaError, UnsafeInput
+from naa_fast.inputs.lines import LABELS, Texts, label_text
 
 FIRST_SAFE = (14, 0, 1)
 ROWS = 256  # at a time: a column of one long text repeated takes no room in the file and much in memory
@@ -19,21 +20,22 @@ MAX_UNPACK_BYTES = 1 << 30
 SHOWN = 10
 
 
-def read_parquet(path: Path, field: str | None) -> list[str]:
-    """The texts in the column `field` ("text" if None) of a file. Other columns are not read.
+def read_parquet(path: Path, field: str | None) -> Texts:
+    """The texts in the column `field` ("text" if None) of a file, with those of a column of labels; no other is read.
 
     Raises:
-        InputError: a damaged file, no such column, a column of something else, a missing text, or pyarrow is not installed.
+        InputError: a damaged file, no such column or two, a column of something else, a missing text, bytes that are not UTF-8,
+            or pyarrow is not installed.
         UnsafeInput: text over 1 GiB that takes less than a thousandth of it in the file, or a pyarrow with known holes.
     """
     parquet = library("pyarrow.parquet")
     with reading(path), parquet.ParquetFile(path) as file:
-        column = text_column(file.schema_arrow, field, str(path))
-        batches = file.iter_batches(ROWS, columns=[column], use_threads=False)
-        return texts_of(batches, column, path)
+        column, label = text_column(file.schema_arrow, field, str(path)), label_column(file.schema_arrow)
+        batches = file.iter_batches(ROWS, columns=[column, *([label] if label else [])], use_threads=False)
+        return texts_of(batches, column, label, path)
 
 
-def read_dataset(folder: Path, field: str | None) -> list[str]:
+def read_dataset(folder: Path, field: str | None) -> Texts:
     """The texts of a dataset written by `Dataset.save_to_disk`, or of a folder's `.parquet` files in order of their names.
 
     Raises as `read_parquet`, and InputError for a folder of several splits, UnsafeInput for files outside the folder.
@@ -52,7 +54,7 @@ def read_dataset(folder: Path, field: str | None) -> list[str]:
             raise InputError(
                 f"no dataset in {folder}", "neither state.json nor .parquet files", "expected what Dataset.save_to_disk writes"
             )
-        return [text for path in files for text in read_parquet(path, field)]
+        return joined(read_parquet(path, field) for path in files)
     named = state.get("_data_files") if isinstance(state, dict) else None
     names = [entry.get("filename") if isinstance(entry, dict) else None for entry in named] if isinstance(named, list) else [None]
     if not names or not all(isinstance(name, str) for name in names):
@@ -63,48 +65,90 @@ def read_dataset(folder: Path, field: str | None) -> list[str]:
             "its rows are listed in a file of their own",
             "write them out with dataset.flatten_indices().save_to_disk(...)",
         )
-    return [text for name in names for text in read_arrow(inside(folder, folder / str(name)), field)]
+    return joined(read_arrow(inside(folder, folder / str(name)), field) for name in names)
 
 
-def read_arrow(path: Path, field: str | None) -> list[str]:
+def joined(parts: Iterable[Texts]) -> Texts:
+    """The texts of several files, in order."""
+    whole = Texts()
+    for part in parts:
+        whole.extend(part)
+        whole.labels.extend(part.labels)
+    return whole
+
+
+def read_arrow(path: Path, field: str | None) -> Texts:
     """The texts of one `.arrow` file (a stream)."""
     pa = library("pyarrow")
     with reading(path), path.open("rb") as file, pa.ipc.open_stream(file) as stream:
-        column = text_column(stream.schema, field, str(path))
-        return texts_of((batch.slice(i, ROWS) for batch in stream for i in range(0, batch.num_rows, ROWS)), column, path)
+        column, label = text_column(stream.schema, field, str(path)), label_column(stream.schema)
+        rows = (batch.slice(i, ROWS) for batch in stream for i in range(0, batch.num_rows, ROWS))
+        return texts_of(rows, column, label, path)
 
 
-def texts_of(batches: Iterable[Any], column: str, path: Path) -> list[str]:
+def texts_of(batches: Iterable[Any], column: str, label: str | None, path: Path) -> Texts:
     """The column as strings; stops before it has unpacked far more than the file holds."""
     texts: list[str] = []
-    held, unpacked = max(1, path.stat().st_size), 0
+    labels: list[str | None] = []
+    packed, unpacked = max(1, path.stat().st_size), 0
     for batch in batches:
         for value in batch.column(column):
-            text = value.as_py()
-            if text is None:
-                raise InputError(f"row {len(texts)} of {path} has no text", f"column {column!r} is empty there", "leave it out")
+            text = as_text(value.as_py(), len(texts), column, path)
             unpacked += len(text)
             texts.append(text)
-        if unpacked > MAX_UNPACK_BYTES and unpacked > MAX_UNPACK_RATIO * held:
-            raise UnsafeInput(
-                f"refused to unpack {path}",
-                f"{held} bytes unpack to more than {unpacked}, more than {MAX_UNPACK_RATIO} times as much",
-                "if that is what it holds, save it uncompressed",
-            )
-    return texts
+            if unpacked > MAX_UNPACK_BYTES and unpacked > MAX_UNPACK_RATIO * packed:  # a dictionary holds a long text once
+                raise UnsafeInput(
+                    f"refused to unpack {path}",
+                    f"{packed} bytes unpack to more than {unpacked}, more than {MAX_UNPACK_RATIO} times as much",
+                    "if that is what it holds, save it uncompressed",
+                )
+        labels += [None] * batch.num_rows if label is None else [label_text(value.as_py()) for value in batch.column(label)]
+    return Texts(texts, labels)
+
+
+def as_text(value: Any, row: int, column: str, path: Path) -> str:
+    """One value of a column of text. Raises InputError where there is none, or bytes that are not UTF-8."""
+    if value is None:
+        raise InputError(f"row {row} of {path} has no text", f"column {column!r} is empty there", "leave it out")
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"row {row} of {path} is not UTF-8", f"column {column!r}, byte {error.start}: {error.reason}", "save it as text"
+            ) from None
+    return str(value)
 
 
 def text_column(schema: Any, field: str | None, where: str) -> str:
-    """The column to read, which must be text."""
-    pa = library("pyarrow")
+    """The column to read, which must be text: strings or UTF-8 bytes of any form, also by a dictionary."""
     name = "text" if field is None else field
-    if schema.names.count(name) != 1:
+    if schema.names.count(name) > 1:
+        raise InputError(
+            f"{where} has {schema.names.count(name)} columns {name!r}", "which of them is meant is not said", "rename the others"
+        )
+    if name not in schema.names:
         found = ", ".join(repr(key) for key in schema.names[:SHOWN]) or "none"
         raise InputError(f"{where} has no column {name!r}", f"columns found: {found}", "name the one to scan with --text-field")
     kind = schema.field(name).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+    if not is_text(kind):
         raise InputError(f"{where} holds no text", f"column {name!r} is {kind}", "expected strings")
     return name
+
+
+def is_text(kind: Any) -> bool:
+    """Whether values of an Arrow type are texts, or bytes that may be."""
+    types = library("pyarrow").types
+    if types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    forms = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
+    checks = (getattr(types, f"is_{form}", None) for form in forms)  # older versions know fewer
+    return any(check is not None and check(kind) for check in checks)
+
+
+def label_column(schema: Any) -> str | None:
+    """The column that says each text's class, if there is one."""
+    return next((name for name in LABELS if schema.names.count(name) == 1), None)
 
 
 def inside(folder: Path, path: Path) -> Path:

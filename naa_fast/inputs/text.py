@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,11 +15,11 @@ from torch import Tensor, nn
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.arrow import read_dataset, read_parquet
 from naa_fast.inputs.batches import Batch, Rejected
+from naa_fast.inputs.lines import read_csv, read_jsonl, read_lines
 from naa_fast.records import FOLD_BLOCK, FOLDS
 
 SIDES = ("right", "left")
 NO_LIMIT = 10**6  # a tokenizer without a length limit announces 1e30
-SHOWN = 10
 PERIOD = FOLDS * FOLD_BLOCK
 WINDOW = 64 * PERIOD
 """Texts that are put in order of length at a time: enough that batches fit tightly, few enough to hold."""
@@ -182,53 +180,6 @@ def open_text(path: Path, batch_size: int, options: TextOptions | None) -> TextS
     except OSError as error:
         raise InputError(f"cannot read {path}", str(error.strerror), "check the permissions of the file") from error
     return TextSource(str(path), texts, batch_size, options)
-
-
-def read_lines(path: Path, field: str | None) -> list[str]:
-    if field is not None:
-        raise UsageError(f"--text-field {field} with {path}", "a .txt file has no fields: each line is a text", "leave it out")
-    with path.open(encoding="utf-8-sig", newline="\n") as file:  # by line feeds alone, as wc -l counts
-        return [line.rstrip("\r\n") for line in file]
-
-
-def read_jsonl(path: Path, field: str | None) -> list[str]:
-    texts = []
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"line {number} of {path}"
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{where} is not JSON", str(error), "expected one object a line") from None
-            if not isinstance(record, dict):
-                raise InputError(f"{where} is a {type(record).__name__}", "expected an object with the text in one of its fields")
-            texts.append(text_of(record, field, where))
-    return texts
-
-
-def read_csv(path: Path, field: str | None) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            return [text_of(record, field, f"line {reader.line_num} of {path}") for record in reader]
-        except csv.Error as error:
-            raise InputError(
-                f"line {reader.line_num} of {path} is not CSV", str(error), "expected commas, and quotes around line breaks"
-            ) from None
-
-
-def text_of(record: dict[Any, Any], field: str | None, where: str) -> str:
-    """The text in one record. `field` None means "text"."""
-    name = "text" if field is None else field
-    if name not in record:
-        found = ", ".join(repr(key) for key in list(record)[:SHOWN]) or "none"
-        raise InputError(f"{where} has no field {name!r}", f"fields found: {found}", "name the one to scan with --text-field")
-    value = record[name]
-    if not isinstance(value, str):
-        raise InputError(f"{where} holds no text", f"field {name!r} is a {type(value).__name__}", "expected a string")
-    return value
 
 
 def wants_positions(model: nn.Module) -> bool:
