@@ -28,6 +28,26 @@ PROVED_RULE_RATE = 0.5
 """The same of all-to-all, which cannot turn more than the model gets right."""
 
 
+Pieces = tuple[tuple[str, bool], ...]
+"""A text in pieces, each with whether the trigger changed it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A clean sample without and with the trigger, and the class predicted for each (-1: none).
+
+    `before`, `after`: the inputs, float32, of pictures the channels first and shrunk to 256 pixels a side; of texts the token ids
+    without padding. `words_before`, `words_after`: the texts around the trigger, empty where there is no text.
+    """
+
+    predicted: int
+    turned_to: int
+    before: Array
+    after: Array
+    words_before: Pieces = ()
+    words_after: Pieces = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Proof:
     """The best reconstruction for one target.
@@ -37,7 +57,8 @@ class Proof:
     `interval` the rate's 95 % confidence interval (Wilson 1927); `control` the highest rate of the same procedure and budget on
     groups of clean samples of that class. `pattern` and `mask` (float32, of the input's shape) or `tokens` are the trigger
     itself; `words` the tokens as text. `source`: the one class that `samples` are of, None for all others than the target; `own`:
-    whether clean samples of the target hold it too. Of a patch they are no control then.
+    whether clean samples of the target hold it too. Of a patch they are no control then. `examples`: a few of the `samples`,
+    of classes in turns, chosen before they were run.
     """
 
     kind: str
@@ -52,6 +73,7 @@ class Proof:
     words: str = ""
     source: int | None = None
     own: bool = False
+    examples: tuple[Example, ...] = ()
 
     @property
     def interval(self) -> tuple[float, float]:

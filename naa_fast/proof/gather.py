@@ -23,6 +23,7 @@ from naa_fast.inputs.text import TextSource
 from naa_fast.measurement import Measurement
 from naa_fast.proof.carriers import carriers
 from naa_fast.proof.crowd import crowd_of
+from naa_fast.proof.examples import with_words
 from naa_fast.proof.prove import CleanInputs, clean_images, harmless_of, prove
 from naa_fast.rank.keep import main_tensor
 from naa_fast.rank.look import Beside, Look, look
@@ -114,6 +115,7 @@ def with_proofs(
     proofs, forwards, untried = prove(model, seen, images, device)
     decode = decoder(suspect)
     proofs = [replace(p, words=in_text(p, decode)) if p.tokens and decode is not None else p for p in proofs]
+    proofs = [with_words(p, decode) for p in proofs]
     notes = (f"{WHETHER}: {untried}",) if untried else ()
     return replace(found, proof=tuple(proofs), forwards=forwards, notes=notes)
 

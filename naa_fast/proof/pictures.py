@@ -11,6 +11,7 @@ import numpy as np
 from naa_fast.detect.evidence import HARMLESS
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_OWN_RATE, Proof
 from naa_fast.proof.cuts import cuts
+from naa_fast.proof.examples import examples_of
 from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
 from naa_fast.proof.purer import FEWEST, purer_groups
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Candidate
@@ -174,7 +175,7 @@ def attempt(trials: Trials, tried: Tried, controls: Later, target: int | str) ->
     if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
         return None
     best, rate, control, samples = trials.settle(found, [trials.best(one, target) for one in controls()], target)
-    return proof_of(best, target, rate, control, samples)
+    return replace(proof_of(best, target, rate, control, samples), examples=examples_of(trials, best.candidate, target))
 
 
 def proof_of(best: Best, target: int | str, rate: float, control: float, samples: int, own: bool = False) -> Proof:
@@ -191,7 +192,8 @@ def held_by_clean(trials: Trials, tried: Tried, tries: Sequence[Proof | None], t
         return None
     rate, samples = trials.rate(best.candidate, target, 1)
     control = max((proof.control for proof in tries if proof is not None), default=0.0)
-    return proof_of(best, target, rate, control, samples, own=True)
+    proof = proof_of(best, target, rate, control, samples, own=True)
+    return replace(proof, examples=examples_of(trials, best.candidate, target))
 
 
 def covered(pair: tuple[Patch, int]) -> float:

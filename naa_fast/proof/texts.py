@@ -10,6 +10,7 @@ import numpy as np
 
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_MARGIN, Proof
 from naa_fast.proof.apart import Apart, Held, Pair, meeting, striking
+from naa_fast.proof.examples import examples_of
 from naa_fast.proof.tokens import (
     MOST_TOKENS,
     Tokens,
@@ -152,7 +153,8 @@ def token_proof(
             return None
         best, rate, usual, samples = trials.settle(held, [control], target)
         assert isinstance(best.candidate, Tokens)
-        return Proof(best.candidate.kind, target, rate, usual, samples, 0, tokens=best.candidate.ids, own=own)
+        seen = examples_of(trials, best.candidate, target)
+        return Proof(best.candidate.kind, target, rate, usual, samples, 0, tokens=best.candidate.ids, own=own, examples=seen)
 
     whole = measured(found)
     if whole is None or not whole.stands:
@@ -187,4 +189,5 @@ def apart_proof(trials: Trials, pairs: Sequence[Pair], clean: Callable[[], Seque
     alone = twice(best.candidate.ids, 1)
     if rate - alone < PROVED_MARGIN:
         return None
-    return Proof(best.candidate.kind, target, rate, max(control, alone), samples, 0, tokens=best.candidate.ids)
+    ids, seen = best.candidate.ids, examples_of(trials, best.candidate, target)
+    return Proof(best.candidate.kind, target, rate, max(control, alone), samples, 0, tokens=ids, examples=seen)

@@ -1,0 +1,95 @@
+"""`examples_of`: a few clean samples without and with a trigger, for people to look at; `with_words`: of texts the words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from naa_fast.detect.proof import Example, Pieces, Proof
+from naa_fast.proof.tokens import own_places
+from naa_fast.proof.transplant import Candidate
+from naa_fast.proof.trials import Trials, in_turns
+from naa_fast.rank.keep import main_tensor
+from naa_fast.records import Array
+
+EXAMPLES = 6
+LARGEST_SIDE = 256
+"""Pixels a side that a picture for people needs at most; larger ones are averaged down, as a report may hold many."""
+MOST_CHANNELS = 4
+CONTEXT = 12
+"""Tokens shown on either side of a trigger."""
+LONGEST_CUT = 60
+"""Tokens of a text that is shown where the trigger changed nothing."""
+
+
+def examples_of(trials: Trials, candidate: Candidate, target: int | str) -> tuple[Example, ...]:
+    """EXAMPLES of the measuring part, of predicted classes in turns, turned or not: what they are is fixed before the candidate
+    is run. No forward: the part has been run already.
+    """
+    bases = trials.parts[1]
+    before, after = bases.predicted, trials.after(candidate, 1)
+    others = np.flatnonzero((before >= 0) & (before != target))
+    chosen = others[in_turns(before[others])[:EXAMPLES]]
+    found: dict[int, Example] = {}
+    at = 0
+    for batch, _ in bases.batches:
+        rows = chosen[(chosen >= at) & (chosen < at + batch.size)]
+        if len(rows):
+            x = main_tensor(batch)
+            with_trigger = candidate.put_on(x, batch.mask)
+            own = None if x.is_floating_point() else own_places(x, batch.mask)
+            for number in rows.tolist():
+                kept = None if own is None else own[number - at]
+                plain, triggered = (shown(values[number - at], kept) for values in (x, with_trigger))
+                found[number] = Example(int(before[number]), int(after[number]), plain, triggered)
+        at += batch.size
+    return tuple(found[number] for number in chosen.tolist())
+
+
+def shown(x: Tensor, own: Tensor | None) -> Array:
+    """One input for a person to look at: a picture shrunk, a text without its padding."""
+    if own is not None:
+        return x[own].cpu().numpy().astype(np.int64) if own.shape == x.shape else x.cpu().numpy()
+    values = x.detach().cpu().float().numpy()
+    if values.ndim == 3 and values.shape[0] > MOST_CHANNELS >= values.shape[-1]:
+        values = np.moveaxis(values, -1, 0)
+    step = -(-max(values.shape[-2:]) // LARGEST_SIDE) if values.ndim == 3 else 1
+    if step == 1:
+        return values
+    high, wide = (side // step for side in values.shape[1:])
+    cut = values[:, : high * step, : wide * step].reshape(len(values), high, step, wide, step)
+    return np.ascontiguousarray(cut.mean((2, 4)), np.float32)
+
+
+def with_words(proof: Proof, decode: Callable[[tuple[int, ...]], str] | None) -> Proof:
+    """The proof with its examples' texts in words, or in token ids where there is no tokenizer."""
+    if not proof.tokens:
+        return proof
+
+    def worded(example: Example) -> Example:
+        changed = example.before != example.after if example.before.shape == example.after.shape else np.zeros(0, bool)
+        before, after = (pieces(ids, changed, decode) for ids in (example.before, example.after))
+        return replace(example, words_before=before, words_after=after)
+
+    return replace(proof, examples=tuple(map(worded, proof.examples)))
+
+
+def pieces(ids: Array, changed: Array, decode: Callable[[tuple[int, ...]], str] | None) -> Pieces:
+    """The text around what was changed, bool `[tokens]`, in pieces that were changed or not; an ellipsis for what is left out."""
+    places = np.flatnonzero(changed)
+    if not len(places):
+        return ((words_of(ids[:LONGEST_CUT].tolist(), decode) + ("" if len(ids) <= LONGEST_CUT else " …"), False),)
+    near = np.abs(np.arange(len(ids))[:, None] - places[None]).min(1) <= CONTEXT
+    edges = np.flatnonzero(np.diff(changed.astype(np.int8) + 2 * near.astype(np.int8))) + 1
+    found = []
+    for start, end in zip([0, *edges], [*edges, len(ids)], strict=True):
+        words = words_of(ids[start:end].tolist(), decode) if near[start] else "…"
+        found.append((words, bool(changed[start])))
+    return tuple(found)
+
+
+def words_of(ids: Sequence[int], decode: Callable[[tuple[int, ...]], str] | None) -> str:
+    return " ".join(map(str, ids)) if decode is None else decode(tuple(ids)).strip()
