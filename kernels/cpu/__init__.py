@@ -4,10 +4,24 @@
 `threads` hands tasks to threads.
 """
 
+from naa_fast.kernels.cpu.classes import classes
 from naa_fast.kernels.cpu.compare import Comparison, compare
 from naa_fast.kernels.cpu.fold import empty, fold, read
 from naa_fast.kernels.cpu.reduce import reduce
 from naa_fast.kernels.cpu.score import score
 from naa_fast.kernels.cpu.tally import bins, read_tails, tails, tally
 
-__all__ = ["Comparison", "bins", "compare", "empty", "fold", "read", "read_tails", "reduce", "score", "tails", "tally"]
+__all__ = [
+    "Comparison",
+    "bins",
+    "classes",
+    "compare",
+    "empty",
+    "fold",
+    "read",
+    "read_tails",
+    "reduce",
+    "score",
+    "tails",
+    "tally",
+]
