@@ -71,8 +71,9 @@ class Measurement:
 
     `layers` in the order the model ran them; `model` and `input_dtype` must agree for two measurements to merge or be compared
     ("" where unknown); `predictions` counts the predicted classes (see `accumulate.Predictions`; empty where the model gives no
-    class scores); `shards`, `parts` and `provenance` accumulate (`provenance`: sorted distinct strings under each key). `parts`:
-    which shards of a set these are, empty for a set that was not cut.
+    class scores); `labelled` int64 `[2, classes + 1]`: samples labelled with each class, and those predicted as it, the last
+    column for labels beyond the classes (`[2, 0]` without labels); `shards`, `parts` and `provenance` accumulate (`provenance`:
+    sorted distinct strings under each key). `parts`: which shards of a set these are, empty for a set that was not cut.
     """
 
     layers: Mapping[str, LayerRecord] = field(default_factory=dict)
@@ -82,6 +83,7 @@ class Measurement:
     provenance: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     predictions: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     parts: tuple[Part, ...] = ()
+    labelled: Array = field(default_factory=lambda: np.zeros((2, 0), np.int64))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
@@ -150,6 +152,7 @@ class Measurement:
             {key: (*self.provenance.get(key, ()), *other.provenance.get(key, ())) for key in keys},
             predictions,
             self.parts + other.parts,
+            joined_labels(self.labelled, other.labelled),
         )
 
     def require_same_subject(self, other: Measurement, verb: str) -> None:
@@ -189,9 +192,11 @@ class Measurement:
 
     def to_bytes(self) -> bytes:
         """The safetensors file: tensors t0, t1, ... (three a layer, `LayerRecord.packed`), h0 and n0, h1 and n1, ... (`sparse`
-        histograms, where there are any) and the predictions; all else in one JSON header key.
+        histograms, where there are any), the predictions, and what labels said of them; all else in one JSON header key.
         """
         tensors = {"predictions": np.ascontiguousarray(self.predictions)}
+        if self.labelled.size:
+            tensors["labelled"] = np.ascontiguousarray(self.labelled)
         for index, record in enumerate(self.layers.values()):
             for part, array in enumerate(record.packed()):
                 tensors[f"t{3 * index + part}"] = np.ascontiguousarray(array)
@@ -256,6 +261,7 @@ class Measurement:
                 raise ValueError(f"histograms with bins {header['bins']!r}, this version reads {BIN_RULE!r}")
             tensors = load_tensors(content)
             kept = sum(name.startswith("h") for name in tensors)
+            labelled = tensors.pop("labelled", np.zeros((2, 0), np.int64))
             if len(tensors) != 3 * len(header["layers"]) + 2 * kept + 1:
                 raise ValueError(f"{len(tensors)} tensors for {len(header['layers'])} layers")
             layers = {}
@@ -271,6 +277,7 @@ class Measurement:
             predictions = tensors["predictions"]
             if predictions.ndim != 1 or predictions.dtype != np.int64:
                 raise ValueError(f"predictions: {predictions.dtype} {list(predictions.shape)}, expected int64 [classes + 1]")
+            check_labelled(labelled, predictions)
             shards = tuple(Shard(str(digest), int(samples), int(skipped)) for digest, samples, skipped in header["shards"])
             parts = tuple(Part.of(int(number), int(count), int(items)) for number, count, items in header["parts"])
             if len(set(parts)) < len(parts) or len({(part.count, part.items) for part in parts}) > 1:
@@ -278,13 +285,29 @@ class Measurement:
             if any(shard.samples < 0 or shard.skipped < 0 for shard in shards):
                 raise ValueError("a shard of fewer than 0 samples")
             provenance = {str(key): tuple(map(str, values)) for key, values in header["provenance"].items()}
-            return cls(layers, str(header["model"]), str(header["input_dtype"]), shards, provenance, predictions, parts)
+            return cls(layers, str(header["model"]), str(header["input_dtype"]), shards, provenance, predictions, parts, labelled)
         except UsageError as error:
             raise InputError("not a measurement file, or a damaged one", error.headline, remedy) from None
         except KeyError as error:
             raise InputError("not a measurement file", f"it has no {error}", remedy) from None
         except (ValueError, TypeError, AttributeError, SafetensorError, RecursionError, OverflowError) as error:
             raise InputError("not a measurement file, or a damaged one", str(error), remedy) from None
+
+
+def joined_labels(mine: Array, theirs: Array) -> Array:
+    """What the labels of two parts of a set say; nothing where they are of models of different classes."""
+    if not (mine.size and theirs.size):
+        return mine if mine.size else theirs
+    return mine + theirs if mine.shape == theirs.shape else np.zeros((2, 0), np.int64)
+
+
+def check_labelled(labelled: Array, predictions: Array) -> None:
+    """Raise ValueError unless the counts of labels fit the predictions and each other."""
+    fits = labelled.dtype == np.int64 and labelled.shape in ((2, 0), (2, len(predictions)))
+    if not fits or (labelled < 0).any() or (labelled[1] > labelled[0]).any():
+        raise ValueError(
+            f"labelled: {labelled.dtype} {list(labelled.shape)}, expected int64 [2, classes + 1], right ones below all"
+        )
 
 
 def require_joinable_parts(mine: tuple[Part, ...], theirs: tuple[Part, ...]) -> None:

@@ -34,7 +34,8 @@ def measured(x: np.ndarray, start: int = 0, digest: str | None = None, model: st
         records[name] = LayerRecord.unpacked("axis 1 of 3", "float32", *reference.read([state])[0])
     shard = Shard(digest if digest is not None else f"d{next(_digests)}", len(x))
     predictions = np.array([len(x), 1, 0])
-    fields: dict[str, object] = {"provenance": {"device": ("cpu",)}, "predictions": predictions, **changes}
+    labelled = np.array([[len(x), 2, 0], [len(x) // 2, 1, 0]])
+    fields: dict[str, object] = {"provenance": {"device": ("cpu",)}, "predictions": predictions, "labelled": labelled, **changes}
     return Measurement(records, model, "float32", (shard,), **fields)  # type: ignore[arg-type]
 
 
@@ -80,6 +81,18 @@ def test_merging_is_associative_within_tolerance(cuts: tuple[int, int]) -> None:
 def test_nothing_merged_changes_nothing() -> None:
     assert Measurement.zero().merge(WHOLE).to_bytes() == WHOLE.to_bytes()
     assert WHOLE.merge(Measurement.zero()).to_bytes() == WHOLE.to_bytes()
+
+
+def test_what_labels_say_adds_up_and_survives_the_file() -> None:
+    parts = [measured(X[a:b], a) for a, b in ((0, 100), (100, 257))]
+    none = measured(X[:0], labelled=np.zeros((2, 0), np.int64))
+    joined = Measurement.from_bytes(reduce(Measurement.merge, [none, *parts]).to_bytes())
+    assert joined.labelled.tolist() == [[257, 4, 0], [50 + 78, 2, 0]]
+    assert none.labelled.tolist() == Measurement.zero().labelled.tolist() == [[], []]
+    wrong = [[3, 2, 0], [4, 0, 0]], [[3, 2], [1, 0]], [[3, -2, 0], [1, -3, 0]]
+    for labelled in wrong:  # more right ones than there are, other classes, fewer than none
+        with pytest.raises(InputError, match="expected int64"):
+            Measurement.from_bytes(measured(X, labelled=np.array(labelled)).to_bytes())
 
 
 def test_save_load_save_gives_identical_bytes(tmp_path: Path) -> None:

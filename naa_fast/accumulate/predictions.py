@@ -24,10 +24,13 @@ class Predictions:
 
     def __init__(self, varied: bool = False) -> None:
         self.counts: Tensor | None = None
+        self.labelled: Tensor | None = None
         self.varied = varied  # the width of the scores was seen to change: they are no classes
 
-    def observe(self, output: Any, size: int, mask: Tensor | None) -> None:
-        """Count one batch's predictions; `mask` (bool `[size]` or `[size, positions]`) leaves out unobserved samples."""
+    def observe(self, output: Any, size: int, mask: Tensor | None, labels: Tensor | None = None) -> None:
+        """Count one batch's predictions; `mask` (bool `[size]` or `[size, positions]`) leaves out unobserved samples. `labels`
+        (int64 `[size]`, negative: unknown) say which of them are right.
+        """
         scores = class_scores(output, size, mask)
         if scores is None:
             return
@@ -35,7 +38,11 @@ class Predictions:
         if self.counts is None and not self.varied:
             self.counts = torch.zeros(classes + 1, dtype=torch.int64, device=scores.device)
         if self.counts is None or len(self.counts) != classes + 1:
-            self.counts, self.varied = None, True  # a width that changes from batch to batch is a length, not a set of classes
+            self.counts, self.labelled, self.varied = (
+                None,
+                None,
+                True,
+            )  # a width that changes from batch to batch is a length, not a set of classes
             return
         chosen = chosen_classes(scores, classes)
         counted = torch.ones_like(chosen)
@@ -43,10 +50,27 @@ class Predictions:
             valid = mask if mask.ndim == 1 else mask.any(1)
             counted = valid.to(scores.device, torch.int64, non_blocking=True)
         self.counts.scatter_add_(0, chosen, counted)
+        if labels is not None:
+            self._compare(chosen, counted, labels.to(scores.device, torch.int64, non_blocking=True), classes)
+
+    def _compare(self, chosen: Tensor, counted: Tensor, labels: Tensor, classes: int) -> None:
+        if self.labelled is None:
+            self.labelled = torch.zeros((2, classes + 1), dtype=torch.int64, device=labels.device)
+        places = labels.clamp(0, classes)
+        known = counted * (labels >= 0)
+        right = known * (labels == chosen) * (labels < classes)
+        self.labelled[0].scatter_add_(0, places, known)
+        self.labelled[1].scatter_add_(0, places, right)
 
     def read(self) -> Array:
         """The counts on the host; empty if the model gave no class scores."""
         return np.zeros(0, np.int64) if self.counts is None else self.counts.cpu().numpy()
+
+    def read_labelled(self) -> Array:
+        """Samples labelled with each class, and those of them that were predicted right: int64 `[2, classes + 1]`, the last
+        column for labels beyond the model's classes; `[2, 0]` without labels.
+        """
+        return np.zeros((2, 0), np.int64) if self.labelled is None else self.labelled.cpu().numpy()
 
 
 def chosen_classes(scores: Tensor, none: int = -1) -> Tensor:

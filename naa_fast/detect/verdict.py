@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from naa_fast.detect.accuracy import unread
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.crowd import TAIL_P
 from naa_fast.detect.evidence import Evidence
@@ -109,7 +110,14 @@ def judge_outcome(
     sentence = describe_proof(evidence) or describe_crowd(evidence) or describe(outcome, layers, gaps, z, "shift" in levels)
     silent = [note for m in (clean, suspect) for note in m.provenance.get("notes", ()) if "never fired" in note]
     partial = [left_out(name, m) for name, m in (("clean", clean), ("suspect", suspect)) if m.missing()]
-    unseen = (*gaps, *partial, *dict.fromkeys(silent), *evidence.notes, *not_checked(evidence, rarest(layers, clean, suspect)))
+    unseen = (
+        *gaps,
+        *partial,
+        *unread(clean, suspect),
+        *dict.fromkeys(silent),
+        *evidence.notes,
+        *not_checked(evidence, rarest(layers, clean, suspect)),
+    )
     return Verdict(outcome, score, z, p_value, sentence, tuple(findings), unseen, tuple(gaps))
 
 

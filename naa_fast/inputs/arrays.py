@@ -23,6 +23,8 @@ from naa_fast.errors import InputError, NaaError, UnsafeInput
 from naa_fast.inputs.tensors import Column, require_numeric
 
 NAMES = ("x", "mask", "y")
+OTHER_LABELS = ("labels", "label")
+"""What `y` is called as well."""
 MAX_UNPACK_RATIO = 1000  # deflate reaches 1032 on a run of one byte
 MAX_UNPACK_BYTES = 1 << 30
 MAX_RANK = 64  # NumPy's own limit
@@ -51,8 +53,8 @@ def npz_columns(path: Path) -> dict[str, Column]:
         require_x(path, list(members))
         held = path.stat().st_size
         columns: dict[str, Column] = {}
-        for name in NAMES:
-            if name in members:
+        for name in (*NAMES, *OTHER_LABELS):
+            if name in members and not (name in OTHER_LABELS and "y" in columns):
                 info = members[name]
                 # A directory entry may claim any compressed size; the file cannot hold more than itself.
                 packed = max(1, min(info.compress_size, held))
@@ -62,7 +64,13 @@ def npz_columns(path: Path) -> dict[str, Column]:
                         f"{packed} bytes unpack to {info.file_size}, more than {MAX_UNPACK_RATIO} times as much",
                         "if that is what the array holds, save it uncompressed with numpy.savez",
                     )
-                columns[name] = NpyColumn(path, name, partial(Member, path, info.filename), info.file_size)
+                try:
+                    column = NpyColumn(path, name, partial(Member, path, info.filename), info.file_size)
+                except UnsafeInput:
+                    if name in OTHER_LABELS:  # nobody asked for it
+                        continue
+                    raise
+                columns["y" if name in OTHER_LABELS else name] = column
         return columns
 
 
@@ -99,7 +107,7 @@ class NpyColumn:
         announced = prod(self.shape) * self.numpy_dtype.itemsize
         if announced != size - self.offset:
             raise ValueError(f"{name} announces {announced} bytes of values and has {size - self.offset}")
-        if name != "y":
+        if name in ("x", "mask"):
             require_numeric(self.numpy_dtype, f"{name} of {path}")
 
     def read(self, rows: int, start: int, stop: int) -> Iterator[Tensor]:
@@ -157,8 +165,9 @@ def safetensors_columns(path: Path) -> dict[str, Column]:
     with reading(path), safe_open(str(path), framework="pt") as file:
         names = list(file.keys())
         require_x(path, names)
-        slices = {name: file.get_slice(name) for name in NAMES if name in names}
-        return {name: SafetensorsColumn(path, name, tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+        label = next((name for name in ("y", *OTHER_LABELS) if name in names), "y")
+        slices = {name: (key, file.get_slice(key)) for name, key in zip(NAMES, ("x", "mask", label), strict=True) if key in names}
+        return {name: SafetensorsColumn(path, key, tuple(s.get_shape()), s.get_dtype()) for name, (key, s) in slices.items()}
 
 
 @dataclass

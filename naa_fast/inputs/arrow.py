@@ -30,7 +30,7 @@ def read_parquet(path: Path, field: str | None) -> Texts:
     """
     parquet = library("pyarrow.parquet")
     with reading(path), parquet.ParquetFile(path) as file:
-        column, label = text_column(file.schema_arrow, field, str(path)), label_column(file.schema_arrow)
+        column, label = text_column(file.schema_arrow, field, str(path)), label_column(file.schema_arrow, field)
         batches = file.iter_batches(ROWS, columns=[column, *([label] if label else [])], use_threads=False)
         return texts_of(batches, column, label, path)
 
@@ -81,7 +81,7 @@ def read_arrow(path: Path, field: str | None) -> Texts:
     """The texts of one `.arrow` file (a stream)."""
     pa = library("pyarrow")
     with reading(path), path.open("rb") as file, pa.ipc.open_stream(file) as stream:
-        column, label = text_column(stream.schema, field, str(path)), label_column(stream.schema)
+        column, label = text_column(stream.schema, field, str(path)), label_column(stream.schema, field)
         rows = (batch.slice(i, ROWS) for batch in stream for i in range(0, batch.num_rows, ROWS))
         return texts_of(rows, column, label, path)
 
@@ -146,9 +146,9 @@ def is_text(kind: Any) -> bool:
     return any(check is not None and check(kind) for check in checks)
 
 
-def label_column(schema: Any) -> str | None:
-    """The column that says each text's class, if there is one."""
-    return next((name for name in LABELS if schema.names.count(name) == 1), None)
+def label_column(schema: Any, field: str | None) -> str | None:
+    """The column that says each text's class, if there is one beside that of the text."""
+    return next((name for name in LABELS if schema.names.count(name) == 1 and name != field), None)
 
 
 def inside(folder: Path, path: Path) -> Path:

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from naa_fast.errors import InputError, UnsafeInput, UsageError
-from naa_fast.inputs.tensors import Column, MemoryColumn, as_mask, as_tensor, check_columns, describe
+from naa_fast.inputs.labels import KEYS, class_numbers
+from naa_fast.inputs.tensors import Column, MemoryColumn, as_mask, as_tensor, check_columns, describe, is_number_dtype
 
 if TYPE_CHECKING:
     from naa_fast.inputs.text import TextOptions
@@ -23,6 +24,8 @@ ARRAY_SUFFIXES = (".npz", ".npy", ".safetensors")
 TEXT_SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
 DATASET = "hf-data:"
 UNSAFE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".dill")
+TOLD = ("labelled", "label_names", "reading", "left_out")
+"""What a source may say of itself."""
 LAST_KEYWORDS = ("attention_mask", "labels")
 
 
@@ -41,7 +44,7 @@ class Batch:
 
     `size` samples; `mask` (bool `[size]` or `[size, positions]`) marks with False what no statistic may count, and the model
     sees all the same. `rejected`: items left out as unusable since the previous batch. The first tensor of `arguments`, then
-    of `keywords`, is the input proper.
+    of `keywords`, is the input proper. `labels`, int64 `[size]`: the class each sample is said to be of, negative where unknown.
     """
 
     arguments: tuple[Any, ...]
@@ -49,6 +52,7 @@ class Batch:
     size: int
     mask: Tensor | None
     rejected: tuple[Rejected, ...] = ()
+    labels: Tensor | None = None
 
     @property
     def skipped(self) -> int:
@@ -59,6 +63,9 @@ class Batch:
 class Source(Protocol):
     """A set of samples. `name` is what a person calls it and is hostile text; `samples` how many items it has, unusable ones
     among them, None while unknown. One with a true `read_ahead` is read by a thread of its own while the model runs.
+
+    Optional: `labelled` says in words what the labels of its batches are, and `label_names` are their names where they are
+    places in a list; `reading` and `left_out` say in sentences how it is read, and what of it is not.
     """
 
     name: str
@@ -170,6 +177,8 @@ class ArraySource:
         self.samples: int | None = x.shape[0]
         self.x = x
         self.mask = mask
+        self.y = y if y is not None and is_number_dtype(y.dtype) else None
+        self.labelled = f"y of {name}"
         self.batch_size = batch_size
         self.in_memory = isinstance(x, MemoryColumn)
         self.read_ahead = not self.in_memory
@@ -178,9 +187,10 @@ class ArraySource:
         length = self.x.shape[0]
         span = min(start, length), length if stop is None else min(stop, length)
         masks = repeat(None) if self.mask is None else self.mask.read(self.batch_size, *span)
-        for values, mask in zip(self.x.read(self.batch_size, *span), masks, strict=False):
+        labels = repeat(None) if self.y is None else self.y.read(self.batch_size, *span)
+        for values, mask, y in zip(self.x.read(self.batch_size, *span), masks, labels, strict=False):
             kept = None if mask is None else as_mask(mask, f"mask of {self.name}")
-            yield Batch((values,), {}, len(values), kept)
+            yield Batch((values,), {}, len(values), kept, labels=class_numbers(y))
 
 
 class IterableSource:
@@ -188,6 +198,7 @@ class IterableSource:
 
     def __init__(self, data: Iterable[Any]) -> None:
         self.name = type(data).__name__
+        self.labelled = f"what {self.name} gives beside the inputs"
         self.samples = announced_samples(data)
         self.data = data
         # A generator may share its random numbers, buffers or database with whoever made it: it stays on their thread. A loader
@@ -242,7 +253,7 @@ class PartOfSource:
         self.start, self.stop = start, stop
         self.name = whole.name
         self.samples: int | None = stop - start
-        for what in ("read_ahead", "in_memory", "batch_size", "data"):
+        for what in ("read_ahead", "in_memory", "batch_size", "data", *TOLD):
             if hasattr(whole, what):
                 setattr(self, what, getattr(whole, what))
 
@@ -265,7 +276,7 @@ def selected(batch: Batch, rows: slice | Tensor, size: int, rejected: tuple[Reje
             return {key: part(item) for key, item in value.items()}
         return type(value)(part(item) for item in value) if type(value) in (list, tuple) else value
 
-    return Batch(part(batch.arguments), part(batch.keywords), size, part(batch.mask), rejected)
+    return Batch(part(batch.arguments), part(batch.keywords), size, part(batch.mask), rejected, part(batch.labels))
 
 
 def cut(batch: Batch, at: int) -> tuple[Batch, Batch]:
@@ -285,8 +296,10 @@ def announced_samples(data: Iterable[Any]) -> int | None:
 def batch_of(item: Any, where: str) -> tuple[Batch, Tensor]:
     """A batch in any accepted form, and its input proper. `where` opens the error messages."""
     first = item[0] if isinstance(item, tuple | list) and item else item
+    beside = item[1:] if isinstance(item, tuple | list) else ()
     if isinstance(first, Mapping):
-        return keyword_batch(first, where)
+        batch, x = keyword_batch(first, where)
+        return replace(batch, labels=labels_in([*(first[key] for key in KEYS if key in first), *beside], x)), x
     if not isinstance(first, Tensor | np.ndarray):
         inside = f" whose first item is {describe(first)}" if first is not item else ""
         raise InputError(
@@ -296,7 +309,18 @@ def batch_of(item: Any, where: str) -> tuple[Batch, Tensor]:
     x = as_tensor(first, where)
     if x.ndim == 0:
         raise InputError(f"{where} is a single number", "expected samples along the first axis")
-    return Batch((x,), {}, len(x), None), x
+    return Batch((x,), {}, len(x), None, labels=labels_in(beside, x)), x
+
+
+def labels_in(values: Iterable[Any], x: Tensor) -> Tensor | None:
+    """The first of the values that is one class for each row of `x`; a mask, which has the shape of `x`, is none."""
+    for value in values:
+        shape = tuple(getattr(value, "shape", ()))
+        if shape[:1] == (len(x),) and (len(shape) == 1 or shape != tuple(x.shape[:2])):
+            labels = class_numbers(value)
+            if labels is not None:
+                return labels
+    return None
 
 
 def keyword_batch(item: Mapping[Any, Any], where: str) -> tuple[Batch, Tensor]:

@@ -65,7 +65,7 @@ def read_jsonl(path: Path, field: str | None) -> Texts:
             if not isinstance(record, dict):
                 raise InputError(f"{where} is a {type(record).__name__}", "expected an object with the text in one of its fields")
             texts.append(text_of(record, field, where))
-            labels.append(label_of(record))
+            labels.append(label_of(record, field))
     return Texts(texts, labels)
 
 
@@ -92,7 +92,7 @@ def read_csv(path: Path, field: str | None) -> Texts:
                 if row:  # an empty line is no record
                     record = record_of(row, header, f"line {reader.line_num} of {path}")
                     texts.append(text_of(record, field, f"line {reader.line_num} of {path}"))
-                    labels.append(label_of(record))
+                    labels.append(label_of(record, field))
         except csv.Error as error:
             raise InputError(
                 f"line {reader.line_num} of {path} is not CSV", str(error), "expected commas, and quotes around line breaks"
@@ -160,9 +160,9 @@ def text_of(record: dict[str, Any], field: str | None, where: str) -> str:
     return value
 
 
-def label_of(record: dict[str, Any]) -> str | None:
-    """The class of one record, as text; None where it says none."""
-    return label_text(next((record[name] for name in LABELS if name in record), None))
+def label_of(record: dict[str, Any], field: str | None) -> str | None:
+    """The class of one record, as text; None where it says none, in another field than that of the text."""
+    return label_text(next((record[name] for name in LABELS if name in record and name != field), None))
 
 
 def label_text(value: Any) -> str | None:

@@ -62,6 +62,12 @@ def is_mask_dtype(dtype: str) -> bool:
     return dtype.lower().startswith(("b", "i", "u")) and not dtype.startswith("BF")
 
 
+def is_number_dtype(dtype: str) -> bool:
+    """Whether values of a type, in the words of NumPy or safetensors, are real numbers."""
+    kind = dtype[1:] if dtype.startswith(("<", ">", "|", "=")) else dtype.lower()
+    return kind.startswith(("b", "i", "u", "f"))
+
+
 def require_numeric(dtype: np.dtype[Any], what: str) -> None:
     """Raise InputError unless torch has a tensor type for `dtype`."""
     if dtype.kind == "V" and dtype.names is None:

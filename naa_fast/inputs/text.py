@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.arrow import read_dataset, read_parquet
 from naa_fast.inputs.batches import Batch, Rejected
-from naa_fast.inputs.lines import read_csv, read_jsonl, read_lines
+from naa_fast.inputs.labels import Labels
+from naa_fast.inputs.lines import LABELS, Texts, read_csv, read_jsonl, read_lines
 from naa_fast.records import FOLD_BLOCK, FOLDS
 
 SIDES = ("right", "left")
@@ -70,6 +71,12 @@ class TextSource:
         self.texts = texts
         self.batch_size = batch_size
         self.options = options
+        told = texts if isinstance(texts, Texts) else Texts(texts)
+        labels = Labels.of(told.labels, f"the field {LABELS[0]} of {name}")
+        self.labels = None if labels is None else labels.numbers
+        self.label_names, self.labelled = (labels.names, labels.words) if labels is not None else ((), "")
+        self.reading = told.reading
+        self._cut: set[int] = set()
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         stop = len(self.texts) if stop is None else min(stop, len(self.texts))
@@ -82,10 +89,23 @@ class TextSource:
             kept = [row for row in rows if row[0]]
             rejected += [Rejected(first + at, None, BLANK) for at, row in enumerate(rows) if not row[0]]
             if kept:
-                yield padded(kept, self.options, tuple(rejected))
+                places = [first + at for at, row in enumerate(rows) if row[0]]
+                yield replace(padded(kept, self.options, tuple(rejected)), labels=self.labels_of(places))
                 rejected = []
         if rejected:
             yield Batch((), {}, 0, None, tuple(rejected))
+
+    def labels_of(self, places: list[int]) -> Tensor | None:
+        return None if self.labels is None else self.labels[places]
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What was cut off of the texts that were read."""
+        if not self._cut:
+            return ()
+        return (
+            f"what {len(self._cut)} texts of {self.name} may hold beyond {self.options.max_length} tokens, where they were cut",
+        )
 
     def in_order(self) -> TextSource:
         """The same set, never bucketed: for whoever tells one sample from another by its place."""
@@ -120,6 +140,8 @@ class TextSource:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"{where} cannot be tokenised", first, "correct the text or leave it out") from error
         ids, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
+        if options.max_length is not None and len(ids) >= options.max_length:
+            self._cut.add(index)
         if options.max_length is None and len(ids) > limit and limit < NO_LIMIT:
             raise InputError(
                 f"{where} has {len(ids)} tokens",

@@ -11,6 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.detect.crowd import Crowd
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import Evidence, RankedSample
@@ -69,6 +70,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
         "second_look": looked(judgement.evidence),
         "repair": repaired(judgement.evidence.repair) if judgement.evidence.repair is not None else None,
         "directions": [directed(direction) for direction in judgement.evidence.directions],
+        "clean_accuracy": accurate(judgement.clean),
         "coverage": {
             "clean": {"samples": judgement.clean.samples, "skipped": judgement.clean.skipped},
             "suspect": {"samples": judgement.suspect.samples, "skipped": judgement.suspect.skipped},
@@ -88,6 +90,12 @@ def load_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) that every report.json satisfies."""
     content: dict[str, Any] = json.loads(Path(__file__).with_name("schema.json").read_text("ascii"))
     return content
+
+
+def accurate(clean: Measurement) -> float | None:
+    """Clean accuracy; None where no labels say it."""
+    accuracy = clean_accuracy(clean)
+    return None if accuracy is None or accuracy.beyond else finite(accuracy.share)
 
 
 def numbers(row: TopNeuron) -> dict[str, Any]:

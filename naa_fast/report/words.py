@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from math import floor, isfinite, log10
 
+from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.detect.directions import BEYOND
 from naa_fast.detect.evidence import TAIL, Evidence
 from naa_fast.detect.findings import LEVELS, Finding
@@ -179,6 +180,12 @@ def coverage(judgement: Judgement, width: int) -> list[str]:
     ]
     model = judgement.clean.model or judgement.suspect.model
     lines = wrapped(f"Seen: {', '.join(sets)}; {counted(len(judgement.layers), 'layer')}, {counted(neurons, 'neuron')}", width)
+    for line in {line: None for m in (judgement.clean, judgement.suspect) for line in m.provenance.get("inputs", ())}:
+        lines += wrapped(printable(line, SENTENCE_CELLS), width, "Read: ")
+    accuracy = clean_accuracy(judgement.clean)
+    if accuracy is not None and not accuracy.beyond:
+        text = f"Clean accuracy: {accuracy.share:.3f} of {counted(accuracy.samples, 'labelled sample')} ({accuracy.words})"
+        lines += wrapped(printable(text, SENTENCE_CELLS), width)
     return lines + ([f"Model: {printable(model, width - 7)}"] if model else [])
 
 

@@ -12,6 +12,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from naa_fast.accumulate import Accumulator, Predictions, Samples, Views, class_scores
@@ -21,7 +22,9 @@ from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageError
 from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.fingerprint import Fingerprint
+from naa_fast.inputs.labels import LabelOrder
 from naa_fast.measurement import Measurement, Shard
+from naa_fast.records import Array
 from naa_fast.scan.feeding import Feed
 from naa_fast.scan.memory import is_out_of_memory, pieces, release
 from naa_fast.scan.placement import Placement
@@ -101,6 +104,7 @@ class Runner:
         self.onlooker: Onlooker | None = None
         self.stage: Stage = Accumulator(backend)
         self.predictions = Predictions()
+        self.labels = LabelOrder(getattr(source, "label_names", ()), getattr(source, "labelled", ""), unwrapped(model))
         self.selection = selection
         self.capture = Capture(model, selection, self.stage)
         self.most: float = float("inf")
@@ -142,7 +146,7 @@ class Runner:
         if done == 0:
             return Measurement(shards=(shard,))
         began = perf_counter()
-        records = accumulator.records()
+        records, predictions = accumulator.records(), self.predictions.read()
         self.times.ours += perf_counter() - began
         return Measurement(
             records,
@@ -150,8 +154,13 @@ class Runner:
             self.input_dtype,
             (shard,),
             self.provenance(accumulator),
-            self.predictions.read(),
+            predictions,
+            labelled=self.labelled(len(predictions) - 1),
         )
+
+    def labelled(self, classes: int) -> Array:
+        """What the labels say (`Measurement.labelled`); nothing where they cannot be those of a model of that many classes."""
+        return self.predictions.read_labelled() if self.labels.fits(classes) else np.zeros((2, 0), np.int64)
 
     def shard_digest(self, fingerprint: Fingerprint, start: int) -> str:
         """What was read, and from which item on: a set may repeat itself, but not at the same place."""
@@ -177,7 +186,8 @@ class Runner:
             try:
                 output = self.forward(part)
                 returned, hooks = perf_counter(), self.capture.seconds - hooks
-                self.predictions.observe(output, part.size, part.mask)
+                labels = None if part.labels is None else self.labels.of(part.labels)
+                self.predictions.observe(output, part.size, part.mask, labels)
                 scores = None if self.onlooker is None else class_scores(output, part.size, part.mask)
                 views = {} if self.onlooker is None else self.stage.views()
             except Exception as error:
@@ -277,6 +287,15 @@ class Runner:
             "backends": tuple(accumulator.backends()),
             "layers": (self.selection.words,),
             "notes": tuple(self.capture.remarks()),
+            **{key: told for key, told in self.told().items() if told},
+        }
+
+    def told(self) -> dict[str, tuple[str, ...]]:
+        """How the set was read, what of it was not, and where its labels come from."""
+        return {
+            "inputs": tuple(getattr(self.source, "reading", ())),
+            "left_out": tuple(getattr(self.source, "left_out", ())),
+            "labels": (self.labels.words,) if self.predictions.labelled is not None else (),
         }
 
 

@@ -226,10 +226,10 @@ def joined_chunks(total: Measurement, part: Measurement) -> Measurement:
             for name, record in other.layers.items()
             if name not in measurement.layers
         }
-        predictions = measurement.predictions
-        if predictions.shape != other.predictions.shape:
-            predictions = np.zeros(0, np.int64)  # the width of the scores changed: they are no classes
-        return replace(measurement, layers={**measurement.layers, **missing}, predictions=predictions)
+        predictions, labelled = measurement.predictions, measurement.labelled
+        if predictions.shape != other.predictions.shape:  # the width of the scores changed: they are no classes
+            predictions, labelled = np.zeros(0, np.int64), np.zeros((2, 0), np.int64)
+        return replace(measurement, layers={**measurement.layers, **missing}, predictions=predictions, labelled=labelled)
 
     if not total.layers or not part.layers:
         return total.merge(part)
