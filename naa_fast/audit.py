@@ -161,7 +161,7 @@ def scan(
 
     `checkpoint`, a folder, keeps the work of finished chunks of `chunk_size` items; `resume` goes on from there. `quarantine`
     (`naa_fast.scan.quarantine.Quarantine`) lists the items that could not be used, and ends the scan at too many. `prefetch`:
-    batches read ahead.
+    batches that a thread of its own reads ahead (default: 2 of files, none of loaders and iterables).
 
     `ranking` ("top", "all", "none"; True and False are the first and the last) says which suspects lie outside what clean samples
     do. The report lists the top 1,000, or all: report.json up to 100,000 and ranking.csv every one. `proof` reads candidate

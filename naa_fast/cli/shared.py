@@ -129,7 +129,7 @@ def add_long(parser: argparse.ArgumentParser) -> None:
         help="end with exit code 2 when more items of a set cannot be used (default: go on; quarantine.jsonl lists them)",
     )
     group.add_argument(
-        "--prefetch", type=index, metavar="N", help="batches read ahead while the model runs (default: 2 of files, 0: none)"
+        "--prefetch", type=index, metavar="N", help="batches read ahead while the model runs (default: 2 of files; 0: none)"
     )
     group.add_argument(
         "--log",

@@ -201,9 +201,9 @@ class IterableSource:
         self.labelled = f"what {self.name} gives beside the inputs"
         self.samples = announced_samples(data)
         self.data = data
-        # A generator may share its random numbers, buffers or database with whoever made it: it stays on their thread. A loader
-        # with workers reads ahead by itself.
-        self.read_ahead = isinstance(data, DataLoader) and data.num_workers == 0
+        # Whatever gives the batches may be bound to the thread it was made on (sqlite, signals, a stream of the device, random
+        # numbers, thread-locals): it is read there. A loader with workers reads ahead by itself.
+        self.read_ahead = False
         self._running: Iterator[Batch] | None = None
         self._waiting: Batch | None = None
         self._at = 0

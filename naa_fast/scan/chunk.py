@@ -260,12 +260,17 @@ class Runner:
                 raise
             except Exception as error:
                 where = f"reading batch {self.batches_seen} of {self.source.name} failed"
-                raise InputError(where, f"{type(error).__name__}: {first_line(error)}") from error
+                raise InputError(where, f"{type(error).__name__}: {first_line(error)}", *self.reader()) from error
             finally:
                 own = self.feed.own_seconds()
                 self.times.waiting += perf_counter() - began - own
                 self.times.ours += own
             yield batch
+
+    def reader(self) -> tuple[str, ...]:
+        """What to do about a set that cannot be read from another thread, where one reads it."""
+        advice = "a thread of its own read it: prefetch=0 (--prefetch 0) reads it on the thread that made it"
+        return (advice,) if self.feed.threaded else ()
 
     def require_same_dtype(self, batch: Batch) -> None:
         first = next(iter(tensors_of(batch)), None)

@@ -74,6 +74,11 @@ class Feed:
                 return
             yield item
 
+    @property
+    def threaded(self) -> bool:
+        """Whether a thread of its own reads the source."""
+        return self._thread is not None
+
     def own_seconds(self) -> float:
         """Time since the last call that went into fingerprints and not into reading; none where a thread takes them."""
         spent, self._hashing = self._hashing, 0.0
@@ -143,8 +148,9 @@ class Feed:
 
 
 def batches_ahead(source: Source, device: torch.device, asked: int | None) -> int:
-    """How many batches to read ahead: what was asked for, else AHEAD of files and loaders and, since they have to be copied, for
-    a GPU. What lies in memory already is at hand sooner than a thread can say so; any other iterable may belong to its thread.
+    """How many batches to read ahead: what was asked for, else AHEAD of files and, since they have to be copied, of what lies in
+    memory for a GPU; on the host that is at hand sooner than a thread can say so. Loaders and other iterables may belong to
+    their thread.
     """
     if asked is not None:
         return asked

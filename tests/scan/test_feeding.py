@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import naa_fast
 from naa_fast.errors import InputError, Stopped
@@ -163,4 +165,33 @@ def test_what_is_at_hand_already_gets_no_thread() -> None:
     assert [batches_ahead(s, cuda, None) for s in (tensor, stream, Slow(0))] == [2, 0, 2]
     assert batches_ahead(stream, cpu, 5) == 5
     loaders = [open_source(DataLoader(TensorDataset(ROWS), num_workers=workers), 10) for workers in (0, 1)]
-    assert [batches_ahead(loader, cpu, None) for loader in loaders] == [2, 0]
+    assert [batches_ahead(loader, cpu, None) for loader in loaders] == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "signal", "local"])
+def test_a_set_bound_to_the_thread_that_made_it_is_read_there(kind: str) -> None:
+    local = threading.local()
+    local.scale = 1.0
+
+    class Bound(Dataset[Tensor]):
+        def __init__(self) -> None:
+            self.table = sqlite3.connect(":memory:")
+            self.table.execute("create table rows (value real)")
+            self.table.executemany("insert into rows values (?)", [(float(i),) for i in range(64)])
+
+        def __len__(self) -> int:
+            return 64
+
+        def __getitem__(self, index: int) -> Tensor:
+            if kind == "signal":
+                signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGALRM))
+            value = index * (local.scale if kind == "local" else 1.0)
+            if kind == "sqlite":
+                (value,) = self.table.execute("select value from rows limit 1 offset ?", (index,)).fetchone()
+            return torch.full((3,), value)
+
+    loader = DataLoader(Bound(), batch_size=9)
+    found = naa_fast.measure(nn.Linear(3, 2), loader, backend="reference")
+    assert found.samples == 64
+    with pytest.raises(InputError, match=r"reading batch 0 of DataLoader failed\n.*\n  a thread of its own read it: prefetch=0"):
+        naa_fast.measure(nn.Linear(3, 2), loader, prefetch=2)
