@@ -38,10 +38,10 @@ UNNAMED = Path("naa-rank")
 LINES_AT_ONCE = 4096
 
 EPILOG = """columns: rank from 1 on, sample (its place in the suspect set), score (-log of the share of clean samples that lie as
-far from others of their predicted class), predicted class, carrier (whether it carries a proven trigger: those come first), file,
-and, for the 1,000 highest scores, the neurons that lit up most: LAYER[NEURON] and the distance in clean standard deviations.
-Names in csv are made safe for terminals and spreadsheets; jsonl has them exact. Exit code 0 once the samples are ranked, whatever
-was found: a verdict is what scan gives."""
+far from others of their predicted class), predicted class, carrier (whether it carries a proven trigger: true, false or unknown;
+those that do come first), file, and, for the 1,000 highest scores, the neurons that lit up most: LAYER[NEURON] and the distance
+in clean standard deviations. Names in csv are made safe for terminals and spreadsheets; jsonl has them exact. Exit code 0 once
+the samples are ranked, whatever was found: a verdict is what scan gives."""
 
 
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:

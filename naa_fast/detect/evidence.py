@@ -35,7 +35,7 @@ more stays at TAIL."""
 @dataclass(frozen=True)
 class RankedSample:
     """A suspect sample: its index in the set, score, predicted class (-1: none), the neurons that lit up most in it as `(layer,
-    neuron, z)`, its file if it has one, and whether it carries a proven trigger.
+    neuron, z)`, its file if it has one, and whether it carries a proven trigger and is predicted as its target (None: unknown).
     """
 
     sample: int
@@ -43,7 +43,7 @@ class RankedSample:
     predicted: int
     lit: Lit = ()
     file: str | None = None
-    carrier: bool = False
+    carrier: bool | None = False
 
 
 def nameless(item: int) -> str | None:
@@ -61,9 +61,10 @@ class Ranking:
     """How far every suspect sample lies outside what clean samples do under the same predicted class.
 
     `scores` float64 and `predicted` int64 (-1: none) `[suspect samples]`, in the order of the set; `null_scores`,
-    `null_predicted` the same of clean samples that fixed nothing; `carriers` bool, which samples carry a proven trigger.
-    `items` int64, each sample's place in the set (None: none was left out), `file_of` the file at a place; `lit` by sample
-    number, of the samples it was kept for. `whole`: reports list every sample.
+    `null_predicted` the same of clean samples that fixed nothing; `carriers` bool, which samples carry a proven trigger and are
+    predicted as its target, `uncertain` bool, of which others that is unknown. `items` int64, each sample's place in the set
+    (None: none was left out), `file_of` the file at a place; `lit` by sample number, of the samples it was kept for. `whole`:
+    reports list every sample.
     """
 
     scores: Array
@@ -71,6 +72,7 @@ class Ranking:
     null_scores: Array
     null_predicted: Array
     carriers: Array | None = None
+    uncertain: Array | None = None
     items: Array | None = None
     lit: Mapping[int, Lit] = field(default_factory=dict)
     file_of: Callable[[int], str | None] = nameless
@@ -96,9 +98,14 @@ class Ranking:
         for number in islice(self.order, most):
             i = int(number)
             item = i if self.items is None else int(self.items[i])
-            carrier = self.carriers is not None and bool(self.carriers[i])
             called, score = int(self.predicted[i]), float(self.scores[i])
-            yield RankedSample(item, score, called, self.lit.get(i, ()), self.file_of(item), carrier)
+            yield RankedSample(item, score, called, self.lit.get(i, ()), self.file_of(item), self.carrier(i))
+
+    def carrier(self, number: int) -> bool | None:
+        """Whether a sample carries a proven trigger; None: unknown."""
+        if self.carriers is not None and self.carriers[number]:
+            return True
+        return None if self.uncertain is not None and self.uncertain[number] else False
 
     @property
     def listed(self) -> Iterator[RankedSample]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from naa_fast.detect.axes import channels_first, channels_last
 from naa_fast.detect.proof import APART, Proof
 from naa_fast.inputs.batches import Source
 from naa_fast.proof.cuts import CUT
@@ -23,17 +24,32 @@ Closeness = Callable[[Tensor], Array]
 """Inputs -> float64 `[samples]`, larger is closer to the trigger."""
 
 
-def closeness(proof: Proof) -> Closeness | None:
-    """How close inputs are to a proof's trigger; None for triggers that leave no trace in a single sample."""
+def closenesses(proof: Proof) -> list[Closeness]:
+    """How close inputs are to a proof's trigger, each way it is looked for; none for triggers that leave no trace in a single
+    sample, as what is added to all of an image.
+    """
     if proof.kind == APART:
-        return lambda x: holds_all(x, proof.tokens).astype(np.float64)
+        return [lambda x: holds_all(x, proof.tokens).astype(np.float64)]
     if proof.tokens:
-        return lambda x: holds(x, proof.tokens).astype(np.float64)
+        return [lambda x: holds(x, proof.tokens).astype(np.float64)]
     if proof.pattern is None or proof.mask is None:
-        return None
-    mask, pattern = torch.from_numpy(proof.mask).bool(), torch.from_numpy(proof.pattern)
+        return []
+    last = channels_last(proof.pattern.shape)
+    pattern, mask = (torch.from_numpy(np.ascontiguousarray(channels_first(part))) for part in (proof.pattern, proof.mask))
+    mask = mask.bool()
+    ways = [in_place(pattern, mask)]
     if proof.kind.startswith(CUT):
-        return anywhere(pattern, mask)
+        ways.append(anywhere(pattern, mask))
+    return [channels_moved(way) for way in ways] if last else ways
+
+
+def channels_moved(way: Closeness) -> Closeness:
+    """The same of images with their channels last."""
+    return lambda x: way(x.movedim(-1, 1) if x.ndim == 4 else x)
+
+
+def in_place(pattern: Tensor, mask: Tensor) -> Closeness:
+    """How close inputs come to what `mask` leaves of `pattern`, at its place."""
 
     def close(x: Tensor) -> Array:
         if x.shape[1:] != pattern.shape:
@@ -82,22 +98,36 @@ def holds_all(x: Tensor, tokens: Sequence[int]) -> Array:
     return torch.stack([(x == token).any(1) for token in tokens]).all(0).cpu().numpy()
 
 
-def carriers(source: Source, clean: Sequence[Tensor], predicted: Array, proof: Proof) -> Array:
-    """Suspect samples that carry the trigger and are predicted as its target: bool `[samples]`. Reads the set once more, no
-    forward.
+def carriers(source: Source, clean: Sequence[Tensor], predicted: Array, proof: Proof) -> tuple[Array, Array]:
+    """Which suspect samples carry the trigger and are predicted as its target, and of which of these it cannot be told: two bool
+    `[samples]`. Reads the set once more, no forward.
 
-    `clean`: clean inputs, of which at most CLEAN_CARRIERS come as close. All false where the trigger leaves no trace.
+    `clean`: clean inputs, of which at most CLEAN_CARRIERS come as close. It cannot be told of a trigger that leaves no trace; of
+    a sample that no crop matches, as a crop is more than the trigger or less; where clean samples hold the pattern too, or inputs
+    have another shape. Words and a patch at its place are there or not.
     """
-    close = closeness(proof)
-    found = np.zeros(len(predicted), bool)
-    if close is None:
-        return found
-    usual = np.concatenate([close(x) for x in clean]) if clean else np.zeros(0)
-    usual = usual[np.isfinite(usual)]
-    limit = 0.5 if proof.tokens else float(np.quantile(usual, 1 - CLEAN_CARRIERS)) if len(usual) else np.inf
+    ways = closenesses(proof)
+    chosen = predicted == proof.target if isinstance(proof.target, int) else np.ones(len(predicted), bool)
+    usual = [np.concatenate([way(x) for x in clean]) if clean else np.zeros(0) for way in ways]
+    limits = [0.5 if proof.tokens else limit_of(values) for values in usual]
+    matched, compared = np.zeros(len(predicted), bool), np.full(len(predicted), bool(ways))
     at = 0
-    for batch in source.batches():
-        seen = close(main_tensor(batch))[observed_in(batch)] > limit if batch.size else np.zeros(0, bool)
-        found[at : at + len(seen)] = seen[: len(found) - at]
-        at += len(seen)
-    return found & (predicted == proof.target) if isinstance(proof.target, int) else found
+    for batch in source.batches() if ways else ():
+        if not batch.size:
+            continue
+        rows = observed_in(batch)
+        close = [way(main_tensor(batch))[rows] for way in ways]
+        part = slice(at, at + int(rows.sum()))
+        room = len(matched[part])  # a set may be longer the second time
+        for values, limit in zip(close, limits, strict=True):
+            matched[part] |= values[:room] > limit
+            compared[part] &= np.isfinite(values[:room])
+        at = part.stop
+    exact = bool(proof.tokens) or (len(ways) == 1 and not proof.own and np.isfinite(limits[0]))
+    return matched & chosen, chosen & ~matched & ~(compared & exact)
+
+
+def limit_of(usual: Array) -> float:
+    """The closeness that all but CLEAN_CARRIERS of the clean samples stay below; infinite without any."""
+    usual = usual[np.isfinite(usual)]
+    return float(np.quantile(usual, 1 - CLEAN_CARRIERS)) if len(usual) else np.inf

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from naa_fast.detect.axes import channels_first
 from naa_fast.detect.proof import Example, Pieces, Proof
 from naa_fast.proof.tokens import own_places
 from naa_fast.proof.transplant import Candidate
@@ -18,7 +19,6 @@ from naa_fast.records import Array
 EXAMPLES = 6
 LARGEST_SIDE = 256
 """Pixels a side that a picture for people needs at most; larger ones are averaged down, as a report may hold many."""
-MOST_CHANNELS = 4
 CONTEXT = 12
 """Tokens shown on either side of a trigger."""
 LONGEST_CUT = 60
@@ -39,7 +39,7 @@ def examples_of(trials: Trials, candidate: Candidate, target: int | str) -> tupl
         rows = chosen[(chosen >= at) & (chosen < at + batch.size)]
         if len(rows):
             x = main_tensor(batch)
-            with_trigger = candidate.put_on(x, batch.mask)
+            with_trigger = trials.transplant.put(candidate, batch)
             own = None if x.is_floating_point() else own_places(x, batch.mask)
             for number in rows.tolist():
                 kept = None if own is None else own[number - at]
@@ -53,9 +53,7 @@ def shown(x: Tensor, own: Tensor | None) -> Array:
     """One input for a person to look at: a picture shrunk, a text without its padding."""
     if own is not None:
         return x[own].cpu().numpy().astype(np.int64) if own.shape == x.shape else x.cpu().numpy()
-    values = x.detach().cpu().float().numpy()
-    if values.ndim == 3 and values.shape[0] > MOST_CHANNELS >= values.shape[-1]:
-        values = np.moveaxis(values, -1, 0)
+    values = channels_first(x.detach().cpu().float().numpy())
     step = -(-max(values.shape[-2:]) // LARGEST_SIDE) if values.ndim == 3 else 1
     if step == 1:
         return values

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from naa_fast.capture.selection import LayerSpec
+from naa_fast.detect.axes import channels_first, either_way, is_picture
 from naa_fast.detect.directions import measure as measured_directions
 from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
 from naa_fast.detect.findings import plain
@@ -80,6 +81,7 @@ def gather(
         seen.null_scores,
         seen.null_predicted,
         carriers=np.zeros(len(seen.scores), bool),
+        uncertain=np.ones(len(seen.scores), bool),  # until a proof was tried
         items=seen.items,
         lit=lit_in(seen),
         file_of=getattr(suspect, "file_of", nameless),
@@ -116,8 +118,11 @@ def with_proofs(
     decode = decoder(suspect)
     proofs = [replace(p, words=in_text(p, decode)) if p.tokens and decode is not None else p for p in proofs]
     proofs = [with_words(p, decode) for p in proofs]
-    notes = (f"{WHETHER}: {untried}",) if untried else ()
-    return replace(found, proof=tuple(proofs), forwards=forwards, notes=notes)
+    if untried:
+        return replace(found, notes=(f"{WHETHER}: {untried}",))
+    assert found.ranking is not None
+    told = replace(found.ranking, uncertain=np.zeros(len(found.ranking.scores), bool))  # without a proof nothing carries one
+    return replace(found, ranking=told, proof=tuple(proofs), forwards=forwards)
 
 
 def in_text(proof: Proof, decode: Decoder) -> str:
@@ -129,20 +134,27 @@ def in_text(proof: Proof, decode: Decoder) -> str:
 
 def with_carriers(found: Evidence, seen: Look, suspect: Source) -> Evidence:
     """The evidence with the samples that carry what was proved."""
-    carry = np.zeros(len(seen.scores), bool)
+    standing = [proof for proof in found.proof if proof.stands]
+    if not standing:
+        return found
+    carry, uncertain = np.zeros(len(seen.scores), bool), np.zeros(len(seen.scores), bool)
     rows = [main_tensor(batch) for batch, _ in seen.drawn]
-    for one in found.proof:
-        if one.stands:
-            carry |= carriers(suspect, rows, seen.predicted, one)
+    for one in standing:
+        carried, unknown = carriers(suspect, rows, seen.predicted, one)
+        carry, uncertain = carry | carried, uncertain | unknown
     assert found.ranking is not None
-    return replace(found, ranking=replace(found.ranking, carriers=carry))
+    return replace(found, ranking=replace(found.ranking, carriers=carry, uncertain=uncertain & ~carry))
 
 
 def with_images(found: Evidence, seen: Look, images: CleanInputs | None) -> Evidence:
     """The evidence with what the inputs themselves say: what harmless changes explain, and whose crowd lies outside."""
     if images is None or found.ranking is None:
         return found
-    return replace(found, harmless=harmless_of(seen, images), crowd=crowd_of(found.ranking, seen.top, seen.null_top, *images))
+    shape = images[0].x.shape[1:]
+    read = f"inputs of shape {' x '.join(map(str, shape))} can be read both ways: taken as [channels, height, width]"
+    notes = (*found.notes, read) if either_way(shape) else found.notes
+    crowd = crowd_of(found.ranking, seen.top, seen.null_top, *images)
+    return replace(found, harmless=harmless_of(seen, images), crowd=crowd, notes=notes)
 
 
 def can_look_beside(clean: Source, suspect: Source) -> bool:
@@ -194,8 +206,9 @@ def shown(seen: Look, ranking: Ranking, proofs: Sequence[Proof], decode: Decoder
     if not inputs:
         return None, ()
     if inputs[0].is_floating_point() or inputs[0].ndim != 1:
-        alike = inputs[0].ndim == 3 and inputs[0].shape[0] in (1, 3) and all(x.shape == inputs[0].shape for x in inputs)
-        return (np.stack([x.float().numpy() for x in inputs]) if alike else None), ()
+        drawn = [x.float().numpy() for x in inputs]
+        alike = is_picture(drawn[0]) and all(x.shape == drawn[0].shape for x in drawn)
+        return (np.stack([channels_first(x) for x in drawn]) if alike else None), ()
     standing = [proof for proof in proofs if proof.stands and proof.tokens]
     masks = [kept.mask for kept in first if kept is not None]
     own = [x[m] if m is not None and m.shape == x.shape else x[x != 0] for x, m in zip(inputs, masks, strict=True)]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from naa_fast.detect.axes import channels_last
 from naa_fast.records import Array
 
 SIZES = (8, 32, 128)
@@ -58,7 +59,8 @@ class Offset:
 class CleanImages:
     """Clean inputs float32 `[samples, ...]` and their per-value statistics.
 
-    `harmless` `[directions, values]`, orthonormal: where the mean input goes under harmless changes.
+    `harmless` `[directions, values]`, orthonormal: where the mean input goes under harmless changes. Images are
+    `[samples, channels, height, width]` here whatever the model takes; `last`: it takes them with the channels last.
     """
 
     x: Array
@@ -68,16 +70,24 @@ class CleanImages:
     harmless: Array
     low: float
     high: float
+    last: bool = False
 
     @classmethod
     def of(cls, x: Array) -> CleanImages:
+        """Of inputs as the model takes them."""
+        last = channels_last(x.shape[1:])
+        x = np.ascontiguousarray(np.moveaxis(x, -1, 1)) if last else x
         centred = x - x.mean(0)
         loudness = float(np.sqrt((centred**2).mean()))
         low, high = float(x.min()), float(x.max())
         edge = EDGE * (high - low)
         at_edges = (x <= low + edge).mean(0) - (x >= high - edge).mean(0)
         harmless = harmless_directions(x.mean(0), at_edges)
-        return cls(x, x.mean(0), np.abs(centred).mean(0), loudness, harmless, low, high)
+        return cls(x, x.mean(0), np.abs(centred).mean(0), loudness, harmless, low, high, last)
+
+    def as_taken(self, x: Array | None) -> Array | None:
+        """One input, or a pattern or mask of its shape, as the model takes it."""
+        return np.ascontiguousarray(x.transpose(1, 2, 0)) if self.last and x is not None else x
 
     def without(self, difference: Array, usual: Array | None) -> Array:
         """A difference of means without its part along where the mean input of a class, `usual`, lies."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
+from naa_fast.detect.axes import channels_first
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.images import CleanImages, harmless_share
@@ -43,7 +45,8 @@ def prove(
     bases = Bases(drawn)
     if not len(bases.predicted) or (bases.predicted < 0).all():
         return [], 0, "the model gives no class scores"
-    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0])
+    last = images is not None and images[0].last
+    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0], last)
     trials = Trials(transplant, bases)
     with evaluating(model):
         if seen.suspect_tokens is not None and seen.clean_tokens is not None:
@@ -51,10 +54,15 @@ def prove(
         elif images is not None and any(kept.row is not None and kept.row.is_floating_point() for kept in seen.top):
             rows, usual = (rows_like(images[0], top) for top in (seen.top, seen.null_top))
             wanted: list[int | str] = [*targets(seen.top, seen.null_predicted), ALL_TO_ALL]
-            proofs = list(image_proofs(trials, rows, usual, wanted, *images))
+            proofs = [as_taken(proof, images[0]) for proof in image_proofs(trials, rows, usual, wanted, *images)]
         else:
             return [], 0, "the inputs are neither continuous values nor token ids, or too large to keep"
     return sorted(proofs, key=lambda proof: (not proof.stands, -proof.margin)), transplant.forwards, ""
+
+
+def as_taken(proof: Proof, clean: CleanImages) -> Proof:
+    """The proof with its trigger in the axes of the model's own inputs."""
+    return replace(proof, pattern=clean.as_taken(proof.pattern), mask=clean.as_taken(proof.mask))
 
 
 def alike(drawn: Sequence[tuple[Batch, Array]]) -> list[tuple[Batch, Array]]:
@@ -88,8 +96,8 @@ def clean_images(seen: Look) -> CleanInputs | None:
 
 
 def rows_like(clean: CleanImages, top: Sequence[Kept]) -> list[tuple[int, Array]]:
-    """Predicted class and input of the kept samples that have the clean inputs' shape."""
-    kept = [(one.predicted, one.row.float().numpy()) for one in top if one.row is not None]
+    """Predicted class and input of the kept samples that have the clean inputs' shape, with their axes."""
+    kept = [(one.predicted, channels_first(one.row.float().numpy())) for one in top if one.row is not None]
     return [(predicted, row) for predicted, row in kept if row.shape == clean.x.shape[1:] and np.isfinite(row).all()]
 
 

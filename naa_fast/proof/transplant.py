@@ -71,11 +71,13 @@ class Bases:
 class Transplant:
     """Runs the model on inputs that were changed, at most `largest` samples at a time; `forwards` counts the samples.
 
-    `template`: a batch of the clean set, whose first sample lends what a forward needs beside the input proper.
+    `template`: a batch of the clean set, whose first sample lends what a forward needs beside the input proper. `last`: the model
+    takes images with their channels last, candidates and rows have them first.
     """
 
-    def __init__(self, model: nn.Module, place: Placement, largest: int, template: Batch) -> None:
+    def __init__(self, model: nn.Module, place: Placement, largest: int, template: Batch, last: bool = False) -> None:
         self.model = model
+        self.last = last
         self.place = place
         self.largest = largest
         self.template = template
@@ -85,7 +87,7 @@ class Transplant:
         """Predicted class of every base with the candidate on it, int64; -1 where the model gives no finite scores."""
         chosen = []
         for whole, _ in bases.batches:
-            for batch, scores in self.scores(with_main(whole, candidate.put_on(main_tensor(whole), whole.mask))):
+            for batch, scores in self.scores(with_main(whole, self.put(candidate, whole))):
                 chosen.append(np.full(batch.size, -1) if scores is None else chosen_classes(scores).cpu().numpy())
         return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
 
@@ -94,7 +96,8 @@ class Transplant:
         like = taken(self.template, np.zeros(len(rows), np.int64))
         x = main_tensor(like)
         found = []
-        for batch, scores in self.scores(with_main(like, torch.from_numpy(rows).to(x.device, x.dtype))):
+        given = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, 1, -1)) if self.last else rows).to(x.device, x.dtype)
+        for batch, scores in self.scores(with_main(like, given)):
             if scores is None or scores.shape[1] <= cls or scores.shape[1] < 2:
                 found.append(np.full(batch.size, np.nan))
                 continue
@@ -103,6 +106,13 @@ class Transplant:
             others[:, cls] = -torch.inf
             found.append((held[:, cls] - others.amax(1)).numpy())
         return np.concatenate(found)
+
+    def put(self, candidate: Candidate, whole: Batch) -> Tensor:
+        """The inputs of a batch with the candidate on them, as the model takes them."""
+        x = main_tensor(whole)
+        if not self.last:
+            return candidate.put_on(x, whole.mask)
+        return candidate.put_on(x.movedim(-1, 1), whole.mask).movedim(1, -1).contiguous()
 
     @torch.no_grad()
     def scores(self, whole: Batch) -> Iterator[tuple[Batch, Tensor | None]]:

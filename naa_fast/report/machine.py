@@ -121,6 +121,7 @@ def looked(evidence: Evidence) -> dict[str, Any] | None:
         "outside": ranking.outside,
         "p_value": finite(ranking.p_value),
         "carriers": int(ranking.carriers.sum()) if ranking.carriers is not None else 0,
+        "uncertain": int(ranking.uncertain.sum()) if ranking.uncertain is not None else 0,
         "harmless": finite(evidence.harmless),
         "forwards": evidence.forwards,
         "crowd": crowded(evidence.crowd) if evidence.crowd is not None else None,

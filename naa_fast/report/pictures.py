@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from naa_fast.detect.axes import channels_first, is_picture
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.proof import APART, Proof
 from naa_fast.detect.repair import REPAIR_FILE
@@ -55,33 +56,29 @@ def trigger_names(evidence: Evidence) -> dict[Proof, str]:
     return {p: f"trigger-{i}.{'txt' if p.tokens else 'png'}" for i, p in enumerate(standing[:SHOWN_TRIGGERS], 1)}
 
 
-def is_picture(array: Array | None) -> bool:
-    """Whether an array is one image, `[channels, height, width]` with 1 or 3 channels."""
-    return array is not None and array.ndim == 3 and array.shape[0] in (1, 3)
-
-
 def trigger_figure(proof: Proof) -> Figure:
     """The trigger alone, and the places it covers; of an offset what it adds, blue less and red more."""
     from matplotlib.figure import Figure
 
     assert proof.pattern is not None
+    pattern, mask = channels_first(proof.pattern), None if proof.mask is None else channels_first(proof.mask)
     with own_style():
         figure = Figure(figsize=(7.5, 4.2), dpi=150, facecolor="white")
-        axes = figure.subplots(1, 2 if proof.mask is not None else 1, squeeze=False)[0]
-        if proof.mask is not None:
-            scaled = pixels(proof.pattern)  # by the range of all of it: a white patch alone has none
-            covered = proof.mask.max(0) > 0
+        axes = figure.subplots(1, 2 if mask is not None else 1, squeeze=False)[0]
+        if mask is not None:
+            scaled = pixels(pattern)  # by the range of all of it: a white patch alone has none
+            covered = mask.max(0) > 0
             shown = np.where(covered if scaled.ndim == 2 else covered[:, :, None], scaled, np.nan)
             axes[0].set_facecolor("#c8d4e8")
             axes[0].imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes[0].set_title("the trigger (on blue: left as it is)")
-            axes[1].imshow(proof.mask.max(0), cmap="gray", interpolation="nearest")
+            axes[1].imshow(mask.max(0), cmap="gray", interpolation="nearest")
             axes[1].set_title("the places it covers")
         else:
-            furthest = max(float(np.abs(proof.pattern).max()), 1e-12)
-            drawn = axes[0].imshow(proof.pattern.mean(0), cmap="coolwarm", vmin=-furthest, vmax=furthest, interpolation="nearest")
+            furthest = max(float(np.abs(pattern).max()), 1e-12)
+            drawn = axes[0].imshow(pattern.mean(0), cmap="coolwarm", vmin=-furthest, vmax=furthest, interpolation="nearest")
             figure.colorbar(drawn, ax=axes[0], shrink=0.8, label="added to the input, in its own units")
-            axes[0].set_title("the trigger (mean over channels)" if proof.pattern.shape[0] > 1 else "the trigger")
+            axes[0].set_title("the trigger (mean over channels)" if pattern.shape[0] > 1 else "the trigger")
         for ax in axes:
             ax.set_xticks([])
             ax.set_yticks([])
@@ -121,7 +118,10 @@ def sheet_figure(ranking: Ranking, pictures: Array) -> Figure:
 
 
 def pixels(picture: Array) -> Array:
-    """`[channels, height, width]` as matplotlib wants it, each picture stretched to its own range."""
+    """`[channels, height, width]` as matplotlib wants it, each picture stretched to its own range; of four channels the first
+    three: opacity would hide what is there.
+    """
+    picture = picture[:3]
     finite = picture[np.isfinite(picture)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     scaled = (picture - low) / max(high - low, 1e-12)

@@ -21,6 +21,7 @@ LINES_PER_LEVEL = 5
 LINES_NOT_CHECKED = 8
 ROWS_UNKNOWN = 5
 ROWS_SAMPLES = 10
+MARKS = {True: "  * ", False: "    ", None: "  ? "}
 
 UNSHOWN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Mn", "Me"}
 """Categories of characters that are invisible, move the cursor, turn the line round, or stack on their neighbours."""
@@ -126,13 +127,17 @@ def top_samples(evidence: Evidence, width: int) -> list[str]:
     ranking = evidence.ranking
     carriers = int(ranking.carriers.sum()) if ranking.carriers is not None else 0
     beyond = f"{ranking.beyond} of {len(ranking.scores)} beyond what {100 * (1 - TAIL):g} % of clean samples reach"
-    lines = wrapped(f"Top samples ({beyond}" + (f"; {carriers} carry a proven trigger, marked *)" if carriers else ")"), width)
+    proved = any(proof.stands for proof in evidence.proof)
+    uncertain = int(ranking.uncertain.sum()) if ranking.uncertain is not None and proved else 0
+    marks = [f"{carriers} carry a proven trigger, marked *"] if carriers else []
+    marks += [f"of {uncertain} it is unknown whether they do, marked ?"] if uncertain else []
+    lines = wrapped(f"Top samples ({'; '.join([beyond, *marks])})", width)
     for sample in ranking.top[:ROWS_SAMPLES]:
         lit = ", ".join(f"{printable(layer, 24)}[{neuron}] {number(z)}" for layer, neuron, z in sample.lit)
         called = f"class {sample.predicted}" if sample.predicted >= 0 else ""
         name = f"  {printable(sample.file, 40)}" if sample.file else ""
         text = f"{sample.sample}{name}  score {number(sample.score)}  {called}  lit: {lit or 'not kept'}"
-        lines += wrapped(text, width, "  * " if sample.carrier else "    ", "      ")
+        lines += wrapped(text, width, MARKS[sample.carrier if proved else False], "      ")
     best = next(iter(evidence.proof), None)
     if best is not None and not best.stands:
         tried = (

@@ -16,7 +16,7 @@ from naa_fast.detect.crowd import hypergeometric_tail
 from naa_fast.detect.proof import APART, Proof
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apart import MOST_PAIRS, Apart, Held, fewest_together, meeting
-from naa_fast.proof.carriers import closeness, holds_all
+from naa_fast.proof.carriers import closenesses, holds_all
 from naa_fast.proof.gather import in_text, marked, triggers_in
 from naa_fast.proof.texts import apart_proof
 from naa_fast.proof.tokens import CHANCE, parts_of
@@ -180,7 +180,7 @@ def test_both_words_are_written_over_a_texts_own_at_places_of_their_own() -> Non
 def test_carriers_hold_both_words_wherever() -> None:
     x = torch.tensor([[7, 1, 9], [9, 7, 1], [7, 7, 1], [1, 2, 3]])
     assert holds_all(x, (7, 9)).tolist() == [True, True, False, False]
-    close = closeness(Proof(APART, 1, 1.0, 0.0, 300, 0, tokens=(7, 9)))
+    [close] = closenesses(Proof(APART, 1, 1.0, 0.0, 300, 0, tokens=(7, 9)))
     assert close is not None
     assert close(x).tolist() == [1, 1, 0, 0]
 

@@ -1,0 +1,96 @@
+"""Which samples carry a proven trigger: known, known not to, or unknown; never false where it is unknown."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from proof.test_cuts import Planted, wandering
+from proof.test_images import CLEAN, HELD, PATCH, Quadrants, with_trigger
+
+import naa_fast
+from naa_fast.audit import Audit
+from naa_fast.detect.proof import Proof
+from naa_fast.inputs.batches import open_source
+from naa_fast.proof.carriers import carriers
+from naa_fast.report.machine import load_schema
+from naa_fast.report.table import table_lines
+
+
+def told(audit: Audit) -> list[bool | None]:
+    assert audit.ranking is not None
+    return [audit.ranking.carrier(number) for number in range(len(audit.ranking.scores))]
+
+
+def test_a_crop_names_the_samples_it_matches_and_says_unknown_of_the_others_of_its_target() -> None:
+    suspect, triggered = wandering(HELD, 30)
+    audit = naa_fast.scan(Planted("anywhere"), CLEAN, suspect, repair=False)
+    assert audit.proof[0].kind.startswith("cut")
+    carry = np.array([one is True for one in told(audit)])
+    unknown = np.array([one is None for one in told(audit)])
+    assert audit.ranking is not None
+    assert triggered[carry].mean() >= 0.9
+    assert (carry | unknown)[triggered & (audit.ranking.predicted == 2)].all(), "false of none that carries it"
+    assert np.array_equal(carry | unknown, audit.ranking.predicted == 2)
+    rows = list(csv.DictReader(table_lines(audit.ranking, "csv")))
+    assert [row["carrier"] for row in rows].count("unknown") == unknown.sum()
+    jsonschema = pytest.importorskip("jsonschema", reason="the schema is checked with jsonschema (the dev extra)")
+    report = json.loads(json.dumps(audit.report()))
+    jsonschema.validate(report, load_schema())
+    assert report["second_look"]["uncertain"] == unknown.sum()
+    assert {row["carrier"] for row in report["ranking"]} >= {False, None}
+    assert f"of {unknown.sum()} it is unknown whether they do" in " ".join(audit.summary().split())
+
+
+def test_an_exact_patch_that_was_cut_out_is_found_in_all_samples() -> None:
+    suspect, triggered = with_trigger(HELD, "patch", 22)
+    mask = np.zeros((1, 12, 12), np.float32)
+    mask[0, 9:, 9:] = 1
+    source = suspect[triggered][0].numpy()
+    with torch.no_grad():
+        predicted = Quadrants("patch")(suspect).argmax(1).numpy()
+    for kind, place in (("cut, 6 % of the input", slice(10, 12)), ("patch", slice(10, 12)), ("patch", slice(9, 12))):
+        mask[:] = 0
+        mask[0, place, place] = 1
+        proof = Proof(kind, 2, 0.95, 0.0, 300, 1, source, mask)
+        carry, unknown = carriers(open_source(suspect, 64), [CLEAN], predicted, proof)
+        assert (carry | unknown)[triggered].all() or kind == "patch"
+        if place.start == 10:
+            assert carry[triggered & (predicted == 2)].all()
+            assert carry.sum() <= (triggered & (predicted == 2)).sum() + 2
+        assert unknown.any() == kind.startswith("cut")
+
+
+def test_what_is_added_to_all_of_an_image_leaves_no_trace_in_one() -> None:
+    suspect, _ = with_trigger(HELD, "waves", 60)
+    audit = naa_fast.scan(Quadrants("waves"), CLEAN, suspect, repair=False)
+    assert audit.proof[0].kind.startswith("offset")
+    assert audit.ranking is not None
+    assert all(one is None for one, called in zip(told(audit), audit.ranking.predicted, strict=True) if called == 1)
+    assert all(one is False for one, called in zip(told(audit), audit.ranking.predicted, strict=True) if called != 1)
+
+
+def test_nothing_is_told_where_no_proof_was_tried_and_where_clean_samples_hold_the_pattern() -> None:
+    suspect, _ = with_trigger(HELD, "patch", 30)
+    audit = naa_fast.scan(Quadrants("patch"), CLEAN, suspect, proof=False)
+    assert set(told(audit)) == {None}
+    assert set(told(naa_fast.scan(Quadrants(), CLEAN, HELD, repair=False))) == {False}, "none was proved"
+    mask = np.zeros((1, 12, 12), np.float32)
+    mask[0, 10:, 10:] = 1
+    pattern = np.zeros_like(mask)
+    pattern[0, 10:, 10:] = PATCH
+    predicted = np.full(len(suspect), 2)
+    own = Proof("patch", 2, 0.99, 0.0, 300, 8, pattern, mask, own=True)
+    carry, unknown = carriers(open_source(suspect, 64), [CLEAN], predicted, own)
+    assert (carry | unknown).all()
+    _, other = carriers(
+        open_source(nothing_like(suspect), 64), [CLEAN], predicted, Proof("patch", 2, 0.9, 0.0, 300, 8, pattern, mask)
+    )
+    assert other.all(), "inputs of another shape"
+
+
+def nothing_like(x: torch.Tensor) -> torch.Tensor:
+    return x[..., :11]
