@@ -25,9 +25,17 @@ def words(node: ast.expr) -> str:
         return "".join("…" if isinstance(part, ast.FormattedValue) else str(getattr(part, "value", "")) for part in node.values)
     if isinstance(node, ast.BinOp):
         return words(node.left) + words(node.right)
+    if isinstance(node, ast.Dict):
+        return " / ".join(words(value) for value in node.values)
     if isinstance(node, ast.IfExp):
         return f"{words(node.body)} / {words(node.orelse)}"
     return "…"
+
+
+def name_of(node: ast.expr) -> str:
+    """The name a value goes by, or that it is taken from by a key; empty for any other."""
+    node = node.value if isinstance(node, ast.Subscript) else node
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def named(tree: ast.Module) -> dict[str, ast.expr]:
@@ -51,7 +59,7 @@ def refusals() -> Iterator[tuple[str, str]]:
             name = call.func.id if isinstance(call.func, ast.Name) else ""
             if name not in RAISERS or (name == "UnsafeInput" and len(call.args) < 2):
                 continue
-            arguments = [held.get(node.id, node) if isinstance(node, ast.Name) else node for node in call.args]
+            arguments = [held.get(name_of(node), node) for node in call.args]
             message = [words(node) for node in arguments[RAISERS[name] :][:2]]
             if message[-1] == "…" and len(message) > 1 and name == "UnsafeInput" and path.stem == "exported":
                 continue  # the helper that the reasons below it go through

@@ -57,9 +57,11 @@ def add_model(parser: argparse.ArgumentParser, required: bool = True) -> None:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="weights to load: .safetensors, or .pt, .pth, .bin with a state dict; read without running code from it",
+        help="weights to load: .safetensors, or a file of torch.save with a state dict; read without running code from it",
     )
-
+    group.add_argument(
+        "--weights-key", metavar="KEY", help="which state dict of --weights to load, where it has several that fit"
+    )
     group.add_argument(
         "--unsafe-load", metavar="sha256:HASH", help="unpickle --weights, and run what code it names, if the file has this hash"
     )
@@ -250,24 +252,28 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
     """
     import torch
 
+    from naa_fast.inputs.loaded import told_of
     from naa_fast.inputs.models import load_model
     from naa_fast.inputs.pretrained import PREFIX, load_pretrained
 
     if arguments.model.startswith(PREFIX):
-        for option in ("--weights", "--model-arg", "--unsafe-load"):
+        for option in ("--weights", "--model-arg", "--unsafe-load", "--weights-key"):
             if getattr(arguments, option[2:].replace("-", "_")):
                 raise UsageError(f"{option} with {arguments.model}", "an hf: model brings its own", f"leave {option} out")
         if arguments.device_map is not None and arguments.device != "auto":
             raise UsageError("--device with --device-map", "the map says where each layer goes", "leave one of them out")
         name = arguments.model.removeprefix(PREFIX)
         model = load_pretrained(name, arguments.hf_task, arguments.dtype, arguments.revision, arguments.device_map)
-        if arguments.device_map is not None:
-            return model, "auto"
     else:
         for option in ("--dtype", "--device-map"):
             if getattr(arguments, option[2:].replace("-", "_")) is not None:
                 raise UsageError(f"{option} with {arguments.model}", "it is for hf: models", f"leave {option} out")
-        model = load_model(arguments.model, model_arguments(arguments.model_arg), arguments.weights, arguments.unsafe_load)
+        words, weights = model_arguments(arguments.model_arg), arguments.weights
+        model = load_model(arguments.model, words, weights, arguments.unsafe_load, arguments.weights_key)
+    told = told_of(model)
+    note(*told.reading, *(f"not read: {line}" for line in told.left_out))
+    if arguments.device_map is not None:
+        return model, "auto"
     device: str = arguments.device
     tensors = [*model.parameters(), *model.buffers()]
     if device == "auto" and torch.cuda.is_available() and all(tensor.device.type == "cpu" for tensor in tensors):

@@ -25,8 +25,14 @@ EXPORTED = ".pt2"
 SHOWN = 12
 
 
-def load_model(spec: str, arguments: Mapping[str, Any], weights: Path | None = None, trusted: str | None = None) -> nn.Module:
-    """The module `FUNCTION(**arguments)` returns, with `weights` loaded into it if given.
+def load_model(
+    spec: str,
+    arguments: Mapping[str, Any],
+    weights: Path | None = None,
+    trusted: str | None = None,
+    weights_key: str | None = None,
+) -> nn.Module:
+    """The module `FUNCTION(**arguments)` returns, with `weights` loaded into it if given, those under `weights_key` if given.
 
     `spec` may also be `timm:NAME` (see `load_timm`) or a `.pt2` file (see `load_exported`), which are trusted with nothing.
     Else it names TRUSTED code: the file or module is imported and the function called, with all that Python code can do. The
@@ -38,18 +44,23 @@ def load_model(spec: str, arguments: Mapping[str, Any], weights: Path | None = N
         ModelError: the code raised, or returned something else than a module; see also `read_weights` and `load_weights`.
         UnsafeInput: see `read_weights`.
     """
-    if spec.startswith(TIMM):
-        return load_timm(spec.removeprefix(TIMM), arguments, weights, trusted)
     if spec.endswith(EXPORTED):
-        for option, given in (("--weights", weights), ("--model-arg", arguments), ("--unsafe-load", trusted)):
+        options = {"--weights": weights, "--model-arg": arguments, "--unsafe-load": trusted, "--weights-key": weights_key}
+        for option, given in options.items():
             if given:
                 raise UsageError(f"{option} with {spec}", "an exported program brings its own", f"leave {option} out")
         return load_exported(Path(spec))
+    for option, given, why in (
+        ("--unsafe-load", trusted, "it says which file of weights may be unpickled"),
+        ("--weights-key", weights_key, "it says what to take from a file of weights"),
+    ):
+        if given is not None and weights is None:
+            raise UsageError(f"{option} without --weights", why, "leave it out")
+    if spec.startswith(TIMM):
+        return load_timm(spec.removeprefix(TIMM), arguments, weights, trusted, weights_key)
     place, _, function = spec.rpartition(":")
     if not place or not function.isidentifier():
         raise UsageError(f"model '{spec}' is not of a form that can be loaded", FORM)
-    if trusted is not None and weights is None:
-        raise UsageError("--unsafe-load without --weights", "it says which file of weights may be unpickled", "leave it out")
     state = None if weights is None else read_weights(weights, trusted)
     is_file = place.endswith(".py")
     with importable(Path(place).parent if is_file else Path.cwd()):
@@ -62,7 +73,7 @@ def load_model(spec: str, arguments: Mapping[str, Any], weights: Path | None = N
             "expected a torch.nn.Module: return the model itself",
         )
     if state is not None and weights is not None:
-        load_weights(model, state, weights)
+        load_weights(model, state, weights, weights_key)
     return model
 
 

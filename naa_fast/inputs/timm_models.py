@@ -17,7 +17,13 @@ PREFIX = "timm:"
 FETCHING = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 
-def load_timm(name: str, arguments: Mapping[str, Any], weights: Path | None = None, trusted: str | None = None) -> nn.Module:
+def load_timm(
+    name: str,
+    arguments: Mapping[str, Any],
+    weights: Path | None = None,
+    trusted: str | None = None,
+    weights_key: str | None = None,
+) -> nn.Module:
     """`timm.create_model(name, pretrained=False, **arguments)` with `weights` in it; random ones without.
 
     Nothing is fetched, and timm's own ways to read weights are not used: they unpickle. Raises as `read_weights` and
@@ -53,5 +59,5 @@ def load_timm(name: str, arguments: Mapping[str, Any], weights: Path | None = No
     except Exception as error:
         raise ModelError(f"timm could not build {name}", first_line(error), "check --model-arg") from error
     if state is not None and weights is not None:
-        load_weights(model, state, weights)
+        load_weights(model, state, weights, weights_key)
     return model

@@ -13,66 +13,105 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from naa_fast.errors import ModelError, UnsafeInput, UsageError
+from naa_fast.inputs.states import Weights, first_line, load_weights, some, state_dicts
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-WRAPPERS = ("state_dict", "model")
+__all__ = ["first_line", "load_weights", "read_weights", "some"]
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".th", ".tar")
+"""Endings by which a pickle is taken for torch's; a torch archive or a .safetensors file is known by what it holds."""
 FIRST_SAFE_TORCH = (2, 10)
-SHOWN = 5
+HEAD = 512
 OPT_IN = "where you trust this very file, and all it runs: --unsafe-load sha256:HASH, the hash that sha256sum prints for it"
-ADVICE = "build the model with the options it was trained with (--model-arg), or choose the weights that belong to it"
 WAY_FORWARD = "in an environment you trust: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
 
 
-def read_weights(path: Path, trusted: str | None = None) -> Mapping[str, Tensor]:
-    """The state dict in `path`, on the CPU: `.safetensors`, or `.pt`, `.pth`, `.bin` read with `weights_only=True`.
+def read_weights(path: Path, trusted: str | None = None) -> Weights:
+    """The state dicts in `path`, on the CPU: `.safetensors`, or what `torch.save` writes, read with `weights_only=True`.
 
-    A checkpoint may hold it under `state_dict` or `model`. `trusted`, "sha256:HASH": a full pickle is unpickled, with all the
-    code it names, if the bytes that were read have that hash.
+    What the file holds decides, not the ending of its name. A checkpoint may hold state dicts under any keys; `load_weights`
+    takes the one that fits. `trusted`, "sha256:HASH": a full pickle is unpickled, with all the code it names, if the bytes that
+    were read have that hash.
 
     Raises:
         UsageError: `trusted` of another form, or for a file that needs none.
-        UnsafeInput: a pickle that asks for more than tensors and plain containers, a TorchScript archive, any other kind of
-            file, or a torch too old for `weights_only` to be trusted.
+        UnsafeInput: a pickle that asks for more than tensors and plain containers, a TorchScript archive or exported program,
+            any other kind of file, or a torch too old for `weights_only` to be trusted.
         ModelError: no such file, a damaged one, or one without a state dict.
     """
     suffix = path.suffix.lower()
     if not path.is_file():
-        raise ModelError(f"no such weights: {path}", "expected a .safetensors file, or .pt, .pth or .bin")
+        raise ModelError(f"no such weights: {path}", "expected a .safetensors file, or one written by torch.save")
+    kind = kind_of(path)
     if trusted is not None:
-        return state_of(unpickled(path, trusted), path)
-    if suffix == ".safetensors":
+        return weights_of(unpickled(path, trusted, kind), path, trusted=True)
+    if kind == "safetensors" or (suffix == ".safetensors" and kind not in ("torch", "pickle", *PROGRAMS)):
         from safetensors.torch import load_file
 
         try:
-            return dict[str, Tensor](load_file(path))
+            return weights_of(dict[str, Tensor](load_file(path)), path)
         except (SafetensorError, OSError, ValueError) as error:
             raise ModelError(
                 f"weights {path} are damaged, or not a .safetensors file", first_line(error), "copy them again"
             ) from error
-    if suffix not in TORCH_SUFFIXES:
+    if suffix not in (*TORCH_SUFFIXES, ".safetensors") and kind not in ("torch", *PROGRAMS):
         raise UnsafeInput(
             f"refused to load weights {path}",
             f"files ending in '{suffix}' are not known to be free of code",
             "expected .safetensors, or .pt, .pth or .bin with nothing but a state dict",
             WAY_FORWARD,
         )
-    return state_of(read_torch(path), path)
+    return weights_of(read_torch(path, kind), path)
 
 
-def read_torch(path: Path) -> Any:
+PROGRAMS = {
+    "TorchScript": "it is a TorchScript archive: a program, with the weights inside it",
+    "exported": "it is a program of torch.export, with the weights inside it: name it as the model, --model FILE.pt2",
+    "tar": "it is a tar archive: of files, which can be unpacked, or of a torch before 0.1.10, which would be unpickled",
+    "gzip": "it is packed with gzip: unpack it first",
+    "HDF5": "it is an HDF5 file, of Keras or MATLAB",
+}
+"""What a file may be instead of weights, known by what it holds."""
+
+
+def kind_of(path: Path) -> str:
+    """What a file holds: "safetensors", "torch" (an archive), "pickle", one of PROGRAMS, or "" for anything else."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size:
+        return "safetensors"
+    for kind, start, magic in (
+        ("gzip", 0, b"\x1f\x8b"),
+        ("HDF5", 0, b"\x89HDF\r\n"),
+        ("tar", 257, b"ustar"),
+        ("pickle", 0, b"\x80"),
+    ):
+        if head[start:].startswith(magic):
+            return kind
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return ""
+    if any(name.endswith("/models/model.json") for name in names):
+        return "exported"
+    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+        return "TorchScript"
+    return "torch" if any(name.endswith("data.pkl") for name in names) else ""
+
+
+def read_torch(path: Path, kind: str) -> Any:
+    """What a file that `torch.save` may have written holds. Raises as `read_weights`."""
     if torch_version() < FIRST_SAFE_TORCH:
         raise UnsafeInput(
             f"refused to load weights {path}",
             f"torch {torch.__version__} has known holes through which a file read with weights_only=True can run code",
             "install torch 2.10 or newer, or convert them " + WAY_FORWARD,
         )
-    if is_torchscript(path):
-        raise UnsafeInput(
-            f"refused to load weights {path}", "it is a TorchScript archive: a program, with the weights inside it", WAY_FORWARD
-        )
+    if kind in PROGRAMS:
+        raise UnsafeInput(f"refused to load weights {path}", PROGRAMS[kind], WAY_FORWARD)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -85,16 +124,18 @@ def read_torch(path: Path) -> Any:
         ) from error
 
 
-def unpickled(path: Path, trusted: str) -> Any:
+def unpickled(path: Path, trusted: str, kind: str) -> Any:
     """What a pickle holds, after its hash was compared. The bytes are read once, so that they cannot change in between."""
     wanted = re.fullmatch(r"sha256:([0-9a-f]{64})", trusted)
     if wanted is None:
         raise UsageError(
             f"--unsafe-load {trusted} is not of the form sha256:HASH", "expected 64 hexadecimal digits in lower case"
         )
-    if path.suffix.lower() not in TORCH_SUFFIXES:
+    known = path.suffix.lower() in TORCH_SUFFIXES or kind in ("torch", "TorchScript")
+    if not known or kind in ("safetensors", "exported", "gzip", "HDF5"):
         raise UsageError(
             f"--unsafe-load with {path}",
+            *([PROGRAMS[kind]] if kind in PROGRAMS else []),
             f"it is for {', '.join(TORCH_SUFFIXES)} files that are refused otherwise",
             "leave it out",
         )
@@ -105,10 +146,9 @@ def unpickled(path: Path, trusted: str) -> Any:
             f"refused to unpickle {path}", f"its hash is sha256:{found}", f"--unsafe-load names {trusted}: it is another file"
         )
     try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
     except Exception as error:
         raise ModelError(f"weights {path} cannot be unpickled", first_line(error), "install what they were made with") from error
-    return loaded.state_dict() if isinstance(loaded, nn.Module) else loaded
 
 
 def reason_of(error: pickle.UnpicklingError) -> str:
@@ -120,20 +160,11 @@ def reason_of(error: pickle.UnpicklingError) -> str:
     return reason[1] if reason else "torch could not read it as plain tensors"
 
 
-def is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return False
-
-
-def state_of(loaded: Any, path: Path) -> Mapping[str, Tensor]:
-    """The state dict in what a file held."""
-    for key in (None, *WRAPPERS):
-        state = loaded if key is None else loaded.get(key) if isinstance(loaded, Mapping) else None
-        if isinstance(state, Mapping) and state and all(isinstance(value, Tensor) for value in state.values()):
-            return state  # as it is: torch keeps version numbers in an attribute of the dict
+def weights_of(loaded: Any, path: Path, trusted: bool = False) -> Weights:
+    """The state dicts in what a file held."""
+    candidates = state_dicts(loaded, trusted)
+    if candidates:
+        return Weights(candidates, trusted)
     if isinstance(loaded, Mapping):
         found = "a dict with " + (some([f"{key} ({type(value).__name__})" for key, value in loaded.items()]) or "nothing in it")
     else:
@@ -141,58 +172,10 @@ def state_of(loaded: Any, path: Path) -> Mapping[str, Tensor]:
     raise ModelError(
         f"no state dict in weights {path}",
         found,
-        "expected names with tensors, at the top or under " + " or ".join(WRAPPERS),
+        "expected names with tensors, at the top or under a key",
         "save it with torch.save(model.state_dict(), ...)",
     )
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Put `state` into `model`, every name and shape matching. A name may be missing only if its tensor is tied to one given.
-
-    Raises:
-        ModelError: names missing or left over, or shapes that differ, up to five of each. The model may be half loaded then.
-    """
-    headline = f"weights {path} do not fit the model"
-    unfilled = any(value.is_meta for value in model.parameters())  # copying into those would do nothing, without a word
-    try:
-        missed, unexpected = model.load_state_dict(state, strict=False, assign=unfilled)
-    except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
-        raise ModelError(headline, *(reasons[:SHOWN] or [first_line(error)]), ADVICE) from error
-    own = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
-    given = {place_of(own[name]) for name in own.keys() & state.keys()}
-    missing = [name for name in missed if name not in own or place_of(own[name]) not in given]
-    problems = [
-        f"{label} ({len(names)}): {some(names)}"
-        for label, names in (("missing from the file", missing), ("unknown to the model", unexpected))
-        if names
-    ]
-    if problems:
-        raise ModelError(headline, *problems, advice_on(unexpected))
-
-
-def place_of(x: Tensor) -> tuple[object, ...]:
-    """Equal for tied tensors only; a tensor without memory is tied to nothing."""
-    pointer = 0 if x.device.type == "meta" else x.data_ptr()
-    return (pointer, x.shape, x.stride()) if pointer else (id(x),)
-
-
-def advice_on(unexpected: list[str]) -> str:
-    for prefix, wrapper in (("module.", "DataParallel"), ("_orig_mod.", "torch.compile")):
-        if unexpected and all(name.startswith(prefix) for name in unexpected):
-            return (
-                f"the names start with '{prefix}': they were saved from a {wrapper} wrapper; save the inner model's state_dict()"
-            )
-    return ADVICE
-
-
 def torch_version() -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-
-
-def some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

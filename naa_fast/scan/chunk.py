@@ -23,6 +23,7 @@ from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageErro
 from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.fingerprint import Fingerprint
 from naa_fast.inputs.labels import LabelOrder
+from naa_fast.inputs.loaded import told_of
 from naa_fast.measurement import Measurement, Shard
 from naa_fast.records import Array
 from naa_fast.scan.feeding import Feed
@@ -296,10 +297,11 @@ class Runner:
         }
 
     def told(self) -> dict[str, tuple[str, ...]]:
-        """How the set was read, what of it was not, and where its labels come from."""
+        """How model and set were read, what of them was not, and where the labels come from."""
+        loaded = told_of(unwrapped(self.model))
         return {
-            "inputs": tuple(getattr(self.source, "reading", ())),
-            "left_out": tuple(getattr(self.source, "left_out", ())),
+            "inputs": (*loaded.reading, *getattr(self.source, "reading", ())),
+            "left_out": (*loaded.left_out, *getattr(self.source, "left_out", ())),
             "labels": (self.labels.words,) if self.predictions.labelled is not None else (),
         }
 

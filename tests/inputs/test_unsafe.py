@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_a_pickle_as_data_is_refused_unread(tmp_path: Path, suffix: str) -> None
     assert "numpy.savez" in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".th", ".pth.tar"])
 @pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle"])
 def test_a_full_pickle_as_weights_is_refused_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, form: str
@@ -110,7 +111,7 @@ def test_a_torchscript_archive_is_refused_by_what_it_holds(tmp_path: Path) -> No
     assert "safetensors.torch.save_file" in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".keras", ".ckpt", ".pkl", ".onnx", ""])
+@pytest.mark.parametrize("suffix", [".h5", ".keras", ".pkl", ".onnx", ""])
 def test_weights_of_another_kind_are_refused_unread(tmp_path: Path, suffix: str) -> None:
     marker, path = tmp_path / "ran", tmp_path / f"weights{suffix}"
     path.write_bytes(pickle.dumps(Marker(marker)))
@@ -196,9 +197,33 @@ def test_an_opt_in_opens_the_very_file_it_names_and_no_other(tmp_path: Path) -> 
     assert marker.exists(), "with the opt-in its code runs: that is what it is for"
 
 
-def test_an_opt_in_reads_a_whole_pickled_model(tmp_path: Path) -> None:
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "m.pt")
-    assert set(read_weights(tmp_path / "m.pt", digest_of(tmp_path / "m.pt"))) == {"weight", "bias"}
+@pytest.mark.parametrize("name", ["m.pt", "m.ckpt", "m.pth.tar", "m.th", "m"])
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: {"model": model, "epoch": 3}])
+def test_an_opt_in_reads_a_whole_pickled_model(tmp_path: Path, name: str, wrap: Callable[[object], object]) -> None:
+    torch.save(wrap(torch.nn.Linear(2, 2)), tmp_path / name)
+    assert set(read_weights(tmp_path / name, digest_of(tmp_path / name))) == {"weight", "bias"}
+    with pytest.raises(UnsafeInput, match=r"it asks for torch\.nn\.modules\.linear\.Linear"):
+        read_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [(b"\x1f\x8b", "packed with gzip"), (b"\x89HDF\r\n\x1a\n", "an HDF5 file"), (b"\0" * 257 + b"ustar", "a tar archive")],
+)
+def test_what_is_no_file_of_torch_is_known_by_what_it_holds(tmp_path: Path, head: bytes, words: str) -> None:
+    (tmp_path / "w.pth.tar").write_bytes(head + bytes(600))
+    with pytest.raises(UnsafeInput, match=words):
+        read_weights(tmp_path / "w.pth.tar")
+    if "tar" not in words:
+        with pytest.raises(UsageError, match=words):
+            read_weights(tmp_path / "w.pth.tar", digest_of(tmp_path / "w.pth.tar"))
+
+
+def test_an_exported_program_is_no_file_of_weights(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.pt2", "w") as archive:
+        archive.writestr("w/models/model.json", "{}")
+    with pytest.raises(UnsafeInput, match=r"it is a program of torch\.export, with the weights inside it: name it as the model"):
+        read_weights(tmp_path / "w.pt2")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +231,7 @@ def test_an_opt_in_reads_a_whole_pickled_model(tmp_path: Path) -> None:
     [
         ("w.pt", "yes", "is not of the form sha256:HASH"),
         ("w.pt", "sha256:" + "A" * 64, "64 hexadecimal digits in lower case"),
-        ("w.pkl", "sha256:" + "a" * 64, "it is for .pt, .pth, .bin files"),
+        ("w.pkl", "sha256:" + "a" * 64, "it is for .pt, .pth, .bin, .ckpt, .th, .tar files"),
     ],
 )
 def test_an_opt_in_of_another_form_is_a_usage_error(tmp_path: Path, name: str, trusted: str, words: str) -> None:

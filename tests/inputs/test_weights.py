@@ -23,7 +23,7 @@ def message(model: nn.Module, state: dict[str, torch.Tensor]) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".PT"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".PT", ".ckpt", ".th", ".pth.tar", ".model", ""])
 @pytest.mark.parametrize(
     "wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s, "args": {"lr": 1}}]
 )
@@ -40,7 +40,9 @@ def test_safetensors(tmp_path: Path) -> None:
 
 
 def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no such weights: .*w\.pt\n  expected a \.safetensors file, or \.pt, \.pth or \.bin"):
+    with pytest.raises(
+        ModelError, match=r"no such weights: .*w\.pt\n  expected a \.safetensors file, or one written by torch\.save"
+    ):
         read_weights(tmp_path / "w.pt")
 
 
@@ -70,7 +72,7 @@ def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path: Path, content:
     with pytest.raises(ModelError, match="no state dict in weights") as caught:
         read_weights(tmp_path / "w.pt")
     assert words in str(caught.value)
-    assert "at the top or under state_dict or model" in str(caught.value)
+    assert "at the top or under a key" in str(caught.value)
     assert "torch.save(model.state_dict(), ...)" in str(caught.value)
 
 
@@ -97,13 +99,6 @@ def test_another_shape_names_both() -> None:
     assert "size mismatch for weight" in text
     assert "[3, 2]" in text
     assert "[3, 5]" in text
-
-
-@pytest.mark.parametrize(("prefix", "wrapper"), [("module.", "DataParallel"), ("_orig_mod.", "torch.compile")])
-def test_names_of_a_wrapper_are_recognised(prefix: str, wrapper: str) -> None:
-    text = message(nn.Linear(2, 3), {prefix + name: value for name, value in STATE.items()})
-    assert f"the names start with '{prefix}': they were saved from a {wrapper} wrapper" in text
-    assert "save the inner model's state_dict()" in text
 
 
 def test_a_tied_tensor_may_be_given_once_and_only_then() -> None:

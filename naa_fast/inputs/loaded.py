@@ -1,0 +1,29 @@
+"""What a person should know of how a model was loaded, kept on the model until the report tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+ATTRIBUTE = "naa_fast_loaded"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """`reading`: how its weights were read; `left_out`: what lay beside them and is not in the model."""
+
+    reading: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def told_of(model: nn.Module) -> Loaded:
+    """What loading told of a model; nothing of one that a person built."""
+    found = getattr(model, ATTRIBUTE, None)
+    return found if isinstance(found, Loaded) else Loaded()
+
+
+def add_told(model: nn.Module, reading: tuple[str, ...] = (), left_out: tuple[str, ...] = ()) -> None:
+    """Tell more of how a model was loaded."""
+    before = told_of(model)
+    setattr(model, ATTRIBUTE, replace(before, reading=before.reading + reading, left_out=before.left_out + left_out))
