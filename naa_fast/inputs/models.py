@@ -14,11 +14,12 @@ from typing import Any
 
 from torch import nn
 
+from naa_fast.capture.runnable import advice
 from naa_fast.errors import ModelError, NaaError, UsageError
 from naa_fast.inputs.exported import load_exported
 from naa_fast.inputs.timm_models import PREFIX as TIMM
 from naa_fast.inputs.timm_models import load_timm
-from naa_fast.inputs.weights import first_line, load_weights, read_weights
+from naa_fast.inputs.weights import TORCH_SUFFIXES, first_line, load_weights, read_weights
 
 FORM = "expected FILE.py:FUNCTION or package.module:FUNCTION"
 EXPORTED = ".pt2"
@@ -60,6 +61,12 @@ def load_model(
         return load_timm(spec.removeprefix(TIMM), arguments, weights, trusted, weights_key)
     place, _, function = spec.rpartition(":")
     if not place or not function.isidentifier():
+        if Path(spec).suffix.lower() in (*TORCH_SUFFIXES, ".safetensors"):
+            raise UsageError(
+                f"model '{spec}' is a file of weights, or of TorchScript",
+                "weights need the code of their model, and TorchScript is a program that cannot be hooked",
+                f"name both: --model FILE.py:FUNCTION --weights {spec}; or a .pt2 of torch.export",
+            )
         raise UsageError(f"model '{spec}' is not of a form that can be loaded", FORM)
     state = None if weights is None else read_weights(weights, trusted)
     is_file = place.endswith(".py")
@@ -71,6 +78,7 @@ def load_model(
             f"{function} of {place} returned no model",
             f"it returned an object of type {type(model).__name__}",
             "expected a torch.nn.Module: return the model itself",
+            advice(model),
         )
     if state is not None and weights is not None:
         load_weights(model, state, weights, weights_key)

@@ -15,6 +15,7 @@ from torch import nn
 
 from naa_fast.capture import select
 from naa_fast.capture.fast_path import fast_path_off
+from naa_fast.capture.runnable import require_runnable
 from naa_fast.capture.selection import LayerSpec, unwrapped
 from naa_fast.errors import InputError, NaaError, RankLost, StateMismatch, Stopped, UsageError
 from naa_fast.inputs.batches import Source
@@ -96,8 +97,7 @@ def measure(
         raise UsageError(f"first index is {first_index}", "expected 0 or more")
     if resume and checkpoint is None:
         raise UsageError("resume without a checkpoint", "name the folder the checkpoints are in")
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"the model is a {type(model).__name__}", "expected a torch.nn.Module", "wrap the function in a module")
+    require_runnable(model)
     place = Placement.of(model, device)
     selection = select(model, layers)
     fingerprint = model_fingerprint(unwrapped(model))
