@@ -32,7 +32,7 @@ from naa_fast.kernels.cpu.planes import (
     clear,
     compiled,
     intrinsic,
-    keep,
+    keep_part,
     median,
     settle,
     trusted,
@@ -269,7 +269,7 @@ def by_sample(
                 sample_mean[sample + j, column + c] = held[j, CHANNELS + c] if seen else np.nan
                 sample_max[sample + j, column + c] = held[j, 2 * CHANNELS + c] if seen else np.nan
         sample += samples
-    keep(total, width, reals[:, column : column + width], counts[:, column : column + width])
+    keep_part(total, 0, width, reals, counts, column)
 
 
 @compiled

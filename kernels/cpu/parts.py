@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from naa_fast.kernels.cpu.planes import compiled
+from naa_fast.kernels.cpu.planes import NARROW, compiled
 from naa_fast.records import FOLDS, Array
+
+INTO, MORE = 0, 6 * NARROW
+"""Planes of moments, at offsets known to the compiler (see planes.py): those that are merged into, and those that are merged."""
 
 
 @compiled
@@ -74,12 +77,98 @@ def join_folds(folds: Array, first: int, more: Array, more_counts: Array) -> Non
 
 
 @compiled
-def join_alike(moments: Array, counts: Array, folds: Array, first: int, more: Array, more_counts: Array) -> None:
-    """Merge moments of folds `first`, `first` + 1, ... (`join_folds`) into all views of a state, for which they are the same."""
-    if len(more) == 0:
-        return
-    whole, whole_counts = together(more, more_counts)
-    for view in range(len(moments)):
-        if view > 0:
-            join_folds(folds[view - 1], first, more, more_counts)
-        join_one(moments[view], counts[view], whole, whole_counts)
+def take(reals: Array, start: int, few: int, flat: Array, to: int) -> None:
+    """Columns `start:start + few` of `reals` [6, channels] to six planes of `flat` from `to` on."""
+    for field in range(6):
+        row, plane = reals[field, start : start + few], flat[to + field * NARROW :]
+        for c in range(few):
+            plane[c] = row[c]
+
+
+@compiled
+def join_planes(flat: Array, few: int, n_a: float, n_b: float) -> None:
+    """`join_one` of the first `few` columns, MORE into INTO, all of which have seen `n_a` and `n_b` values."""
+    divisor = max(n_a + n_b, 1.0)
+    share_a, share_b = n_a / divisor, n_b / divisor
+    both, skew = n_a * share_b, share_a - share_b
+    apart = (n_a > 0) & (n_b > 0)
+    for c in range(few):
+        mean_a, mean_b = flat[INTO + c], flat[MORE + c]
+        m2_a, m2_b = flat[INTO + NARROW + c], flat[MORE + NARROW + c]
+        m3_a, m3_b = flat[INTO + 2 * NARROW + c], flat[MORE + 2 * NARROW + c]
+        m4_a, m4_b = flat[INTO + 3 * NARROW + c], flat[MORE + 3 * NARROW + c]
+        low_a, low_b = flat[INTO + 4 * NARROW + c], flat[MORE + 4 * NARROW + c]
+        high_a, high_b = flat[INTO + 5 * NARROW + c], flat[MORE + 5 * NARROW + c]
+        delta = mean_b - mean_a if apart else 0.0
+        delta2 = delta * delta
+        mean = share_a * mean_a + share_b * mean_b
+        flat[INTO + c] = mean_a if mean_a == mean_b else mean
+        flat[INTO + NARROW + c] = m2_a + m2_b + delta2 * both
+        m3 = m3_a + m3_b + delta2 * delta * both * skew + 3.0 * delta * (share_a * m2_b - share_b * m2_a)
+        flat[INTO + 2 * NARROW + c] = m3
+        flat[INTO + 3 * NARROW + c] = m4_a + (
+            m4_b
+            + delta2 * delta2 * both * (skew * skew + share_a * share_b)
+            + 6.0 * delta2 * (share_a * share_a * m2_b + share_b * share_b * m2_a)
+            + 4.0 * delta * (share_a * m3_b - share_b * m3_a)
+        )
+        flat[INTO + 4 * NARROW + c] = low_b if low_b < low_a else low_a
+        flat[INTO + 5 * NARROW + c] = high_b if high_b > high_a else high_a
+
+
+@compiled
+def join_even_fold(count: Array, mean: Array, m2: Array, seen: int, means: Array, squares: Array) -> None:
+    """`join_folds` of one fold and a few columns, all of which have seen as many values."""
+    n_a, n_b = count[0], np.float64(seen)
+    n = max(n_a + n_b, 1.0)
+    share_a, share_b = n_a / n, n_b / n
+    both = n_a * share_b
+    apart = (n_a > 0) & (n_b > 0)
+    for c in range(len(count)):  # one by one: LLVM does not vectorise what it writes to several places
+        delta = means[c] - mean[c] if apart else 0.0
+        m2[c] += squares[c] + delta * delta * both
+    for c in range(len(count)):
+        mean_a, mean_b = mean[c], means[c]
+        mixed = share_a * mean_a + share_b * mean_b
+        mean[c] = mean_a if mean_a == mean_b else mixed
+    for c in range(len(count)):
+        count[c] = n_a + n_b
+
+
+@compiled
+def join_even(moments: Array, counts: Array, folds: Array, first: int, more: Array, more_counts: Array) -> None:
+    """Merge moments of folds `first`, `first` + 1, ... into one view of a state and into its folds, where all neurons have seen
+    as many values: no NaN in the state, none in the batch.
+
+    What `together`, `join_one` and `join_folds` give, in half their time: it divides once a fold, and what it works on, NARROW
+    columns, stays in the nearest cache.
+    """
+    flat = np.empty(12 * NARROW)
+    parts = len(more)
+    for start in range(0, moments.shape[1] if parts > 0 else 0, NARROW):
+        few = min(NARROW, moments.shape[1] - start)
+        stop = start + few
+        take(more[0], start, few, flat, INTO)
+        seen = more_counts[0, 0, start]
+        for part in range(1, parts):
+            take(more[part], start, few, flat, MORE)
+            join_planes(flat, few, np.float64(seen), np.float64(more_counts[part, 0, start]))
+            seen += more_counts[part, 0, start]
+        for c in range(6 * NARROW):
+            flat[MORE + c] = flat[INTO + c]
+        take(moments, start, few, flat, INTO)
+        join_planes(flat, few, np.float64(counts[0, start]), np.float64(seen))
+        for field in range(6):
+            row, plane = moments[field, start:stop], flat[INTO + field * NARROW :]
+            for c in range(few):
+                row[c] = plane[c]
+        count, positive = counts[0, start:stop], counts[1, start:stop]
+        for c in range(few):
+            count[c] += seen
+        for part in range(parts):
+            more_positive = more_counts[part, 1, start:stop]
+            for c in range(few):
+                positive[c] += more_positive[c]
+            f = (first + part) % FOLDS
+            own = folds[0, f, start:stop], folds[1, f, start:stop], folds[2, f, start:stop]
+            join_even_fold(*own, more_counts[part, 0, start], more[part, 0, start:stop], more[part, 1, start:stop])

@@ -31,9 +31,10 @@ from naa_fast.kernels.cpu.planes import (
     careful,
     clear,
     compiled,
-    keep,
+    keep_part,
     median,
     settle,
+    settle_alone,
     trusted,
     untrusted_run,
     value_at,
@@ -151,14 +152,16 @@ def by_fold(
     `mask` is bool [rows], or empty for none. Rows come fold after fold out of spans short enough to stay in cache.
     """
     folds = len(reals)
-    total = np.empty((folds, TOTAL_SIZE))
     part = np.empty(TOTAL_SIZE)
     rows = np.empty(TILE, np.int64)
-    for k in range(folds):
-        clear(total[k], width)
     period = FOLDS * FOLD_BLOCK
     lead = phase % period
-    for base in range(first + lead - (first + lead) % period, last + lead, FOLDS * TILE):
+    oldest = first + lead - (first + lead) % period
+    alone = oldest + FOLDS * TILE >= last + lead  # a tile a fold
+    total = np.empty((1 if alone else folds, TOTAL_SIZE))
+    for k in range(0 if alone else folds):
+        clear(total[k], width)
+    for base in range(oldest, last + lead, FOLDS * TILE):
         for k in range(folds):
             fold = (lead // FOLD_BLOCK + k) % FOLDS
             n = 0
@@ -167,22 +170,31 @@ def by_fold(
                     if len(mask) == 0 or mask[r]:
                         rows[n] = r * row_stride
                         n += 1
-            if n == 0:
-                continue
-            begin(x, rows, n, column, width, work)
-            begin_sample(width, work)
-            accumulate(x, rows, 0, n, column, width, work)
-            end_sample(width, work)
-            if settle(work, n, width, total[k]) == 0:
-                continue
-            start, stop = untrusted_run(work, 0, width, LANES)
-            while start < width:
-                careful(x, rows, 0, n, column + start, stop - start, part)
-                for c in range(stop - start):
-                    add_part(total[k], start + c, part, c)
-                start, stop = untrusted_run(work, stop, width, LANES)
-    for k in range(folds):
-        keep(total[k], width, reals[k, :, column : column + width], counts[k, :, column : column + width])
+            if n > 0:
+                begin(x, rows, n, column, width, work)
+                begin_sample(width, work)
+                accumulate(x, rows, 0, n, column, width, work)
+                end_sample(width, work)
+            if alone and n > 0:
+                own, seen = reals[k, :, column : column + width], counts[k, :, column : column + width]
+                if settle_alone(work, n, width, own, seen) == 0:
+                    continue
+            whole = total[0 if alone else k]
+            if alone:
+                clear(whole, width)
+            if n > 0 and (alone or settle(work, n, width, whole) > 0):
+                start, stop = untrusted_run(work, 0, width, LANES)
+                while start < width:
+                    careful(x, rows, 0, n, column + start, stop - start, part)
+                    for c in range(stop - start):
+                        add_part(whole, start + c, part, c)
+                    if alone:
+                        keep_part(whole, start, stop, reals[k], counts[k], column)
+                    start, stop = untrusted_run(work, stop, width, LANES)
+            elif alone:
+                keep_part(whole, 0, width, reals[k], counts[k], column)
+    for k in range(0 if alone else folds):
+        keep_part(total[k], 0, width, reals[k], counts[k], column)
 
 
 @compiled
@@ -290,7 +302,7 @@ def by_sample(
                 sample_max[sample - 1, column + c] = held[2 * LANES + c] if seen else np.nan
             held[:] = 0.0
             held[2 * LANES :] = -np.inf
-    keep(total, width, reals[:, column : column + width], counts[:, column : column + width])
+    keep_part(total, 0, width, reals, counts, column)
 
 
 @compiled

@@ -137,6 +137,17 @@ def test_a_state_named_twice_takes_both_parts_and_other_states_are_left_alone(ru
     assert_record(one, want[1], arithmetic, case)
 
 
+@pytest.mark.parametrize("inners", [(1, 1, 6, 1, 1), (6, 1, 1), (1, 6), (1, 1, 1)])
+def test_a_layer_of_now_one_and_now_several_positions_keeps_all_views(runner: Runner, inners: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(12)
+    batches = [(rng.standard_normal((41, 130, inner)).astype(np.float32), None, 41 * k) for k, inner in enumerate(inners)]
+    batches[-1][0][7, 3] = np.nan
+    want = reference.empty(130, batches[0][0])
+    for x, mask, phase in batches:
+        reference.fold([(want, reference.reduce(x, mask, phase))], phase)
+    assert_record(runner.record(*batches), want.record, runner.arithmetic)
+
+
 @pytest.mark.parametrize("case", ["wide", "deep", "tokens", "image", "nan and inf image", "mask", "offset 1e4"])
 def test_the_same_input_gives_the_same_bits(runner: Runner, case: str) -> None:
     _, x, mask, phase = CASES[case]
