@@ -8,13 +8,14 @@ a histogram round: the upper tail of the mirrored one is the lower tail. Start w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from naa_fast.detect.comparison import RESOLUTION, LayerComparison
-from naa_fast.detect.crowd import hypergeometric_tail
+from naa_fast.detect.crowd import TAIL_P, hypergeometric_tail
 from naa_fast.records import BINS, ROWS, Array, Moments, bin_of, bin_values
 
 BEYOND = 0.001
@@ -224,3 +225,40 @@ def tail_shares(layer: LayerComparison, neurons: Array) -> Array:
     clean, suspect = (record.tails[:, :, neurons] for record in (layer.clean, layer.suspect))
     shares = [exceedance(clean[view][::side], suspect[view][::side], 1 - BEYOND) for view in (0, 1) for side in (1, -1)]
     return np.max(shares, axis=0)
+
+
+def tail_signature(layer: LayerComparison) -> Array:
+    """Of every neuron the largest share of suspect samples beyond the clean 99.9 % point, over views and sides: float64
+    `[neurons]`; NaN where no histograms were kept, or a sample was not finite.
+
+    What a trigger on few samples does to a neuron, which a mean drowns. As `tail_shares`, but a neuron that rounding alone
+    moves has no tail. Cost: two sums over each histogram.
+    """
+    if not tests_of(layer):
+        return np.full(layer.neurons, np.nan)
+    shares = np.full(layer.neurons, np.nan)
+    for view in views(layer):
+        moments = [(r.sample_mean, r.sample_max)[view] for r in (layer.clean, layer.suspect)]
+        clean, suspect = (cumulated(record.tails[view]) for record in (layer.clean, layer.suspect))
+        known = (suspect[-1] == moments[1].count) & (clean[-1] == moments[0].count) & (clean[-1] > 0)
+        points = extreme_bins(clean, (BEYOND * clean[-1]).astype(np.int64))
+        for place, side in enumerate((1, -1)):
+            rounding, still = beyond_rounding(moments[0], layer.clean.dtype, side)
+            point = np.where(still, np.maximum(points[place], rounding), points[place])
+            beyond = ratio(beyond_bins(suspect, point, side), suspect[-1])
+            shares = np.fmax(shares, np.where(known, beyond, np.nan))
+    return shares
+
+
+def tail_limit(layers: Sequence[LayerComparison]) -> float:
+    """Share of suspect samples beyond the clean 99.9 % point that chance reaches in one neuron of all `layers` once in 1 / TAIL_P
+    pairs of clean sets; infinite where no histograms were kept.
+    """
+    tested = [layer for layer in layers if tests_of(layer)]
+    if not tested:
+        return float("inf")
+    drawn = max(int(layer.suspect.sample_mean.count.max(initial=0)) for layer in tested)
+    rest = max(int(layer.clean.sample_mean.count.max(initial=0)) for layer in tested)
+    if not drawn or not rest:
+        return float("inf")
+    return critical(drawn, rest, int(BEYOND * rest), TAIL_P / sum(map(tests_of, tested))) / drawn

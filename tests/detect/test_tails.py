@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -243,3 +244,29 @@ def test_extremes_and_what_lies_beyond_them_are_those_of_the_sorted_samples(chan
     ends = np.full(channels, tails.BINS - 1)
     assert not tails.beyond_bins(below, ends, 1).any()
     assert not tails.beyond_bins(below, ends, -1).any()
+
+
+def compared(clean: np.ndarray, suspect: np.ndarray) -> LayerComparison:
+    return LayerComparison("f", record_of(clean.astype(np.float32)), record_of(suspect.astype(np.float32)))
+
+
+def test_the_tail_signature_is_the_largest_share_beyond_the_clean_point() -> None:
+    random = np.random.default_rng(3)
+    clean, suspect = random.standard_normal((2000, 6)), random.standard_normal((500, 6))
+    suspect[:25, 2] += 9  # 5 %, up
+    suspect[:50, 4] -= 9  # 10 %, down
+    layer = compared(clean, suspect)
+    signature = tails.tail_signature(layer)
+    assert np.array_equal(signature, tails.tail_shares(layer, np.arange(6)))
+    assert signature[[2, 4]].tolist() == [0.05, 0.1]
+    limit = tails.tail_limit([layer])
+    assert signature[[0, 1, 3, 5]].max() < limit < 0.05
+    assert np.isnan(tails.tail_signature(replace(layer, clean=replace(layer.clean, tails=layer.clean.tails[:, :0])))).all()
+    assert tails.tail_limit([]) == np.inf
+
+
+def test_rounding_alone_makes_no_tail() -> None:
+    edge = np.float32(0.25)
+    clean = np.full((300, 1), np.nextafter(edge, np.float32(0)), np.float32)
+    signature = tails.tail_signature(compared(clean, np.full((300, 1), edge, np.float32)))
+    assert signature.tolist() == [0.0]
