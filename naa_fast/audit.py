@@ -120,11 +120,13 @@ class Audit:
     def _sets(self) -> list[tuple[str, Measurement]]:
         return [("clean", self.judgement.clean), ("suspect", self.judgement.suspect)]
 
-    def save(self, folder: str | Path) -> list[Path]:
-        """Write the report folder: report.json, signature.png and .svg, summary.txt and both measurements."""
+    def save(self, folder: str | Path, single_file: bool = False) -> list[Path]:
+        """Write the report folder, and return its files: report.html to look at, report.json, signature.png and .svg, summary.txt
+        and both measurements. `single_file`: report.html has its styles and pictures inside.
+        """
         from naa_fast.report.folder import write_report
 
-        return write_report(self.judgement, Path(folder), self._making())
+        return write_report(self.judgement, Path(folder), self._making(), single_file)
 
 
 def scan(

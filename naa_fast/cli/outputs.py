@@ -11,6 +11,7 @@ from naa_fast.errors import UsageError
 QUARANTINE = "quarantine.jsonl"
 REPORT_FILES = (
     "report.json",
+    "report.html",
     "signature.png",
     "signature.svg",
     "summary.txt",
@@ -21,10 +22,16 @@ REPORT_FILES = (
 
 def check_folder(folder: Path, inputs: Sequence[Path | None] = ()) -> None:
     """Raise UsageError if a report cannot go to `folder`, or a file of it would take the place of an input. Makes nothing."""
+    from naa_fast.report.evidence_view import FOLDER
     from naa_fast.report.pictures import OPTIONAL
 
-    for name in (*REPORT_FILES, *OPTIONAL, QUARANTINE):  # a report removes an older one's OPTIONAL files
+    for name in (*REPORT_FILES, *OPTIONAL, QUARANTINE, FOLDER):  # a report removes an older one's OPTIONAL files
         refuse_overwriting(folder / name, inputs)
+    for given in inputs:
+        if given is not None and given.resolve().is_relative_to((folder / FOLDER).resolve()):
+            raise UsageError(
+                f"--out: {folder / FOLDER} is for the pictures of the report", f"input: {given}", "choose another --out"
+            )
     refuse_unwritable(folder)
 
 

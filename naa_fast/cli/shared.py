@@ -188,6 +188,9 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
         "--allow", type=Path, metavar="FILE.json", help="findings accepted there, each with a reason and an expiry date"
     )
     group.add_argument("--json", action="store_true", help="print report.json instead of the summary")
+    group.add_argument(
+        "--single-file", action="store_true", help="put styles and pictures into report.html, to send it by itself"
+    )
 
 
 def positive(text: str) -> int:
@@ -344,8 +347,8 @@ def deliver(audit: Audit, arguments: argparse.Namespace, rules: Rules) -> int:
 
     folder, as_json = arguments.out, arguments.json
     answer = gate(audit.verdict, rules)
-    written = audit.save(folder)
-    place = f"report: {folder}{os.sep} ({len(written)} files)"
+    written = audit.save(folder, single_file=arguments.single_file)
+    place = f"report: {folder / 'report.html'} ({len(written)} files in {folder}{os.sep})"
     if as_json:
         emit((folder / "report.json").read_text(encoding="utf-8").rstrip("\n"))
         note(place)

@@ -60,6 +60,11 @@ class LayerComparison:
         """The larger of `z_mean` and `z_max`: float64 `[neurons]`, in pooled standard deviations of a sample."""
         return np.maximum(self.z_mean, self.z_max)
 
+    def view_of(self, neuron: int) -> str:
+        """Which view the neuron's `z` is of, "mean" or "maximum" of its samples; empty where it has none."""
+        z = self.z_mean[neuron], self.z_max[neuron]
+        return "" if not np.isfinite(z).all() else "mean" if z[0] >= z[1] else "maximum"
+
     @property
     def measure(self) -> Array:
         """The number the limit applies to."""

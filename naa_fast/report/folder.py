@@ -14,7 +14,9 @@ from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.errors import InputError, UsageError
 from naa_fast.files import write_whole
 from naa_fast.report.chart import chart_bytes
+from naa_fast.report.evidence_view import FOLDER, PAGE_FILE
 from naa_fast.report.machine import report_bytes, unicode_text
+from naa_fast.report.page import page_files
 from naa_fast.report.pictures import OPTIONAL, TABLE, VECTORS, optional_files
 from naa_fast.report.table import table_lines
 from naa_fast.report.words import printable, summary
@@ -22,11 +24,12 @@ from naa_fast.report.words import printable, summary
 PATH_CELLS = 200
 
 
-def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, object]) -> list[Path]:
+def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, object], single_file: bool = False) -> list[Path]:
     """Write the files of a report into `folder`, made if absent, and return their paths; older ones are replaced.
 
-    Six always; and, where a second look found something to show, pictures or texts of the triggers and of the top samples,
-    the vectors of the directions, the repair, and where it is asked for the table of all samples.
+    Seven always, and the folder `page` with the styles and pictures of report.html, which `single_file` puts into it instead;
+    where samples were ranked or a trigger proved also pictures or texts of the triggers and of the top samples, the vectors of
+    the directions, the repair, and where it is asked for the table of all samples.
 
     report.json comes last, so where it is, the others are. A symbolic link at a file's name is replaced, never followed.
 
@@ -43,15 +46,20 @@ def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, ob
         **table_file(judgement.evidence),
         **vectors_file(judgement.evidence),
         **({REPAIR_FILE: judgement.evidence.repair.to_bytes()} if judgement.evidence.repair is not None else {}),
+        **page_files(judgement, provenance, single_file),
         "report.json": report_bytes(judgement, provenance),
     }
     # The measurements one after the other: those of a large model are large.
     write(folder / "clean.naa.safetensors", judgement.clean.to_bytes())
     write(folder / "suspect.naa.safetensors", judgement.suspect.to_bytes())
+    if not single_file:
+        make_page_folder(folder / FOLDER)
     for name, content in small.items():
         write(folder / name, content)
-    for name in set(OPTIONAL) - small.keys():  # of an older report in the same place
+    for name in {*OPTIONAL, *older_page(folder)} - small.keys():  # of an older report in the same place
         remove(folder / name)
+    if single_file:
+        remove_empty(folder / FOLDER)
     return [folder / name for name in ("clean.naa.safetensors", "suspect.naa.safetensors", *small)]
 
 
@@ -73,6 +81,26 @@ def vectors_file(evidence: Evidence) -> dict[str, bytes]:
     about = [{"layer": unicode_text(one.layer), "kind": one.kind, "step": one.step} for one in evidence.directions]
     tensors = {f"t{i}": one.vector.astype(np.float32) for i, one in enumerate(evidence.directions)}
     return {VECTORS: save(tensors, {"directions": json.dumps(about)})}
+
+
+def make_page_folder(folder: Path) -> None:
+    """The folder for what a page needs; in place of a link, which is not followed."""
+    if folder.is_symlink():
+        remove(folder)
+    make_folder(folder)
+
+
+def older_page(folder: Path) -> set[str]:
+    """The files of an older page, by path in the report folder; what else lies among them is not ours."""
+    place = folder / FOLDER
+    if place.is_symlink() or not place.is_dir():
+        return set()
+    return {f"{FOLDER}/{path.name}" for path in place.iterdir() if PAGE_FILE.fullmatch(path.name)}
+
+
+def remove_empty(folder: Path) -> None:
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def write(path: Path, content: bytes) -> None:

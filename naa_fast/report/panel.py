@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -20,6 +21,50 @@ LABELS = 12
 DECADE_TICKS = 5
 LOGARITHMIC_FROM = 50.0
 """Above this many times the limit a linear axis would press the limit, and every lesser lit neuron, into the ground."""
+
+
+class Signature(Protocol):
+    """One number a neuron of a layer, `measure`, and the neurons above `limit` and without a number: a `LayerComparison` is one,
+    of means; `TailSignature` another.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def neurons(self) -> int: ...
+    @property
+    def measure(self) -> Array: ...
+    @property
+    def limit(self) -> float: ...
+    @property
+    def limit_on(self) -> str: ...
+    @property
+    def abnormal(self) -> Array: ...
+    @property
+    def unknown(self) -> Array: ...
+
+
+@dataclass(frozen=True)
+class TailSignature:
+    """Of each neuron the share of suspect samples beyond its clean tail (`naa_fast.detect.tails.tail_signature`)."""
+
+    name: str
+    measure: Array
+    limit: float
+    limit_on: str = "tail"
+
+    @property
+    def neurons(self) -> int:
+        return len(self.measure)
+
+    @property
+    def abnormal(self) -> Array:
+        with np.errstate(invalid="ignore"):
+            return np.flatnonzero(self.measure >= self.limit)
+
+    @property
+    def unknown(self) -> Array:
+        return np.flatnonzero(np.isnan(self.measure))
 
 
 @dataclass(frozen=True)
@@ -48,7 +93,7 @@ class Panel:
     axis, which is logarithmic above the limit where `logarithmic`. `merged` neurons share a dim bar, which shows their largest.
     """
 
-    layer: LayerComparison
+    layer: Signature
     dim: Bars
     lit: Bars
     unknown: Array
@@ -70,16 +115,19 @@ def chosen_layers(judgement: Judgement, panels: int = PANELS) -> list[LayerCompa
     return [layers[index] for index in sorted(sorted(range(len(layers)), key=rank)[:panels])]
 
 
-def panel_of(layer: LayerComparison) -> Panel:
-    """The picture of `layer`. Every lit neuron lies under a lit bar, whatever the layer's width."""
+def panel_of(layer: Signature, most: int = COLUMNS, labels: int = LABELS, room: float = 1.0) -> Panel:
+    """The picture of `layer`. Every lit neuron lies under a lit bar, whatever the layer's width.
+
+    `most` bars side by side; `labels` at most, of which each takes `room` times the space it needs on the signature chart.
+    """
     neurons = layer.neurons
     top, logarithmic = axis_end(layer)
     # A number beyond float64 is drawn to the end of the axis; what is NaN has no bar.
     heights = np.minimum(np.nan_to_num(layer.measure, nan=0.0, posinf=np.inf), top)
     is_lit = np.zeros(neurons, bool)
     is_lit[layer.abnormal] = True
-    columns = max(1, min(neurons, COLUMNS))
-    gap = 0.8 if neurons <= COLUMNS // 4 else 1.0
+    columns = max(1, min(neurons, most))
+    gap = 0.8 if neurons <= most // 4 else 1.0
     everyone = np.arange(neurons)
     dim = tallest_per_column(np.where(is_lit, 0.0, heights), everyone, neurons, columns)
     lit = tallest_per_column(heights, layer.abnormal, neurons, columns)
@@ -89,7 +137,7 @@ def panel_of(layer: LayerComparison) -> Panel:
         Bars(centres, heights[dim] * ~is_lit[dim], neurons / columns * gap),
         Bars(lit.astype(np.float64), heights[lit], max(gap, neurons * LIT_WIDTH)),
         tallest_per_column(heights, layer.unknown, neurons, min(columns, UNKNOWN_COLUMNS)),
-        labels_of(layer.abnormal, heights, neurons),
+        labels_of(layer.abnormal, heights, neurons, labels, room),
         top,
         logarithmic,
         -(-neurons // columns),
@@ -105,18 +153,18 @@ def tallest_per_column(heights: Array, members: Array, neurons: int, columns: in
     return members[order[first]]
 
 
-def labels_of(lit: Array, heights: Array, neurons: int) -> tuple[Label, ...]:
+def labels_of(lit: Array, heights: Array, neurons: int, most: int = LABELS, room: float = 1.0) -> tuple[Label, ...]:
     """Labels of the tallest lit neurons that have room for one.
 
     Where bars are too narrow to be labelled one by one, neighbours all lit share a label, such as "10–19".
     """
-    narrow = label_room(f"{neurons - 1}") * neurons > 1
+    narrow = room * label_room(f"{neurons - 1}") * neurons > 1
     runs = np.split(lit, np.flatnonzero(np.diff(lit) > (1 if narrow else 0)) + 1) if len(lit) else []
     labels: list[Label] = []
     for run in sorted(runs, key=lambda run: -heights[run].max()):
         text = f"{run[0]}" if len(run) == 1 else f"{run[0]}–{run[-1]}"
         label = Label(text, float(run[0] + run[-1]) / 2, float(heights[run].max()))
-        if len(labels) < LABELS and all(apart(label, other, neurons) for other in labels):
+        if len(labels) < most and all(apart(label, other, neurons * room) for other in labels):
             labels.append(label)
     return tuple(labels)
 
@@ -126,11 +174,11 @@ def label_room(text: str) -> float:
     return 0.012 + 0.009 * len(text)
 
 
-def apart(a: Label, b: Label, neurons: int) -> bool:
+def apart(a: Label, b: Label, neurons: float) -> bool:
     return abs(a.neuron - b.neuron) >= (label_room(a.text) + label_room(b.text)) / 2 * neurons
 
 
-def axis_end(layer: LayerComparison) -> tuple[float, bool]:
+def axis_end(layer: Signature) -> tuple[float, bool]:
     """Where the axis ends, with room for labels above the tallest bar and the limit, and whether it is logarithmic."""
     tall = tallest(layer)
     limit = layer.limit if np.isfinite(layer.limit) else 0.0
@@ -150,6 +198,6 @@ def decade_ticks(limit: float, top: float) -> list[float]:
     return [0.0, *(10.0**power for power in range(first + step - 1, last + 1, step))]
 
 
-def tallest(layer: LayerComparison) -> float:
+def tallest(layer: Signature) -> float:
     finite = layer.measure[np.isfinite(layer.measure)]
     return float(finite.max(initial=0.0))

@@ -59,6 +59,16 @@ def test_no_file_of_a_report_takes_the_place_of_an_input(tmp_path: Path, name: s
     check_folder(tmp_path, [tmp_path / "data.npz"])
 
 
+def test_no_input_lies_where_the_pictures_of_the_page_go(tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "sample-1.png").write_bytes(b"precious")
+    with pytest.raises(UsageError, match="page is for the pictures of the report") as caught:
+        check_folder(tmp_path, [tmp_path / "page" / "sample-1.png"])
+    assert "choose another --out" in str(caught.value)
+    with pytest.raises(UsageError, match="would be written into the input folder"):
+        check_folder(tmp_path, [tmp_path / "page"])
+
+
 def test_an_output_beside_the_inputs_is_fine_and_nothing_is_made_yet(tmp_path: Path) -> None:
     (tmp_path / "data.npz").write_bytes(b"")
     check_file(tmp_path / "new" / "deep" / "x.naa", [tmp_path / "data.npz", None])

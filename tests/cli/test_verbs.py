@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -73,8 +74,8 @@ def test_scan_finds_the_planted_neurons_and_writes_the_report(here: Path, capsys
     assert scan("--layers", "1", suspect="planted.npy") == EXIT_FINDING
     captured = capsys.readouterr()
     assert captured.out.startswith("FAIL (exit code 1)")
-    assert captured.out.endswith("report: naa-report/ (7 files)\n")
-    assert {path.name for path in (here / "naa-report").iterdir()} == {*REPORT_FILES, VECTORS}
+    assert re.search(r"\nreport: naa-report/report\.html \(\d+ files in naa-report/\)\n$", captured.out)
+    assert {path.name for path in (here / "naa-report").iterdir()} == {*REPORT_FILES, VECTORS, "page"}
     report = json.loads((here / "naa-report" / "report.json").read_text())
     assert report["outcome"] == "fail"
     (layer,) = report["layers"]
@@ -104,7 +105,14 @@ def test_json_is_the_report_byte_for_byte_and_alone_on_stdout(here: Path, capsys
     assert report["threshold"] == 2.0
     assert len(report["top"]) == 3
     assert captured.out.isascii(), "no name in it can move the cursor"
-    assert captured.err == "report: naa-report/ (7 files)\n"
+    assert re.fullmatch(r"report: naa-report/report\.html \(\d+ files in naa-report/\)\n", captured.err)
+
+
+def test_a_single_file_needs_nothing_beside_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert scan("--layers", "1", "--single-file", suspect="planted.npy") == EXIT_FINDING
+    assert "report: naa-report/report.html (8 files in naa-report/)" in capsys.readouterr().out
+    assert not (here / "naa-report" / "page").exists()
+    assert "<style>" in (here / "naa-report" / "report.html").read_text("utf-8")
 
 
 def test_model_arguments_and_weights_reach_the_model(here: Path) -> None:

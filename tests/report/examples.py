@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 
+from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.judgement import Judgement, judge
+from naa_fast.detect.proof import Example, Proof
+from naa_fast.detect.repair import TRIGGERED, Change, Repair
 from naa_fast.kernels import reference
 from naa_fast.measurement import Measurement, Shard
-from naa_fast.records import LayerRecord
+from naa_fast.records import LayerRecord, histogram
 
 Sets = Mapping[str, tuple[np.ndarray, np.ndarray]]
 HOSTILE = "<script>alert(1)</script>$x^2$]]>-->\x1b[2J\u202egnp.exe\n& \u05d0\u200b\u4e2d\ud800"
@@ -30,11 +34,13 @@ def measured(layers: Mapping[str, np.ndarray], digest: str, skipped: int = 0) ->
     return Measurement(records, "sha256:m", "float32", (Shard(digest, samples, skipped),), PROVENANCE)
 
 
-def judged(sets: Sets, threshold: float | None = None, top_k: int = 20, skipped: int = 0) -> Judgement:
+def judged(
+    sets: Sets, threshold: float | None = None, top_k: int = 20, skipped: int = 0, evidence: Evidence | None = None
+) -> Judgement:
     """The judgement of clean and suspect arrays per layer."""
     clean = measured({name: pair[0] for name, pair in sets.items()}, "clean")
     suspect = measured({name: pair[1] for name, pair in sets.items()}, "suspect", skipped)
-    return judge(clean, suspect, threshold, top_k)
+    return judge(clean, suspect, threshold, top_k, evidence)
 
 
 def noise(seed: int, samples: int, neurons: int, lit: Mapping[int, float] | None = None) -> np.ndarray:
@@ -75,6 +81,27 @@ def many_layers(layers: int = 12) -> Judgement:
 
 
 @cache
+def deep(layers: int = 300, neurons: int = 4096) -> Judgement:
+    """A language model's worth of layers, with histograms: most alike, the last third with 20 neurons that a tenth of the
+    suspect samples drives up. Four records stand for all, so that it fits into memory.
+    """
+    clean, plain = noise(0, 640, neurons), noise(1, 400, neurons)
+    found = plain.copy()
+    found[:40, 100:120] += 9
+    records = [replace(record_of(x), tails=np.stack([histogram(x)] * 2)) for x in (clean, plain, found)]
+    names = [f"model.layers.{i}.mlp.act_fn" for i in range(layers)]
+    sets = (
+        dict.fromkeys(names, records[0]),
+        {name: records[2] if 3 * i >= 2 * layers else records[1] for i, name in enumerate(names)},
+    )
+    made = [
+        Measurement(one, "sha256:m", "float32", (Shard(digest, samples, 0),), PROVENANCE)
+        for one, digest, samples in zip(sets, ("clean", "suspect"), (640, 400), strict=True)
+    ]
+    return judge(*made, evidence=Evidence(ranking_of(400, 40)))
+
+
+@cache
 def sound() -> Judgement:
     """Two sets of the same noise: nothing to find."""
     return judged({"fc": pair(64, clean=500, suspect=100)})
@@ -92,6 +119,53 @@ def hostile() -> Judgement:
     return judged({HOSTILE: pair(40, {3: 9.0}), "x" * 500: pair(40)}, 2.0)
 
 
+NAMES = ("<img src=x onerror=alert(1)>.png", '" onmouseover="alert(2).png', "javascript:alert(3)", "\u05d0\u05d1\u202e.png")
+"""Files of samples, each of which would do something if a page let it."""
+
+
+def ranking_of(samples: int, triggered: int) -> Ranking:
+    """A ranking whose first samples carry the trigger; every sample has a file of NAMES."""
+    scores = np.linspace(9, 0, samples)
+    lit = {i: ((HOSTILE, 3, 12.5), ("fc", i % 7, 4.0)) for i in range(samples)}
+    predicted = np.where(np.arange(samples) < triggered, 7, np.arange(samples) % 10)
+    carriers = np.arange(samples) < triggered
+    files = [f"{i}-{NAMES[i % len(NAMES)]}" for i in range(samples)]
+    return Ranking(
+        scores, predicted, np.linspace(3, 0, 200), np.arange(200) % 10, carriers, lit=lit, file_of=lambda item: files[item]
+    )
+
+
+def picture_examples() -> tuple[Example, ...]:
+    before = np.random.default_rng(0).random((6, 1, 8, 8)).astype(np.float32)
+    after = before.copy()
+    after[:, :, 6:, 6:] = 1
+    return tuple(Example(i, 7 if i else 0, before[i], after[i]) for i in range(6))
+
+
+@cache
+def pictured(samples: int = 130) -> Judgement:
+    """A proven patch, the samples that carry it in pictures, and a repair."""
+    mask = np.zeros((1, 8, 8), np.float32)
+    mask[:, 6:, 6:] = 1
+    proof = Proof("patch, 6 % of the input", 7, 0.91, 0.06, 288, 8, mask, mask, examples=picture_examples())
+    change = Change(HOSTILE, 1, "zero", "largest", np.array([3, 5]))
+    repair = Repair((change,), TRIGGERED, 0.89, 0.01, 0.88, 122, 0.995, 1.0, 135, 6, 4000)
+    pictures = np.random.default_rng(1).random((48, 1, 8, 8)).astype(np.float32)
+    evidence = Evidence(ranking_of(samples, 9), (proof,), 6000, pictures=pictures, repair=repair)
+    return judged({HOSTILE: pair(40, {3: 9.0}), "fc": pair(16, seed=3)}, None, evidence=evidence)
+
+
+@cache
+def worded() -> Judgement:
+    """A proven word, with texts that would break out of a page."""
+    pieces = (("</blockquote><script>alert(4)</script>", False), ("zebra", True), ("\u202e & <b>after</b>", False))
+    ids = np.arange(5)
+    example = Example(2, 1, ids, ids, (("plain", False),), pieces)
+    proof = Proof("token", 1, 1.0, 0.01, 240, 0, tokens=(399,), words="zebra<script>", examples=(example,))
+    texts = tuple(f"text {i} <i onclick=alert(5)> »zebra« end" for i in range(20))
+    return judged({"fc": pair(16)}, None, evidence=Evidence(ranking_of(20, 5), (proof,), 900, texts=texts))
+
+
 EXAMPLES: dict[str, Callable[[], Judgement]] = {
     "threshold": classic,
     "calibrated": lambda: classic(None),
@@ -100,5 +174,7 @@ EXAMPLES: dict[str, Callable[[], Judgement]] = {
     "inconclusive": too_few,
     "hostile": hostile,
     "many": many_layers,
+    "pictured": pictured,
+    "worded": worded,
 }
 """Judgements of every kind, made when called."""

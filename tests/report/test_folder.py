@@ -14,7 +14,16 @@ from naa_fast.measurement import Measurement
 from naa_fast.report import folder as folder_module
 from naa_fast.report.folder import write_report
 
-FILES = ["clean.naa.safetensors", "suspect.naa.safetensors", "signature.png", "signature.svg", "summary.txt", "report.json"]
+PAGE = ["page/report.css", "report.html"]
+FILES = [
+    "clean.naa.safetensors",
+    "suspect.naa.safetensors",
+    "signature.png",
+    "signature.svg",
+    "summary.txt",
+    *PAGE,
+    "report.json",
+]
 GIVEN = {"options": {"threshold": 2.0}, "seed": 0}
 
 ALONE = """
@@ -38,9 +47,13 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_folder_holds_six_files_and_nothing_else(report: Path) -> None:
-    assert sorted(path.name for path in report.iterdir()) == sorted(FILES)
-    assert all(path.stat().st_size > 100 for path in report.iterdir())
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_folder_holds_these_files_and_nothing_else(report: Path) -> None:
+    assert files_in(report) == sorted(FILES)
+    assert all((report / name).stat().st_size > 100 for name in FILES)
     assert "FAIL" in (report / "summary.txt").read_text("utf-8")
 
 
@@ -59,19 +72,54 @@ def test_another_process_makes_the_same_bytes_without_torch(report: Path, tmp_pa
         assert (tmp_path / "again" / name).read_bytes() == (report / name).read_bytes(), name
 
 
-def test_an_older_report_is_replaced_and_its_neighbours_are_left(tmp_path: Path) -> None:
-    for name in FILES:
+OF_A_PAGE = ["samples-2.html", "sample-17.png", "trigger-1.png", "place-1.png", "example-1-6-with.png", "example-1-6-without.png"]
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_an_older_report_is_replaced_and_its_neighbours_are_left(tmp_path: Path, single: bool) -> None:
+    (tmp_path / "page").mkdir()
+    for name in [*FILES, *(f"page/{name}" for name in OF_A_PAGE)]:
         (tmp_path / name).write_text("old")
-    (tmp_path / "notes.txt").write_text("mine")
+    mine = ["notes.txt", "page/sample-1.png.bak", "page/my-sample-1.png"]
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    write_report(classic(), tmp_path, {}, single)
+    written = [name for name in FILES if not (single and name == "page/report.css")]
+    assert files_in(tmp_path) == sorted([*written, *mine])
+    assert all((tmp_path / name).read_bytes() != b"old" for name in written)
+    assert all((tmp_path / name).read_text() == "mine" for name in mine)
+
+
+def test_a_page_in_one_file_leaves_no_empty_folder_behind(tmp_path: Path) -> None:
     write_report(classic(), tmp_path, {})
-    assert all((tmp_path / name).read_bytes() != b"old" for name in FILES)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    written = write_report(classic(), tmp_path, {}, single_file=True)
+    assert tmp_path / "page" / "report.css" not in written
+    assert not (tmp_path / "page").exists()
+
+
+def test_a_planted_link_in_place_of_the_page_folder_is_not_followed(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "report"
+    outside.mkdir()
+    (outside / "report.css").write_text("precious")
+    folder.mkdir()
+    (folder / "page").symlink_to(outside)
+    write_report(classic(), folder, {})
+    assert [path.name for path in outside.iterdir()] == ["report.css"]
+    assert (outside / "report.css").read_text() == "precious"
+    assert not (folder / "page").is_symlink()
+
+
+def test_a_file_where_the_page_folder_goes_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "page").write_text("mine")
+    with pytest.raises(UsageError, match="page is not a folder"):
+        write_report(classic(), tmp_path, {})
+    assert (tmp_path / "page").read_text() == "mine"
 
 
 def test_a_planted_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     outside, folder = tmp_path / "precious", tmp_path / "report"
     outside.write_text("precious")
-    folder.mkdir()
+    (folder / "page").mkdir(parents=True)
     for name in FILES:
         (folder / name).symlink_to(outside)
     write_report(classic(), folder, {})

@@ -1,0 +1,227 @@
+"""The evidence of a page: proofs with their examples, and rows of samples. What the template prints, and no more.
+
+`Pictures` collects the files of the page; `proof_views` and `sample_rows` fill it.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from naa_fast.detect.axes import channels_first
+from naa_fast.detect.evidence import Evidence, RankedSample
+from naa_fast.detect.proof import ALL_TO_ALL, APART, Example, Pieces, Proof
+from naa_fast.records import Array
+from naa_fast.report.drawings import (
+    THUMBNAIL,
+    Range,
+    picture_of,
+    pixels_of,
+    place_in_words,
+    place_png,
+    png,
+    range_of,
+    trigger_png,
+)
+from naa_fast.report.units import web_text
+from naa_fast.report.words import number
+
+SHOWN_PROOFS = 3
+CHANGES = 6
+"""Values of an input that is no picture that are listed, the most changed first."""
+TEXT = 600
+NAME = 120
+FOLDER = "page"
+"""Where the files of a page lie, beside it."""
+PAGE_FILE = re.compile(r"report\.css|samples-\d+\.html|(trigger|place|sample)-\d+\.png|example-\d+-\d+-with(out)?\.png")
+"""Their names: what an older page has left is told by them."""
+
+
+@dataclass
+class Pictures:
+    """The files of a page, by their names under FOLDER; with `single` nothing is a file and everything is in the page. `at`: what
+    the page has to write before a name.
+    """
+
+    single: bool
+    files: dict[str, bytes] = field(default_factory=dict)
+    at: str = f"{FOLDER}/"
+
+    def add(self, name: str, content: bytes | None) -> str:
+        """Where the page finds the picture, empty for None."""
+        if content is None:
+            return ""
+        if self.single:
+            return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+        self.files[name] = content
+        return self.at + name
+
+
+@dataclass(frozen=True)
+class Image:
+    """`src`, what it shows, whether its pixels are few enough to be seen one by one, and whether some are clear."""
+
+    src: str
+    alt: str
+    coarse: bool
+    clear: bool = False
+
+
+@dataclass(frozen=True)
+class ExampleView:
+    """`before` and `after` pictures, or `words`, or the `changes` of other inputs as lines."""
+
+    number: int
+    predicted: str
+    turned_to: str
+    turned: bool
+    before: Image | None
+    after: Image | None
+    words_before: Pieces
+    words_after: Pieces
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ProofView:
+    """A proof, or the nearest to one (`proof.stands` false), and what shows it."""
+
+    proof: Proof
+    title: str
+    tokens: str
+    trigger: Image | None
+    place: Image | None
+    place_words: str
+    examples: tuple[ExampleView, ...]
+
+    @property
+    def turned(self) -> int:
+        """How many of the examples."""
+        return sum(example.turned for example in self.examples)
+
+
+def proof_views(evidence: Evidence, pictures: Pictures) -> list[ProofView]:
+    """The proofs that stand, SHOWN_PROOFS at most; where none does, the nearest to one."""
+    standing = [proof for proof in evidence.proof if proof.stands][:SHOWN_PROOFS]
+    return [proof_view(i, proof, pictures) for i, proof in enumerate(standing or evidence.proof[:1], 1)]
+
+
+def proof_view(at: int, proof: Proof, pictures: Pictures) -> ProofView:
+    shown = [picture_of(array) for example in proof.examples for array in (example.before, example.after)]
+    known = [picture for picture in shown if picture is not None]
+    pattern = picture_of(proof.pattern)
+    scale = range_of(known or ([pattern] if pattern is not None else []))
+    clear, where = proof.mask is not None, place_in_words(proof)
+    return ProofView(
+        proof,
+        title_of(proof),
+        (" … " if proof.kind == APART else " ").join(map(str, proof.tokens)),
+        image(pictures.add(f"trigger-{at}.png", trigger_png(proof, scale)), trigger_alt(proof), pattern, clear),
+        image(pictures.add(f"place-{at}.png", place_png(proof, scale)), f"Where it lies: {where}", pattern),
+        where,
+        tuple(example_view(at, i, one, proof, scale, pictures) for i, one in enumerate(proof.examples, 1)),
+    )
+
+
+def title_of(proof: Proof) -> str:
+    """What the trigger does, e.g. `A patch turns other classes to class 7`."""
+    whose = "samples of other classes" if proof.source is None else f"samples of class {proof.source}"
+    where = "each class to another" if proof.target == ALL_TO_ALL else f"{whose} to class {proof.target}"
+    kind = web_text(proof.kind.partition(",")[0], NAME)
+    what = {"token": "A word", "phrase": "A phrase", APART: "Two words, wherever they stand,"}.get(kind, f"{an(kind)}")
+    return f"{what} turns {where}" if kind != APART else f"{what} turn {where}"
+
+
+def an(noun: str) -> str:
+    return f"{'An' if noun[:1] in 'aeiou' else 'A'} {noun}"
+
+
+def trigger_alt(proof: Proof) -> str:
+    if proof.mask is None:
+        return "The trigger: what is added to the input, blue less and red more"
+    return f"The trigger, enlarged: {place_in_words(proof)}"
+
+
+def image(src: str, alt: str, picture: Array | None, clear: bool = False) -> Image | None:
+    """None without a source; `picture` tells how coarse it is."""
+    return Image(src, alt, picture is not None and max(picture.shape[:2]) <= THUMBNAIL, clear) if src else None
+
+
+def class_name(number: int) -> str:
+    return f"class {number}" if number >= 0 else "no class"
+
+
+def example_view(at: int, i: int, example: Example, proof: Proof, scale: Range, pictures: Pictures) -> ExampleView:
+    turned = example.turned_to == proof.target if proof.target != ALL_TO_ALL else example.turned_to != example.predicted
+    seen = []
+    for array, when, cls in ((example.before, "without", example.predicted), (example.after, "with", example.turned_to)):
+        picture = picture_of(array)
+        content = None if picture is None else png(pixels_of(picture, scale))
+        alt = f"Clean sample {i} {when} the trigger: predicted as {class_name(cls)}"
+        seen.append(image(pictures.add(f"example-{at}-{i}-{when}.png", content), alt, picture))
+    words = example.words_before, example.words_after
+    before, after = (tuple((web_text(text, TEXT), changed) for text, changed in pieces) for pieces in words)
+    changes = () if seen[0] is not None or before else changes_of(example)
+    called, goes = class_name(example.predicted), class_name(example.turned_to)
+    return ExampleView(i, called, goes, turned, seen[0], seen[1], before, after, changes)
+
+
+def changes_of(example: Example) -> tuple[str, ...]:
+    """What the trigger changes in an input that is no picture, the most changed values first."""
+    if example.before.shape != example.after.shape or not example.before.size:
+        return ()
+    before, after = (channels_first(array).astype(np.float64) for array in (example.before, example.after))
+    moved = np.nan_to_num(np.abs(after - before))
+    lines = []
+    for flat in np.argsort(-moved, axis=None, kind="stable")[:CHANGES].tolist():
+        if moved.flat[flat] > 0:
+            place = ", ".join(map(str, np.unravel_index(flat, moved.shape)))
+            lines.append(f"value {place}: {number(float(before.flat[flat]))} → {number(float(after.flat[flat]))}")
+    rest = int((moved > 0).sum()) - len(lines)
+    return (*lines, *([f"and {rest:,} more"] if rest else []))
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """A ranked sample as a row: `triggered` "yes", "no" or "unknown"."""
+
+    rank: int
+    sample: int
+    file: str
+    predicted: str
+    score: str
+    triggered: str
+    deviating: tuple[str, ...]
+    image: Image | None
+    text: str
+
+
+TRIGGERED = {True: "yes", False: "no", None: "unknown"}
+
+
+def sample_rows(evidence: Evidence, pictures: Pictures, first: int, most: int) -> list[SampleRow]:
+    """The ranked samples from `first` (0: the highest) on, `most` at most, with pictures or texts as far as these were kept."""
+    if evidence.ranking is None:
+        return []
+    kept = evidence.pictures if evidence.pictures is not None else np.zeros((0, 1, 1, 1), np.float32)
+    shown = [picture for array in kept if (picture := picture_of(array)) is not None]
+    scale = range_of(shown)
+    rows = []
+    for at, sample in list(enumerate(evidence.ranking.top))[first : first + most]:
+        picture = shown[at] if at < len(shown) else None
+        content = None if picture is None else png(pixels_of(picture, scale, THUMBNAIL))
+        alt = f"Sample {sample.sample}, predicted as {class_name(sample.predicted)}"
+        seen = image(pictures.add(f"sample-{at + 1}.png", content), alt, picture)
+        text = web_text(evidence.texts[at], TEXT) if at < len(evidence.texts) else ""
+        rows.append(row_of(at + 1, sample, seen, text))
+    return rows
+
+
+def row_of(rank: int, sample: RankedSample, seen: Image | None, text: str) -> SampleRow:
+    deviating = tuple(f"{web_text(layer, NAME)} [{neuron}] {number(z)} σ" for layer, neuron, z in sample.lit)
+    file = web_text(sample.file, NAME) if sample.file else ""
+    called = str(sample.predicted) if sample.predicted >= 0 else "none"
+    return SampleRow(rank, sample.sample, file, called, number(sample.score), TRIGGERED[sample.carrier], deviating, seen, text)

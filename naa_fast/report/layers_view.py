@@ -1,0 +1,133 @@
+"""Where: the strip of all layers, the charts of the worst ones, and the tables, as the page prints them: `layers_view`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from naa_fast.detect.directions import BEYOND
+from naa_fast.detect.judgement import Judgement
+from naa_fast.report.bars import Chart, chart_of
+from naa_fast.report.panel import TailSignature
+from naa_fast.report.strip import SHARE_STEPS, STEPS, Cell, Strip, strip_of
+from naa_fast.report.units import percent, web_text
+from naa_fast.report.words import number
+
+NAME = 120
+ROWS = 20
+
+
+@dataclass(frozen=True)
+class WorstLayer:
+    """A layer's two charts, of means and of tails; `tails` None where no histograms were kept."""
+
+    label: str
+    name: str
+    neurons: int
+    means: Chart
+    tails: Chart | None
+
+
+@dataclass(frozen=True)
+class CellView:
+    """A cell's colours as names of the stylesheet, and what a pointer on it reads."""
+
+    label: str
+    colour: str
+    tail_colour: str
+    title: str
+
+
+@dataclass(frozen=True)
+class LayersView:
+    """`unit` and `tail_unit` name the steps of both legends, `rare`: only the tails show something."""
+
+    cells: tuple[CellView, ...]
+    rows: tuple[Cell, ...]
+    labelled: tuple[Cell, ...]
+    worst: tuple[WorstLayer, ...]
+    legend: tuple[tuple[str, str], ...]
+    tail_legend: tuple[tuple[str, str], ...]
+    has_tails: bool
+    rare: bool
+    abnormal: int
+    tailed: int
+    limit: str
+    tail_limit: str
+    neurons: int
+    top: tuple[tuple[str, ...], ...]
+    direction: str
+
+
+def layers_view(judgement: Judgement) -> LayersView:
+    strip = strip_of(judgement)
+    limit = f"{number(judgement.limit)} σ" if judgement.limit_on == "z" else f"{number(judgement.limit)} in its own units"
+    return LayersView(
+        tuple(map(cell_view, strip.cells)),
+        strip.cells,
+        tuple(sorted((cell for cell in strip.worst if cell.label), key=lambda cell: cell.label)),
+        tuple(worst_layer(judgement, strip, cell) for cell in strip.worst),
+        legend_of(STEPS, "σ"),
+        legend_of([100 * share for share in SHARE_STEPS], "%"),
+        strip.has_tails,
+        strip.rare,
+        sum(cell.abnormal for cell in strip.cells),
+        sum(cell.tailed for cell in strip.cells),
+        limit,
+        percent(strip.tail_limit) if np.isfinite(strip.tail_limit) else "",
+        sum(cell.neurons for cell in strip.cells),
+        top_rows(judgement),
+        direction_of(judgement),
+    )
+
+
+def cell_view(cell: Cell) -> CellView:
+    name = web_text(cell.name or "the whole model", NAME)
+    z = f"largest difference {number(cell.z)} σ (neuron {cell.neuron})" if cell.step is not None else "cannot be compared"
+    tail = f", {percent(cell.tail)} beyond the clean tail (neuron {cell.tail_neuron})" if cell.tail_step is not None else ""
+    colour, tail_colour = ("none" if step is None else str(step) for step in (cell.step, cell.tail_step))
+    return CellView(cell.label, colour, tail_colour, f"{cell.place}. {name}: {z}{tail}")
+
+
+def worst_layer(judgement: Judgement, strip: Strip, cell: Cell) -> WorstLayer:
+    tails = strip.tails[cell.name]
+    known = np.isfinite(tails).any()
+    tail_chart = chart_of(TailSignature(cell.name, tails, strip.tail_limit)) if known else None
+    return WorstLayer(cell.label, cell.name, cell.neurons, chart_of(judgement.layers[cell.name]), tail_chart)
+
+
+def legend_of(steps: Sequence[float], unit: str) -> tuple[tuple[str, str], ...]:
+    """Colour and range of each step."""
+    ranges = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(steps)]
+    words = [f"below {steps[0]:g} {unit}", *ranges, f"{steps[-1]:g} {unit} and more"]
+    return tuple((str(colour), word) for colour, word in enumerate(words))
+
+
+def top_rows(judgement: Judgement) -> tuple[tuple[str, ...], ...]:
+    """The most abnormal neurons as rows: layer, neuron, z, the view it is of, difference, means, tail."""
+    rows = []
+    for row in judgement.top(ROWS):
+        layer = judgement.layers[row.layer]
+        means = (number(row.difference), number(row.clean_mean), number(row.suspect_mean))
+        tail = "" if row.tail != row.tail else percent(row.tail)
+        rows.append((web_text(row.layer, NAME), str(row.neuron), number(row.z), layer.view_of(row.neuron), *means, tail))
+    return tuple(rows)
+
+
+def direction_of(judgement: Judgement) -> str:
+    """The direction farthest above chance, in a sentence; empty without one."""
+    if not judgement.evidence.directions:
+        return ""
+    one = judgement.evidence.directions[0]
+    than = "more than chance" if one.stands else "no more than chance"
+    kind = "whitened mean difference" if one.kind == "whitened" else one.kind
+    return (
+        f"The strongest direction is the {kind} in {web_text(one.layer, NAME) or 'the whole model'}: suspects lie "
+        f"{number(one.effect)} clean standard deviations out, {percent(one.beyond)} of them beyond {100 * BEYOND:g} % of clean "
+        f"samples ({than}: t {number(one.statistic)}, chance reaches {number(one.limit)}). Its neurons: "
+        + ", ".join(str(neuron) for neuron, _ in one.neurons)
+        + "."
+    )

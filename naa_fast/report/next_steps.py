@@ -1,0 +1,62 @@
+"""What to do next, by outcome, for the summary and the page: `next_steps`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from naa_fast.detect.judgement import Judgement
+from naa_fast.detect.repair import REPAIR_FILE
+from naa_fast.report.pictures import TABLE
+
+RANK = "naa-fast rank --model MODEL --clean CLEAN --suspect SUSPECT -k all --out samples.csv"
+REPAIRED = "with naa_fast.repair.applied(model, naa_fast.repair.load('{file}')): ..."
+
+
+@dataclass(frozen=True)
+class Step:
+    """What to do, in a sentence, and the command or code for it, empty where there is none."""
+
+    what: str
+    command: str = ""
+
+
+def next_steps(judgement: Judgement) -> list[Step]:
+    """The first one is the most urgent."""
+    evidence, verdict = judgement.evidence, judgement.verdict
+    outcome = verdict.outcome
+    steps: list[Step] = []
+    triggered = evidence.ranking is not None and evidence.ranking.carriers is not None and evidence.ranking.carriers.any()
+    if outcome == "fail":
+        steps.append(Step("Do not deploy this model. Look at the evidence, and ask whoever trained it where the data came from."))
+        if evidence.repair is not None:
+            steps.append(
+                Step("Run it with the repair, and measure your own accuracy with it.", REPAIRED.format(file=REPAIR_FILE))
+            )
+        if triggered:
+            steps.append(Step("Take the samples that carry the trigger out of every set it is trained on.", listing(judgement)))
+        elif evidence.ranking is not None:
+            steps.append(Step("Look at the highest-ranked samples, one by one.", listing(judgement)))
+    elif outcome == "warn":
+        if evidence.ranking is not None:
+            steps.append(Step("Look at the highest-ranked samples: do they have something in common that they should not?"))
+        steps.append(
+            Step("Ask how the two sets were made. Scan again with sets from one source, shuffled before they are split.")
+        )
+        if evidence.ranking is not None:
+            steps.append(Step("List every sample.", listing(judgement)))
+    elif outcome == "pass":
+        steps.append(Step("Read what was not checked: a trigger that no suspect sample carries cannot be seen."))
+        steps.append(Step("Scan again with the data the model meets in use, and keep this report as the baseline."))
+    if verdict.gaps and outcome in ("inconclusive", "warn"):
+        steps.insert(
+            0 if outcome == "inconclusive" else len(steps), Step("Close the gaps and scan again: " + verdict.gaps[0] + ".")
+        )
+    if outcome == "inconclusive" and evidence.ranking is None:
+        steps.append(Step("Scan with the model and the samples themselves, so that these can be ranked and a trigger proved."))
+    return steps
+
+
+def listing(judgement: Judgement) -> str:
+    """Where every sample stands, or how to get it."""
+    ranking = judgement.evidence.ranking
+    return f"less {TABLE}" if ranking is not None and ranking.whole else RANK
