@@ -12,7 +12,7 @@ from naa_fast.detect.directions import BEYOND
 from naa_fast.detect.judgement import Judgement
 from naa_fast.report.bars import Chart, chart_of
 from naa_fast.report.panel import TailSignature
-from naa_fast.report.strip import SHARE_STEPS, STEPS, Cell, Strip, strip_of
+from naa_fast.report.strip import CHANCE_STEPS, STEPS, Cell, Strip, strip_of
 from naa_fast.report.units import percent, web_text
 from naa_fast.report.words import number
 
@@ -70,8 +70,8 @@ def layers_view(judgement: Judgement) -> LayersView:
         strip.cells,
         tuple(sorted((cell for cell in strip.worst if cell.label), key=lambda cell: cell.label)),
         tuple(worst_layer(judgement, strip, cell) for cell in strip.worst),
-        legend_of(STEPS, "σ"),
-        legend_of([100 * share for share in SHARE_STEPS], "%"),
+        legend_of([f"{step:g}" for step in STEPS], "σ"),
+        legend_of([percent(step * strip.tail_limit).removesuffix(" %") for step in CHANCE_STEPS], "%"),
         strip.has_tails,
         strip.rare,
         sum(cell.abnormal for cell in strip.cells),
@@ -99,10 +99,10 @@ def worst_layer(judgement: Judgement, strip: Strip, cell: Cell) -> WorstLayer:
     return WorstLayer(cell.label, cell.name, cell.neurons, chart_of(judgement.layers[cell.name]), tail_chart)
 
 
-def legend_of(steps: Sequence[float], unit: str) -> tuple[tuple[str, str], ...]:
+def legend_of(steps: Sequence[str], unit: str) -> tuple[tuple[str, str], ...]:
     """Colour and range of each step."""
-    ranges = [f"{low:g} to {high:g} {unit}" for low, high in pairwise(steps)]
-    words = [f"below {steps[0]:g} {unit}", *ranges, f"{steps[-1]:g} {unit} and more"]
+    ranges = [f"{low} to {high} {unit}" for low, high in pairwise(steps)]
+    words = [f"below {steps[0]} {unit}", *ranges, f"{steps[-1]} {unit} and more"]
     return tuple((str(colour), word) for colour, word in enumerate(words))
 
 

@@ -15,8 +15,8 @@ from naa_fast.records import Array
 
 STEPS = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
 """Standard deviations at which a cell's colour changes: eight colours, the last of 8 and more."""
-SHARE_STEPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.3)
-"""The same of shares of the suspect samples: chance alone puts .001 beyond the clean 99.9 % point."""
+CHANCE_STEPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""The same of shares of the suspect samples, in what chance reaches: of twelve samples one is 8 %, and nothing."""
 LABELLED = 5
 WORST = 5
 
@@ -100,7 +100,7 @@ def cell_of(place: int, layer: LayerComparison, tails: Array, limit: float) -> C
         z,
         tail,
         step_of(z, STEPS),
-        step_of(tail, SHARE_STEPS),
+        step_of(tail / limit, CHANCE_STEPS),
         len(layer.abnormal),
         tailed,
         len(layer.unknown),

@@ -189,8 +189,8 @@ def test_three_hundred_layers_fit_into_a_megabyte_however_wide_they_are() -> Non
     cells = [a for tag, a in page.tags if tag == "span" and str(a.get("class")).startswith("cell")]
     assert len(cells) == 600
     tails, means = cells[:300], cells[300:]
-    assert all("c6" in str(a["class"]).split() for a in tails[200:])  # 10 % of the samples
-    assert all("c6" not in str(a["class"]).split() for a in tails[:200])
+    colours = [int(re.findall(r"\bc(\d)", str(a["class"]))[0]) for a in tails]
+    assert min(colours[200:]) >= 3 > max(colours[:200])  # beyond what chance reaches, and not
     assert all({"c0", "c1"} & set(str(a["class"]).split()) for a in means)
     assert sum("labelled" in str(a["class"]) for a in tails) == 5
     assert "model.layers.200.mlp.act_fn: 0 of 1,024 neurons beyond 2 σ, 20 with more than" in " ".join(page.text.split())

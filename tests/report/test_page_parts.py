@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from unicodedata import category
 
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
-from report.examples import EXAMPLES, deep, judged, noise, not_a_number, pair, picture_examples, pictured
+from report.examples import EXAMPLES, deep, judged, noise, not_a_number, pair, picture_examples, pictured, record_of
 
+from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.findings import Finding
 from naa_fast.detect.proof import Proof
+from naa_fast.detect.tails import tail_limit, tail_signature
+from naa_fast.records import histogram
 from naa_fast.report.bars import chart_of
 from naa_fast.report.drawings import (
     COVERED,
@@ -30,7 +34,7 @@ from naa_fast.report.drawings import (
 )
 from naa_fast.report.next_steps import next_steps
 from naa_fast.report.panel import TailSignature
-from naa_fast.report.strip import STEPS, step_of, strip_of
+from naa_fast.report.strip import STEPS, cell_of, step_of, strip_of
 from naa_fast.report.units import interval, measured, percent, probability, web_text
 from naa_fast.report.words import UNSHOWN
 
@@ -60,6 +64,16 @@ def test_rare_triggers_are_told_by_tails_where_means_hide_them() -> None:
     assert [cell.place for cell in strip.cells if cell.tailed] == list(range(21, 31))
     assert all(cell.tailed == 20 and cell.abnormal == 0 and 0.1 <= cell.tail < 0.11 for cell in strip.cells[20:])
     assert 0.01 < strip.tail_limit < 0.1
+
+
+def test_a_share_that_chance_reaches_is_pale_however_large_it_is() -> None:
+    few = pair(12, clean=300, suspect=12)
+    few[1][0, 5] += 9
+    layer = LayerComparison("f", *(replace(record_of(x), tails=np.stack([histogram(x)] * 2)) for x in few))
+    shares, limit = tail_signature(layer), tail_limit([layer])
+    cell = cell_of(1, layer, shares, limit)
+    assert (cell.tail, cell.tail_neuron, cell.tailed) == (1 / 12, 5, 0)
+    assert cell.tail_step in (0, 1)
 
 
 def test_a_layer_without_a_number_has_no_colour() -> None:
