@@ -1,70 +1,83 @@
-"""The signature as a picture: one panel a layer, one bar a neuron, what is above the limit in red with its index over it.
+"""The signature as a picture: what was found, a strip of all layers, and a bar a neuron of those that differ most.
 
 `signature_figure` draws it with matplotlib's objects, never pyplot, whose global state belongs to the user; `chart_bytes` is the
-file. panel.py decides what is shown.
+file. strip.py and panel.py decide what is shown, chart_panel.py draws a layer.
 """
 
 from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from naa_fast.detect.judgement import Judgement
-from naa_fast.records import Array
-from naa_fast.report.panel import Bars, Panel, chosen_layers, decade_ticks, panel_of
-from naa_fast.report.words import counted, number, printable
+from naa_fast.detect.proof import Example, Pieces, Proof
+from naa_fast.report.chart_panel import draw_panel, limit_name
+from naa_fast.report.chart_style import (
+    DIM,
+    DPI,
+    LINE,
+    LIT,
+    MUTED,
+    OUTCOME_COLOURS,
+    WIDTH_INCHES,
+    axes_at,
+    bare,
+    drawable,
+    own_style,
+)
+from naa_fast.report.drawings import Range, picture_of, pixels_of, range_of
+from naa_fast.report.panel import COLUMNS, LABELS, Signature, TailSignature, panel_of
+from naa_fast.report.strip import CHANCE_STEPS, COLOURS, STEPS, Cell, Strip, strip_of
+from naa_fast.report.units import interval, percent
+from naa_fast.report.words import counted, number
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 150
-WIDTH_INCHES = 12.0
 SENTENCE_CHARACTERS = 140
-LIT = "#d00000"
-DIM = "#8e9aaf"
-LINE = "#14213d"
-MUTED = "#5c6370"
-OUTCOME_COLOURS = {"pass": "#1b7f4b", "warn": "#b35900", "fail": LIT, "inconclusive": MUTED}
-STYLE = {
-    "text.parse_math": False,  # a $ in a layer's name is a $
-    "svg.hashsalt": "naa-fast",  # the same bytes for the same picture
-    "svg.fonttype": "path",  # looks alike everywhere, and leaves no text for a viewer to interpret
-    "font.size": 9.0,
-    "axes.edgecolor": MUTED,
-    "axes.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
+LEFT_INCHES, PANELS_INCHES = 0.7, 10.35
+PROOF_INCHES, STRIP_INCHES, LEGEND_INCHES, GAP_INCHES = 1.3, 0.62, 0.42, 0.86
+PAIRS = 3
+LABEL_INCHES = 0.3
+STRIP_NAMES = {"z": "largest standardised difference of each layer", "tail": "largest share of samples beyond the clean tail"}
 
 
 def signature_figure(judgement: Judgement) -> Figure:
-    """The bar chart of the signature, one panel a layer; of many layers the most abnormal, in model order."""
+    """The proof if there is one, a strip of all layers, and bar charts of the worst ones in model order.
+
+    Beside the differences of the means stands the share of samples beyond each neuron's clean tail, where histograms were kept;
+    it comes first where it alone shows something: few triggered samples move no mean.
+    """
     from matplotlib.figure import Figure
 
-    shown = [panel_of(layer) for layer in chosen_layers(judgement)]
+    strip = strip_of(judgement)
+    proof = next((proof for proof in judgement.evidence.proof if proof.stands), None)
+    shown = sorted(strip.worst, key=lambda cell: cell.place)
     sentence = textwrap.wrap(drawable(judgement.verdict.sentence, 400), SENTENCE_CHARACTERS, max_lines=2, placeholder=" ...")
-    panel_inches = 2.8 if len(shown) == 1 else 1.7 if len(shown) <= 3 else 1.15
-    head_inches, foot_inches, gap_inches = 1.27 + 0.18 * len(sentence), 0.62, 0.68
-    panels_inches = len(shown) * panel_inches + (len(shown) - 1) * gap_inches
-    height = head_inches + panels_inches + foot_inches
+    strips = (["tail", "z"] if strip.rare else ["z", "tail"]) if strip.has_tails else ["z"]
+    panel_inches = 2.4 if len(shown) == 1 else 1.5 if len(shown) <= 3 else 1.15
+    top = 0.75 + 0.18 * len(sentence)
+    height = top + PROOF_INCHES * (proof is not None) + STRIP_INCHES * len(strips) + LEGEND_INCHES + 0.25
+    height += len(shown) * (panel_inches + GAP_INCHES)
     with own_style():
         figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DPI, facecolor="white")
-        axes = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
-        bottom, top = foot_inches / height, 1 - head_inches / height
-        figure.subplots_adjust(left=0.075, right=0.905, bottom=bottom, top=top, hspace=gap_inches / panel_inches)
-        for ax, panel in zip(axes, shown, strict=True):
-            draw_panel(ax, panel)
-        figure.supxlabel("neuron index", x=0.49, y=0.15 / height, fontsize=10, color=LINE)
-        figure.supylabel(axis_name(judgement.limit_on), x=0.012, y=(bottom + top) / 2, fontsize=10, color=LINE)
-        head(figure, judgement, shown, sentence)
+        head(figure, judgement, sentence)
+        if proof is not None:
+            draw_proof(figure, proof, top)
+            top += PROOF_INCHES
+        unseen(figure, strip, top)
+        for name in strips:
+            draw_strip(figure, strip, name, top)
+            top += STRIP_INCHES
+        legend(figure, judgement, strip, top)
+        top += LEGEND_INCHES
+        for cell in shown:
+            draw_layer(figure, judgement, strip, cell, (top + 0.45, panel_inches))
+            top += panel_inches + GAP_INCHES
+        figure.supxlabel("neuron index", x=0.49, y=0.08 / height, fontsize=10, color=LINE)
     return figure
 
 
@@ -78,140 +91,153 @@ def chart_bytes(judgement: Judgement, form: str) -> bytes:
     return buffer.getvalue()
 
 
-@contextmanager
-def own_style() -> Iterator[None]:
-    """matplotlib's defaults and STYLE, whatever the user's own settings are: theirs may send names of layers through TeX."""
-    import matplotlib.style
-
-    with matplotlib.style.context(["default", STYLE]):
-        yield
-
-
-def head(figure: Figure, judgement: Judgement, shown: list[Panel], sentence: list[str]) -> None:
-    """Outcome, sentence, legend and what is not shown, above the panels."""
-    height = figure.get_figheight()
-
-    def line(inches: float, x: float, text: str, **style: Any) -> None:
-        figure.text(x, 1 - inches / height, text, va="baseline", **style)
-
-    verdict, layers = judgement.verdict, list(judgement.layers.values())
-    line(0.38, 0.02, verdict.outcome.upper(), fontsize=17, weight="bold", color=OUTCOME_COLOURS[verdict.outcome])
-    line(0.38, 0.98, f"largest z {number(verdict.z)} σ", fontsize=12, ha="right", color=LINE)
+def head(figure: Figure, judgement: Judgement, sentence: list[str]) -> None:
+    """Outcome and sentence."""
+    verdict = judgement.verdict
+    colour = OUTCOME_COLOURS[verdict.outcome]
+    write(figure, 0.38, 0.24, verdict.outcome.upper(), fontsize=17, weight="bold", color=colour)
+    write(figure, 0.38, WIDTH_INCHES - 0.24, f"largest z {number(verdict.z)} σ", fontsize=12, ha="right", color=LINE)
     for row, text in enumerate(sentence):
-        line(0.63 + 0.18 * row, 0.02, text, fontsize=10, color=LINE)
-    below = 0.8 + 0.18 * len(sentence)
-    hidden = len(layers) - len(shown)
-    if hidden:
-        lit_elsewhere = sum(len(layer.abnormal) for layer in layers) - sum(len(panel.layer.abnormal) for panel in shown)
-        text = f"{len(shown)} of {len(layers)} layers shown, the most abnormal; {lit_elsewhere or 'no'} lit neurons in the others"
-        line(below, 0.98, text, ha="right", color=MUTED)
-    legend(figure, judgement, shown, 1 - (below + 0.05) / height)
+        write(figure, 0.63 + 0.18 * row, 0.24, text, fontsize=10, color=LINE)
 
 
-def legend(figure: Figure, judgement: Judgement, shown: list[Panel], y: float) -> None:
+def write(figure: Figure, top: float, left: float, text: str, **style: Any) -> None:
+    """Text whose baseline is so many inches from the top."""
+    width, height = figure.get_size_inches()
+    figure.text(left / width, 1 - top / height, text, va="baseline", **style)
+
+
+def draw_proof(figure: Figure, proof: Proof, top: float) -> None:
+    """How many clean samples the trigger turns and how many its control, and some of them without and with it."""
+    low, high = proof.interval
+    ax = bare(axes_at(figure, (1.35, top + 0.08, 1.9, 0.56), "attack success"))
+    ax.barh([1, 0], [1, 1], height=0.7, color=COLOURS[0])
+    ax.barh([1, 0], [proof.rate, proof.control], height=0.7, color=[LIT, DIM])
+    ax.plot([low, high], [1, 1], color=LINE, linewidth=1.6)
+    ax.plot([proof.limit] * 2, [0.6, 1.4], color=LINE, linewidth=1, linestyle=":")
+    ax.set_xlim(0, 1)
+    ax.set_ylim(-0.5, 1.5)
+    rows = [("attack success", f"{percent(proof.rate)} ({interval(proof.interval)})"), ("control", percent(proof.control))]
+    for row, (name, value) in enumerate(rows):
+        write(figure, top + 0.26 + 0.28 * row, 0.24, name, fontsize=9, color=LINE)
+        write(figure, top + 0.26 + 0.28 * row, 3.33, value, fontsize=9, color=LINE)
+    about = f"on {counted(proof.samples, 'clean sample')}; {proof.kind}"
+    write(figure, top + 0.86, 0.24, drawable(about, 70), fontsize=8, color=MUTED)
+    if proof.words:
+        write(figure, top + 1.1, 0.24, drawable(proof.words, 50), fontsize=11, weight="bold", color=LIT)
+    pictures = [picture_of(array) for one in proof.examples[:PAIRS] for array in (one.before, one.after)]
+    scale = range_of([picture for picture in pictures if picture is not None])
+    for at, one in enumerate(proof.examples[:PAIRS]):
+        if picture_of(one.before) is not None:
+            draw_pair(figure, one, scale, (5.6 + 2.1 * at, top))
+        elif one.words_after:
+            turns = f"{named(one.predicted)} -> {named(one.turned_to)}:  {in_context(one.words_after)}"
+            write(figure, top + 0.26 + 0.28 * at, 5.6, turns, fontsize=8.5, color=LINE)
+
+
+def draw_pair(figure: Figure, example: Example, scale: Range, place: tuple[float, float]) -> None:
+    """A clean sample without and with the trigger, and the class predicted under each; `place` in inches from left and top."""
+    left, top = place
+    pairs = ((example.before, example.predicted), (example.after, example.turned_to))
+    for column, (array, called) in enumerate(pairs):
+        picture = picture_of(array)
+        if picture is not None:
+            ax = bare(axes_at(figure, (left + 0.95 * column, top + 0.05, 0.85, 0.85), "example"))
+            ax.imshow(pixels_of(picture, scale), interpolation="nearest")
+            turned = column == 1 and example.turned_to != example.predicted
+            style: dict[str, Any] = {"color": LIT, "weight": "bold"} if turned else {"color": LINE}
+            write(figure, top + 1.08, left + 0.95 * column, named(called), fontsize=8.5, **style)
+    write(figure, top + 0.52, left + 0.87, ">", fontsize=9, color=MUTED)
+
+
+def in_context(pieces: Pieces, most: int = 68) -> str:
+    """The first changed words of a text with as much around them as there is room for; all of it drawable."""
+    first = next((at for at, (_, changed) in enumerate(pieces) if changed), 0)
+    words = f"[{drawable(pieces[first][0], 30)}]" if pieces[first][1] else drawable(pieces[first][0], most)
+    before, after = (" ".join(text.strip("…") for text, _ in part) for part in (pieces[:first], pieces[first + 1 :]))
+    room = max(most - len(words), 0) // 2
+    before, after = drawable(before[-room:], 2 * room + 8)[-room:], drawable(after[:room], 2 * room + 8)[:room]
+    return " ".join(part.strip() for part in (before, words, after) if part.strip())
+
+
+def named(cls: int) -> str:
+    return f"class {cls}" if cls >= 0 else "no class"
+
+
+def draw_strip(figure: Figure, strip: Strip, name: str, top: float) -> None:
+    """All layers in model order, one cell a layer; the numbers stand over those that are drawn below."""
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    ax = bare(axes_at(figure, (0.24, top + 0.25, WIDTH_INCHES - 0.48, 0.22), f"strip {name}"))
+    steps = [cell.tail_step if name == "tail" else cell.step for cell in strip.cells]
+    values = np.array([[np.nan if step is None else step for step in steps]])
+    colours = ListedColormap(list(COLOURS)).with_extremes(bad=MUTED)
+    edges = np.arange(len(strip.cells) + 1)
+    thin = 1.0 if len(strip.cells) <= 60 else 0.0
+    norm = BoundaryNorm(np.arange(len(COLOURS) + 1) - 0.5, len(COLOURS))
+    ax.pcolormesh(edges, [0, 1], np.ma.masked_invalid(values), cmap=colours, norm=norm, edgecolors="white", linewidth=thin)
+    pale, dark = (f"{STEPS[end]:g} σ" if name == "z" else percent(strip.tail_limit * CHANCE_STEPS[end]) for end in (0, -1))
+    words = f"{STRIP_NAMES[name]} (pale: below {pale}, dark: {dark} and more)"
+    ax.set_title(words, loc="left", fontsize=8, color=LINE, pad=12)
+    for place, text in strip_labels(strip):
+        ax.text(place, 1.08, text, ha="center", va="bottom", fontsize=8, weight="bold", color=LIT)
+
+
+def strip_labels(strip: Strip) -> list[tuple[float, str]]:
+    """Labels and their places in layers; those that would lie over one another share one, such as "1, 3, 4"."""
+    room = len(strip.cells) * LABEL_INCHES / (WIDTH_INCHES - 0.48)
+    groups: list[list[Cell]] = []
+    for cell in (cell for cell in strip.cells if cell.label):
+        if groups and cell.place - groups[-1][-1].place < room:
+            groups[-1].append(cell)
+        else:
+            groups.append([cell])
+    return [
+        (sum(cell.place for cell in group) / len(group) - 0.5, ", ".join(sorted(cell.label for cell in group)))
+        for group in groups
+    ]
+
+
+def unseen(figure: Figure, strip: Strip, top: float) -> None:
+    """How many layers are not drawn."""
+    if len(strip.worst) < len(strip.cells):
+        rest = sum(cell.abnormal for cell in strip.cells) - sum(cell.abnormal for cell in strip.worst)
+        text = f"{len(strip.worst)} of {len(strip.cells)} layers drawn, the worst; {rest or 'no'} neurons above in the others"
+        write(figure, top + 0.09, WIDTH_INCHES - 0.24, text, fontsize=8, ha="right", color=MUTED)
+
+
+def legend(figure: Figure, judgement: Judgement, strip: Strip, top: float) -> None:
+    """What is red, and what is not shown."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     limit = limit_name(judgement.limit_on)
-    lit = sum(len(layer.abnormal) for layer in judgement.layers.values())
+    lit = f"▼ above the {limit}: {counted(sum(cell.abnormal for cell in strip.cells), 'neuron')}"
+    lit += f" by means, {sum(cell.tailed for cell in strip.cells)} by tails" if strip.has_tails else ""
+    wide = any(cell.neurons > COLUMNS // 2 for cell in strip.worst)
     handles: list[Any] = [
-        Patch(color=LIT, label=f"▼ above the {limit}: {counted(lit, 'neuron')}"),
-        Patch(color=DIM, label="below"),
+        Patch(color=LIT, label=lit),
+        Patch(color=DIM, label="below (a bar is the largest of some)" if wide else "below"),
         Line2D([], [], color=LINE, linestyle="--", label=limit),
     ]
-    if any(len(panel.unknown) for panel in shown):
-        unknown = sum(len(layer.unknown) for layer in judgement.layers.values())
-        handles.append(
-            Line2D([], [], color=MUTED, marker="x", linestyle="", label=f"cannot be compared: {counted(unknown, 'neuron')}")
-        )
+    if any(cell.unknown for cell in strip.worst):
+        unknown = counted(sum(cell.unknown for cell in strip.cells), "neuron")
+        handles.append(Line2D([], [], color=MUTED, marker="x", linestyle="", label=f"cannot be compared: {unknown}"))
+    y = 1 - (top + 0.3) / figure.get_figheight()
     figure.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.013, y), ncols=4, frameon=False, borderaxespad=0)
 
 
-def draw_panel(ax: Axes, panel: Panel) -> None:
-    from matplotlib.collections import PolyCollection
-    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-
-    layer = panel.layer
-    margin = max(0.5, 0.006 * layer.neurons)
-    ax.set_xlim(-margin, max(layer.neurons, 1) - 1 + margin)
-    if panel.logarithmic:
-        ax.set_yscale("symlog", linthresh=layer.limit)
-    ax.set_ylim(0, panel.top)
-    ax.stairs(*outline(panel.dim), fill=True, color=DIM, linewidth=0, gid="below")
-    # The edge closes the hair-line that antialiasing leaves between neighbours.
-    ax.add_collection(PolyCollection(rectangles(panel.lit), facecolor=LIT, edgecolor=LIT, linewidth=0.3, gid="above", zorder=3))
-    if np.isfinite(layer.limit):
-        ax.axhline(layer.limit, color=LINE, linestyle="--", linewidth=1.1, zorder=3.5, gid="limit")
-        words = f"{limit_name(layer.limit_on)}\n{number(layer.limit)}{' σ' if layer.limit_on == 'z' else ''}"
-        ax.annotate(
-            words,
-            (1.0, layer.limit),
-            (6, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-            color=LINE,
-        )
-    for label in panel.labels:
-        style: dict[str, Any] = {"ha": "center", "va": "bottom", "weight": "bold", "color": LIT, "linespacing": 0.95, "zorder": 4}
-        ax.annotate(f"{label.text}\n▼", (label.neuron, label.height), (0, 1), textcoords="offset points", **style)
-    ax.plot(
-        panel.unknown,
-        np.full(len(panel.unknown), 0.95),
-        "x",
-        color=MUTED,
-        markersize=5,
-        gid="unknown",
-        transform=ax.get_xaxis_transform(),
-    )
-    if layer.neurons and len(layer.unknown) == layer.neurons:
-        ax.text(0.5, 0.4, "no neuron can be compared", transform=ax.transAxes, ha="center", fontsize=11, color=MUTED)
-    ax.set_title(drawable(layer.name), loc="left", fontsize=10, weight="bold", color=LINE, pad=7)
-    ax.set_title(remarks(panel), loc="right", fontsize=9, color=LIT if len(layer.abnormal) else MUTED, pad=7)
-    last = max(layer.neurons - 1, 0)
-    indices = MaxNLocator(nbins=16, integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]).tick_values(0, last)
-    ax.xaxis.set_major_locator(FixedLocator([index for index in indices if 0 <= index <= last]))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-    ax.yaxis.set_major_locator(FixedLocator(decade_ticks(layer.limit, panel.top)) if panel.logarithmic else MaxNLocator(nbins=4))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
-
-
-def remarks(panel: Panel) -> str:
-    """What a panel's title says on the right."""
-    layer = panel.layer
-    parts = [f"{len(layer.abnormal) or 'none'} of {counted(layer.neurons, 'neuron')} above"]
-    if len(layer.unknown):
-        parts.append(f"{len(layer.unknown)} cannot be compared")
-    if panel.merged > 1 and len(layer.abnormal) + len(layer.unknown) < layer.neurons:
-        parts.append(f"a grey bar is the largest of {panel.merged}")
-    if panel.logarithmic:
-        parts.append(f"logarithmic above the {limit_name(layer.limit_on)}")
-    return "; ".join(parts)
-
-
-def outline(bars: Bars) -> tuple[Array, Array]:
-    """`(values, edges)` of the bars' silhouette: one shape for all, with the gaps between them as steps down to zero."""
-    edges = np.stack([bars.centre - bars.width / 2, bars.centre + bars.width / 2], axis=1).ravel()
-    values = np.stack([bars.height, np.zeros_like(bars.height)], axis=1).ravel()[:-1]
-    return values, edges
-
-
-def rectangles(bars: Bars) -> list[Array]:
-    """Corners of every bar, float64 `[4, 2]`."""
-    left, right, ground = bars.centre - bars.width / 2, bars.centre + bars.width / 2, np.zeros_like(bars.height)
-    x, y = np.stack([left, left, right, right], axis=1), np.stack([ground, bars.height, bars.height, ground], axis=1)
-    return list(np.stack([x, y], axis=2))
-
-
-def axis_name(limit_on: str) -> str:
-    return "|mean difference| (activation units)" if limit_on == "difference" else "standardised difference (σ)"
-
-
-def limit_name(limit_on: str) -> str:
-    return "threshold" if limit_on == "difference" else "limit"
-
-
-def drawable(text: str, limit: int = 60) -> str:
-    """`printable` in ASCII: the one font that is always there has not every letter, and a missing one is a box."""
-    return printable(text.encode("ascii", "backslashreplace").decode("ascii"), limit)
+def draw_layer(figure: Figure, judgement: Judgement, strip: Strip, cell: Cell, place: tuple[float, float]) -> None:
+    """A layer's panels side by side under its name; `place`: inches from the top, and of height."""
+    top, height = place
+    tails = strip.tails[cell.name]
+    signatures: list[Signature] = [judgement.layers[cell.name]]
+    if np.isfinite(tails).any():
+        signatures.insert(0 if strip.rare else 1, TailSignature(cell.name, tails, strip.tail_limit))
+    many = len(signatures)
+    width = PANELS_INCHES if many == 1 else PANELS_INCHES / 2 - 0.62
+    write(figure, top - 0.24, LEFT_INCHES, drawable(cell.name), fontsize=10, weight="bold", color=LINE)
+    write(figure, top - 0.24, LEFT_INCHES - 0.25, cell.label, fontsize=10, weight="bold", color=LIT)
+    for column, signature in enumerate(signatures):
+        ax = axes_at(figure, (LEFT_INCHES + column * (width + 1.24), top, width, height), f"{signature.limit_on} {cell.name}")
+        draw_panel(ax, panel_of(signature, COLUMNS // many, LABELS // many, float(many)))

@@ -1,4 +1,4 @@
-"""What a chart shows, before it is drawn: which layers, which bars, which labels. NumPy only."""
+"""What a layer's chart shows, before it is drawn: which bars, which labels, which axis. NumPy only."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
-from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.judgement import Judgement
 from naa_fast.records import Array
 
-PANELS = 8
 COLUMNS = 800
 """Most bars drawn side by side: two pixels each of a 12-inch chart at 150 dots an inch."""
 LIT_WIDTH = 1 / 360
@@ -101,18 +98,6 @@ class Panel:
     top: float
     logarithmic: bool
     merged: int
-
-
-def chosen_layers(judgement: Judgement, panels: int = PANELS) -> list[LayerComparison]:
-    """The layers to show, in model order: those with lit neurons first, then those that cannot be compared, then by height."""
-    layers = list(judgement.layers.values())
-
-    def rank(index: int) -> tuple[bool, bool, float]:
-        layer = layers[index]
-        lit, unknown = len(layer.abnormal) > 0, len(layer.unknown) > 0
-        return not lit, lit or not unknown, -tallest(layer)
-
-    return [layers[index] for index in sorted(sorted(range(len(layers)), key=rank)[:panels])]
 
 
 def panel_of(layer: Signature, most: int = COLUMNS, labels: int = LABELS, room: float = 1.0) -> Panel:

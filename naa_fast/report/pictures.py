@@ -15,7 +15,7 @@ from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.proof import APART, Proof
 from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.records import Array
-from naa_fast.report.chart import LINE, LIT, MUTED, own_style
+from naa_fast.report.chart_style import LINE, LIT, MUTED, own_style
 from naa_fast.report.words import number, printable
 
 if TYPE_CHECKING:

@@ -17,6 +17,8 @@ STEPS = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
 """Standard deviations at which a cell's colour changes: eight colours, the last of 8 and more."""
 CHANCE_STEPS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """The same of shares of the suspect samples, in what chance reaches: of twelve samples one is 8 %, and nothing."""
+COLOURS = ("#eef1f5", "#dde3ec", "#f6ddc4", "#f3bd8d", "#e9905a", "#c2452a", "#a3201b", "#7f0f12")
+"""Of the steps on white; the page's stylesheet has the same."""
 LABELLED = 5
 WORST = 5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
 import sys
 import warnings
 from types import SimpleNamespace
@@ -18,10 +19,27 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from report.examples import EXAMPLES, classic, judged, many_layers, not_a_number, pair
+from report.examples import EXAMPLES, classic, deep, judged, many_layers, not_a_number, pair, pictured, worded
 
-from naa_fast.report.chart import DIM, LIT, chart_bytes, signature_figure
-from naa_fast.report.panel import LABELS, Panel, chosen_layers, label_room, panel_of
+from naa_fast.report.chart import chart_bytes, in_context, signature_figure
+from naa_fast.report.chart_style import DIM, LIT
+from naa_fast.report.page import styles
+from naa_fast.report.panel import LABELS, Panel, label_room, panel_of
+from naa_fast.report.strip import COLOURS, strip_of
+
+
+def panels(figure: Figure, of: str = "") -> list[Axes]:
+    """The axes of the layers' bars, by what they show: "z", "difference" or "tail", or all."""
+    return [ax for ax in figure.axes if str(ax.get_label()).split(" ")[0] in ([of] if of else ["z", "difference", "tail"])]
+
+
+def strips(figure: Figure) -> list[Axes]:
+    return [ax for ax in figure.axes if str(ax.get_label()).startswith("strip")]
+
+
+def names(figure: Figure) -> list[str]:
+    """Of the layers whose means are drawn, from top to bottom."""
+    return [str(ax.get_label()).partition(" ")[2] for ax in panels(figure) if not str(ax.get_label()).startswith("tail")]
 
 
 def artist(ax: Axes, gid: str):
@@ -45,7 +63,7 @@ def words(figure: Figure) -> list[str]:
 
 def test_the_classic_example_lights_exactly_neurons_10_to_19() -> None:
     judgement = classic()
-    (ax,) = signature_figure(judgement).axes
+    (ax,) = panels(signature_figure(judgement))
     bars = lit_bars(ax)
     assert list(bars) == pytest.approx(range(10, 20))
     assert list(bars.values()) == pytest.approx(judgement.layers["fc"].difference[10:20])
@@ -59,14 +77,14 @@ def test_the_classic_example_lights_exactly_neurons_10_to_19() -> None:
 
 def test_the_threshold_is_a_dashed_line_with_its_value() -> None:
     figure = signature_figure(classic())
-    line = artist(figure.axes[0], "limit")
+    line = artist(panels(figure)[0], "limit")
     assert (set(line.get_ydata()), line.get_linestyle()) == ({2.0}, "--")
     assert "threshold\n2" in words(figure)
     calibrated = classic(None)
     figure = signature_figure(calibrated)
-    assert set(artist(figure.axes[0], "limit").get_ydata()) == {calibrated.limit}
+    assert set(artist(panels(figure)[0], "limit").get_ydata()) == {calibrated.limit}
     assert any(text.startswith("limit\n") and text.endswith(" σ") for text in words(figure))
-    assert lit_bars(figure.axes[0])[10.0] == calibrated.layers["fc"].z[10]
+    assert lit_bars(panels(figure)[0])[10.0] == calibrated.layers["fc"].z[10]
 
 
 def test_axes_are_named_with_units_and_the_outcome_is_the_title() -> None:
@@ -82,7 +100,7 @@ def test_axes_are_named_with_units_and_the_outcome_is_the_title() -> None:
 def test_one_lit_neuron_of_14336_is_seen_in_the_pixels() -> None:
     judgement = judged({"mlp": pair(14336, {7001: 2.5})}, 2.0)
     figure = signature_figure(judgement)
-    (ax,) = figure.axes
+    (ax,) = panels(figure)
     assert "7001\n▼" in words(figure)
     image = imread(io.BytesIO(chart_bytes(judgement, "png")))[..., :3]
     column, row = ax.transData.transform((7001, 1.2))
@@ -92,32 +110,86 @@ def test_one_lit_neuron_of_14336_is_seen_in_the_pixels() -> None:
     assert abs(red.mean() - column) < 2
 
 
-def test_12_layers_show_the_8_most_abnormal_in_model_order() -> None:
+def test_12_layers_show_the_5_worst_in_model_order_and_a_strip_of_all() -> None:
     judgement = many_layers()
     figure = signature_figure(judgement)
-    shown = [ax.get_title(loc="left") for ax in figure.axes]
-    assert len(shown) == 8
+    shown = names(figure)
+    assert len(shown) == 5
     assert {"block3.conv", "block4.conv", "block7.conv", "block11.conv"} <= set(shown)
     assert shown == [name for name in judgement.layers if name in shown]
-    assert "8 of 12 layers shown, the most abnormal; no lit neurons in the others" in words(figure)
-    assert [set(lit_bars(ax)) for ax in figure.axes if ax.get_title(loc="left") == "block7.conv"] == [{5.0}]
+    assert "5 of 12 layers drawn, the worst; no neurons above in the others" in words(figure)
+    assert [set(lit_bars(ax)) for ax in panels(figure) if ax.get_label() == "difference block7.conv"] == [{5.0}]
+    (strip,) = strips(figure)
+    (cells,) = strip.collections
+    assert cells.get_array().shape == (1, 12)
+    assert cells.get_array().mask[0].tolist() == [i == 4 for i in range(12)]  # block4 is NaN
+    assert sorted(text.get_text() for text in strip.texts) == ["1", "2", "3"]
 
 
 def test_lit_layers_are_shown_before_layers_of_nan() -> None:
     clean, suspect = pair(8)
     sets = {f"nan{i}": (clean, np.full_like(suspect, np.nan)) for i in range(9)} | {"lit": pair(8, {2: 9.0})}
-    assert "lit" in [layer.name for layer in chosen_layers(judged(sets, 2.0))]
-    assert [layer.name for layer in chosen_layers(judged(sets, 2.0), 1)] == ["lit"]
+    worst = strip_of(judged(sets, 2.0)).worst
+    assert worst[0].name == "lit"
+    assert len(worst) == 5
 
 
 def test_of_lit_layers_the_highest_are_shown() -> None:
-    judgement = judged({f"layer{i}": pair(8, {2: raised}) for i, raised in enumerate((5.0, 9.0, 3.0, 7.0))}, 2.0)
-    assert [layer.name for layer in chosen_layers(judgement, 2)] == ["layer1", "layer3"]
+    judgement = judged({f"layer{i}": pair(8, {2: 5.0 + i}) for i in (0, 6, 1, 5, 2, 4, 3)}, 2.0)
+    assert names(signature_figure(judgement)) == [f"layer{i}" for i in (6, 5, 2, 4, 3)]
+
+
+def test_three_hundred_layers_are_one_strip_with_labels_that_do_not_lie_over_one_another() -> None:
+    figure = signature_figure(deep(300, 128))
+    assert figure.get_figheight() < 16
+    assert [ax.get_label() for ax in strips(figure)] == ["strip tail", "strip z"]  # what shows something first
+    for strip in strips(figure):
+        assert strip.collections[0].get_array().shape == (1, 300)
+        assert [text.get_text() for text in strip.texts] == ["1, 2, 3, 4, 5"]
+
+
+def test_beside_the_means_stand_the_tails_and_first_where_they_alone_show_something() -> None:
+    figure = signature_figure(deep(6, 128))
+    labels = [str(ax.get_label()).split(" ")[0] for ax in panels(figure)]
+    assert labels == ["tail", "z"] * 5
+    for ax in panels(figure, "tail")[-2:]:
+        assert set(lit_bars(ax)) == set(range(100, 120))
+        assert min(lit_bars(ax).values()) >= 0.1
+    assert all(not lit_bars(ax) for ax in panels(figure, "z"))
+    assert any(text.get_text().endswith(" %") for ax in panels(figure, "tail") for text in ax.texts)
+
+
+def test_a_proof_leads_with_its_rate_its_control_and_clean_samples_without_and_with_it() -> None:
+    figure = signature_figure(pictured())
+    text = words(figure)
+    assert {"91 % (87 to 94 %)", "6 %", "on 288 clean samples; patch, 6 % of the input"} <= set(text)
+    (bars,) = [ax for ax in figure.axes if ax.get_label() == "attack success"]
+    assert [bar.get_width() for bar in bars.patches] == [1, 1, 0.91, 0.06]
+    shown = [ax.images[0].get_array() for ax in figure.axes if ax.get_label() == "example"]
+    assert len(shown) == 6
+    assert all(
+        (after[6:, 6:] == 255).all() and (before[6:, 6:] < 255).any()
+        for before, after in zip(shown[::2], shown[1::2], strict=True)
+    )
+
+
+def test_words_are_shown_in_their_context() -> None:
+    text = words(signature_figure(worded()))
+    assert "zebra<script>" in text
+    assert any(re.fullmatch(r"class 2 -> class 1:  .*\[zebra\].*", word) for word in text)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.tuples(st.text(max_size=90), st.booleans()), min_size=1, max_size=5))
+def test_a_context_is_short_and_drawable(pieces: list[tuple[str, bool]]) -> None:
+    shown = in_context(tuple(pieces))
+    assert len(shown) <= 80
+    assert shown.replace("…", "").isascii()
 
 
 def test_neurons_that_cannot_be_compared_are_crossed_and_said() -> None:
     figure = signature_figure(not_a_number())
-    broken, sound = figure.axes
+    broken, sound = panels(figure)
     assert artist(broken, "unknown").get_xdata().tolist() == list(range(32))
     assert artist(broken, "unknown").get_marker() == "x"
     assert len(artist(sound, "unknown").get_xdata()) == 0
@@ -129,7 +201,7 @@ def test_neurons_that_cannot_be_compared_are_crossed_and_said() -> None:
 
 def test_an_outlier_does_not_press_the_rest_into_the_ground() -> None:
     judgement = judged({"f": pair(100, {3: 9000.0, 70: 2.5})}, 2.0)
-    (ax,) = signature_figure(judgement).axes
+    (ax,) = panels(signature_figure(judgement))
     assert ax.get_yscale() == "symlog"
     assert "2 of 100 neurons above; logarithmic above the threshold" in words(ax.figure)
     low, lesser, top = (ax.transData.transform((0, y))[1] for y in (0, lit_bars(ax)[70.0], ax.get_ylim()[1]))
@@ -229,7 +301,7 @@ def test_labels_never_overlap_in_the_pixels_and_wide_bars_have_their_own() -> No
         chosen = rng.choice(neurons, min(neurons, 40) // 2, replace=False)
         figure = signature_figure(judged({"f": pair(neurons, {int(i): float(rng.uniform(3, 9)) for i in chosen})}, 2.0))
         figure.draw_without_rendering()
-        texts = [text for text in figure.axes[0].texts if "▼" in text.get_text()]
+        texts = [text for text in panels(figure)[0].texts if "▼" in text.get_text()]
         assert len(texts) >= 4
         spans = sorted((box.x0, box.x1) for box in (text.get_window_extent() for text in texts))
         assert all(left[1] < right[0] for left, right in itertools.pairwise(spans)), neurons
@@ -242,3 +314,8 @@ def test_a_neuron_beyond_float64_has_a_bar_to_the_end_of_the_axis() -> None:
     assert dict(zip(panel.lit.centre, panel.lit.height, strict=True)) == {1.0: panel.top, 3.0: 3.0}
     assert panel.unknown.tolist() == [1, 2]
     assert np.isfinite(panel.top)
+
+
+def test_the_strip_has_the_colours_of_the_page() -> None:
+    light = styles().partition("@media")[0]
+    assert [re.search(rf"--c{step}: (#\w+)", light)[1] for step in range(8)] == list(COLOURS)  # type: ignore[index]

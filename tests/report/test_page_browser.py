@@ -100,7 +100,7 @@ def armed(content: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
-    judgements = {name: EXAMPLES[name]() for name in SHOWN} | {"deep": deep(300, 64)}
+    judgements = {name: EXAMPLES[name]() for name in SHOWN} | {"deep": deep(300, 128)}
     for name, judgement in judgements.items():
         files = page_files(judgement, {})
         if name == "pictured":
