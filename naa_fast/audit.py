@@ -22,6 +22,7 @@ from naa_fast.measurement import Measurement
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
 
     from naa_fast.capture.selection import LayerSpec
     from naa_fast.inputs.batches import Source
@@ -94,6 +95,38 @@ class Audit:
         from naa_fast.report.words import summary
 
         return summary(self.judgement)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: outcome, evidence, layers and what was not checked, without a script."""
+        from naa_fast.report.page import short_page
+
+        return short_page(self.judgement, self._making())
+
+    def plot(self, layer: str | None = None, of: str | None = None, ax: Axes | None = None) -> Axes:
+        """Draw a layer's neurons into matplotlib axes, new ones without `ax`, and return these.
+
+        `layer`: None takes the one that stands out most. `of`: "means" for the difference of the sets, "tails" for the share of
+        suspect samples beyond each neuron's clean tail, None for what shows more.
+
+        Raises:
+            UsageError: no such layer, another `of`, or tails where none were kept.
+        """
+        from naa_fast.report.plots import plot_layer
+
+        return plot_layer(self.judgement, layer, of, ax)
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row a neuron: layer, neuron, z, view, difference, clean_mean, suspect_mean, tail, abnormal.
+
+        `view` says whether `z` is of the samples' means or their maxima; `tail` is the share of suspect samples beyond the
+        neuron's clean 99.9 % point, NaN where no histograms were kept.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        from naa_fast.detect.frames import neurons_frame
+
+        return neurons_frame(self.layers.values())
 
     def scalars(self) -> dict[str, float]:
         """What an experiment tracker can plot; the chart beside it is `folder / "signature.png"` after `save(folder)`.

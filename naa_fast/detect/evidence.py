@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -106,6 +107,18 @@ class Ranking:
         if self.carriers is not None and self.carriers[number]:
             return True
         return None if self.uncertain is not None and self.uncertain[number] else False
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row a sample, highest-ranked first: sample, score, predicted, carrier, file, deviating.
+
+        `carrier` is nullable, NA where it is unknown; `deviating` holds `(layer, neuron, z)` of the neurons that deviate most.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        from naa_fast.detect.frames import ranking_frame
+
+        return ranking_frame(self)
 
     @property
     def listed(self) -> Iterator[RankedSample]:

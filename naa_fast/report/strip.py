@@ -51,8 +51,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Strip:
-    """The `cells` in model order, the labelled ones as `worst`, worst first; `tail_limit` is what chance reaches (infinite
-    without histograms); `tails` each labelled layer's share of every neuron, by name.
+    """The `cells` in model order, the WORST of them, worst first; `tail_limit` is what chance reaches (infinite without
+    histograms); `tails` by name each layer's share of samples beyond the tail of every neuron.
     """
 
     cells: tuple[Cell, ...]
@@ -86,7 +86,7 @@ def strip_of(judgement: Judgement) -> Strip:
     labels = {place: str(number) for number, place in enumerate(first, 1)}
     labelled = [replace(cell, label=labels.get(cell.place, "")) for cell in cells]
     worst = tuple(labelled[cell.place - 1] for cell in order[:WORST])
-    return Strip(tuple(labelled), worst, limit, {cell.name: tails[cell.name] for cell in worst})
+    return Strip(tuple(labelled), worst, limit, tails)
 
 
 def cell_of(place: int, layer: LayerComparison, tails: Array, limit: float) -> Cell:
