@@ -19,6 +19,7 @@ from naa_fast.detect.repair import Repair
 from naa_fast.detect.verdict import Verdict
 from naa_fast.errors import InputError, UsageError
 from naa_fast.measurement import Measurement
+from naa_fast.scan.progress import shown
 
 if TYPE_CHECKING:
     import torch
@@ -162,6 +163,7 @@ class Audit:
         return write_report(self.judgement, Path(folder), self._making(), single_file)
 
 
+@shown
 def scan(
     model: torch.nn.Module,
     clean: Any,
@@ -173,7 +175,7 @@ def scan(
     batch_size: int = 256,
     device: str | torch.device = "auto",
     backend: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     chunk_size: int | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -213,6 +215,7 @@ def scan(
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
     """
+    assert not isinstance(progress, bool)  # `shown` has seen to that
     from naa_fast.inputs.batches import open_source
     from naa_fast.proof import gather
     from naa_fast.proof.gather import can_look_beside
@@ -274,6 +277,7 @@ def scan(
     return replace(found, times=times)
 
 
+@shown
 def measure(
     model: torch.nn.Module,
     data: Any,
@@ -282,7 +286,7 @@ def measure(
     batch_size: int = 256,
     device: str | torch.device = "auto",
     backend: str = "auto",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     first_index: int = 0,
     chunk_size: int | None = None,
     checkpoint: str | Path | None = None,
@@ -299,6 +303,7 @@ def measure(
     `shard` (i, n) measures the i-th of n parts, from 1 on, and says so in the measurement: `naa-fast merge` joins them. `times`
     is added to.
     """
+    assert not isinstance(progress, bool)  # `shown` has seen to that
     from naa_fast.inputs.batches import PartOfSource, open_source
     from naa_fast.measurement import Part
     from naa_fast.scan.loop import measure as run

@@ -147,7 +147,8 @@ def running(arguments: argparse.Namespace, listed: Path) -> Iterator[tuple[Ranks
     """This process among the ranks of a torchrun, and what the long-run options ask of `measure` and `scan`, with the progress
     (rank 0's) and the quarantine, whose list is `listed`. The model's own prints go to stderr.
     """
-    from naa_fast.cli.progress import JsonProgress, Progress
+    from naa_fast.cli.progress import JsonProgress
+    from naa_fast.scan.progress import Progress
     from naa_fast.scan.quarantine import Quarantine
     from naa_fast.scan.ranks import joined
 

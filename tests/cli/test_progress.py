@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from naa_fast.cli.main import main
-from naa_fast.cli.progress import JsonProgress, Progress, clock, line
+from naa_fast.cli.progress import JsonProgress
+from naa_fast.scan.progress import Progress, clock, line, shown
 
 
 class Terminal(io.StringIO):
@@ -178,3 +179,39 @@ def test_as_json_the_last_line_has_exit_code_and_outcome(tmp_path: Path, capsys:
     assert last(*words) == (3, {"event": "end", "exit_code": 3, "outcome": "inconclusive"})
     words = ("measure", *model, "--data", str(tmp_path / "none.npy"), "--out", out)
     assert last(*words) == (2, {"event": "end", "exit_code": 2, "outcome": "error"})
+
+
+class Notebook(io.StringIO):
+    """What ipykernel gives as stderr: no terminal, and yet a line can be written over."""
+
+
+Notebook.__module__ = "ipykernel.iostream"
+
+
+def test_in_a_notebook_one_line_renews_itself_too() -> None:
+    stream = Notebook()
+    run(stream, 10, 1.0, 1000)
+    assert stream.getvalue().count("\n") == 1
+    assert stream.getvalue().count("\r") == 10
+
+
+def test_progress_may_be_true_false_or_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    given = []
+
+    @shown
+    def work(x: int, *, progress: object = None) -> int:
+        """Doubles."""
+        given.append(progress)
+        if callable(progress):
+            progress("set", x, None)
+        return 2 * x
+
+    assert work(3, progress=True) == 6
+    assert stream.getvalue() == "\rset  3 samples\n"  # the line is ended
+    own = lambda *_: None  # noqa: E731
+    assert [work(1, progress=False), work(1), work(1, progress=own)] == [2, 2, 2]
+    assert isinstance(given[0], Progress)
+    assert given[1:] == [None, None, own]
+    assert (work.__doc__, work.__name__) == ("Doubles.", "work")
