@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from naa_fast.detect.accept import Gate, Rules
+from naa_fast.detect.checks import unranked
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.judgement import Judgement, TopNeuron, judge, require_comparable
@@ -56,6 +58,20 @@ class Audit:
         return self.judgement.verdict
 
     @property
+    def gate(self) -> Gate:
+        """What a script is told: exit code, decision and reason. The verdict's own, unless it is `gated`."""
+        return self.judgement.gate
+
+    def gated(self, rules: Rules) -> Audit:
+        """The same audit, whose report, summary and exit code go by `rules` as well.
+
+        Raises:
+            UsageError: the baseline is of another model.
+        """
+        rules.require_model(self.judgement.clean.model or self.judgement.suspect.model)
+        return replace(self, judgement=replace(self.judgement, rules=rules))
+
+    @property
     def layers(self) -> dict[str, LayerComparison]:
         return self.judgement.layers
 
@@ -86,6 +102,12 @@ class Audit:
         from naa_fast.report.machine import report_dict
 
         return report_dict(self.judgement, self._making())
+
+    def report_bytes(self) -> bytes:
+        """report.json."""
+        from naa_fast.report.machine import report_bytes
+
+        return report_bytes(self.judgement, self._making())
 
     def _making(self) -> dict[str, Any]:
         """What only this audit knows of how it came about."""
@@ -139,7 +161,7 @@ class Audit:
         values = {
             "score": self.verdict.score,
             "p_value": self.verdict.p_value,
-            "exit_code": float(self.verdict.exit_code),
+            "exit_code": float(self.gate.exit_code),
             "findings": float(len(self.verdict.findings)),
             "abnormal": float(sum(len(layer.abnormal) for layer in self.layers.values())),
             **{f"{name}/samples": float(m.samples) for name, m in self._sets()},
@@ -183,6 +205,7 @@ def scan(
     ranking: bool | str = True,
     proof: bool = True,
     repair: bool = True,
+    accept_unranked: bool = False,
     quarantine: Quarantine | None = None,
     prefetch: int | None = None,
 ) -> Audit:
@@ -206,6 +229,9 @@ def scan(
     but one of half the clean set where its views do not fit in 256 MB, and one of each set for models of more than 32 classes,
     bucketed texts and resumed scans (at most 65,536 clean samples); each batch's scores come to the host. The proofs run some ten
     thousand samples more; the report tells how many.
+
+    `accept_unranked`: a pass may rest on means alone. Without it the outcome is "inconclusive" where a check did not run: the
+    samples could not be ranked, nothing could be proved, the model gives no class scores, or it was switched off.
 
     `repair`: after a `fail`, and only then, changes of layers' outputs are tried until one silences the trigger, and measured on
     clean samples that chose nothing (`Audit.repair`). Cost: some ten thousand samples through the model, 60,000 at most (the
@@ -272,8 +298,9 @@ def scan(
         evidence = gather(model, *sets, measured, proof=proof, beside=beside, whole=listed == "all", then=then, **chosen)
     else:
         why = "the forwards ended early" if stop_early else "it was switched off"
-        evidence = Evidence(notes=(f"which samples set it off, and whether a trigger can be proved: {why}",))
-    found = compare(*measured, threshold=threshold, top_k=top_k, options=options, evidence=evidence)
+        evidence = Evidence(checks=unranked(why))
+    judging: dict[str, Any] = {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked}
+    found = compare(*measured, **judging, options=options, evidence=evidence)
     return replace(found, times=times)
 
 
@@ -347,7 +374,11 @@ def compare(
     top_k: int = 20,
     options: dict[str, Any] | None = None,
     evidence: Evidence | None = None,
+    accept_unranked: bool = False,
 ) -> Audit:
-    """Judge two measurements of one model; needs neither the model nor torch. See `naa_fast.detect.judgement.judge`."""
-    resolved = {"threshold": threshold, "top_k": top_k, **(options or {})}
-    return Audit(judge(clean, suspect, threshold, top_k, evidence), resolved)
+    """Judge two measurements of one model; needs neither the model nor torch. See `naa_fast.detect.judgement.judge`.
+
+    Samples are not ranked and no trigger is proved from measurements: without `accept_unranked` like sets are inconclusive.
+    """
+    resolved = {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked, **(options or {})}
+    return Audit(judge(clean, suspect, threshold, top_k, evidence, accept_unranked), resolved)

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from naa_fast.cli.judging import add_judging, deliver, rules_of
 from naa_fast.cli.outputs import check_folder
-from naa_fast.cli.shared import DEFAULT_REPORT, add_judging, deliver, rules_of
+from naa_fast.cli.shared import DEFAULT_REPORT
 
 
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -27,5 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     from naa_fast.measurement import Measurement
 
     sets = [Measurement.load(path) for path in (arguments.clean, arguments.suspect)]
-    found = audit.compare(*sets, threshold=arguments.threshold, top_k=arguments.top_k)
+    rules.require_model(sets[0].model)
+    judging = {"threshold": arguments.threshold, "top_k": arguments.top_k, "accept_unranked": arguments.accept_unranked}
+    found = audit.compare(*sets, **judging)
     return deliver(found, arguments, rules)

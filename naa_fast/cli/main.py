@@ -18,8 +18,8 @@ PROGRAM = "naa-fast"
 VERBS = (scan, rank, measure, merge, compare, demo, doctor, bench)
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
-EPILOG = """exit codes: 0 pass, 1 finding (warn or fail), 2 error, 3 inconclusive, 4 usage, 5 refused unsafe input,
-75 stopped and can be resumed; 130 interrupted"""
+EPILOG = """exit codes: 0 pass, 1 fail (a finding of --fail-on), 2 error, 3 inconclusive (also a warn with a gap), 4 usage,
+5 refused unsafe input, 6 warn, 75 stopped and can be resumed; 130 interrupted"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,16 +66,18 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. Errors are printed on stderr and never raised.
 
-    With `--log json` the last line on stderr is an object with `exit_code` and `outcome`: the verdict's for a scan, "done" for
-    what gives none, "stopped" (and can be resumed), "interrupted" or "error".
+    With `--log json` the last line on stderr is an object with `exit_code` and `outcome`: of a scan whose report is written the
+    verdict's, with the gate's `decision`; "done" for what gives none, "stopped" (and can be resumed), "interrupted" or "error".
     """
     words = list(sys.argv[1:] if argv is None else argv)
     Log.as_json = False
-    arguments = argparse.Namespace(outcome="")
+    arguments = argparse.Namespace(outcome="", decision="")
     code = run(words, arguments)
     if Log.as_json and os.environ.get("RANK", "0") == "0":
         outcomes = {0: "done", EXIT_STOPPED: "stopped", EXIT_INTERRUPTED: "interrupted"}
-        tell(json.dumps({"event": "end", "exit_code": code, "outcome": arguments.outcome or outcomes.get(code, "error")}))
+        decision = {"decision": arguments.decision} if arguments.decision else {}
+        outcome = arguments.outcome or outcomes.get(code, "error")
+        tell(json.dumps({"event": "end", "exit_code": code, "outcome": outcome, **decision}))
     return code
 
 

@@ -26,7 +26,8 @@ from naa_fast.cli.shared import (
     running,
     sources_of,
 )
-from naa_fast.errors import EXIT_PASS, InputError, UsageError
+from naa_fast.detect.checks import missing_lines
+from naa_fast.errors import EXIT_INCONCLUSIVE, EXIT_PASS, InputError, UsageError
 
 if TYPE_CHECKING:
     from naa_fast.audit import Audit
@@ -41,7 +42,8 @@ EPILOG = """columns: rank from 1 on, sample (its place in the suspect set), scor
 far from others of their predicted class), predicted class, carrier (whether it carries a proven trigger: true, false or unknown;
 those that do come first), file, and, for the 1,000 highest scores, the neurons that lit up most: LAYER[NEURON] and the distance
 in clean standard deviations. Names in csv are made safe for terminals and spreadsheets; jsonl has them exact. Exit code 0 once
-the samples are ranked, whatever was found: a verdict is what scan gives."""
+the samples are ranked and a proof was tried (or --no-proof asked for none), whatever was found: a verdict is what scan gives. 3:
+no proof could be tried, so that nobody knows which samples carry a trigger."""
 
 
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -84,8 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
         write(arguments.out, lines)
         rows = min(len(ranking.scores), arguments.k or len(ranking.scores))
         emit(clean(f"{arguments.out}: {rows:,} of {counted(len(ranking.scores), 'sample')}"))
-    note(*found.judgement.evidence.gaps)
-    return EXIT_PASS
+    untried = [check for check in found.verdict.checks if check.name == "proof" and not arguments.no_proof]
+    missing = [*missing_lines(untried), *found.judgement.evidence.gaps]
+    note(*missing)
+    return EXIT_INCONCLUSIVE if missing else EXIT_PASS
 
 
 def how_many(text: str) -> int | None:
@@ -95,7 +99,7 @@ def how_many(text: str) -> int | None:
 
 def ranking_of(found: Audit) -> Ranking:
     if found.ranking is None:
-        reasons = [*found.judgement.evidence.gaps, *found.judgement.evidence.notes]
+        reasons = [check.reason for check in found.verdict.checks if check.name == "ranking"]
         raise InputError("the samples cannot be ranked", *reasons)
     return found.ranking
 

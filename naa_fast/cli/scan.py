@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from naa_fast.cli.judging import add_judging, deliver, rules_of
 from naa_fast.cli.outputs import QUARANTINE, check_folder
 from naa_fast.cli.shared import (
     DEFAULT_REPORT,
-    add_judging,
     add_long,
     add_model,
     add_running,
     add_text,
-    deliver,
     fit_positions,
     model_of,
     model_place,
     note,
     place_of,
-    rules_of,
     running,
     sources_of,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from naa_fast.detect.accept import Rules
 
 DATA_HELP = (
     ".npz (x, optional mask), .npy, .safetensors, a folder or .tar of images, text in .txt, .jsonl, .csv or .parquet, "
@@ -76,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     sets = sources_of(arguments, arguments.clean, arguments.suspect)
     with running(arguments, arguments.out / QUARANTINE) as (ranks, options):
         model, device = model_of(arguments)
+        require_baseline_of(model, rules)
         fit_positions(model, sets)
         found = audit.scan(
             model,
@@ -87,12 +91,21 @@ def run(arguments: argparse.Namespace) -> int:
             proof=not arguments.no_proof,
             repair=not arguments.no_repair,
             stop_early=arguments.stop_early,
+            accept_unranked=arguments.accept_unranked,
             **options,
         )
-    arguments.outcome = found.verdict.outcome
     if ranks.rank:
-        return found.verdict.exit_code
+        return found.gated(rules).gate.exit_code
     code = deliver(found, arguments, rules)
     if found.times is not None and not arguments.json:  # the report has them
         note(found.times.words())
     return code
+
+
+def require_baseline_of(model: nn.Module, rules: Rules) -> None:
+    """Raise UsageError where the baseline is of another model, before that costs a scan."""
+    from naa_fast.capture.selection import unwrapped
+    from naa_fast.inputs.fingerprint import model_fingerprint
+
+    if rules.baseline is not None:
+        rules.require_model(model_fingerprint(unwrapped(model)))

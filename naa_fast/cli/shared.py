@@ -9,7 +9,6 @@ import re
 import sys
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from naa_fast.audit import Audit
-    from naa_fast.detect.accept import Rules
     from naa_fast.inputs.batches import Source
     from naa_fast.scan.ranks import Ranks
 
@@ -168,32 +165,6 @@ def running(arguments: argparse.Namespace, listed: Path) -> Iterator[tuple[Ranks
         note(f"{counted(quarantine.count, 'item')} could not be used and left out: {listed}")
 
 
-def add_judging(parser: argparse.ArgumentParser) -> None:
-    """The options that say what counts as abnormal, and where the report goes."""
-    group = parser.add_argument_group("judging and reporting")
-    group.add_argument(
-        "--threshold",
-        type=threshold,
-        metavar="T",
-        help="neurons whose means differ by more are abnormal, in the layer's units (default: calibrated on the clean set)",
-    )
-    group.add_argument("--top-k", type=positive, default=20, metavar="K", help="neurons a ranking shows (default: 20)")
-    group.add_argument(
-        "--fail-on",
-        choices=("shift", "outlier", "backdoor-like", "proved"),
-        default="shift",
-        help="least level of a finding that gives exit code 1 (default: shift, any)",
-    )
-    group.add_argument("--baseline", type=Path, metavar="REPORT.json", help="findings of this earlier report count nothing")
-    group.add_argument(
-        "--allow", type=Path, metavar="FILE.json", help="findings accepted there, each with a reason and an expiry date"
-    )
-    group.add_argument("--json", action="store_true", help="print report.json instead of the summary")
-    group.add_argument(
-        "--single-file", action="store_true", help="put styles and pictures into report.html, to send it by itself"
-    )
-
-
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 1 or more")
@@ -217,16 +188,6 @@ def shard(text: str) -> tuple[int, int]:
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise argparse.ArgumentTypeError(f"'{text}' is not of the form i/n with i from 1 to n, as in 2/8")
     return int(number), int(count)
-
-
-def threshold(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not (isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a finite number of 0 or more")
-    return value
 
 
 def model_arguments(words: list[str]) -> dict[str, Any]:
@@ -331,35 +292,6 @@ def model_place(spec: str) -> Path | None:
         folder = Path(spec.removeprefix("hf:"))
         return folder if folder.is_dir() else None
     return Path(spec) if spec.endswith(".pt2") else model_file(spec)
-
-
-def rules_of(arguments: argparse.Namespace) -> Rules:
-    """What the options let count, read before anything is run: a broken file should not cost a scan."""
-    from naa_fast.detect.accept import Rules, read_allowlist, read_baseline
-
-    known = read_baseline(arguments.baseline) if arguments.baseline is not None else frozenset()
-    accepted = tuple(read_allowlist(arguments.allow)) if arguments.allow is not None else ()
-    return Rules(arguments.fail_on, known, accepted)
-
-
-def deliver(audit: Audit, arguments: argparse.Namespace, rules: Rules) -> int:
-    """Write the report folder, print the result, return the exit code after what the options let count."""
-    from naa_fast.detect.accept import gate
-
-    folder, as_json = arguments.out, arguments.json
-    answer = gate(audit.verdict, rules)
-    written = audit.save(folder, single_file=arguments.single_file)
-    place = f"report: {folder / 'report.html'} ({len(written)} files in {folder}{os.sep})"
-    if as_json:
-        emit((folder / "report.json").read_text(encoding="utf-8").rstrip("\n"))
-        note(place)
-    else:
-        emit(audit.summary().rstrip("\n"))
-        emit(clean(place))
-    note(*answer.notes)
-    if answer.exit_code != audit.verdict.exit_code:
-        note(f"nothing else was found: exit code {answer.exit_code}")
-    return answer.exit_code
 
 
 def counted(number: int, what: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from naa_fast.detect.checks import Check
 from naa_fast.detect.crowd import Crowd, Gathering, gathering, hypergeometric_tail
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.proof import Proof
@@ -192,7 +193,8 @@ class Ranking:
 @dataclass(frozen=True)
 class Evidence:
     """The second look: a `ranking`, `proof` strongest first, how many samples ran through the model for the proofs
-    (`forwards`), `notes` on what was not done and why, `gaps` where it failed. `pictures` (float32 `[samples, channels, height,
+    (`forwards`), `checks` that say which of checks.SECOND_LOOK ran (what they do not name did not), `notes` on what else was not
+    done and why, `gaps` where it failed. `pictures` (float32 `[samples, channels, height,
     width]`) or `texts` show the first samples of `ranking.top`. `harmless`, 0 to 1: how much of the shift of the inputs
     brightness, contrast, blur or a shift by a pixel explain. `crowd`: None where there is none, or inputs cannot be compared.
     `directions` of every layer, the farthest above chance first. `repair`: None where none was tried, or none helps.
@@ -209,6 +211,7 @@ class Evidence:
     gaps: tuple[str, ...] = ()
     directions: tuple[Direction, ...] = ()
     repair: Repair | None = None
+    checks: tuple[Check, ...] = ()
 
     @property
     def turned(self) -> Crowd | None:

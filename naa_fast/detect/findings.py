@@ -15,12 +15,16 @@ from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, Evidence
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.detect.tails import BEYOND, exceeding, tests_of
+from naa_fast.detect.trigger import TriggerKey
 from naa_fast.measurement import Measurement
 from naa_fast.records import ROWS
 
 NONE = Evidence()
 LEVELS = ("shift", "outlier", "backdoor-like", "proved")
+ABOUTS = ("tail", "direction", "difference", "not finite")
 ROOT = "the whole model"
+INPUT, SAMPLES, PREDICTIONS = "(input)", "(samples)", "(predictions)"
+"""What stands in a layer's place."""
 BACKDOOR_Z = 3.0
 """Of 32 backdoored models with every suspect sample triggered the largest z was 3.4 to 18.6; benign shifts stayed below 3 in
 96 % of cases (28 small models of six kinds on real data)."""
@@ -37,7 +41,11 @@ clean models shown another model's trigger, .19 on class imbalance, .05 on clean
 
 @dataclass(frozen=True)
 class Finding:
-    """One piece of evidence: its level, where it was seen, the number against its limit, and the class it is `about`, if any."""
+    """One piece of evidence: its level, where it was seen, the number against its limit, what it is `about`, and of a proof the
+    `trigger`, and the one class it turns, `source` (None for all others than the target).
+
+    `about` is the class, "all-to-all", or one of ABOUTS for what is counted otherwise than most of its level in a layer.
+    """
 
     level: str
     layer: str
@@ -45,6 +53,8 @@ class Finding:
     value: float
     limit: float
     about: str = ""
+    trigger: TriggerKey | None = None
+    source: int | None = None
 
 
 def largest_t(layer: LayerComparison) -> float:
@@ -93,7 +103,7 @@ def find(
         enough = np.inf
     if risen is not None and concentrated:
         statement = f"class {risen[0]} is predicted for {100 * risen[1]:.0f} points more of the suspect than of the clean samples"
-        findings.append(Finding("shift", "(predictions)", statement, risen[1], CONCENTRATION, str(risen[0])))
+        findings.append(Finding("shift", PREDICTIONS, statement, risen[1], CONCENTRATION, str(risen[0])))
     for layer in layers:
         t = largest_t(layer)
         z = largest_finite(layer.z)
@@ -108,7 +118,8 @@ def find(
                 else f"that {'stands' if len(layer.abnormal) == 1 else 'stand'} out"
             )
             value = largest_finite(layer.measure)
-            findings.append(Finding("outlier", layer.name, f"{count(len(layer.abnormal))} {what}", value, layer.limit))
+            unit = "difference" if given_threshold else ""
+            findings.append(Finding("outlier", layer.name, f"{count(len(layer.abnormal))} {what}", value, layer.limit, unit))
         if t > chance and z >= enough:
             statement = (
                 f"{int((layer.z >= enough).sum())} of {count(layer.neurons)} shifted by {enough:g} standard deviations or more"
@@ -117,7 +128,7 @@ def find(
         broken = (layer.suspect.positions.nonfinite > 0) & (layer.clean.positions.nonfinite == 0)
         if broken.any():
             statement = f"{count(int(broken.sum()))} NaN or infinite on suspect samples only"
-            findings.append(Finding("outlier", layer.name, statement, float(broken.sum()), 0.0))
+            findings.append(Finding("outlier", layer.name, statement, float(broken.sum()), 0.0, "not finite"))
     return findings
 
 
@@ -134,7 +145,8 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
                 f"a trigger {what} {100 * proof.rate:.0f} % of {where} (95 % interval {100 * low:.0f} to {100 * high:.0f} %; "
                 f"the same read off clean samples: {100 * proof.control:.0f} %)"
             )
-            findings.append(Finding("proved", "(input)", statement, proof.rate, proof.limit, str(proof.target)))
+            about = str(proof.target)
+            findings.append(Finding("proved", INPUT, statement, proof.rate, proof.limit, about, proof.trigger, proof.source))
     crowd = evidence.turned
     if crowd is not None:
         statement = (
@@ -142,7 +154,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
             f"{100 * crowd.purity:.0f} % of all such; {100 * crowd.elsewhere:.0f} % of them resemble clean samples of many other "
             f"classes most (of clean samples of class {crowd.target}: {100 * crowd.usual:.0f} %)"
         )
-        findings.append(Finding("backdoor-like", "(samples)", statement, crowd.purity, PURE, str(crowd.target)))
+        findings.append(Finding("backdoor-like", SAMPLES, statement, crowd.purity, PURE, str(crowd.target)))
     findings += directions_in(evidence)
     ranking = evidence.ranking
     if ranking is not None and ranking.p_value < TAIL_P:
@@ -153,14 +165,14 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
         one = ranking.gathered
         if one is not None and one.p_value < TAIL_P:
             statement += f"; of those called class {one.target} {one.extra:.0f} more than clean samples of it let expect"
-        findings.append(Finding("outlier", "(samples)", statement, share, TAIL))
+        findings.append(Finding("outlier", SAMPLES, statement, share, TAIL))
     if ranking is not None and ranking.concentration[1] >= GATHERED:
         target, beyond = ranking.concentration
         statement = (
             f"of the {CONCENTRATED_TOP} samples farthest outside the clean set {100 * beyond:.0f} points more than of all are "
             f"called class {target}"
         )
-        findings.append(Finding("outlier", "(samples)", statement, beyond, GATHERED, str(target)))
+        findings.append(Finding("outlier", SAMPLES, statement, beyond, GATHERED, str(target)))
     return findings
 
 

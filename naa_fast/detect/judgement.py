@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isfinite
 
 import numpy as np
 
+from naa_fast.detect.accept import Gate, Rules, gate
+from naa_fast.detect.checks import unranked
 from naa_fast.detect.comparison import LayerComparison, known_mean
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.null import CleanNull, clean_null
@@ -16,7 +19,7 @@ from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.measurement import Measurement
 
 MIN_SAMPLES = 2
-NOT_LOOKED = "which samples set it off, and whether a trigger can be proved: that takes the model and the samples"
+NOT_LOOKED = "that takes the model and the samples"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Judgement:
     """Everything that was found: `layers` in model order, the `null` it was calibrated with, and the `verdict`.
 
     `threshold` is the user's, on the difference, or None; then `limit` (on z) comes from the null. `top_k` rows a ranking.
-    `evidence` is what a second look at the samples found, empty where there was none.
+    `evidence` is what a second look at the samples found, empty where there was none. `rules` are what a script is told by.
     """
 
     clean: Measurement
@@ -53,6 +56,12 @@ class Judgement:
     limit: float
     top_k: int
     evidence: Evidence = field(default_factory=Evidence)
+    rules: Rules = field(default_factory=Rules)
+
+    @cached_property
+    def gate(self) -> Gate:
+        """The exit code by the `rules`, and why."""
+        return gate(self.verdict, self.rules)
 
     def __repr__(self) -> str:
         return f"Judgement({self.verdict.outcome}, score {self.verdict.score:.4g}, {len(self.layers)} layers)"
@@ -93,11 +102,13 @@ def judge(
     threshold: float | None = None,
     top_k: int = 20,
     evidence: Evidence | None = None,
+    accept_unranked: bool = False,
 ) -> Judgement:
     """Compare two measurements of one model and say what it means.
 
     `threshold`: neurons whose difference exceeds it are abnormal, in the layer's own units; None takes a limit on z from the
-    clean set itself. Cost: O(neurons).
+    clean set itself. `accept_unranked`: a pass may rest on means alone, where samples were not ranked, nothing could be proved or
+    no classes were predicted; without it that is inconclusive. Cost: O(neurons).
 
     Raises:
         InputError: fewer than two samples in a set, or no layer.
@@ -105,12 +116,12 @@ def judge(
         UsageError: a negative or non-finite threshold, or `top_k` below 1.
     """
     require_comparable(clean, suspect, threshold, top_k)
-    evidence = evidence or Evidence(notes=(NOT_LOOKED,))
+    evidence = evidence or Evidence(checks=unranked(NOT_LOOKED))
     null = clean_null(clean.layers.values())
     limit = abnormal_limit(null, clean, suspect) if threshold is None else threshold
     limit_on = "z" if threshold is None else "difference"
     layers = {name: LayerComparison(name, record, suspect.layers[name], limit, limit_on) for name, record in clean.layers.items()}
-    verdict = judge_outcome(list(layers.values()), null, clean, suspect, threshold is not None, evidence)
+    verdict = judge_outcome(list(layers.values()), null, clean, suspect, threshold is not None, evidence, accept_unranked)
     return Judgement(clean, suspect, layers, null, verdict, threshold, limit, top_k, evidence)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 
+from naa_fast.detect.trigger import TriggerKey, key_of
 from naa_fast.records import Array
 
 ALL_TO_ALL = "all-to-all"
@@ -78,6 +79,11 @@ class Proof:
     @property
     def interval(self) -> tuple[float, float]:
         return wilson(self.rate, self.samples)
+
+    @property
+    def trigger(self) -> TriggerKey:
+        """What tells this trigger from another one."""
+        return key_of(self.kind, self.pattern, self.mask, self.tokens, self.words)
 
     @property
     def limit(self) -> float:

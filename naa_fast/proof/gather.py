@@ -14,6 +14,8 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from naa_fast.capture.selection import LayerSpec
 from naa_fast.detect.axes import channels_first, either_way, is_picture
+from naa_fast.detect.checks import did_not_run, ran, unranked
+from naa_fast.detect.directions import FEWEST
 from naa_fast.detect.directions import measure as measured_directions
 from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
 from naa_fast.detect.findings import plain
@@ -35,8 +37,6 @@ from naa_fast.scan.ranks import Ranks
 Decoder = Callable[[tuple[int, ...]], str]
 SHOWN = 48
 WORDS = 300
-ALONG = "along which directions the sets differ"
-WHICH, WHETHER = "which samples set it off", "whether a trigger can be proved"
 WHOSE = "which samples carry it, and what classes they came from"
 CURE = "whether silencing what was found cures the model"
 SMALLEST = 64
@@ -67,14 +67,14 @@ def gather(
     """
     reason = obstacle(clean, suspect, measured)
     if reason is not None:
-        return Evidence(notes=(f"{WHICH}, and {WHETHER}: {reason}",))
+        return Evidence(checks=unranked(reason))
     clean, suspect = (source.in_order() if isinstance(source, TextSource) else source for source in (clean, suspect))
     try:
         seen = None if beside is None else beside.looked(measured)
         if seen is None:
             seen = look(model, clean, suspect, measured, layers=layers, device=device, backend=backend, progress=progress)
     except Exception as error:  # whatever the model or the data did: the measurements stand
-        return Evidence(gaps=(f"{WHICH}: the second look ended with {in_words(error)}",))
+        return Evidence(checks=unranked(f"the second look ended with {in_words(error)}"))
     ranking = Ranking(
         seen.scores,
         seen.predicted,
@@ -87,19 +87,23 @@ def gather(
         file_of=getattr(suspect, "file_of", nameless),
         whole=whole,
     )
-    found = Evidence(ranking, notes=() if proof else (f"{WHETHER}: it was switched off",))
+    found = Evidence(ranking, checks=(*ran("ranking"), *(() if proof else did_not_run("it was switched off", "proof"))))
     images = cache(lambda: clean_images(seen))
     steps: list[tuple[str, Callable[[Evidence], Evidence]]] = [
-        (WHETHER, lambda found: with_proofs(found, model, seen, images(), suspect, device) if proof else found),
+        ("proof", lambda found: with_proofs(found, model, seen, images(), suspect, device) if proof else found),
         (WHOSE, lambda found: with_carriers(found, seen, suspect)),
         (WHOSE, lambda found: with_images(found, seen, images())),
-        (ALONG, lambda found: replace(found, directions=measured_directions(seen.directions.projected()))),
+        ("directions", lambda found: with_directions(found, seen)),
     ]
     for what, step in steps:
         try:
             found = step(found)
         except Exception as error:  # what the steps before have found stays
-            found = replace(found, gaps=(*found.gaps, f"{what}: the attempt ended with {in_words(error)}"))
+            reason = f"the attempt ended with {in_words(error)}"
+            if what == WHOSE:
+                found = replace(found, gaps=(*found.gaps, f"{what}: {reason}"))
+            else:
+                found = replace(found, checks=(*found.checks, *did_not_run(reason, what)))
     if then is not None:
         try:
             found = then(found, seen, suspect, images())
@@ -119,10 +123,19 @@ def with_proofs(
     proofs = [replace(p, words=in_text(p, decode)) if p.tokens and decode is not None else p for p in proofs]
     proofs = [with_words(p, decode) for p in proofs]
     if untried:
-        return replace(found, notes=(f"{WHETHER}: {untried}",))
+        return replace(found, checks=(*found.checks, *did_not_run(untried, "proof")))
     assert found.ranking is not None
     told = replace(found.ranking, uncertain=np.zeros(len(found.ranking.scores), bool))  # without a proof nothing carries one
-    return replace(found, ranking=told, proof=tuple(proofs), forwards=forwards)
+    checks = (*found.checks, *ran("proof"))
+    return replace(found, ranking=told, proof=tuple(proofs), forwards=forwards, checks=checks)
+
+
+def with_directions(found: Evidence, seen: Look) -> Evidence:
+    """The evidence with the directions along which the sets differ, of layers with enough samples."""
+    directions = measured_directions(seen.directions.projected())
+    reason = f"fewer than {FEWEST} samples of a set to fix one on, or to measure it on"
+    checks = (*found.checks, *(ran("directions") if directions else did_not_run(reason, "directions")))
+    return replace(found, directions=directions, checks=checks)
 
 
 def in_text(proof: Proof, decode: Decoder) -> str:

@@ -53,6 +53,8 @@ def prove(
             proofs = list(token_proofs(trials, seen))
         elif images is not None and any(kept.row is not None and kept.row.is_floating_point() for kept in seen.top):
             rows, usual = (rows_like(images[0], top) for top in (seen.top, seen.null_top))
+            if not rows:
+                return [], 0, "none of the highest-ranked samples has the clean samples' shape and finite values"
             wanted: list[int | str] = [*targets(seen.top, seen.null_predicted), ALL_TO_ALL]
             proofs = [as_taken(proof, images[0]) for proof in image_proofs(trials, rows, usual, wanted, *images)]
         else:

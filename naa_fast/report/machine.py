@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from naa_fast.detect.accuracy import clean_accuracy
+from naa_fast.detect.baseline import SCHEMA
 from naa_fast.detect.crowd import Crowd
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import Evidence, RankedSample
+from naa_fast.detect.findings import Finding
 from naa_fast.detect.judgement import Judgement, TopNeuron
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import REPAIR_FILE, Change, Repair
 from naa_fast.measurement import Measurement
 from naa_fast.report.pictures import TABLE, trigger_names
 
-SCHEMA = "naa-fast/report/1"
 UNITED = ("versions", "device", "backends")
 """Provenance every report has, as a list of strings, empty where a measurement says nothing of it."""
 
@@ -37,24 +38,16 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
     return {
         "schema": SCHEMA,
         "outcome": verdict.outcome,
-        "exit_code": verdict.exit_code,
+        "exit_code": judgement.gate.exit_code,
+        "verdict": judged(judgement),
+        "gate": gated(judgement),
         "score": finite(verdict.score),
         "z": finite(verdict.z),
         "p_value": finite(verdict.p_value),
         "sentence": unicode_text(verdict.sentence),
         "threshold": finite(judgement.limit),
         "threshold_on": judgement.limit_on,
-        "findings": [
-            {
-                "level": finding.level,
-                "layer": unicode_text(finding.layer),
-                "statement": unicode_text(finding.statement),
-                "value": finite(finding.value),
-                "limit": finite(finding.limit),
-                "about": finding.about,
-            }
-            for finding in verdict.findings
-        ],
+        "findings": [stated(finding) for finding in verdict.findings],
         "not_checked": [unicode_text(line) for line in verdict.not_checked],
         "layers": [
             {
@@ -96,6 +89,48 @@ def accurate(clean: Measurement) -> float | None:
     """Clean accuracy; None where no labels say it."""
     accuracy = clean_accuracy(clean)
     return None if accuracy is None or accuracy.beyond else finite(accuracy.share)
+
+
+def judged(judgement: Judgement) -> dict[str, Any]:
+    """What the verdict itself says, whatever a script is told."""
+    verdict = judgement.verdict
+    return {
+        "outcome": verdict.outcome,
+        "exit_code": verdict.exit_code,
+        "checks": [{"name": c.name, "ran": c.ran, "reason": unicode_text(c.reason)} for c in verdict.checks],
+        "accepted": list(verdict.accepted),
+        "gaps": [unicode_text(gap) for gap in verdict.gaps],
+    }
+
+
+def gated(judgement: Judgement) -> dict[str, Any]:
+    """What a script is told, why, and by which rules."""
+    rules, gate = judgement.rules, judgement.gate
+    baseline = rules.baseline
+    return {
+        "exit_code": gate.exit_code,
+        "decision": gate.decision,
+        "reason": unicode_text(gate.reason),
+        "fail_on": rules.fail_on,
+        "baseline": None if baseline is None else {"file": unicode_text(baseline.file), "sha256": baseline.sha256},
+        "allow": unicode_text(rules.allow) if rules.allow else None,
+        "warn_ok": rules.warn_ok,
+        "notes": [unicode_text(note) for note in gate.notes],
+    }
+
+
+def stated(finding: Finding) -> dict[str, Any]:
+    trigger = None if finding.trigger is None else finding.trigger.report()
+    return {
+        "level": finding.level,
+        "layer": unicode_text(finding.layer),
+        "statement": unicode_text(finding.statement),
+        "value": finite(finding.value),
+        "limit": finite(finding.limit),
+        "about": finding.about,
+        "source": finding.source,
+        "trigger": plain(trigger),
+    }
 
 
 def numbers(row: TopNeuron) -> dict[str, Any]:

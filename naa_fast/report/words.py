@@ -6,12 +6,15 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from math import floor, isfinite, log10
 
+from naa_fast.detect.accept import Gate
 from naa_fast.detect.accuracy import clean_accuracy
+from naa_fast.detect.checks import Check, listed
 from naa_fast.detect.directions import BEYOND
 from naa_fast.detect.evidence import TAIL, Evidence
 from naa_fast.detect.findings import LEVELS, Finding
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.repair import TRIGGERED
+from naa_fast.detect.verdict import EXIT_CODES
 
 NARROWEST = 80
 """Cells the table needs."""
@@ -57,14 +60,27 @@ def heading(judgement: Judgement, width: int) -> list[str]:
         else f"|mean difference| > {number(judgement.limit)} in each layer's own units, as given"
     )
     return [
-        f"{verdict.outcome.upper()} (exit code {verdict.exit_code})",
+        f"{verdict.outcome.upper()} (exit code {judgement.gate.exit_code})",
         *wrapped(printable(verdict.sentence, SENTENCE_CELLS), width),
+        *(wrapped(told(judgement.gate), width) if judgement.gate.exit_code != EXIT_CODES[verdict.outcome] else []),
         "",
         *wrapped(f"{number(verdict.score)} (0: the sets are alike, 1: a proof without exception)", width, "score     "),
         *wrapped(f"{number(verdict.z)}, the largest difference in standard deviations of a sample", width, "largest z "),
         *wrapped(p_value(verdict.p_value), width, "p-value   "),
         *wrapped(limit, width, "abnormal  "),
+        *wrapped(checked(verdict.checks), width, "checks    "),
     ]
+
+
+def told(gate: Gate) -> str:
+    """Why a script is told something else than the outcome."""
+    return f"For scripts: {gate.decision}, exit code {gate.exit_code}. {printable(gate.reason, SENTENCE_CELLS)}."
+
+
+def checked(checks: Sequence[Check]) -> str:
+    """Which checks ran; why others did not stands under what was not checked."""
+    done, missing = ([check.name for check in checks if check.ran == ran] for ran in (True, False))
+    return f"{listed(done) or 'none'} ran" + (f"; {listed(missing)} did not" if missing else "")
 
 
 def p_value(p: float) -> str:

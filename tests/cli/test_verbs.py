@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from naa_fast.cli import shared
 from naa_fast.cli.main import main
 from naa_fast.cli.outputs import REPORT_FILES
-from naa_fast.errors import EXIT_ERROR, EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_UNSAFE, EXIT_USAGE
+from naa_fast.errors import EXIT_ERROR, EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_UNSAFE, EXIT_USAGE, EXIT_WARN
 from naa_fast.measurement import Measurement
 from naa_fast.report.pictures import VECTORS
 
@@ -130,7 +130,8 @@ def test_measure_then_compare_is_the_scan(here: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == "parts/clean.naa.safetensors: 600 samples, 1 layer\n"
     assert measure("parts/planted.naa.safetensors", "planted.npy", model="net.py:identity") == EXIT_PASS
     words = ["compare", "parts/clean.naa.safetensors", "parts/planted.naa.safetensors", "--out", "compared"]
-    assert main(words) == EXIT_FINDING
+    assert main(words) == EXIT_INCONCLUSIVE, "a warn, and nothing was ranked"
+    assert main([*words, "--accept-unranked"]) == EXIT_WARN
     assert scan(suspect="planted.npy") == EXIT_FINDING
     compared, scanned = (json.loads((here / name / "report.json").read_text()) for name in ("compared", "naa-report"))
     assert compared["layers"] == scanned["layers"]
@@ -145,7 +146,7 @@ def test_compare_and_merge_load_no_torch(here: Path) -> None:
 import sys
 from naa_fast.cli.main import main
 sys.modules["torch"] = sys.modules["numba"] = sys.modules["cupy"] = None  # importing any of them is an error
-assert main(["compare", "a.naa.safetensors", "b.naa.safetensors", "--out", "r"]) == 1
+assert main(["compare", "a.naa.safetensors", "b.naa.safetensors", "--out", "r"]) == 3
 assert main(["merge", "a.naa.safetensors", "b.naa.safetensors", "--out", "m.naa.safetensors"]) == 0
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -190,30 +191,6 @@ def test_measure_says_what_was_skipped(here: Path, capsys: pytest.CaptureFixture
     (here / "set" / "bad.png").write_bytes(b"nonsense")
     assert measure("a.naa", "set") == EXIT_PASS
     assert "a.naa: 3 samples, 1 skipped, 1 layer" in capsys.readouterr().out
-
-
-def test_known_and_accepted_findings_change_the_exit_code_and_not_the_report(
-    here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    measure("a.naa", model="net.py:identity")
-    measure("b.naa", "planted.npy", model="net.py:identity")
-    compare = ["compare", "a.naa", "b.naa", "--out"]
-    assert main([*compare, "first"]) == EXIT_FINDING
-    capsys.readouterr()
-    assert main([*compare, "again", "--baseline", "first/report.json"]) == EXIT_PASS
-    captured = capsys.readouterr()
-    assert captured.out.splitlines()[0].endswith("(exit code 1)"), "the verdict stays"
-    assert "in the baseline: shift in the whole model" in captured.err
-    assert "nothing else was found: exit code 0" in captured.err
-    assert main([*compare, "first", "--baseline", "first/report.json"]) == EXIT_USAGE, "an input is never written over"
-    (here / "allow.json").write_text('{"accept": [{"level": "shift", "layer": "*", "reason": "moved", "expires": "2999-01-01"}]}')
-    assert main([*compare, "third", "--allow", "allow.json"]) == EXIT_FINDING, "it shifts, and it stands out"
-    assert main([*compare, "fourth", "--fail-on", "proved"]) == EXIT_PASS
-    (here / "allow.json").write_text("{}")
-    capsys.readouterr()
-    assert main([*compare, "fifth", "--allow", "allow.json"]) == EXIT_ERROR
-    assert "is no allowlist" in capsys.readouterr().err
-    assert not (here / "fifth").exists()
 
 
 # What goes wrong

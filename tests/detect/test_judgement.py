@@ -17,7 +17,9 @@ CLEAN = RNG.standard_normal((500, 40)).astype(np.float32)
 
 
 def verdict_of(suspect: np.ndarray, clean: np.ndarray = CLEAN, **options: float) -> naa_fast.detect.verdict.Verdict:  # type: ignore[name-defined]
-    return judge(measured(clean, "c"), measured(suspect.astype(np.float32), "s"), **options).verdict  # type: ignore[arg-type]
+    """What the rules on means and tails say alone."""
+    sets = measured(clean, "c"), measured(suspect.astype(np.float32), "s")
+    return judge(*sets, accept_unranked=True, **options).verdict  # type: ignore[arg-type]
 
 
 def fresh(n: int = 300) -> np.ndarray:
@@ -108,8 +110,8 @@ def test_fresh_clean_data_pass() -> None:
 def test_a_moderate_shift_warns_and_an_overwhelming_one_fails() -> None:
     shifted = fresh()
     shifted[:, 5] += 2.7
-    judgement = judge(measured(CLEAN, "c"), measured(shifted, "s"))
-    assert (judgement.verdict.outcome, judgement.verdict.exit_code) == ("warn", 1)
+    judgement = judge(measured(CLEAN, "c"), measured(shifted, "s"), accept_unranked=True)
+    assert (judgement.verdict.outcome, judgement.verdict.exit_code) == ("warn", 6)
     assert {finding.level for finding in judgement.verdict.findings} == {"shift", "outlier"}
     assert judgement.layers["layer"].abnormal.tolist() == [5]
     assert judgement.top(1)[0].neuron == 5
@@ -161,7 +163,7 @@ def test_what_cannot_be_known_is_never_a_pass(clean: np.ndarray, suspect: np.nda
 def test_skipped_samples_are_never_a_pass() -> None:
     suspect = measured(fresh(), "s")
     partial = Measurement(suspect.layers, "m", "float32", (Shard("s", 300, 2),))
-    verdict = judge(measured(CLEAN, "c"), partial).verdict
+    verdict = judge(measured(CLEAN, "c"), partial, accept_unranked=True).verdict
     assert verdict.outcome == "inconclusive"
     assert "2 suspect samples could not be read" in verdict.sentence
 
@@ -217,7 +219,7 @@ def test_a_layer_that_cannot_be_compared_is_no_evidence_and_shows_no_mean() -> N
 
 def test_the_same_data_twice_is_never_a_pass() -> None:
     same = measured(CLEAN, "c")
-    verdict = judge(same, measured(CLEAN, "c")).verdict
+    verdict = judge(same, measured(CLEAN, "c"), accept_unranked=True).verdict
     assert verdict.outcome == "inconclusive"
     assert "the clean and the suspect set are the same data" in verdict.sentence
 

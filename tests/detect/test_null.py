@@ -39,7 +39,7 @@ def test_fresh_clean_data_seldom_raises_a_false_alarm(law: str, neurons: int, cl
     alarms = 0
     for _ in range(repeats):
         draws = [LAWS[law](rng, n, neurons).astype(np.float32) for n in (clean, suspect)]
-        alarms += judge(measured(draws[0], "c"), measured(draws[1], "s")).verdict.outcome != "pass"
+        alarms += judge(measured(draws[0], "c"), measured(draws[1], "s"), accept_unranked=True).verdict.outcome != "pass"
     # The nominal rate is 1 %. With a true rate of 2 %, more than this many alarms has probability below 1e-3.
     assert alarms <= {200: 12, 40: 5}[repeats], f"{alarms} of {repeats}"
 

@@ -97,7 +97,7 @@ def judged(clean: np.ndarray, suspect: np.ndarray, evidence: Evidence | None = N
     sets = [
         Measurement({"layer": record_of(x)}, "m", "float32", (Shard(name, len(x)),)) for name, x in (("c", clean), ("s", suspect))
     ]
-    return judge(sets[0], sets[1], evidence=evidence)
+    return judge(sets[0], sets[1], evidence=evidence, accept_unranked=True)
 
 
 def tail_findings(judgement: Judgement) -> list[str]:

@@ -163,11 +163,13 @@ def test_large_integers_are_no_tokens_and_take_no_memory() -> None:
     assert audit.proof == ()
 
 
-def test_what_is_switched_off_is_said_and_is_no_gap() -> None:
-    audit = scanned(Quadrants(), suspect=HELD, ranking=False)
-    assert any("switched off" in line for line in audit.verdict.not_checked)
-    assert audit.verdict.outcome == "pass"
-    assert audit.report()["second_look"] is None
+def test_what_is_switched_off_is_said_and_is_a_gap_unless_it_was_accepted() -> None:
+    for accepted, outcome in ((False, "inconclusive"), (True, "pass")):
+        audit = scanned(Quadrants(), suspect=HELD, ranking=False, accept_unranked=accepted)
+        assert any("switched off" in line for line in audit.verdict.not_checked)
+        assert any("switched off" in line for line in audit.verdict.gaps) != accepted
+        assert audit.verdict.outcome == outcome
+        assert audit.report()["second_look"] is None
 
 
 def test_a_mask_of_the_user_is_left_alone() -> None:

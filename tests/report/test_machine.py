@@ -12,9 +12,11 @@ import pytest
 from jsonschema import Draft202012Validator
 from report.examples import EXAMPLES, HOSTILE, classic, judged, not_a_number, pair
 
+from naa_fast.detect.checks import ABOUT
 from naa_fast.detect.findings import LEVELS
 from naa_fast.detect.verdict import EXIT_CODES, OUTCOMES
 from naa_fast.report.machine import SCHEMA, load_schema, report_bytes, report_dict
+from naa_fast.report.words import summary
 
 VALIDATOR = Draft202012Validator(load_schema())
 GIVEN = {"options": {"top_k": 20}, "seed": 0}
@@ -36,7 +38,10 @@ def test_every_kind_of_report_is_strict_json_and_satisfies_the_schema(example: s
     VALIDATOR.validate(report)
     assert report == json.loads(json.dumps(report_dict(judgement, GIVEN)))
     assert report["outcome"] == judgement.verdict.outcome
-    assert report["exit_code"] == judgement.verdict.exit_code
+    assert report["exit_code"] == report["gate"]["exit_code"] == report["verdict"]["exit_code"] == judgement.verdict.exit_code
+    assert report["not_checked"][0].startswith("a trigger that is not in your suspect set")
+    assert summary(judgement).startswith(f"{report['outcome'].upper()} (exit code {report['exit_code']})\n")
+    assert "Not checked\n  - a trigger that is not in your suspect set" in summary(judgement)
 
 
 def test_the_examples_are_of_every_outcome() -> None:
@@ -48,8 +53,10 @@ def test_the_schema_is_one_and_knows_the_words_of_the_detector() -> None:
     Draft202012Validator.check_schema(schema)
     properties = schema["properties"]
     assert properties["schema"]["const"] == SCHEMA
-    assert set(properties["outcome"]["enum"]) == set(OUTCOMES)
-    assert set(properties["exit_code"]["enum"]) == set(EXIT_CODES.values())
+    assert set(schema["$defs"]["outcome"]["enum"]) == set(OUTCOMES)
+    assert set(schema["$defs"]["exit_code"]["enum"]) == set(EXIT_CODES.values())
+    names = properties["verdict"]["properties"]["checks"]["items"]["properties"]["name"]["enum"]
+    assert names == list(ABOUT)
     assert set(properties["findings"]["items"]["properties"]["level"]["enum"]) == set(LEVELS)
     assert set(schema["required"]) == set(properties) == set(report_dict(classic(), {}))
 
@@ -58,10 +65,13 @@ BREAKS: dict[str, Callable[[dict[str, Any]], object]] = {
     "no outcome": lambda r: r.pop("outcome"),
     "unknown outcome": lambda r: r.update(outcome="fine"),
     "exit code of an error": lambda r: r.update(exit_code=2),
-    "another schema": lambda r: r.update(schema="naa-fast/report/2"),
+    "another schema": lambda r: r.update(schema="naa-fast/report/1"),
     "score in words": lambda r: r.update(score="19"),
     "probability above one": lambda r: r.update(p_value=1.5),
     "no threshold": lambda r: r.pop("threshold"),
+    "a gate that decides nothing": lambda r: r["gate"].pop("decision"),
+    "a check without a reason": lambda r: r["verdict"]["checks"][0].pop("reason"),
+    "a finding that tells no trigger": lambda r: r["findings"][0].pop("trigger"),
     "an unknown key": lambda r: r.update(extra=1),
     "no layers": lambda r: r.update(layers=[]),
     "neuron without z": lambda r: r["layers"][0]["abnormal"][0].pop("z"),

@@ -1,0 +1,89 @@
+"""What the verbs that judge share: the options, what they let count, and how a result is delivered."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from math import isfinite
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from naa_fast.cli.shared import clean, emit, note, positive
+
+if TYPE_CHECKING:
+    from naa_fast.audit import Audit
+    from naa_fast.detect.accept import Rules
+
+
+def add_judging(parser: argparse.ArgumentParser) -> None:
+    """The options that say what counts as abnormal, and where the report goes."""
+    group = parser.add_argument_group("judging and reporting")
+    group.add_argument(
+        "--threshold",
+        type=threshold,
+        metavar="T",
+        help="neurons whose means differ by more are abnormal, in the layer's units (default: calibrated on the clean set)",
+    )
+    group.add_argument("--top-k", type=positive, default=20, metavar="K", help="neurons a ranking shows (default: 20)")
+    group.add_argument(
+        "--fail-on",
+        choices=("shift", "outlier", "backdoor-like", "proved"),
+        default="backdoor-like",
+        help="least level of a finding that gives exit code 1 (default: backdoor-like); those below give 6",
+    )
+    group.add_argument(
+        "--warn-ok", action="store_true", help="exit code 0 in place of 6, where there are findings below --fail-on"
+    )
+    group.add_argument(
+        "--accept-unranked",
+        action="store_true",
+        help="a pass may rest on means alone, where samples were not ranked or no trigger was tried (default: exit code 3)",
+    )
+    group.add_argument(
+        "--baseline", type=Path, metavar="REPORT.json", help="findings of this earlier report of the same model count nothing"
+    )
+    group.add_argument(
+        "--allow", type=Path, metavar="FILE.json", help="findings accepted there, each with a reason and an expiry date"
+    )
+    group.add_argument("--json", action="store_true", help="print report.json instead of the summary")
+    group.add_argument(
+        "--single-file", action="store_true", help="put styles and pictures into report.html, to send it by itself"
+    )
+
+
+def threshold(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not (isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a finite number of 0 or more")
+    return value
+
+
+def rules_of(arguments: argparse.Namespace) -> Rules:
+    """What the options let count, read before anything is run: a broken file should not cost a scan."""
+    from naa_fast.detect.accept import Rules, read_allowlist
+    from naa_fast.detect.baseline import read_baseline
+
+    baseline = read_baseline(arguments.baseline) if arguments.baseline is not None else None
+    accepted = tuple(read_allowlist(arguments.allow)) if arguments.allow is not None else ()
+    return Rules(arguments.fail_on, baseline, accepted, str(arguments.allow or ""), arguments.warn_ok)
+
+
+def deliver(audit: Audit, arguments: argparse.Namespace, rules: Rules) -> int:
+    """Print the result, write the report folder, return the exit code after what the options let count. What cannot be written
+    is an error, and the result is printed all the same.
+    """
+    audit = audit.gated(rules)
+    folder, as_json, gate = arguments.out, arguments.json, audit.gate
+    emit((audit.report_bytes().decode("ascii") if as_json else audit.summary()).rstrip("\n"))
+    note(*gate.notes)
+    written = audit.save(folder, single_file=arguments.single_file)
+    place = f"report: {folder / 'report.html'} ({len(written)} files in {folder}{os.sep})"
+    if as_json:
+        note(place)
+    else:
+        emit(clean(place))
+    arguments.outcome, arguments.decision = audit.verdict.outcome, gate.decision
+    return gate.exit_code

@@ -1,0 +1,56 @@
+"""`Check`: something a verdict rests on, and whether it ran. A pass needs all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+ABOUT = {
+    "shift": "whether the sets differ by more than chance",
+    "predictions": "whether predictions gather on one class",
+    "tails": "whether single samples lie beyond the clean ones of a neuron",
+    "ranking": "which samples set it off",
+    "directions": "along which directions the sets differ",
+    "proof": "whether a trigger can be proved",
+}
+"""What each check answers. `tails` does for single samples what it can where they were not ranked, and is no check elsewhere."""
+SECOND_LOOK = ("ranking", "directions", "proof")
+"""The checks that take the model and the samples."""
+ACCEPTABLE = tuple(name for name in ABOUT if name != "shift")
+"""What `accept_unranked` may do without: what is left is a comparison of means."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One of ABOUT: that it `ran`, or the `reason` why it did not."""
+
+    name: str
+    ran: bool
+    reason: str = ""
+
+
+def ran(*names: str) -> tuple[Check, ...]:
+    return tuple(Check(name, True) for name in names)
+
+
+def did_not_run(reason: str, *names: str) -> tuple[Check, ...]:
+    return tuple(Check(name, False, reason) for name in names)
+
+
+def unranked(reason: str) -> tuple[Check, ...]:
+    """The checks of SECOND_LOOK, none of which ran."""
+    return did_not_run(reason, *SECOND_LOOK)
+
+
+def missing_lines(checks: Sequence[Check]) -> list[str]:
+    """A line for each reason why some of the checks did not run: `ranking (which samples set it off) did not run: ...`."""
+    reasons: dict[str, list[str]] = {}
+    for check in checks:
+        if not check.ran:
+            reasons.setdefault(check.reason, []).append(f"{check.name} ({ABOUT[check.name]})")
+    return [f"{listed(names)} did not run: {reason}" for reason, names in reasons.items()]
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

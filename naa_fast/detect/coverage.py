@@ -1,0 +1,123 @@
+"""What a verdict covers: the checks that ran, and the gaps that keep it from being a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from naa_fast.detect.checks import SECOND_LOOK, Check
+from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.crowd import TAIL_P
+from naa_fast.detect.evidence import Evidence
+from naa_fast.detect.findings import ROOT, concentration, count
+from naa_fast.detect.null import MIN_FOLD, MIN_FOLDS, CleanNull
+from naa_fast.detect.tails import critical, tests_of
+from naa_fast.measurement import Measurement
+from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS
+
+MIN_SUSPECT = 16
+
+UNSEEN = "a trigger that is not in your suspect set: samples that do not carry it cannot show it"
+RARE_TRIGGERS = "triggers carried by less than about a quarter of the suspect samples: a mean over the set hides them"
+UNPROVABLE = "triggers without a pattern in the input (warps, styles): they rank samples, but are not proved"
+NOT_CHECKED = (
+    "whether a harmless change of the data (other camera, other writers) would do the same: only you know how the sets were made",
+    "whether samples are independent: frames of a video or bursts of photographs make chance look smaller than it is",
+    "layers that were not selected",
+)
+
+
+def observed(measurement: Measurement) -> int:
+    """Samples that some layer really observed: what a mask leaves out is no evidence."""
+    seen = [int((r.sample_mean.count + r.sample_mean.nonfinite).max(initial=0)) for r in measurement.layers.values()]
+    return min([measurement.samples, *seen])
+
+
+def checks_of(
+    layers: Sequence[LayerComparison], null: CleanNull, clean: Measurement, suspect: Measurement, evidence: Evidence
+) -> tuple[Check, ...]:
+    """What ran, in the order of `naa_fast.detect.checks.ABOUT`. What the evidence says nothing of did not run."""
+    named = {check.name: check for check in evidence.checks}
+    unnamed = "nothing says that it ran"
+    return (
+        calibrated(null, clean, suspect),
+        counted_predictions(clean, suspect),
+        *((single_samples(layers),) if evidence.ranking is None else ()),
+        *(named.get(name) or Check(name, False, unnamed) for name in SECOND_LOOK),
+    )
+
+
+def calibrated(null: CleanNull, clean: Measurement, suspect: Measurement) -> Check:
+    """Whether the clean set says what chance does, and there are suspects to hold against it."""
+    reasons = []
+    if not null.usable:
+        needed = (MIN_FOLDS - 1) * FOLD_BLOCK + MIN_FOLD
+        reasons.append(
+            f"calibration: {observed(clean)} clean samples do not fill {MIN_FOLDS} of {FOLDS} folds "
+            f"(at least {needed} are needed, several hundred are better), or no neuron varies"
+        )
+    if observed(suspect) < MIN_SUSPECT:
+        reasons.append(f"only {observed(suspect)} suspect samples (at least {MIN_SUSPECT} are needed)")
+    return Check("shift", not reasons, "; ".join(reasons))
+
+
+def counted_predictions(clean: Measurement, suspect: Measurement) -> Check:
+    if concentration(clean, suspect) is not None:
+        return Check("predictions", True)
+    return Check("predictions", False, "no predicted classes were counted: the model gives no class scores, or ended early")
+
+
+def single_samples(layers: Sequence[LayerComparison]) -> Check:
+    blind = [layer for layer in layers if not tests_of(layer) and not layer.clean.layout.endswith(ROWS)]
+    if not blind:
+        return Check("tails", True)
+    return Check("tails", False, f"no histograms of single samples in {len(blind)} of {len(layers)} layers")
+
+
+def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Measurement, suspect: Measurement) -> list[str]:
+    """Why a pass would not be honest, though checks ran."""
+    gaps = []
+    if null.wild:
+        gaps.append("the clean set differs from itself: it is sorted, or neighbouring samples resemble each other; shuffle it")
+    for name, measurement in (("clean", clean), ("suspect", suspect)):
+        if measurement.skipped:
+            gaps.append(f"{measurement.skipped} {name} samples could not be read and were skipped")
+    gaps += left_out("suspect", suspect)
+    contents = [{shard.digest.partition("@")[0] for shard in m.shards if shard.digest} for m in (clean, suspect)]
+    if contents[0] & contents[1]:
+        gaps.append("the clean and the suspect set are the same data: nothing was compared")
+    for layer in layers:
+        for name, record in (("clean", layer.clean), ("suspect", layer.suspect)):
+            broken = int(((record.positions.nonfinite > 0) & (record.positions.count > 0)).sum())
+            if broken:
+                gaps.append(f"{layer.name or ROOT}: {count(broken)} NaN or infinite on some {name} samples")
+        if layer.clean.layout.endswith(ROWS):
+            gaps.append(f"{layer.name or ROOT}: its rows cannot be told apart by sample, so chance cannot be calibrated on it")
+        if len(layer.unknown):
+            gaps.append(f"{layer.name or ROOT}: {count(len(layer.unknown))} without a finite value to compare")
+    return gaps
+
+
+def left_out(name: str, measurement: Measurement) -> list[str]:
+    """Which shards of a set were not measured, in words."""
+    missing = measurement.missing()
+    if not missing:
+        return []
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    return [f"the {name} set is partial: {', '.join(map(str, missing[:3]))}{more} not in the measurement"]
+
+
+def rarest(layers: Sequence[LayerComparison], clean: Measurement, suspect: Measurement) -> int:
+    """How many suspect samples have to lie beyond all clean ones for a neuron's tail to be a finding; 0: more than there are."""
+    tests, drawn = sum(tests_of(layer) for layer in layers), observed(suspect)
+    needed = critical(drawn, observed(clean), 0, TAIL_P / tests) if tests else drawn + 1
+    return needed if needed <= drawn else 0
+
+
+def never_seen(evidence: Evidence, rarest: int) -> tuple[str, ...]:
+    """What no check sees, beside UNSEEN. `rarest`: see there."""
+    if evidence.ranking is None and rarest:
+        seen = f"triggers carried by fewer than {rarest} suspect samples, or that put no single neuron beyond its clean tail: "
+        return (seen + "chance does as much", *NOT_CHECKED)
+    if evidence.ranking is None:
+        return (RARE_TRIGGERS, *NOT_CHECKED)
+    return NOT_CHECKED if any(proof.stands for proof in evidence.proof) else (UNPROVABLE, *NOT_CHECKED)

@@ -1,0 +1,140 @@
+"""`TriggerKey`: what makes a proven trigger the same one in another report."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from naa_fast.records import Array
+
+CELLS = 8
+"""Cells an axis of the input is pooled to, so that a pattern fits into a report."""
+PLACES = 4
+"""Places along each side of a patch that its values are read at: as many for a larger reconstruction of it."""
+SAME_PLACE = 0.5
+"""Least share of two boxes' union that they have in common. A reconstruction from other samples grows by a pixel or two."""
+SAME_PATTERN = 0.5
+"""Most that two patterns differ, over the size of the larger. White and black at one place differ by 1."""
+
+Box = tuple[tuple[int, int], ...]
+"""Start and stop along each axis of one input."""
+
+
+@dataclass(frozen=True)
+class TriggerKey:
+    """A trigger's `kind` without its budget ("patch", "offset", "token", ...), the `place` of one that replaces a part of the
+    input, its `words` and `tokens`, and its `pattern`: what it adds, pooled over CELLS, or what it puts in PLACES of its place.
+    """
+
+    kind: str
+    place: Box | None = None
+    words: str = ""
+    tokens: tuple[int, ...] = ()
+    pattern: tuple[float, ...] = ()
+
+    def covers(self, other: TriggerKey) -> bool:
+        """Whether `other` is this trigger. Where this one is named by its words or place alone, those decide."""
+        if (self.kind, self.words) != (other.kind, other.words) or not alike_places(self.place, other.place):
+            return False
+        if self.tokens and self.tokens != other.tokens:
+            return False
+        if self.pattern:
+            return alike_patterns(self.pattern, other.pattern)
+        return bool(self.words or self.tokens or self.place)
+
+    def report(self) -> dict[str, Any]:
+        """The same in JSON's types."""
+        return {
+            "kind": self.kind,
+            "place": None if self.place is None else [list(span) for span in self.place],
+            "words": self.words,
+            "tokens": list(self.tokens),
+            "pattern": base64.b64encode(np.array(self.pattern, "<f4").tobytes()).decode("ascii"),
+        }
+
+    @classmethod
+    def read(cls, entry: Any) -> TriggerKey:
+        """What `report` wrote; all but the kind may be missing. Raises ValueError on anything else."""
+        if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str) or not entry["kind"]:
+            raise ValueError("a trigger without a kind")
+        place, words, tokens = entry.get("place"), entry.get("words", ""), entry.get("tokens", [])
+        spans = place if isinstance(place, list) else []
+        whole = all(isinstance(span, list) and len(span) == 2 and all(type(end) is int for end in span) for span in spans)
+        if not whole or not isinstance(place, list | None) or not isinstance(words, str):
+            raise ValueError("a place that is no list of [start, stop], or words that are no text")
+        if not (isinstance(tokens, list) and all(type(token) is int for token in tokens)):
+            raise ValueError("tokens that are no list of whole numbers")
+        box = None if place is None else tuple((start, stop) for start, stop in spans)
+        return cls(entry["kind"], box, words, tuple(tokens), unpacked(entry.get("pattern", "")))
+
+
+def unpacked(text: Any) -> tuple[float, ...]:
+    """The numbers of a pattern. Raises ValueError where it holds none, or what is no number."""
+    try:
+        values = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a pattern that is no base64 of float32: {error}") from None
+    if not np.isfinite(values).all():
+        raise ValueError("a pattern with NaN or infinity")
+    return tuple(map(float, values))
+
+
+def box_of(mask: Array) -> Box | None:
+    """The smallest box that holds all of a mask; None for an empty one."""
+    places = np.argwhere(mask > 0)
+    if not len(places):
+        return None
+    return tuple((int(start), int(stop) + 1) for start, stop in zip(places.min(0), places.max(0), strict=True))
+
+
+def pooled(values: Array) -> tuple[float, ...]:
+    """Means over at most CELLS parts of each axis, float32."""
+    for axis, length in enumerate(values.shape):
+        if length > CELLS:
+            parts = np.array_split(values, CELLS, axis)
+            values = np.concatenate([part.mean(axis, keepdims=True) for part in parts], axis)
+    return storable(values)
+
+
+def sampled(values: Array) -> tuple[float, ...]:
+    """Values at PLACES along each axis, float32."""
+    places = [(2 * np.arange(PLACES) + 1) * length // (2 * PLACES) for length in values.shape]
+    return storable(values[np.ix_(*places)])
+
+
+def storable(values: Array) -> tuple[float, ...]:
+    limit = float(np.finfo(np.float32).max)
+    return tuple(map(float, np.nan_to_num(values, posinf=limit, neginf=-limit).clip(-limit, limit).astype(np.float32).ravel()))
+
+
+def key_of(kind: str, pattern: Array | None, mask: Array | None, tokens: tuple[int, ...], words: str) -> TriggerKey:
+    """`pattern`, `mask`: of one input's shape; without a mask the pattern is added, and how loud it is no part of what it is."""
+    kind = kind.partition(",")[0]
+    if pattern is None:
+        return TriggerKey(kind, None, words, tokens)
+    box = None if mask is None else box_of(mask)
+    if mask is None or box is None:
+        loudness = float(np.sqrt((np.asarray(pattern, np.float64) ** 2).mean()))
+        return TriggerKey(kind, None, words, tokens, pooled(pattern / max(loudness, 1e-30)))
+    inside = tuple(slice(*span) for span in box)
+    return TriggerKey(kind, box, words, tokens, sampled((pattern * mask)[inside]))
+
+
+def alike_places(a: Box | None, b: Box | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    if len(a) != len(b):
+        return False
+    both = np.prod([max(0, min(one[1], two[1]) - max(one[0], two[0])) for one, two in zip(a, b, strict=True)], dtype=float)
+    sizes = [np.prod([max(0, stop - start) for start, stop in box], dtype=float) for box in (a, b)]
+    return bool(both > 0 and both >= SAME_PLACE * (sum(sizes) - both))
+
+
+def alike_patterns(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+    if len(a) != len(b):
+        return False
+    x, y = np.array(a), np.array(b)
+    return bool(np.linalg.norm(x - y) <= SAME_PATTERN * max(np.linalg.norm(x), np.linalg.norm(y)))

@@ -1,0 +1,181 @@
+"""One truth about the exit code: what is printed, what report.json says and what the process returns agree."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from naa_fast.cli.main import main
+from naa_fast.errors import EXIT_ERROR, EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_USAGE, EXIT_WARN, InputError
+
+CODE = """
+import torch
+
+def build(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(6, 5))
+"""
+SHIFTED = {"level": "shift", "layer": "*", "reason": "moved", "expires": "2999-01-01"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, sets of which one differs, and their measurements, also under another seed of the model."""
+    here = tmp_path_factory.mktemp("gate")
+    random = np.random.default_rng(0)
+    (here / "gated.py").write_text(CODE)
+    for name, moved in (("clean", 0.0), ("quiet", 0.0), ("moved", 2.0)):
+        np.save(here / f"{name}.npy", random.standard_normal((400, 6), dtype=np.float32) + np.float32(moved))
+        for seed in (0, 1):
+            out = str(here / f"{name}{seed}.naa")
+            words = ["--model", f"{here / 'gated.py'}:build", "--model-arg", f"seed={seed}", "--data", str(here / f"{name}.npy")]
+            assert main(["measure", *words, "--out", out, "--backend", "reference"]) == EXIT_PASS
+    allow = {"shift": [SHIFTED], "all": [{**SHIFTED, "level": level} for level in ("shift", "outlier", "backdoor-like")]}
+    for name, entries in allow.items():
+        (here / f"{name}.json").write_text(json.dumps({"accept": entries}))
+    return here
+
+
+@pytest.fixture
+def here(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    yield folder
+    sys.modules.pop("gated", None)
+
+
+def compare(here: Path, *words: str, suspect: str = "moved", seed: int = 0) -> int:
+    return main(["compare", str(here / f"clean{seed}.naa"), str(here / f"{suspect}{seed}.naa"), "--out", "r", *words])
+
+
+def report() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Path("r/report.json").read_text())
+    return content
+
+
+OPTIONS: list[tuple[str, str, int, str]] = [
+    ("quiet", "", EXIT_INCONCLUSIVE, "inconclusive"),
+    ("quiet", "--accept-unranked", EXIT_PASS, "pass"),
+    ("quiet", "--warn-ok", EXIT_INCONCLUSIVE, "inconclusive"),
+    ("quiet", "--fail-on proved", EXIT_INCONCLUSIVE, "inconclusive"),
+    ("moved", "", EXIT_INCONCLUSIVE, "inconclusive"),
+    ("moved", "--accept-unranked", EXIT_WARN, "warn"),
+    ("moved", "--warn-ok", EXIT_INCONCLUSIVE, "inconclusive"),
+    ("moved", "--accept-unranked --warn-ok", EXIT_PASS, "warn"),
+    ("moved", "--fail-on shift", EXIT_FINDING, "fail"),
+    ("moved", "--accept-unranked --fail-on outlier", EXIT_FINDING, "fail"),
+    ("moved", "--accept-unranked --fail-on proved", EXIT_WARN, "warn"),
+    ("moved", "--accept-unranked --allow {here}/shift.json", EXIT_WARN, "warn"),
+    ("moved", "--accept-unranked --allow {here}/all.json", EXIT_PASS, "pass"),
+    ("moved", "--allow {here}/all.json", EXIT_INCONCLUSIVE, "inconclusive"),
+    ("moved", "--accept-unranked --fail-on shift --allow {here}/shift.json --warn-ok", EXIT_FINDING, "fail"),
+]
+
+
+@pytest.mark.parametrize(("suspect", "words", "code", "decision"), OPTIONS, ids=[" ".join(row[:2]) for row in OPTIONS])
+def test_what_is_printed_reported_and_returned_agrees(
+    here: Path, capsys: pytest.CaptureFixture[str], suspect: str, words: str, code: int, decision: str
+) -> None:
+    assert compare(here, *words.format(here=here).split(), suspect=suspect) == code
+    printed = capsys.readouterr().out.splitlines()
+    told = report()
+    gate = told["gate"]
+    assert (told["exit_code"], gate["exit_code"], gate["decision"]) == (code, code, decision)
+    outcome = told["verdict"]["outcome"]
+    assert outcome == told["outcome"] == ("warn" if suspect == "moved" else decision), "the verdict stays"
+    assert printed[0] == f"{outcome.upper()} (exit code {code})" == Path("r/summary.txt").read_text().splitlines()[0]
+    assert gate["reason"]
+    if (outcome, code) != (decision, {"pass": 0, "warn": 6, "inconclusive": 3}.get(outcome)):
+        assert any(line.startswith(f"For scripts: {decision}, exit code {code}. ") for line in printed)
+
+
+def test_what_was_accepted_stands_in_the_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare(here, "--accept-unranked", "--allow", str(here / "shift.json"))
+    told = report()
+    assert told["gate"]["allow"] == str(here / "shift.json")
+    assert "accepted until 2999-01-01: shift in 0 (moved)" in told["gate"]["notes"]
+    assert "accepted until 2999-01-01: shift in 0 (moved)" in capsys.readouterr().err
+    assert {check["name"] for check in told["verdict"]["checks"] if not check["ran"]} == set(told["verdict"]["accepted"])
+    assert told["verdict"]["gaps"] == []
+
+
+def test_a_baseline_of_the_same_model_makes_its_findings_count_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(here, "--accept-unranked") == EXIT_WARN
+    Path("r/report.json").rename("old.json")
+    assert compare(here, "--accept-unranked", "--baseline", "old.json") == EXIT_PASS
+    told = report()
+    assert told["gate"]["baseline"]["file"] == "old.json"
+    assert len(told["gate"]["baseline"]["sha256"]) == 64
+    assert told["gate"]["reason"] == "every finding is in the baseline or accepted"
+    assert "in the baseline: shift in 0" in capsys.readouterr().err
+    assert compare(here, "--baseline", "old.json") == EXIT_INCONCLUSIVE, "what did not run is no finding"
+    assert compare(here, "--baseline", "r/report.json") == EXIT_USAGE, "an input is never written over"
+
+
+def test_another_models_baseline_is_refused_before_anything_is_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compare(here)
+    Path("r/report.json").rename("old.json")
+    capsys.readouterr()
+    assert compare(here, "--baseline", "old.json", seed=1) == EXIT_USAGE
+    told = capsys.readouterr()
+    assert (told.out, told.err.splitlines()[0]) == ("", "error: --baseline old.json is of another model")
+    sets = ["--clean", str(here / "clean.npy"), "--suspect", str(here / "moved.npy")]
+    words = ["scan", "--model", f"{here / 'gated.py'}:build", "--model-arg", "seed=1", *sets, "--out", "s"]
+    assert main([*words, "--baseline", "old.json", "--log", "json"]) == EXIT_USAGE
+    told = capsys.readouterr()
+    assert '"event": "progress"' not in told.err
+    assert not Path("s").exists()
+    anybody = json.loads(Path("old.json").read_text())
+    anybody["provenance"]["model"] = ""
+    Path("old.json").write_text(json.dumps(anybody))
+    assert compare(here, "--baseline", "old.json") == EXIT_USAGE
+    assert "does not say which model it is of" in capsys.readouterr().err
+
+
+def test_a_broken_allowlist_or_baseline_costs_no_comparison(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("no.json").write_text("{}")
+    for option, words in (("--allow", "is no allowlist"), ("--baseline", "is no report")):
+        assert compare(here, option, "no.json") == EXIT_ERROR
+        assert words in capsys.readouterr().err
+        assert not Path("r").exists()
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["summary", "json"])
+def test_a_report_that_cannot_be_saved_is_printed_all_the_same_and_is_an_error(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, form: list[str]
+) -> None:
+    def full(*arguments: object) -> None:
+        raise InputError("cannot write report.json of the report", "no space left on device")
+
+    monkeypatch.setattr("naa_fast.report.folder.write_report", full)
+    assert compare(here, "--accept-unranked", *form) == EXIT_ERROR
+    told = capsys.readouterr()
+    assert json.loads(told.out)["exit_code"] == EXIT_WARN if form else told.out.startswith("WARN (exit code 6)")
+    assert "error: cannot write report.json of the report\n  no space left" in told.err
+
+
+def test_the_last_line_of_the_log_is_the_gates_and_an_error_where_no_report_holds_the_verdict(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def last(*more: str) -> dict[str, Any]:
+        sets = ["--clean", str(here / "clean.npy"), "--suspect", str(here / "moved.npy"), "--no-ranking", "--out", "s"]
+        code = main(["scan", "--model", f"{here / 'gated.py'}:build", *sets, "--log", "json", *more])
+        end: dict[str, Any] = json.loads(capsys.readouterr().err.splitlines()[-1])
+        assert end["exit_code"] == code
+        return end
+
+    assert last() == {"event": "end", "exit_code": 3, "outcome": "warn", "decision": "inconclusive"}
+    assert last("--accept-unranked") == {"event": "end", "exit_code": 6, "outcome": "warn", "decision": "warn"}
+    assert last("--accept-unranked", "--warn-ok")["exit_code"] == 0
+    assert last("--fail-on", "shift") == {"event": "end", "exit_code": 1, "outcome": "warn", "decision": "fail"}
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr("naa_fast.report.folder.write_report", full)
+    assert last("--accept-unranked") == {"event": "end", "exit_code": 2, "outcome": "error"}
