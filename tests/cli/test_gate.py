@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("naa_fast.report.folder.chart_bytes", lambda judgement, form: b"")  # drawn for nobody, and slow
     yield folder
     sys.modules.pop("gated", None)
 
@@ -179,3 +182,16 @@ def test_the_last_line_of_the_log_is_the_gates_and_an_error_where_no_report_hold
 
     monkeypatch.setattr("naa_fast.report.folder.write_report", full)
     assert last("--accept-unranked") == {"event": "end", "exit_code": 2, "outcome": "error"}
+
+
+def test_every_rank_of_a_job_ends_with_the_gates_exit_code(here: Path) -> None:
+    from scan.test_ranks import free_port
+
+    sets = ["--clean", str(here / "clean.npy"), "--suspect", str(here / "moved.npy"), "--backend", "reference"]
+    words = ["scan", "--model", f"{here / 'gated.py'}:build", *sets, "--no-ranking", "--fail-on", "shift", "--out", "r"]
+    place = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    command = [sys.executable, "-m", "naa_fast", *words]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    ranks = [subprocess.Popen(command, env={**place, "RANK": r, "LOCAL_RANK": r}, **quiet) for r in ("0", "1")]  # type: ignore[call-overload]
+    assert [rank.wait(timeout=120) for rank in ranks] == [EXIT_FINDING] * 2
+    assert (report()["exit_code"], report()["verdict"]["outcome"]) == (EXIT_FINDING, "warn")
