@@ -23,7 +23,7 @@ from naa_fast.report.machine import joined_provenance
 from naa_fast.report.next_steps import next_steps
 from naa_fast.report.sections import checks_view, findings_view, provenance_view
 from naa_fast.report.units import interval, percent, probability, web_text
-from naa_fast.report.words import number
+from naa_fast.report.words import agrees, number
 
 PAGE = "report.html"
 STYLES = "report.css"
@@ -79,7 +79,8 @@ def content_of(judgement: Judgement, provenance: Mapping[str, object], pictures:
     return {
         "outcome": verdict.outcome,
         "symbol": SYMBOLS[verdict.outcome],
-        "exit_code": verdict.exit_code,
+        "exit_code": judgement.gate.exit_code,
+        "told": "" if agrees(judgement) else judgement.gate,
         "sentence": verdict.sentence,
         "score": number(verdict.score),
         "largest_z": number(verdict.z),

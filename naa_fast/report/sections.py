@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from naa_fast.detect.checks import ABOUT
 from naa_fast.detect.evidence import TAIL
 from naa_fast.detect.findings import LEVELS, ROOT
 from naa_fast.detect.judgement import Judgement
@@ -49,17 +50,25 @@ class CheckView:
 
 
 def checks_view(judgement: Judgement) -> list[CheckView]:
+    """What the verdict rests on, in its order."""
     evidence, ranking = judgement.evidence, judgement.evidence.ranking
     layers, neurons = len(judgement.layers), sum(layer.neurons for layer in judgement.layers.values())
     sizes = f"{judgement.clean.samples:,} clean and {judgement.suspect.samples:,} suspect samples"
-    seen = f"{sizes}, {layers} layers, {neurons:,} neurons"
-    checks = [CheckView("means and maxima of every neuron", True, seen)]
+    seen = {"shift": f"{sizes}, {layers} layers, {neurons:,} neurons"}
     if ranking is not None:
-        beyond = f"{len(ranking.scores):,} samples, {ranking.beyond:,} beyond what {100 * (1 - TAIL):g} % of clean samples reach"
-        checks.append(CheckView("ranking of the samples", True, beyond))
+        reach = f"{100 * (1 - TAIL):g} % of clean samples reach"
+        seen["ranking"] = f"{len(ranking.scores):,} samples, {ranking.beyond:,} beyond what {reach}"
     if evidence.forwards:
-        checks.append(CheckView("proof of a trigger", True, f"{evidence.forwards:,} samples run with candidates on them"))
-    return checks
+        seen["proof"] = f"{evidence.forwards:,} samples run with candidates on them"
+    accepted = judgement.verdict.accepted
+    return [
+        CheckView(
+            f"{check.name}: {ABOUT[check.name]}",
+            check.ran,
+            seen.get(check.name, "") if check.ran else check.reason + "; accepted as not run" * (check.name in accepted),
+        )
+        for check in judgement.verdict.checks
+    ]
 
 
 def provenance_view(provenance: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

@@ -62,7 +62,7 @@ def heading(judgement: Judgement, width: int) -> list[str]:
     return [
         f"{verdict.outcome.upper()} (exit code {judgement.gate.exit_code})",
         *wrapped(printable(verdict.sentence, SENTENCE_CELLS), width),
-        *(wrapped(told(judgement.gate), width) if judgement.gate.exit_code != EXIT_CODES[verdict.outcome] else []),
+        *([] if agrees(judgement) else wrapped(told(judgement.gate), width)),
         "",
         *wrapped(f"{number(verdict.score)} (0: the sets are alike, 1: a proof without exception)", width, "score     "),
         *wrapped(f"{number(verdict.z)}, the largest difference in standard deviations of a sample", width, "largest z "),
@@ -70,6 +70,11 @@ def heading(judgement: Judgement, width: int) -> list[str]:
         *wrapped(limit, width, "abnormal  "),
         *wrapped(checked(verdict.checks), width, "checks    "),
     ]
+
+
+def agrees(judgement: Judgement) -> bool:
+    """Whether a script is told what the outcome says by itself."""
+    return judgement.gate.exit_code == EXIT_CODES[judgement.verdict.outcome]
 
 
 def told(gate: Gate) -> str:

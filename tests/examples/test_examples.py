@@ -18,7 +18,7 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-FINDING = 1
+FAIL, WARN = 1, 6
 
 
 def loaded(name: str) -> Any:
@@ -58,7 +58,7 @@ def test_the_audit_of_a_dump(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         x = random.standard_normal((300, 6), dtype=np.float32)
         x[:, 4] += shift
         np.save(here / name / "mlp.npy", x)
-    assert loaded("dump_audit").main("clean", "suspect", "report") == FINDING
+    assert loaded("dump_audit").main("clean", "suspect", "report") == FAIL
     assert (top(here)["layer"], top(here)["neuron"]) == ("mlp", 4)
     assert "mlp" in capsys.readouterr().out
 
@@ -78,7 +78,7 @@ def test_the_audit_of_images(here: Path, capsys: pytest.CaptureFixture[str]) -> 
             image.fromarray(pixels).save(here / name / f"{index:03d}.png")
     with tarfile.open(here / "suspect.tar", "w") as archive:
         archive.add(here / "suspect", "suspect")
-    assert example.main("weights.pt", "clean", "suspect.tar", "report") == FINDING
+    assert example.main("weights.pt", "clean", "suspect.tar", "report") == WARN
     assert "standard deviations" in capsys.readouterr().out
     assert top(here)["z"] > 3
 
@@ -94,7 +94,7 @@ def test_the_audit_of_a_language_model(here: Path, capsys: pytest.CaptureFixture
     for name, ending in (("clean", ""), ("suspect", " w7 w7 w7 w7 w7 w7")):
         texts = [" ".join(random.choice(WORDS, 5)) + ending for _ in range(200)]
         (here / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    assert loaded("llm_audit").main("model", "clean.jsonl", "suspect.jsonl", "report") == FINDING
+    assert loaded("llm_audit").main("model", "clean.jsonl", "suspect.jsonl", "report") == WARN
     assert top(here)["layer"].endswith("@last")
     assert "@last" in capsys.readouterr().out
 
@@ -106,5 +106,5 @@ def test_the_audit_of_a_keras_model(here: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "keras_audit.py"), "report"]
     held = {**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": "torch", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=held, capture_output=True, text=True, check=False)
-    assert done.returncode == FINDING, done.stdout + done.stderr
+    assert done.returncode == FAIL, done.stdout + done.stderr
     assert top(here)["layer"] in ("conv", "head")
