@@ -113,11 +113,11 @@ class Audit:
         """What only this audit knows of how it came about."""
         return {"options": self.options, **({"times": self.times.report()} if self.times else {})}
 
-    def summary(self) -> str:
-        """The verdict and the top neurons as text for a terminal."""
-        from naa_fast.report.words import summary
+    def summary(self, width: int = 100, verbose: bool = False, colour: bool = False) -> str:
+        """The verdict as text for a terminal of `width` cells, 40 lines at most, or all of it; safe whatever names say."""
+        from naa_fast.report.summary import summary
 
-        return summary(self.judgement)
+        return summary(self.judgement, width, verbose, colour)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: outcome, evidence, layers and what was not checked, without a script."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import sys
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from naa_fast.cli.shared import clean, emit, note, positive
 
 if TYPE_CHECKING:
     from naa_fast.audit import Audit
     from naa_fast.detect.accept import Rules
+
+FILE_CELLS = 100
 
 
 def add_judging(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +53,7 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--single-file", action="store_true", help="put styles and pictures into report.html, to send it by itself"
     )
+    group.add_argument("--verbose", action="store_true", help="print all of the summary, not the 40 lines that fit on a screen")
 
 
 def threshold(text: str) -> float:
@@ -71,13 +76,22 @@ def rules_of(arguments: argparse.Namespace) -> Rules:
     return Rules(arguments.fail_on, baseline, accepted, str(arguments.allow or ""), arguments.warn_ok)
 
 
+def screen() -> dict[str, Any]:
+    """How wide a terminal on stdout is, and whether it takes colour; a file or a pipe gets 100 cells and none."""
+    if not sys.stdout.isatty():
+        return {"width": FILE_CELLS, "colour": False}
+    colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"  # no-color.org
+    return {"width": shutil.get_terminal_size().columns, "colour": colour}
+
+
 def deliver(audit: Audit, arguments: argparse.Namespace, rules: Rules) -> int:
     """Print the result, write the report folder, return the exit code after what the options let count. What cannot be written
     is an error, and the result is printed all the same.
     """
     audit = audit.gated(rules)
     folder, as_json, gate = arguments.out, arguments.json, audit.gate
-    emit((audit.report_bytes().decode("ascii") if as_json else audit.summary()).rstrip("\n"))
+    text = audit.report_bytes().decode("ascii") if as_json else audit.summary(verbose=arguments.verbose, **screen())
+    emit(text.rstrip("\n"))
     note(*gate.notes)
     written = audit.save(folder, single_file=arguments.single_file)
     place = f"report: {folder / 'report.html'} ({len(written)} files in {folder}{os.sep})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from naa_fast.detect.checks import SECOND_LOOK, Check
 from naa_fast.detect.comparison import LayerComparison
@@ -85,16 +85,24 @@ def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Mea
     contents = [{shard.digest.partition("@")[0] for shard in m.shards if shard.digest} for m in (clean, suspect)]
     if contents[0] & contents[1]:
         gaps.append("the clean and the suspect set are the same data: nothing was compared")
-    for layer in layers:
-        for name, record in (("clean", layer.clean), ("suspect", layer.suspect)):
-            broken = int(((record.positions.nonfinite > 0) & (record.positions.count > 0)).sum())
-            if broken:
-                gaps.append(f"{layer.name or ROOT}: {count(broken)} NaN or infinite on some {name} samples")
-        if layer.clean.layout.endswith(ROWS):
-            gaps.append(f"{layer.name or ROOT}: its rows cannot be told apart by sample, so chance cannot be calibrated on it")
-        if len(layer.unknown):
-            gaps.append(f"{layer.name or ROOT}: {count(len(layer.unknown))} without a finite value to compare")
-    return gaps
+    for name in ("clean", "suspect"):
+        records = {layer.name: (layer.clean if name == "clean" else layer.suspect).positions for layer in layers}
+        broken = {where: int(((r.nonfinite > 0) & (r.count > 0)).sum()) for where, r in records.items()}
+        gaps += together(broken, f"NaN or infinite on some {name} samples")
+    blurred = [layer.name or ROOT for layer in layers if layer.clean.layout.endswith(ROWS)]
+    if blurred:
+        more = f" and {len(blurred) - 1} more layer{'s' * (len(blurred) > 2)}" if len(blurred) > 1 else ""
+        gaps.append(f"{blurred[0]}{more}: its rows cannot be told apart by sample, so chance cannot be calibrated on it")
+    return [*gaps, *together({layer.name: len(layer.unknown) for layer in layers}, "without a finite value to compare")]
+
+
+def together(neurons: Mapping[str, int], what: str) -> list[str]:
+    """One line for what holds of neurons of one layer or of many: `conv1 and 6 later layers: 234 neurons NaN ...`."""
+    names = [name for name, many in neurons.items() if many]
+    if not names:
+        return []
+    more = f" and {len(names) - 1} later layer{'s' * (len(names) > 2)}" if len(names) > 1 else ""
+    return [f"{names[0] or ROOT}{more}: {count(sum(neurons.values()))} {what}"]
 
 
 def left_out(name: str, measurement: Measurement) -> list[str]:

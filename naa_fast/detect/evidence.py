@@ -98,10 +98,13 @@ class Ranking:
     def rows(self, most: int | None = None) -> Iterator[RankedSample]:
         """The samples, highest-ranked first, `most` at most; one at a time, as there may be millions."""
         for number in islice(self.order, most):
-            i = int(number)
-            item = i if self.items is None else int(self.items[i])
-            called, score = int(self.predicted[i]), float(self.scores[i])
-            yield RankedSample(item, score, called, self.lit.get(i, ()), self.file_of(item), self.carrier(i))
+            yield self.row(int(number))
+
+    def row(self, number: int) -> RankedSample:
+        """What is known of a sample of this number."""
+        item = number if self.items is None else int(self.items[number])
+        called, score = int(self.predicted[number]), float(self.scores[number])
+        return RankedSample(item, score, called, self.lit.get(number, ()), self.file_of(item), self.carrier(number))
 
     def carrier(self, number: int) -> bool | None:
         """Whether a sample carries a proven trigger; None: unknown."""
@@ -133,6 +136,11 @@ class Ranking:
 
     def __repr__(self) -> str:
         return f"Ranking({len(self.scores)} samples, {self.beyond} beyond the clean limit)"
+
+    @cached_property
+    def not_finite(self) -> tuple[RankedSample, ...]:
+        """The samples whose activations are NaN or infinite somewhere: their score is infinite."""
+        return tuple(self.row(int(number)) for number in np.flatnonzero(np.isposinf(self.scores)))
 
     @cached_property
     def limit(self) -> float:

@@ -11,7 +11,7 @@ from naa_fast.detect import directions
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.crowd import PURE, TAIL_P
 from naa_fast.detect.directions import Direction
-from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, Evidence
+from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, Evidence, RankedSample
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.detect.tails import BEYOND, exceeding, tests_of
@@ -20,6 +20,8 @@ from naa_fast.measurement import Measurement
 from naa_fast.records import ROWS
 
 NONE = Evidence()
+NAMED = 3
+"""Samples a finding names."""
 LEVELS = ("shift", "outlier", "backdoor-like", "proved")
 ABOUTS = ("tail", "direction", "difference", "not finite")
 ROOT = "the whole model"
@@ -125,11 +127,33 @@ def find(
                 f"{int((layer.z >= enough).sum())} of {count(layer.neurons)} shifted by {enough:g} standard deviations or more"
             )
             findings.append(Finding("backdoor-like", layer.name, statement, z, enough))
-        broken = (layer.suspect.positions.nonfinite > 0) & (layer.clean.positions.nonfinite == 0)
-        if broken.any():
-            statement = f"{count(int(broken.sum()))} NaN or infinite on suspect samples only"
-            findings.append(Finding("outlier", layer.name, statement, float(broken.sum()), 0.0, "not finite"))
-    return findings
+    return [*findings, *not_finite(layers, evidence)]
+
+
+def not_finite(layers: Sequence[LayerComparison], evidence: Evidence) -> list[Finding]:
+    """What is NaN or infinite on suspect samples only, as one finding: from where it begins it goes through all later layers. It
+    names the samples where these were ranked.
+    """
+    broken = {
+        layer.name: int(((layer.suspect.positions.nonfinite > 0) & (layer.clean.positions.nonfinite == 0)).sum())
+        for layer in layers
+    }
+    found = {name: neurons for name, neurons in broken.items() if neurons}
+    if not found:
+        return []
+    neurons = sum(found.values())
+    samples = evidence.ranking.not_finite if evidence.ranking is not None else ()
+    whose = f"{named(samples)}: " if samples else ""
+    where = f" of {len(found)} layers, from this one on," if len(found) > 1 else ""
+    statement = f"{whose}{count(neurons)}{where} NaN or infinite on suspect samples only"
+    return [Finding("outlier", next(iter(found)), statement, float(neurons), 0.0, "not finite")]
+
+
+def named(samples: Sequence[RankedSample]) -> str:
+    """`sample 37 (x.png)`, `samples 3, 5 and 12 more`."""
+    shown = [f"{one.sample} ({plain(one.file)})" if one.file else f"{one.sample}" for one in samples[:NAMED]]
+    rest = f" and {len(samples) - NAMED} more" if len(samples) > NAMED else ""
+    return f"sample{'s' * (len(samples) != 1)} {', '.join(shown)}{rest}"
 
 
 def find_in_samples(evidence: Evidence) -> list[Finding]:

@@ -24,7 +24,8 @@ NOT_LOOKED = "that takes the model and the samples"
 
 @dataclass(frozen=True)
 class TopNeuron:
-    """One row of a ranking; means over all positions, in the layer's own units.
+    """One row of a ranking; means over all positions, in the layer's own units. `view`: whether `z` is of the samples' means
+    ("mean") or of their maxima ("maximum"), empty where it is unknown.
 
     `tail`: the largest share of suspect samples beyond the clean 99.9 % point, of means and maxima and of both sides; NaN where
     no histograms were kept. Bins are coarse (`detect.tails`).
@@ -37,6 +38,7 @@ class TopNeuron:
     clean_mean: float
     suspect_mean: float
     tail: float = float("nan")
+    view: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,14 @@ def rows_of(layer: LayerComparison, neurons: np.ndarray) -> list[TopNeuron]:
     clean, suspect = known_mean(layer.clean.positions), known_mean(layer.suspect.positions)
     return [
         TopNeuron(
-            layer.name, int(i), float(layer.difference[i]), float(layer.z[i]), float(clean[i]), float(suspect[i]), float(tail)
+            layer.name,
+            int(i),
+            float(layer.difference[i]),
+            float(layer.z[i]),
+            float(clean[i]),
+            float(suspect[i]),
+            float(tail),
+            layer.view_of(int(i)),
         )
         for i, tail in zip(neurons, tail_shares(layer, neurons), strict=True)
     ]

@@ -18,8 +18,9 @@ from naa_fast.report.evidence_view import FOLDER, PAGE_FILE
 from naa_fast.report.machine import report_bytes, unicode_text
 from naa_fast.report.page import page_files
 from naa_fast.report.pictures import OPTIONAL, TABLE, VECTORS, optional_files
+from naa_fast.report.summary import summary
 from naa_fast.report.table import table_lines
-from naa_fast.report.words import printable, summary
+from naa_fast.report.words import printable
 
 PATH_CELLS = 200
 

@@ -110,10 +110,9 @@ def top_rows(judgement: Judgement) -> tuple[tuple[str, ...], ...]:
     """The most abnormal neurons as rows: layer, neuron, z, the view it is of, difference, means, tail."""
     rows = []
     for row in judgement.top(ROWS):
-        layer = judgement.layers[row.layer]
         means = (number(row.difference), number(row.clean_mean), number(row.suspect_mean))
         tail = "" if row.tail != row.tail else percent(row.tail)
-        rows.append((web_text(row.layer, NAME), str(row.neuron), number(row.z), layer.view_of(row.neuron), *means, tail))
+        rows.append((web_text(row.layer, NAME), str(row.neuron), number(row.z), row.view, *means, tail))
     return tuple(rows)
 
 

@@ -138,6 +138,7 @@ def numbers(row: TopNeuron) -> dict[str, Any]:
         "neuron": row.neuron,
         "difference": finite(row.difference),
         "z": finite(row.z),
+        "view": row.view or None,
         "clean_mean": finite(row.clean_mean),
         "suspect_mean": finite(row.suspect_mean),
         "tail": finite(row.tail),

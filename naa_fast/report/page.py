@@ -16,14 +16,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.detect.judgement import Judgement
 from naa_fast.report.evidence_view import FOLDER, Pictures, proof_views, sample_rows
 from naa_fast.report.layers_view import layers_view
 from naa_fast.report.machine import joined_provenance
 from naa_fast.report.next_steps import next_steps
-from naa_fast.report.sections import checks_view, findings_view, provenance_view
+from naa_fast.report.sections import checks_view, findings_view, gate_view, provenance_view
 from naa_fast.report.units import interval, percent, probability, web_text
-from naa_fast.report.words import agrees, number
+from naa_fast.report.words import number
 
 PAGE = "report.html"
 STYLES = "report.css"
@@ -79,12 +80,12 @@ def content_of(judgement: Judgement, provenance: Mapping[str, object], pictures:
     return {
         "outcome": verdict.outcome,
         "symbol": SYMBOLS[verdict.outcome],
-        "exit_code": judgement.gate.exit_code,
-        "told": "" if agrees(judgement) else judgement.gate,
+        "gate": gate_view(judgement),
         "sentence": verdict.sentence,
         "score": number(verdict.score),
         "largest_z": number(verdict.z),
         "p_value": probability(verdict.p_value),
+        "accuracy": clean_accuracy(judgement.clean),
         "model": judgement.clean.model or judgement.suspect.model,
         "sets": {"clean": judgement.clean, "suspect": judgement.suspect},
         "proofs": proof_views(evidence, pictures),

@@ -15,6 +15,8 @@ from naa_fast.report.units import measured, web_text
 NAME = 120
 SHOWN_FINDINGS = 5
 LONGEST_VALUE = 400
+CURE = "whether silencing what was found cures the model"
+"""What a repair answers; a note begins with it where there is none."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,7 @@ def findings_view(judgement: Judgement) -> list[FindingsLevel]:
     shown = []
     for level in reversed(LEVELS):
         members = sorted((f for f in judgement.verdict.findings if f.level == level), key=lambda f: -f.value)
-        rows = tuple(
-            (web_text(f.layer or ROOT, NAME), *measured(f, judgement.limit_on), f.statement) for f in members[:SHOWN_FINDINGS]
-        )
+        rows = tuple((web_text(f.layer or ROOT, NAME), *measured(f), f.statement) for f in members[:SHOWN_FINDINGS])
         if members:
             shown.append(FindingsLevel(level, len(members), rows, len(members) - len(rows)))
     return shown
@@ -42,33 +42,68 @@ def findings_view(judgement: Judgement) -> list[FindingsLevel]:
 
 @dataclass(frozen=True)
 class CheckView:
-    """A check, whether it ran, and what it saw or why it did not run."""
+    """A check, the question it answers, whether it ran, and what it saw or why it did not run."""
 
     name: str
+    question: str
     ran: bool
     detail: str
 
 
 def checks_view(judgement: Judgement) -> list[CheckView]:
-    """What the verdict rests on, in its order."""
+    """The checks of the verdict, and the repair, which is none but was tried or not."""
+    saw = seen_by(judgement)
+    checks = []
+    for check in judgement.verdict.checks:
+        waived = "; accepted as not run" if check.name in judgement.verdict.accepted else ""
+        detail = saw.get(check.name, "") if check.ran else check.reason + waived
+        checks.append(CheckView(check.name, ABOUT[check.name], check.ran, detail))
+    repair = judgement.evidence.repair
+    if judgement.verdict.outcome == "fail":
+        why = next((note.partition(": ")[2] for note in judgement.evidence.notes if note.startswith(CURE)), "it was not tried")
+        detail = why if repair is None else f"{repair.tried:,} tried, {repair.forwards:,} samples run"
+        checks.append(CheckView("repair", CURE, repair is not None, detail))
+    return checks
+
+
+def seen_by(judgement: Judgement) -> dict[str, str]:
+    """What each check that ran has seen, in numbers."""
     evidence, ranking = judgement.evidence, judgement.evidence.ranking
-    layers, neurons = len(judgement.layers), sum(layer.neurons for layer in judgement.layers.values())
-    sizes = f"{judgement.clean.samples:,} clean and {judgement.suspect.samples:,} suspect samples"
-    seen = {"shift": f"{sizes}, {layers} layers, {neurons:,} neurons"}
+    neurons = sum(layer.neurons for layer in judgement.layers.values())
+    size = f"{len(judgement.layers):,} layer{'s' * (len(judgement.layers) != 1)}, {neurons:,} neurons"
+    sets = f"{judgement.clean.samples:,} clean and {judgement.suspect.samples:,} suspect samples"
+    saw = {"shift": f"{sets}, {size}", "predictions": f"{int((judgement.suspect.predictions > 0).sum()):,} classes predicted"}
+    saw["tails"] = f"every neuron of {size}"
+    saw["directions"] = f"{len(evidence.directions):,} directions held against random labels"
+    saw["proof"] = f"{evidence.forwards:,} samples run with candidates on them"
     if ranking is not None:
-        reach = f"{100 * (1 - TAIL):g} % of clean samples reach"
-        seen["ranking"] = f"{len(ranking.scores):,} samples, {ranking.beyond:,} beyond what {reach}"
-    if evidence.forwards:
-        seen["proof"] = f"{evidence.forwards:,} samples run with candidates on them"
-    accepted = judgement.verdict.accepted
-    return [
-        CheckView(
-            f"{check.name}: {ABOUT[check.name]}",
-            check.ran,
-            seen.get(check.name, "") if check.ran else check.reason + "; accepted as not run" * (check.name in accepted),
-        )
-        for check in judgement.verdict.checks
-    ]
+        beyond = f"{ranking.beyond:,} beyond what {100 * (1 - TAIL):g} % of clean samples reach"
+        saw["ranking"] = f"{len(ranking.scores):,} samples, {beyond}"
+    return saw
+
+
+@dataclass(frozen=True)
+class GateView:
+    """What a script is told, in sentences; `rules` it went by, as `(option, value)`."""
+
+    exit_code: int
+    decision: str
+    reason: str
+    rules: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def gate_view(judgement: Judgement) -> GateView:
+    gate, rules = judgement.gate, judgement.rules
+    baseline = "none" if rules.baseline is None else f"{rules.baseline.file} (sha256 {rules.baseline.sha256})"
+    shown = (
+        ("--fail-on", rules.fail_on),
+        ("--baseline", baseline),
+        ("--allow", rules.allow or "none"),
+        ("--warn-ok", "yes" if rules.warn_ok else "no"),
+        ("--accept-unranked", ", ".join(judgement.verdict.accepted) or "nothing"),
+    )
+    return GateView(gate.exit_code, gate.decision, gate.reason, shown, gate.notes)
 
 
 def provenance_view(provenance: Mapping[str, Any]) -> list[tuple[str, list[str]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from naa_fast.detect.findings import Finding
+from naa_fast.detect.findings import INPUT, PREDICTIONS, SAMPLES, Finding
 from naa_fast.report.words import UNSHOWN, escaped, number
 
 LEAST_P = 1e-6
@@ -18,7 +18,7 @@ def percent(share: float) -> str:
     if share != share:
         return "unknown"
     value = 100 * share
-    if 99.5 < value < 100:
+    if 99.5 <= value < 100:
         return f"{min(value, 99.9):.1f} %"
     if 0 < value < 10:
         return f"{value:.2g} %"
@@ -38,22 +38,20 @@ def probability(p: float) -> str:
     return f"p < {LEAST_P:.0e}".replace("e-0", "e-") if p < LEAST_P else f"p = {p:.2g}"
 
 
-SHARES = ("(input)", "(samples)", "(predictions)")
+SHARES = (INPUT, SAMPLES, PREDICTIONS)
 """Where a finding is about samples, and its number a share of them."""
 
 
-def measured(finding: Finding, limit_on: str) -> tuple[str, str]:
-    """A finding's number and limit with their unit: shares in percent, standard deviations as σ, t as what it is; in a layer's
-    own units none. `limit_on`: what abnormal neurons were told by, "z" or "difference".
+def measured(finding: Finding) -> tuple[str, str]:
+    """A finding's number and limit with their unit: shares in percent, standard deviations as σ, t as what it is; counts, and
+    what is in a layer's own units, without one.
     """
+    value, limit = number(finding.value), number(finding.limit)
+    if finding.about in ("not finite", "difference"):
+        return value, limit
     if finding.layer in SHARES or finding.about == "tail":
         return percent(finding.value), percent(finding.limit)
-    value, limit = number(finding.value), number(finding.limit)
-    if finding.level == "shift":
-        return f"t {value}", f"t {limit}"
-    if finding.limit == 0 and finding.value == int(finding.value):  # a count of neurons that are not finite
-        return value, limit
-    return (f"{value} σ", f"{limit} σ") if finding.level == "backdoor-like" or limit_on == "z" else (value, limit)
+    return (f"t {value}", f"t {limit}") if finding.level == "shift" else (f"{value} σ", f"{limit} σ")
 
 
 def web_text(text: str, limit: int | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -196,3 +197,43 @@ def test_every_rank_of_a_job_ends_with_the_gates_exit_code(here: Path) -> None:
     ranks = [subprocess.Popen(command, env={**place, "RANK": r, "LOCAL_RANK": r}, **quiet) for r in ("0", "1")]  # type: ignore[call-overload]
     assert [rank.wait(timeout=120) for rank in ranks] == [EXIT_FINDING] * 2
     assert (report()["exit_code"], report()["verdict"]["outcome"]) == (EXIT_FINDING, "warn")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)]
+)
+def test_the_terminals_width_and_colour_are_respected(
+    here: Path, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], coloured: bool
+) -> None:
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"COLUMNS": "64", **environment}.items():
+        monkeypatch.setenv(name, value)
+    screen = Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    compare(here)
+    first, *rest = screen.getvalue().splitlines()
+    assert ("\x1b[1;" in first) == coloured
+    assert not any("\x1b" in line for line in rest)
+    assert max(len(line) for line in rest if not line.startswith("report: ")) <= 64
+
+
+def test_a_file_gets_a_hundred_cells_and_no_colour_and_verbose_prints_all(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "64")
+    compare(here)
+    short = capsys.readouterr().out
+    compare(here, "--verbose")
+    whole = capsys.readouterr().out
+    assert "\x1b" not in short + whole
+    assert len(short.splitlines()) <= 41  # and the report's place
+    assert 64 < max(map(len, short.splitlines())) <= 100
+    assert "p-value   p < 1e-6, the probability" in whole
+    assert "p-value" not in short
+    assert Path("r/summary.txt").read_text("utf-8").splitlines() == short.splitlines()[:-1]

@@ -272,7 +272,7 @@ def test_auto_takes_a_gpu_unless_the_model_placed_itself(
 ) -> None:
     (here / "net.py").write_text(f"import torch\ndef build(): return torch.nn.Linear(2, 2, device={placed!r})")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    options = {"weights": None, "dtype": None, "device_map": None, "unsafe_load": None}
+    options = {"weights": None, "dtype": None, "device_map": None, "unsafe_load": None, "weights_key": None}
     arguments = SimpleNamespace(model="net.py:build", model_arg=[], device=asked, **options)
     assert shared.model_of(arguments)[1] == expected  # type: ignore[arg-type]
 

@@ -20,7 +20,7 @@ from naa_fast.kernels import cpu
 from naa_fast.measurement import Measurement, Shard
 from naa_fast.records import ROWS, LayerRecord, bin_of, bin_values, histogram
 from naa_fast.report.machine import report_dict
-from naa_fast.report.words import summary
+from naa_fast.report.summary import full as summary
 
 
 def hard_pair() -> tuple[np.ndarray, np.ndarray]:

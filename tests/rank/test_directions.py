@@ -23,7 +23,7 @@ from naa_fast.rank.directions import BUFFER, EXACT, ROWS, Covariance, Directions
 from naa_fast.records import fold_of
 from naa_fast.report.folder import write_report
 from naa_fast.report.machine import load_schema
-from naa_fast.report.words import summary
+from naa_fast.report.summary import full as summary
 
 CPU = torch.device("cpu")
 RANDOM = np.random.default_rng(0)

@@ -20,7 +20,7 @@ from naa_fast.audit import Audit
 from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Repair
 from naa_fast.repair.trial import most_general
 from naa_fast.report.machine import load_schema
-from naa_fast.report.words import summary
+from naa_fast.report.summary import full as summary
 
 DIGITS = demo.load_digits()
 
@@ -101,7 +101,7 @@ def test_a_report_keeps_the_repair_and_a_loaded_one_does_the_same(
     told = report["repair"]
     assert [change["layer"] for change in told["changes"]] == [change.layer for change in repair.changes]
     assert (told["after"], told["control"], told["forwards"]) == (repair.after, repair.control, repair.forwards)
-    assert f"{repair.forwards} samples run" in " ".join((tmp_path / "summary.txt").read_text().split())
+    assert f"{repair.forwards} samples run" in " ".join(audit.summary(verbose=True).split())
     loaded = naa_fast.repair.load(tmp_path / told["file"])
     assert (loaded.kept, loaded.on, loaded.samples) == (repair.kept, repair.on, repair.samples)
     with naa_fast.repair.applied(model, repair):

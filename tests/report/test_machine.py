@@ -16,7 +16,7 @@ from naa_fast.detect.checks import ABOUT
 from naa_fast.detect.findings import LEVELS
 from naa_fast.detect.verdict import EXIT_CODES, OUTCOMES
 from naa_fast.report.machine import SCHEMA, load_schema, report_bytes, report_dict
-from naa_fast.report.words import summary
+from naa_fast.report.summary import full as summary
 
 VALIDATOR = Draft202012Validator(load_schema())
 GIVEN = {"options": {"top_k": 20}, "seed": 0}
@@ -179,3 +179,12 @@ def test_a_neuron_beyond_float64_is_null_and_first_not_lost() -> None:
         report = strict(report_bytes(judged({"huge": (clean, suspect)}, 2.0), {}))
     VALIDATOR.validate(report)
     assert {"neuron": 3, "difference": None}.items() <= report["top"][0].items()
+
+
+def test_every_row_says_which_view_its_z_is_of() -> None:
+    judgement = classic(None)
+    for row in report_dict(judgement, {})["top"]:
+        layer = judgement.layers[row["layer"]]
+        z = {"mean": layer.z_mean, "maximum": layer.z_max}[row["view"]][row["neuron"]]
+        assert z == row["z"] == max(layer.z_mean[row["neuron"]], layer.z_max[row["neuron"]])
+    assert {row["view"] for row in report_dict(not_a_number(), {})["top"] if row["z"] is None} == {None}

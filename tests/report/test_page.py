@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from unicodedata import category
 
 import numpy as np
 import pytest
-from report.examples import EXAMPLES, HOSTILE, deep, judged, noise, pair, pictured, worded
+from report.examples import EXAMPLES, HOSTILE, classic, deep, judged, noise, pair, pictured, worded
 
+from naa_fast.detect.accept import Rules
+from naa_fast.detect.checks import ABOUT
 from naa_fast.detect.judgement import Judgement
 from naa_fast.report.page import environment, marked_pieces, page_files, short_page, styles, visible
 from naa_fast.report.words import UNSHOWN
@@ -47,6 +49,7 @@ class Read(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open_tags.pop() == tag, self.getpos()
+        self.text += " " if tag in ("td", "th", "li", "p") else ""
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -164,6 +167,31 @@ def test_samples_are_on_pages_of_plain_links_with_file_and_neurons() -> None:
         assert "\u05d0\u05d1" in read[leaf].text  # letters of another script stay
         assert "] 12.5 σ" in read[leaf].text
     assert ranks == [1, 51, 101]
+
+
+def test_every_check_says_whether_it_ran_and_why_not() -> None:
+    judgement = classic(None)
+    page = pages(judgement)["report.html"]
+    part = " ".join(page.text[page.text.index("What ran, and what did not") :].partition("What a script is told")[0].split())
+    assert len(judgement.verdict.checks) >= 5
+    for check in judgement.verdict.checks:
+        assert f"{check.name} {'yes' if check.ran else 'no'} {ABOUT[check.name]}" in part
+        assert check.reason in part
+    assert "500 clean and 100 suspect samples, 1 layer, 512 neurons" in part
+    missing = [attributes for tag, attributes in page.tags if tag == "tr" and attributes.get("class") == "missing"]
+    assert len(missing) == sum(not check.ran for check in judgement.verdict.checks) + 1  # and there is no repair
+    assert "repair no whether silencing what was found cures the model it was not tried" in part
+
+
+def test_the_page_says_what_a_script_is_told_and_by_which_rules() -> None:
+    judgement = replace(classic(), rules=Rules(fail_on="proved", allow="known<b>.json", warn_ok=True))
+    text = " ".join(pages(judgement)["report.html"].text.split())
+    gate = judgement.gate
+    assert gate.decision != judgement.verdict.outcome
+    assert f"A script is told {gate.decision}: {gate.reason}." in text
+    assert f"{gate.decision.capitalize()}, exit code {gate.exit_code}: {gate.reason}." in text
+    assert "--fail-on proved, --baseline none, --allow known<b>.json, --warn-ok yes, --accept-unranked nothing" in text
+    assert "A script is told" not in pages(classic())["report.html"].text
 
 
 def test_a_pass_and_an_inconclusive_outcome_say_what_to_do_and_what_was_not_seen() -> None:

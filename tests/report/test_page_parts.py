@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 from report.examples import EXAMPLES, deep, judged, noise, not_a_number, pair, picture_examples, pictured, record_of
 
+from naa_fast.detect.checks import unranked
 from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import Finding
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.tails import tail_limit, tail_signature
@@ -223,17 +225,18 @@ def test_intervals_and_probabilities_in_words() -> None:
 
 
 def test_a_finding_has_its_unit() -> None:
-    def units(level: str, layer: str, about: str = "", limit_on: str = "z", limit: float = 0.5) -> tuple[str, str]:
-        return measured(Finding(level, layer, "x", 2.0 if limit == 0 else 0.75, limit, about), limit_on)
+    def units(level: str, layer: str, about: str = "") -> tuple[str, str]:
+        return measured(Finding(level, layer, "x", 0.75, 0.5, about))
 
     assert units("proved", "(input)") == ("75 %", "50 %")
     assert units("outlier", "fc", "tail") == ("75 %", "50 %")
     assert units("shift", "fc") == ("t 0.75", "t 0.5")
+    assert units("shift", "fc", "direction") == ("t 0.75", "t 0.5")
     assert units("shift", "(predictions)", "7") == ("75 %", "50 %")
     assert units("outlier", "fc") == ("0.75 σ", "0.5 σ")
-    assert units("outlier", "fc", limit_on="difference") == ("0.75", "0.5")
-    assert units("backdoor-like", "fc", limit_on="difference") == ("0.75 σ", "0.5 σ")
-    assert units("outlier", "fc", limit=0) == ("2", "0")
+    assert units("outlier", "fc", "difference") == ("0.75", "0.5")
+    assert units("backdoor-like", "fc") == ("0.75 σ", "0.5 σ")
+    assert measured(Finding("outlier", "(samples)", "x", 2.0, 0.0, "not finite")) == ("2", "0")
 
 
 @settings(max_examples=60, deadline=None)
@@ -265,6 +268,13 @@ def test_a_fail_with_a_repair_says_how_to_run_it_and_who_carries_the_trigger() -
     commands = [step.command for step in next_steps(pictured())]
     assert commands[1] == "with naa_fast.repair.applied(model, naa_fast.repair.load('repair.safetensors')): ..."
     assert commands[2].startswith("naa-fast rank --model MODEL")
+
+
+def test_measurements_alone_are_followed_by_a_scan_with_the_model() -> None:
+    steps = next_steps(EXAMPLES["inconclusive"]())
+    assert steps[-1].what.startswith("Scan with the model and the samples")
+    looked = judged({"fc": pair(4, clean=5, suspect=5)}, evidence=Evidence(checks=unranked("too few samples")))
+    assert not any("Scan with the model" in step.what for step in next_steps(looked))
 
 
 def test_a_warn_says_what_to_ask() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from report.examples import EXAMPLES, classic, judged, many_layers, not_a_number, pair
 
-from naa_fast.report.words import RIGHT_TO_LEFT, UNSHOWN, display_cells, number, printable, summary
+from naa_fast.report.summary import full as summary
+from naa_fast.report.words import RIGHT_TO_LEFT, UNSHOWN, display_cells, number, printable
 
 
 def test_the_summary_of_the_classic_example_says_it_all() -> None:
@@ -37,7 +38,8 @@ def test_the_table_shows_the_ranking_and_marks_the_abnormal() -> None:
     assert sorted(int(row[1]) for row in starred) == list(range(10, 20))
     assert all(row[0] == "fc" for row in rows[10:])
     best = judgement.top()[0]
-    shown = [float(cell) for cell in starred[0][2:]]
+    shown = [float(cell) for cell in starred[0][2:4] + starred[0][5:]]
+    assert starred[0][4] == judgement.layers["fc"].view_of(best.neuron)
     assert shown == pytest.approx([best.difference, best.z, best.clean_mean, best.suspect_mean], rel=5e-3)
 
 
@@ -83,7 +85,7 @@ def test_many_gaps_are_capped() -> None:
     clean, suspect = pair(3)
     sets = {f"layer{i:02}": (clean, np.full_like(suspect, np.nan)) for i in range(60)}
     text = summary(judged(sets, 2.0))
-    assert "layer00: 3 neurons without a finite value to compare" in text
+    assert "layer00 and 59 later layers: 180 neurons without a finite value to compare" in " ".join(text.split())
     assert len(text.splitlines()) < 60
     assert "more" in text.splitlines()[-1]
 
