@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 def pandas() -> Any:
     """The package. Raises UsageError where it is not installed."""
     try:
-        import pandas as found
+        import pandas as package
     except ImportError:
         raise UsageError(
             "to_frame() needs pandas, which is not installed",
             "install it: pip install pandas",
             "or take the arrays: audit.layers[name].z, audit.ranking.scores",
         ) from None
-    return found
+    return package
 
 
 def neurons_frame(layers: Iterable[LayerComparison]) -> Any:

@@ -33,26 +33,26 @@ def examples_of(trials: Trials, candidate: Candidate, target: int | str) -> tupl
     before, after = bases.predicted, trials.after(candidate, 1)
     others = np.flatnonzero((before >= 0) & (before != target))
     chosen = others[in_turns(before[others])[:EXAMPLES]]
-    found: dict[int, Example] = {}
+    examples: dict[int, Example] = {}
     at = 0
     for batch, _ in bases.batches:
         rows = chosen[(chosen >= at) & (chosen < at + batch.size)]
         if len(rows):
             x = main_tensor(batch)
             with_trigger = trials.transplant.put(candidate, batch)
-            own = None if x.is_floating_point() else own_places(x, batch.mask)
+            valid = None if x.is_floating_point() else own_places(x, batch.mask)
             for number in rows.tolist():
-                kept = None if own is None else own[number - at]
+                kept = None if valid is None else valid[number - at]
                 plain, triggered = (shown(values[number - at], kept) for values in (x, with_trigger))
-                found[number] = Example(int(before[number]), int(after[number]), plain, triggered)
+                examples[number] = Example(int(before[number]), int(after[number]), plain, triggered)
         at += batch.size
-    return tuple(found[number] for number in chosen.tolist())
+    return tuple(examples[number] for number in chosen.tolist())
 
 
-def shown(x: Tensor, own: Tensor | None) -> Array:
+def shown(x: Tensor, valid: Tensor | None) -> Array:
     """One input for a person to look at: a picture shrunk, a text without its padding."""
-    if own is not None:
-        return x[own].cpu().numpy().astype(np.int64) if own.shape == x.shape else x.cpu().numpy()
+    if valid is not None:
+        return x[valid].cpu().numpy().astype(np.int64) if valid.shape == x.shape else x.cpu().numpy()
     values = channels_first(x.detach().cpu().float().numpy())
     step = -(-max(values.shape[-2:]) // LARGEST_SIDE) if values.ndim == 3 else 1
     if step == 1:
@@ -82,11 +82,11 @@ def pieces(ids: Array, changed: Array, decode: Callable[[tuple[int, ...]], str] 
         return ((words_of(ids[:LONGEST_CUT].tolist(), decode) + ("" if len(ids) <= LONGEST_CUT else " …"), False),)
     near = np.abs(np.arange(len(ids))[:, None] - places[None]).min(1) <= CONTEXT
     edges = np.flatnonzero(np.diff(changed.astype(np.int8) + 2 * near.astype(np.int8))) + 1
-    found = []
+    cut = []
     for start, end in zip([0, *edges], [*edges, len(ids)], strict=True):
         words = words_of(ids[start:end].tolist(), decode) if near[start] else "…"
-        found.append((words, bool(changed[start])))
-    return tuple(found)
+        cut.append((words, bool(changed[start])))
+    return tuple(cut)
 
 
 def words_of(ids: Sequence[int], decode: Callable[[tuple[int, ...]], str] | None) -> str:

@@ -77,12 +77,12 @@ def drafted(judgement: Judgement, width: int, room: Room) -> list[str]:
 
 def heading(judgement: Judgement, width: int) -> list[str]:
     verdict = judgement.verdict
-    step = next_steps(judgement)[:1]
+    first = next_steps(judgement)[:1]
     return [
         f"{verdict.outcome.upper()} (exit code {judgement.gate.exit_code})",
         *wrapped(printable(verdict.sentence, SENTENCE), width),
         *wrapped(told(judgement), width),
-        *(line for one in step for line in wrapped(printable(one.what, LINE), width, "Next: ")),
+        *(line for step in first for line in wrapped(printable(step.what, LINE), width, "Next: ")),
     ]
 
 
@@ -215,14 +215,14 @@ def nearest(evidence: Evidence, width: int) -> list[str]:
 
 def cure(evidence: Evidence, width: int) -> list[str]:
     """The repair and what it leaves."""
-    one = evidence.repair
-    if one is None:
+    repair = evidence.repair
+    if repair is None:
         return []
-    what = " and ".join(f"{change.words} in {printable(change.layer or ROOT, NAME)}" for change in one.changes)
-    effect = "the trigger turns" if one.on == TRIGGERED else "of the highest-ranked suspects keep their prediction"
+    what = " and ".join(f"{change.words} in {printable(change.layer or ROOT, NAME)}" for change in repair.changes)
+    effect = "the trigger turns" if repair.on == TRIGGERED else "of the highest-ranked suspects keep their prediction"
     text = (
-        f"Repair: {what}: {effect} {percent(one.after)} instead of {percent(one.before)} (random: {percent(one.control)}); "
-        f"{percent(one.kept)} of the clean predictions stay"
+        f"Repair: {what}: {effect} {percent(repair.after)} instead of {percent(repair.before)} "
+        f"(random: {percent(repair.control)}); {percent(repair.kept)} of the clean predictions stay"
     )
     return wrapped(text, width)
 

@@ -125,13 +125,13 @@ def draw_proof(figure: Figure, proof: Proof, top: float) -> None:
     write(figure, top + 0.86, 0.24, drawable(about, 70), fontsize=8, color=MUTED)
     if proof.words:
         write(figure, top + 1.1, 0.24, drawable(proof.words, 50), fontsize=11, weight="bold", color=LIT)
-    pictures = [picture_of(array) for one in proof.examples[:PAIRS] for array in (one.before, one.after)]
+    pictures = [picture_of(array) for example in proof.examples[:PAIRS] for array in (example.before, example.after)]
     scale = range_of([picture for picture in pictures if picture is not None])
-    for at, one in enumerate(proof.examples[:PAIRS]):
-        if picture_of(one.before) is not None:
-            draw_pair(figure, one, scale, (5.6 + 2.1 * at, top))
-        elif one.words_after:
-            turns = f"{named(one.predicted)} -> {named(one.turned_to)}:  {in_context(one.words_after)}"
+    for at, example in enumerate(proof.examples[:PAIRS]):
+        if picture_of(example.before) is not None:
+            draw_pair(figure, example, scale, (5.6 + 2.1 * at, top))
+        elif example.words_after:
+            turns = f"{named(example.predicted)} -> {named(example.turned_to)}:  {in_context(example.words_after)}"
             write(figure, top + 0.26 + 0.28 * at, 5.6, turns, fontsize=8.5, color=LINE)
 
 

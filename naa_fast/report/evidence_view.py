@@ -122,7 +122,7 @@ def proof_view(at: int, proof: Proof, pictures: Pictures) -> ProofView:
         image(pictures.add(f"trigger-{at}.png", trigger_png(proof, scale)), trigger_alt(proof), pattern, clear),
         image(pictures.add(f"place-{at}.png", place_png(proof, scale)), f"Where it lies: {where}", pattern),
         where,
-        tuple(example_view(at, i, one, proof, scale, pictures) for i, one in enumerate(proof.examples, 1)),
+        tuple(example_view(at, i, example, proof, scale, pictures) for i, example in enumerate(proof.examples, 1)),
     )
 
 

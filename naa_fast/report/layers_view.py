@@ -117,16 +117,17 @@ def top_rows(judgement: Judgement) -> tuple[tuple[str, ...], ...]:
 
 
 def direction_of(judgement: Judgement) -> str:
-    """The direction farthest above chance, in a sentence; empty without one."""
+    """The direction farthest above chance, in a sentence; empty where none was sought."""
     if not judgement.evidence.directions:
         return ""
-    one = judgement.evidence.directions[0]
-    than = "more than chance" if one.stands else "no more than chance"
-    kind = "whitened mean difference" if one.kind == "whitened" else one.kind
+    strongest = judgement.evidence.directions[0]
+    than = "more than chance" if strongest.stands else "no more than chance"
+    kind = "whitened mean difference" if strongest.kind == "whitened" else strongest.kind
     return (
-        f"The strongest direction is the {kind} in {web_text(one.layer, NAME) or 'the whole model'}: suspects lie "
-        f"{number(one.effect)} clean standard deviations out, {percent(one.beyond)} of them beyond {100 * BEYOND:g} % of clean "
-        f"samples ({than}: t {number(one.statistic)}, chance reaches {number(one.limit)}). Its neurons: "
-        + ", ".join(str(neuron) for neuron, _ in one.neurons)
+        f"The strongest direction is the {kind} in {web_text(strongest.layer, NAME) or 'the whole model'}: suspects lie "
+        f"{number(strongest.effect)} clean standard deviations out, {percent(strongest.beyond)} of them beyond "
+        f"{100 * BEYOND:g} % of clean samples ({than}: "
+        f"t {number(strongest.statistic)}, chance reaches {number(strongest.limit)}). Its neurons: "
+        + ", ".join(str(neuron) for neuron, _ in strongest.neurons)
         + "."
     )

@@ -32,7 +32,7 @@ def plot_layer(judgement: Judgement, layer: str | None = None, of: str | None = 
     strip = strip_of(judgement)
     name = strip.worst[0].name if layer is None else layer
     if name not in judgement.layers:
-        some = ", ".join(printable(one) for one in list(judgement.layers)[:5])
+        some = ", ".join(printable(known) for known in list(judgement.layers)[:5])
         raise UsageError(f"no layer {printable(name)!r}", f"this audit has {len(judgement.layers)}: {some}, ...")
     if of is not None and of not in OF:
         raise UsageError(f"of is {of!r}", f"expected one of {', '.join(OF)}, or None for what shows more")

@@ -82,10 +82,10 @@ def p_value(p: float) -> str:
 
 def findings(judgement: Judgement, width: int) -> list[str]:
     """The findings, strongest level first, the farthest above its limit first, at most LINES_PER_LEVEL a level."""
-    lines, found = ["Findings"], judgement.verdict.findings
-    levels = [*reversed(LEVELS), *sorted({finding.level for finding in found} - set(LEVELS))]
+    lines, stated = ["Findings"], judgement.verdict.findings
+    levels = [*reversed(LEVELS), *sorted({finding.level for finding in stated} - set(LEVELS))]
     for level in levels:
-        members = sorted((f for f in found if f.level == level), key=lambda f: -f.value)
+        members = sorted((f for f in stated if f.level == level), key=lambda f: -f.value)
         if members:
             lines.append(f"  {level} ({len(members)})")
         for finding in members[:LINES_PER_LEVEL]:
@@ -154,28 +154,30 @@ def strongest_direction(evidence: Evidence, width: int) -> list[str]:
     """The direction farthest above chance, and what it is held against."""
     if not evidence.directions:
         return []
-    one = evidence.directions[0]
-    neurons = ", ".join(str(neuron) for neuron, _ in one.neurons)
-    how = f"t {number(one.statistic)}, chance up to {number(one.limit)}: {'more' if one.stands else 'no more'} than chance"
+    direction = evidence.directions[0]
+    neurons = ", ".join(str(neuron) for neuron, _ in direction.neurons)
+    than = "more" if direction.stands else "no more"
+    how = f"t {number(direction.statistic)}, chance up to {number(direction.limit)}: {than} than chance"
     text = (
-        f"Strongest direction: {one.kind} in {printable(one.layer) or 'the whole model'}, {number(one.effect)} clean standard "
-        f"deviations, {100 * one.beyond:.0f} % beyond {100 * BEYOND:g} % of clean samples ({how}; mostly neurons {neurons})"
+        f"Strongest direction: {direction.kind} in {printable(direction.layer) or 'the whole model'}, "
+        f"{number(direction.effect)} clean standard deviations, "
+        f"{100 * direction.beyond:.0f} % beyond {100 * BEYOND:g} % of clean samples ({how}; mostly neurons {neurons})"
     )
     return wrapped(text, width)
 
 
 def cure(evidence: Evidence, width: int) -> list[str]:
-    """The repair, what it does, and what a random one does."""
-    one = evidence.repair
-    if one is None:
+    """The repair, what it does, and what a random repair does."""
+    repair = evidence.repair
+    if repair is None:
         return []
-    what = " and ".join(f"{change.words} in {printable(change.layer)}" for change in one.changes)
-    samples = f"{one.samples} clean samples" if one.on == TRIGGERED else f"the {one.samples} highest-ranked suspects"
-    effect = f"turns {100 * one.after:.0f} % of {samples} instead of {100 * one.before:.0f} %"
-    random = "along random directions" if any(change.pushes is not None for change in one.changes) else "with random neurons"
+    what = " and ".join(f"{change.words} in {printable(change.layer)}" for change in repair.changes)
+    samples = f"{repair.samples} clean samples" if repair.on == TRIGGERED else f"the {repair.samples} highest-ranked suspects"
+    effect = f"turns {100 * repair.after:.0f} % of {samples} instead of {100 * repair.before:.0f} %"
+    random = "along random directions" if any(change.pushes is not None for change in repair.changes) else "with random neurons"
     text = (
-        f"Repair: {what}, and the trigger {effect} ({random}: {100 * one.control:.0f} %); {100 * one.kept:.1f} % of "
-        f"{one.clean_samples} clean predictions stay (the best of {one.tried} repairs, {one.forwards} samples run)"
+        f"Repair: {what}, and the trigger {effect} ({random}: {100 * repair.control:.0f} %); {100 * repair.kept:.1f} % of "
+        f"{repair.clean_samples} clean predictions stay (the best of {repair.tried} repairs, {repair.forwards} samples run)"
     )
     return wrapped(text, width)
 
