@@ -14,8 +14,8 @@ from naa_fast.detect.axes import channels_first, is_picture
 from naa_fast.detect.proof import Proof
 from naa_fast.records import Array
 
-THUMBNAIL = 96
-"""Pixels a side of a sample in a sheet at most."""
+THUMBNAIL, LARGEST = 96, 256
+"""Pixels a side of a sample in a sheet, and of any other picture, at most."""
 COVERED = np.array([208, 0, 0], np.uint8)
 Range = tuple[float, float]
 
@@ -79,7 +79,7 @@ def covered_of(proof: Proof) -> Array | None:
     return None if mask is None else mask.max(-1) > 0
 
 
-def trigger_png(proof: Proof, scale: Range) -> bytes | None:
+def trigger_png(proof: Proof, scale: Range, side: int = LARGEST) -> bytes | None:
     """The trigger alone: of a patch what it puts in the input, cut to where it lies, clear where it leaves the input as it is; of
     an offset what it adds, blue less and red more. None where it is no picture.
     """
@@ -88,13 +88,14 @@ def trigger_png(proof: Proof, scale: Range) -> bytes | None:
         return None
     covered = covered_of(proof)
     if covered is None:
-        return png(added(pattern.mean(-1)))
+        return png(added(shrunk(pattern.mean(-1, keepdims=True), side)[..., 0]))
     place = bounds_of(covered)
     if place is None:
         return None
     top, bottom, left, right = place
-    seen = pixels_of(pattern, scale)[top : bottom + 1, left : right + 1]
-    clear = np.where(covered[top : bottom + 1, left : right + 1], 255, 0).astype(np.uint8)
+    inside = slice(top, bottom + 1), slice(left, right + 1)
+    seen = pixels_of(pattern[inside], scale, side)
+    clear = np.where(fitted(covered[inside], *seen.shape[:2]), 255, 0).astype(np.uint8)
     return png(np.dstack([seen, clear]))
 
 
@@ -106,7 +107,7 @@ def added(values: Array) -> Array:
     return np.asarray(np.round(255 * colormaps["coolwarm"](0.5 + np.nan_to_num(values) / (2 * furthest))[..., :3]), np.uint8)
 
 
-def place_png(proof: Proof, scale: Range) -> bytes | None:
+def place_png(proof: Proof, scale: Range, side: int = LARGEST) -> bytes | None:
     """Where the trigger lies, in red, over a clean sample in grey; None for what is added everywhere, or is no picture."""
     covered = covered_of(proof)
     if covered is None:
@@ -115,9 +116,8 @@ def place_png(proof: Proof, scale: Range) -> bytes | None:
     if ground is None:
         ground = np.zeros((*covered.shape, 1), np.float32)
         scale = (0.0, 1.0)
-    covered = fitted(covered, ground.shape[0], ground.shape[1])
-    grey = pixels_of(ground.mean(-1, keepdims=True), scale) // 2 + 96
-    return png(np.where(covered[:, :, None], COVERED, grey).astype(np.uint8))
+    grey = pixels_of(ground.mean(-1, keepdims=True), scale, side) // 2 + 96
+    return png(np.where(fitted(covered, *grey.shape[:2])[:, :, None], COVERED, grey).astype(np.uint8))
 
 
 def fitted(mask: Array, high: int, wide: int) -> Array:

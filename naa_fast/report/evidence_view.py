@@ -16,6 +16,7 @@ from naa_fast.detect.evidence import Evidence, RankedSample
 from naa_fast.detect.proof import ALL_TO_ALL, APART, Example, Pieces, Proof
 from naa_fast.records import Array
 from naa_fast.report.drawings import (
+    LARGEST,
     THUMBNAIL,
     Range,
     picture_of,
@@ -30,6 +31,8 @@ from naa_fast.report.units import web_text
 from naa_fast.report.words import number
 
 SHOWN_PROOFS = 3
+SINGLE_SIDE, SINGLE_THUMBNAIL, SINGLE_PICTURES = 96, 48, 24
+"""Pixels a side, and pictures of samples, in a page that holds everything: photographs shall not make it more than a megabyte."""
 CHANGES = 6
 """Values of an input that is no picture that are listed, the most changed first."""
 TEXT = 600
@@ -49,6 +52,14 @@ class Pictures:
     single: bool
     files: dict[str, bytes] = field(default_factory=dict)
     at: str = f"{FOLDER}/"
+
+    @property
+    def side(self) -> int:
+        return SINGLE_SIDE if self.single else LARGEST
+
+    @property
+    def thumbnail(self) -> int:
+        return SINGLE_THUMBNAIL if self.single else THUMBNAIL
 
     def add(self, name: str, content: bytes | None) -> str:
         """Where the page finds the picture, empty for None."""
@@ -119,8 +130,8 @@ def proof_view(at: int, proof: Proof, pictures: Pictures) -> ProofView:
         proof,
         title_of(proof),
         (" … " if proof.kind == APART else " ").join(map(str, proof.tokens)),
-        image(pictures.add(f"trigger-{at}.png", trigger_png(proof, scale)), trigger_alt(proof), pattern, clear),
-        image(pictures.add(f"place-{at}.png", place_png(proof, scale)), f"Where it lies: {where}", pattern),
+        image(pictures.add(f"trigger-{at}.png", trigger_png(proof, scale, pictures.side)), trigger_alt(proof), pattern, clear),
+        image(pictures.add(f"place-{at}.png", place_png(proof, scale, pictures.side)), f"Where it lies: {where}", pattern),
         where,
         tuple(example_view(at, i, example, proof, scale, pictures) for i, example in enumerate(proof.examples, 1)),
     )
@@ -159,7 +170,7 @@ def example_view(at: int, i: int, example: Example, proof: Proof, scale: Range, 
     seen = []
     for array, when, cls in ((example.before, "without", example.predicted), (example.after, "with", example.turned_to)):
         picture = picture_of(array)
-        content = None if picture is None else png(pixels_of(picture, scale))
+        content = None if picture is None else png(pixels_of(picture, scale, pictures.side))
         alt = f"Clean sample {i} {when} the trigger: predicted as {class_name(cls)}"
         seen.append(image(pictures.add(f"example-{at}-{i}-{when}.png", content), alt, picture))
     words = example.words_before, example.words_after
@@ -210,9 +221,10 @@ def sample_rows(evidence: Evidence, pictures: Pictures, first: int, most: int) -
     shown = [picture for array in kept if (picture := picture_of(array)) is not None]
     scale = range_of(shown)
     rows = []
+    drawn = min(len(shown), SINGLE_PICTURES) if pictures.single else len(shown)
     for at, sample in list(enumerate(evidence.ranking.top))[first : first + most]:
-        picture = shown[at] if at < len(shown) else None
-        content = None if picture is None else png(pixels_of(picture, scale, THUMBNAIL))
+        picture = shown[at] if at < drawn else None
+        content = None if picture is None else png(pixels_of(picture, scale, pictures.thumbnail))
         alt = f"Sample {sample.sample}, predicted as {class_name(sample.predicted)}"
         seen = image(pictures.add(f"sample-{at + 1}.png", content), alt, picture)
         text = web_text(evidence.texts[at], TEXT) if at < len(evidence.texts) else ""

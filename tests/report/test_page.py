@@ -11,11 +11,13 @@ from unicodedata import category
 
 import numpy as np
 import pytest
-from report.examples import EXAMPLES, HOSTILE, classic, deep, judged, noise, pair, pictured, worded
+from report.examples import EXAMPLES, HOSTILE, classic, deep, judged, noise, pair, pictured, ranking_of, worded
 
 from naa_fast.detect.accept import Rules
 from naa_fast.detect.checks import ABOUT
+from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
+from naa_fast.detect.proof import Example, Proof
 from naa_fast.report.page import environment, marked_pieces, page_files, short_page, styles, visible
 from naa_fast.report.words import UNSHOWN
 
@@ -222,6 +224,19 @@ def test_three_hundred_layers_fit_into_a_megabyte_however_wide_they_are() -> Non
     assert all({"c0", "c1"} & set(str(a["class"]).split()) for a in means)
     assert sum("labelled" in str(a["class"]) for a in tails) == 5
     assert "model.layers.200.mlp.act_fn: 0 of 1,024 neurons beyond 2 σ, 20 with more than" in " ".join(page.text.split())
+
+
+def test_photographs_do_not_make_a_single_file_more_than_a_megabyte() -> None:
+    """Noise, which no compression makes smaller."""
+    random = np.random.default_rng(0)
+    mask = np.zeros((3, 224, 224), np.float32)
+    mask[:, 180:200, 190:210] = 1
+    noisy = [random.random((3, 224, 224), np.float32) for _ in range(12)]
+    examples = tuple(Example(i, 7, noisy[2 * i], noisy[2 * i + 1]) for i in range(6))
+    proof = Proof("patch, 1 % of the input", 7, 0.9, 0.0, 100, 8, noisy[0], mask, examples=examples)
+    pictures = random.random((48, 3, 224, 224), np.float32)
+    judgement = judged({"f": pair(8)}, evidence=Evidence(ranking_of(500, 20), (proof,), pictures=pictures))
+    assert 500_000 < len(page_files(judgement, {}, single=True)["report.html"]) < 1_000_000
 
 
 def test_a_name_of_a_megabyte_does_not_make_a_page_of_one() -> None:
