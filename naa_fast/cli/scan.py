@@ -22,11 +22,14 @@ from naa_fast.cli.shared import (
     running,
     sources_of,
 )
+from naa_fast.errors import NaaError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from naa_fast.audit import Audit
     from naa_fast.detect.accept import Rules
+    from naa_fast.scan.ranks import Ranks
 
 DATA_HELP = (
     ".npz (x, optional mask), .npy, .safetensors, a folder or .tar of images, text in .txt, .jsonl, .csv or .parquet, "
@@ -74,32 +77,43 @@ def run(arguments: argparse.Namespace) -> int:
     check_folder(arguments.out, read)
     rules = rules_of(arguments)
     from naa_fast import audit
+    from naa_fast.scan.ranks import joined
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
     sets = sources_of(arguments, arguments.clean, arguments.suspect)
-    with running(arguments, arguments.out / QUARANTINE) as (ranks, options):
-        model, device = model_of(arguments)
-        require_baseline_of(model, rules)
-        fit_positions(model, sets)
-        found = audit.scan(
-            model,
-            *sets,
-            top_k=arguments.top_k,
-            threshold=arguments.threshold,
-            device=device,
-            ranking=arguments.ranking,
-            proof=not arguments.no_proof,
-            repair=not arguments.no_repair,
-            stop_early=arguments.stop_early,
-            accept_unranked=arguments.accept_unranked,
-            **options,
-        )
+    with joined() as ranks:
+        with running(arguments, arguments.out / QUARANTINE) as (_, options):
+            model, device = model_of(arguments)
+            require_baseline_of(model, rules)
+            fit_positions(model, sets)
+            found = audit.scan(
+                model,
+                *sets,
+                top_k=arguments.top_k,
+                threshold=arguments.threshold,
+                device=device,
+                ranking=arguments.ranking,
+                proof=not arguments.no_proof,
+                repair=not arguments.no_repair,
+                stop_early=arguments.stop_early,
+                accept_unranked=arguments.accept_unranked,
+                **options,
+            )
+        return code_of_all(found, arguments, rules, ranks)
+
+
+def code_of_all(found: Audit, arguments: argparse.Namespace, rules: Rules, ranks: Ranks) -> int:
+    """Rank 0's exit code, on every rank once it has delivered: torchrun ends all of them with the first that fails."""
     if ranks.rank:
-        return found.gated(rules).gate.exit_code
-    code = deliver(found, arguments, rules)
-    if found.times is not None and not arguments.json:  # the report has them
-        note(found.times.words())
-    return code
+        return int(ranks.tell(None))
+    code, fault = None, None
+    try:
+        code = deliver(found, arguments, rules)
+        if found.times is not None and not arguments.json:  # the report has them
+            note(found.times.words())
+    except NaaError as error:
+        fault = error
+    return int(ranks.tell(code, fault))
 
 
 def require_baseline_of(model: nn.Module, rules: Rules) -> None:

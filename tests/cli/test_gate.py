@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -186,17 +185,17 @@ def test_the_last_line_of_the_log_is_the_gates_and_an_error_where_no_report_hold
     assert last("--accept-unranked") == {"event": "end", "exit_code": 2, "outcome": "error"}
 
 
-def test_every_rank_of_a_job_ends_with_the_gates_exit_code(here: Path) -> None:
-    from scan.test_ranks import free_port
-
+def test_no_rank_ends_before_the_report_is_written(here: Path) -> None:
+    """torchrun ends every rank with the first that ends with another code than 0."""
     sets = ["--clean", str(here / "clean.npy"), "--suspect", str(here / "moved.npy"), "--backend", "reference"]
     words = ["scan", "--model", f"{here / 'gated.py'}:build", *sets, "--no-ranking", "--fail-on", "shift", "--out", "r"]
-    place = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, "-m", "naa_fast", *words]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    ranks = [subprocess.Popen(command, env={**place, "RANK": r, "LOCAL_RANK": r}, **quiet) for r in ("0", "1")]  # type: ignore[call-overload]
-    assert [rank.wait(timeout=120) for rank in ranks] == [EXIT_FINDING] * 2
+    job = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "naa_fast"]
+    done = subprocess.run([sys.executable, *job, *words, "--log-format", "json"], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("WARN (exit code 1)")
     assert (report()["exit_code"], report()["verdict"]["outcome"]) == (EXIT_FINDING, "warn")
+    assert '{"event": "end", "exit_code": 1, "outcome": "warn", "decision": "fail"}' in done.stderr.splitlines()
+    assert "exitcode  : 1 " in done.stderr, "all ranks end with the gate's"
+    assert "exitcode  : 3 " not in done.stderr
 
 
 class Terminal(io.StringIO):
