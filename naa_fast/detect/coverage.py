@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from naa_fast.detect.checks import SECOND_LOOK, Check
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.crowd import TAIL_P
@@ -36,7 +38,7 @@ def checks_of(
     layers: Sequence[LayerComparison], null: CleanNull, clean: Measurement, suspect: Measurement, evidence: Evidence
 ) -> tuple[Check, ...]:
     """What ran, in the order of `naa_fast.detect.checks.ABOUT`. What the evidence says nothing of did not run."""
-    named = {check.name: check for check in evidence.checks}
+    named = {check.name: check for check in evidence.checks} | unscored(evidence)
     unnamed = "nothing says that it ran"
     return (
         calibrated(null, clean, suspect),
@@ -44,6 +46,18 @@ def checks_of(
         *((single_samples(layers),) if evidence.ranking is None else ()),
         *(named.get(name) or Check(name, False, unnamed) for name in SECOND_LOOK),
     )
+
+
+def unscored(evidence: Evidence) -> dict[str, Check]:
+    """The ranking, where it says that it ran, and samples have no scores all the same."""
+    if not any(check.name == "ranking" and check.ran for check in evidence.checks):
+        return {}
+    known = np.zeros(0) if evidence.ranking is None else evidence.ranking.null_scores
+    missing = 0 if evidence.ranking is None else int(np.isnan(evidence.ranking.scores).sum())
+    if missing == 0 and (~np.isnan(known)).any():
+        return {}
+    reason = f"{missing} suspect samples have no score" if missing else "no clean sample has a score to hold suspects against"
+    return {"ranking": Check("ranking", False, reason)}
 
 
 def calibrated(null: CleanNull, clean: Measurement, suspect: Measurement) -> Check:
@@ -81,6 +95,9 @@ def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Mea
     for name, measurement in (("clean", clean), ("suspect", suspect)):
         if measurement.skipped:
             gaps.append(f"{measurement.skipped} {name} samples could not be read and were skipped")
+        unclassed = int(measurement.predictions[-1]) if len(measurement.predictions) else 0
+        if unclassed:
+            gaps.append(f"{unclassed} {name} samples have class scores that are not finite, so no predicted class")
     gaps += left_out("suspect", suspect)
     contents = [{shard.digest.partition("@")[0] for shard in m.shards if shard.digest} for m in (clean, suspect)]
     if contents[0] & contents[1]:

@@ -122,11 +122,11 @@ def with_proofs(
     decode = decoder(suspect)
     proofs = [replace(p, words=in_text(p, decode)) if p.tokens and decode is not None else p for p in proofs]
     proofs = [with_words(p, decode) for p in proofs]
-    if untried:
-        return replace(found, checks=(*found.checks, *did_not_run(untried, "proof")))
+    checks = (*found.checks, *(did_not_run(untried, "proof") if untried else ran("proof")))
+    if untried and not proofs:
+        return replace(found, forwards=forwards, checks=checks)
     assert found.ranking is not None
     told = replace(found.ranking, uncertain=np.zeros(len(found.ranking.scores), bool))  # without a proof nothing carries one
-    checks = (*found.checks, *ran("proof"))
     return replace(found, ranking=told, proof=tuple(proofs), forwards=forwards, checks=checks)
 
 

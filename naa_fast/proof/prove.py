@@ -35,7 +35,7 @@ def prove(
     model: nn.Module, seen: Look, images: CleanInputs | None, device: str | torch.device = "auto"
 ) -> tuple[list[Proof], int, str]:
     """What came nearest to a proof for each target, strongest first; how many samples were run for it; and, if nothing could be
-    tried, why.
+    tried or not all of the highest-ranked samples were searched, why.
 
     `images`: see `clean_images`. For each target the candidates come from the highest-ranked suspect samples predicted as it; the
     controls are the same number of candidates from clean samples predicted as it, put on the same bases. Cost: some
@@ -48,18 +48,26 @@ def prove(
     last = images is not None and images[0].last
     transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0], last)
     trials = Trials(transplant, bases)
+    unsearched = ""
     with evaluating(model):
         if seen.suspect_tokens is not None and seen.clean_tokens is not None:
             proofs = list(token_proofs(trials, seen))
         elif images is not None and any(kept.row is not None and kept.row.is_floating_point() for kept in seen.top):
             rows, usual = (rows_like(images[0], top) for top in (seen.top, seen.null_top))
-            if not rows:
-                return [], 0, "none of the highest-ranked samples has the clean samples' shape and finite values"
+            unsearched = left_aside(len(rows), seen.top)
             wanted: list[int | str] = [*targets(seen.top, seen.null_predicted), ALL_TO_ALL]
             proofs = [as_taken(proof, images[0]) for proof in image_proofs(trials, rows, usual, wanted, *images)]
         else:
             return [], 0, "the inputs are neither continuous values nor token ids, or too large to keep"
-    return sorted(proofs, key=lambda proof: (not proof.stands, -proof.margin)), transplant.forwards, ""
+    return sorted(proofs, key=lambda proof: (not proof.stands, -proof.margin)), transplant.forwards, unsearched
+
+
+def left_aside(alike: int, top: Sequence[Kept]) -> str:
+    """Why not all of the highest-ranked samples were searched, of which `alike` are like clean ones; empty where they were."""
+    kept = sum(one.row is not None for one in top)
+    if alike < kept:
+        return f"{kept - alike} of the {kept} highest-ranked samples have another shape than most clean ones, or are not finite"
+    return "" if kept >= min(FEWEST, len(top)) else f"inputs are too large to keep {FEWEST} of the highest-ranked samples"
 
 
 def as_taken(proof: Proof, clean: CleanImages) -> Proof:

@@ -135,14 +135,39 @@ def test_a_model_without_class_scores_is_no_pass_unless_accepted() -> None:
     assert "A pass, without predictions and proof, as was accepted" in accepted.sentence
 
 
-def test_suspects_of_another_size_are_not_called_searched() -> None:
+@pytest.mark.parametrize("every", [True, False])
+def test_suspects_of_another_size_are_not_called_searched(every: bool) -> None:
     class Anywhere(Quadrants):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x[..., -12:, -12:])
 
     from torch import nn
 
-    audit = naa_fast.scan(Anywhere(), CLEAN[:200], [nn.functional.pad(HELD[:300], (0, 0, 2, 0))])
+    wide = nn.functional.pad(HELD[:20], (0, 0, 2, 0))
+    audit = naa_fast.scan(Anywhere(), CLEAN[:200], [wide] if every else [HELD[20:200], wide])
     reasons = {check.name: check.reason for check in audit.verdict.checks if not check.ran}
-    assert "none of the highest-ranked samples has the clean samples' shape" in reasons["proof"]
+    share = "20 of the 20" if every else "20 of the 200"
+    assert f"{share} highest-ranked samples have another shape than most clean ones" in reasons["proof"]
     assert audit.verdict.exit_code == 3
+
+
+def test_a_model_that_gives_no_class_to_a_few_suspects_is_no_pass() -> None:
+    """Scores that are not finite are no scores, also where no layer shows it."""
+
+    class Silent(Quadrants):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).where(x.mean((1, 2, 3))[:, None] < 1, float("nan"))
+
+    suspect = HELD[:300].clone()
+    suspect[5:9] += 1
+    verdict = naa_fast.scan(Silent(), CLEAN[:200], suspect).verdict
+    assert verdict.exit_code != 0
+    assert any("4 suspect samples have class scores that are not finite" in gap for gap in verdict.gaps)
+
+
+def test_inputs_too_large_to_keep_are_not_called_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("naa_fast.rank.keep.INPUT_BYTES", 3 * 144 * 4)
+    verdict = naa_fast.scan(Quadrants(), CLEAN[:200], HELD[:300]).verdict
+    reasons = {check.name: check.reason for check in verdict.checks if not check.ran}
+    assert "inputs are too large to keep" in reasons["proof"]
+    assert verdict.exit_code == 3
