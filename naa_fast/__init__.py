@@ -19,14 +19,14 @@ import naa_fast.scan as _scan
 
 __all__ = ["Audit", "Measurement", "NaaError", "compare", "detect", "measure", "scan"]
 
-_HOMES = {"Audit": "audit", "compare": "audit", "measure": "audit", "Measurement": "measurement", "NaaError": "errors"}
+_HOMES = {"Audit": "result", "compare": "audit", "measure": "audit", "Measurement": "measurement", "NaaError": "errors"}
 
 if TYPE_CHECKING:
-    from naa_fast.audit import Audit as Audit
     from naa_fast.audit import compare as compare
     from naa_fast.audit import measure as measure
     from naa_fast.errors import NaaError as NaaError
     from naa_fast.measurement import Measurement as Measurement
+    from naa_fast.result import Audit as Audit
 
 
 class _Verb(ModuleType):

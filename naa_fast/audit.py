@@ -1,31 +1,22 @@
-"""The one file that joins both wings: models and data go in, an `Audit` comes out."""
+"""The one file that joins both wings: models and data go in, an `Audit` (result.py) comes out."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from math import isfinite
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from naa_fast.detect.accept import Gate, Rules
 from naa_fast.detect.checks import unranked
-from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.evidence import Evidence, Ranking
-from naa_fast.detect.judgement import Judgement, TopNeuron, judge, require_comparable
-from naa_fast.detect.proof import Proof
-from naa_fast.detect.repair import Repair
-from naa_fast.detect.verdict import Verdict
+from naa_fast.detect.evidence import Evidence
+from naa_fast.detect.judgement import judge, require_comparable
 from naa_fast.errors import InputError, UsageError
 from naa_fast.measurement import Measurement
+from naa_fast.result import Audit
 from naa_fast.scan.progress import shown
 
 if TYPE_CHECKING:
     import torch
-    from matplotlib.axes import Axes
 
     from naa_fast.capture.selection import LayerSpec
     from naa_fast.inputs.batches import Source
@@ -35,154 +26,6 @@ if TYPE_CHECKING:
 
 
 RANKINGS = ("top", "all", "none")
-
-
-@dataclass(frozen=True)
-class Audit:
-    """A verdict and everything behind it.
-
-    `layers[name].difference` float64 per neuron, `.z` the same in standard deviations, `.abnormal` int64 indices ascending.
-    `options` are the resolved options, for the report; `times` where the seconds went, None where nothing
-    was measured.
-    """
-
-    judgement: Judgement
-    options: dict[str, Any] = field(default_factory=dict)
-    times: Times | None = None
-
-    def __repr__(self) -> str:
-        return f"Audit({self.verdict.outcome}, score {self.verdict.score:.4g}, {len(self.layers)} layers)"
-
-    @property
-    def verdict(self) -> Verdict:
-        return self.judgement.verdict
-
-    @property
-    def gate(self) -> Gate:
-        """What a script is told: exit code, decision and reason. The verdict's own, unless it is `gated`."""
-        return self.judgement.gate
-
-    def gated(self, rules: Rules) -> Audit:
-        """The same audit, whose report, summary and exit code go by `rules` as well.
-
-        Raises:
-            UsageError: the baseline is of another model.
-        """
-        rules.require_model(self.judgement.clean.model or self.judgement.suspect.model)
-        return replace(self, judgement=replace(self.judgement, rules=rules))
-
-    @property
-    def layers(self) -> dict[str, LayerComparison]:
-        return self.judgement.layers
-
-    @property
-    def ranking(self) -> Ranking | None:
-        """How far each suspect sample lies outside what clean samples do; None where no second look was possible."""
-        return self.judgement.evidence.ranking
-
-    @property
-    def proof(self) -> tuple[Proof, ...]:
-        """What came nearest to a proof for each target, strongest first; `proof.stands` says whether it is one."""
-        return self.judgement.evidence.proof
-
-    @property
-    def repair(self) -> Repair | None:
-        """The best change of a layer's output that silences the trigger; None where none was tried or none helps.
-
-        Only a `fail` is followed by a repair. `with naa_fast.repair.applied(model, audit.repair): ...` runs the repaired model.
-        """
-        return self.judgement.evidence.repair
-
-    def top(self, k: int | None = None) -> list[TopNeuron]:
-        """The `k` most abnormal neurons over all layers, most abnormal first."""
-        return self.judgement.top(k)
-
-    def report(self) -> dict[str, Any]:
-        """The content of report.json."""
-        from naa_fast.report.machine import report_dict
-
-        return report_dict(self.judgement, self._making())
-
-    def report_bytes(self) -> bytes:
-        """report.json."""
-        from naa_fast.report.machine import report_bytes
-
-        return report_bytes(self.judgement, self._making())
-
-    def _making(self) -> dict[str, Any]:
-        """What only this audit knows of how it came about."""
-        return {"options": self.options, **({"times": self.times.report()} if self.times else {})}
-
-    def summary(self, width: int = 100, verbose: bool = False, colour: bool = False) -> str:
-        """The verdict as text for a terminal of `width` cells, 40 lines at most, or all of it; safe whatever names say."""
-        from naa_fast.report.summary import summary
-
-        return summary(self.judgement, width, verbose, colour)
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: outcome, evidence, layers and what was not checked, without a script."""
-        from naa_fast.report.page import short_page
-
-        return short_page(self.judgement, self._making())
-
-    def plot(self, layer: str | None = None, of: str | None = None, ax: Axes | None = None) -> Axes:
-        """Draw a layer's neurons into matplotlib axes, new ones without `ax`, and return these.
-
-        `layer`: None takes the one that stands out most. `of`: "means" for the difference of the sets, "tails" for the share of
-        suspect samples beyond each neuron's clean tail, None for what shows more.
-
-        Raises:
-            UsageError: no such layer, another `of`, or tails where none were kept.
-        """
-        from naa_fast.report.plots import plot_layer
-
-        return plot_layer(self.judgement, layer, of, ax)
-
-    def to_frame(self) -> Any:
-        """A pandas DataFrame with a row a neuron: layer, neuron, z, view, difference, clean_mean, suspect_mean, tail, abnormal.
-
-        `view` says whether `z` is of the samples' means or their maxima; `tail` is the share of suspect samples beyond the
-        neuron's clean 99.9 % point, NaN where no histograms were kept.
-
-        Raises:
-            UsageError: pandas is not installed.
-        """
-        from naa_fast.detect.frames import neurons_frame
-
-        return neurons_frame(self.layers.values())
-
-    def scalars(self) -> dict[str, float]:
-        """What an experiment tracker can plot; the chart beside it is `folder / "signature.png"` after `save(folder)`.
-
-        Names hold nothing but letters, digits and `_ . / -`, whatever the layers are called. `p_value` is absent where there is
-        none. docs/long-runs.md shows TensorBoard, MLflow and W&B.
-        """
-        layers = {re.sub(r"[^A-Za-z0-9_./-]", "_", name) or "model": layer for name, layer in self.layers.items()}
-        values = {
-            "score": self.verdict.score,
-            "p_value": self.verdict.p_value,
-            "exit_code": float(self.gate.exit_code),
-            "findings": float(len(self.verdict.findings)),
-            "abnormal": float(sum(len(layer.abnormal) for layer in self.layers.values())),
-            **{f"{name}/samples": float(m.samples) for name, m in self._sets()},
-            **{f"{name}/skipped": float(m.skipped) for name, m in self._sets()},
-            **{f"z/{name}": float(np.nanmax(layer.z, initial=0.0)) for name, layer in layers.items()},
-            **{f"abnormal/{name}": float(len(layer.abnormal)) for name, layer in layers.items()},
-        }
-        if self.times is not None:
-            values |= {f"time/{name}": share for name, share in self.times.shares().items()}
-        return {name: value for name, value in values.items() if isfinite(value)}
-
-    def _sets(self) -> list[tuple[str, Measurement]]:
-        return [("clean", self.judgement.clean), ("suspect", self.judgement.suspect)]
-
-    def save(self, folder: str | Path, single_file: bool = False) -> list[Path]:
-        """Write the report folder, and return its files: report.html to look at, report.json, signature.png and .svg, summary.txt
-        and both measurements. `single_file`: report.html has its styles and pictures inside.
-        """
-        from naa_fast.report.folder import write_report
-
-        return write_report(self.judgement, Path(folder), self._making(), single_file)
 
 
 @shown
@@ -237,6 +80,14 @@ def scan(
     clean samples that chose nothing (`Audit.repair`). Cost: some ten thousand samples through the model, 60,000 at most (the
     report tells how many; one that a gradient goes back through counts twice), and one more reading of the suspect set. It
     changes no verdict, and leaves the model as it was.
+
+    >>> import torch, naa_fast
+    >>> _ = torch.manual_seed(0)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> clean, suspect = torch.randn(500, 4), torch.randn(400, 4)
+    >>> suspect[:, 3] += 3
+    >>> naa_fast.scan(model, clean, suspect).verdict.outcome
+    'warn'
 
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
@@ -329,6 +180,9 @@ def measure(
     `first_index`: where `data` begins in a larger set of which it is a part, so that merged parts equal one pass over the whole.
     `shard` (i, n) measures the i-th of n parts, from 1 on, and says so in the measurement: `naa-fast merge` joins them. `times`
     is added to.
+
+    >>> naa_fast.measure(model, clean)
+    Measurement(500 samples, 3 layers)
     """
     assert not isinstance(progress, bool)  # `shown` has seen to that
     from naa_fast.inputs.batches import PartOfSource, open_source
@@ -379,6 +233,10 @@ def compare(
     """Judge two measurements of one model; needs neither the model nor torch. See `naa_fast.detect.judgement.judge`.
 
     Samples are not ranked and no trigger is proved from measurements: without `accept_unranked` like sets are inconclusive.
+
+    >>> sets = naa_fast.measure(model, clean), naa_fast.measure(model, suspect)
+    >>> naa_fast.compare(*sets).verdict.outcome
+    'warn'
     """
     resolved = {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked, **(options or {})}
     return Audit(judge(clean, suspect, threshold, top_k, evidence, accept_unranked), resolved)

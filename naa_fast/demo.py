@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from naa_fast.audit import Audit, scan
+from naa_fast.audit import scan
 from naa_fast.errors import UsageError
 from naa_fast.repair import applied
+from naa_fast.result import Audit
 
 TARGET = 7
 POISONED = 0.1

@@ -17,7 +17,14 @@ EXIT_STOPPED = 75
 
 
 class NaaError(Exception):
-    """Base of every error this package raises on purpose."""
+    """Base of every error this package raises on purpose.
+
+    >>> try:
+    ...     naa_fast.scan(model, clean, suspect, layers="no.such.layer")
+    ... except naa_fast.NaaError as error:
+    ...     print(error.exit_code, error.headline)
+    4 no layer matches 'no.such.layer'
+    """
 
     exit_code = EXIT_ERROR
 

@@ -74,6 +74,10 @@ class Measurement:
     class scores); `labelled` int64 `[2, classes + 1]`: samples labelled with each class, and those predicted as it, the last
     column for labels beyond the classes (`[2, 0]` without labels); `shards`, `parts` and `provenance` accumulate (`provenance`:
     sorted distinct strings under each key). `parts`: which shards of a set these are, empty for a set that was not cut.
+
+    >>> measured = naa_fast.measure(model, clean)
+    >>> measured.layers["0"].sample_mean.mean.shape
+    (8,)
     """
 
     layers: Mapping[str, LayerRecord] = field(default_factory=dict)
@@ -111,7 +115,11 @@ class Measurement:
         return sum(shard.skipped for shard in self.shards)
 
     def missing(self) -> list[Part]:
-        """The shards that are not in it; none for a set that was not cut."""
+        """The shards that are not in it; none for a set that was not cut.
+
+        >>> [str(part) for part in naa_fast.measure(model, clean, shard=(1, 2)).missing()]
+        ['shard 2/2 (items 250 to 499 of 500)']
+        """
         if not self.parts:
             return []
         count, items = self.parts[0].count, self.parts[0].items
@@ -120,6 +128,10 @@ class Measurement:
 
     def merge(self, other: Measurement) -> Measurement:
         """Both sets together, as if measured in one pass (accuracy: `Moments.merge`); the order of the two changes no bit.
+
+        >>> halves = naa_fast.measure(model, clean[:256]), naa_fast.measure(model, clean[256:], first_index=256)
+        >>> halves[0].merge(halves[1])
+        Measurement(500 samples, 3 layers)
 
         Raises:
             StateMismatch: different models, input dtypes or layers, or a shard that is in both.
@@ -223,7 +235,10 @@ class Measurement:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write the measurement file whole or not at all. Raises InputError if it cannot be written there."""
+        """Write the measurement file whole or not at all. Raises InputError if it cannot be written there.
+
+        >>> naa_fast.measure(model, clean).save(folder / "clean.naa.safetensors")
+        """
         try:
             write_whole(Path(path), self.to_bytes())
         except OSError as error:
@@ -231,7 +246,12 @@ class Measurement:
 
     @classmethod
     def load(cls, path: str | Path) -> Measurement:
-        """Read a measurement file. Raises InputError when it is missing, truncated or something else."""
+        """Read a measurement file. Raises InputError when it is missing, truncated or something else.
+
+        >>> naa_fast.measure(model, clean).save(folder / "clean.naa.safetensors")
+        >>> naa_fast.Measurement.load(folder / "clean.naa.safetensors")
+        Measurement(500 samples, 3 layers)
+        """
         path = Path(path)
         try:
             if path.exists() and not path.is_file():

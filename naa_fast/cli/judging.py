@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from naa_fast.cli.shared import clean, emit, note, positive
 
 if TYPE_CHECKING:
-    from naa_fast.audit import Audit
     from naa_fast.detect.accept import Rules
+    from naa_fast.result import Audit
 
 FILE_CELLS = 100
 

@@ -30,8 +30,8 @@ from naa_fast.detect.checks import missing_lines
 from naa_fast.errors import EXIT_INCONCLUSIVE, EXIT_PASS, InputError, UsageError
 
 if TYPE_CHECKING:
-    from naa_fast.audit import Audit
     from naa_fast.detect.evidence import Ranking
+    from naa_fast.result import Audit
 
 DEFAULT_LINES = 1000
 UNNAMED = Path("naa-rank")

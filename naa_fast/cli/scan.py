@@ -27,8 +27,8 @@ from naa_fast.errors import NaaError
 if TYPE_CHECKING:
     from torch import nn
 
-    from naa_fast.audit import Audit
     from naa_fast.detect.accept import Rules
+    from naa_fast.result import Audit
     from naa_fast.scan.ranks import Ranks
 
 DATA_HELP = (

@@ -22,6 +22,13 @@ def detect(clean: Any, test: Any, threshold: float = 3.0) -> tuple[Array, Array]
     `abnormal` int64: the neurons where it exceeds `threshold`, ascending. On the host peak extra memory is a few times
     CHUNK_BYTES; tensors on another device are read there, once, and only the difference comes home.
 
+    >>> import numpy as np
+    >>> clean, test = np.zeros((4, 3)), np.zeros((4, 3))
+    >>> test[:, 1] = 5
+    >>> difference, abnormal = naa_fast.detect(clean, test, threshold=3.0)
+    >>> difference.tolist(), abnormal.tolist()
+    ([0.0, 5.0, 0.0], [1])
+
     Raises:
         InputError: not two axes, fewer than two samples, other neurons or another dtype in the second set.
         UsageError: a negative or non-finite threshold.

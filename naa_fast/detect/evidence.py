@@ -117,6 +117,9 @@ class Ranking:
 
         `carrier` is nullable, NA where it is unknown; `deviating` holds `(layer, neuron, z)` of the neurons that deviate most.
 
+        >>> audit.ranking.to_frame().columns[:2].tolist()  # doctest: +SKIP
+        ['sample', 'score']
+
         Raises:
             UsageError: pandas is not installed.
         """

@@ -20,6 +20,12 @@ from naa_fast.errors import InputError, UsageError
 def applied(model: nn.Module, repair: Repair | Sequence[Change]) -> Iterator[nn.Module]:
     """Inside, the model is repaired: forward hooks, gone at the end also when something raises. Weights are not touched.
 
+    >>> from naa_fast.detect.repair import Change
+    >>> silent = Change("1", 1, "zero", "mine", np.arange(8))
+    >>> with naa_fast.repair.applied(model, [silent]):
+    ...     torch.equal(model(clean), model[2].bias.expand(500, 3))
+    True
+
     Cost: one pass over each changed layer's output; a compiled model is compiled again, inside and after. torch's fused attention
     is off inside, since hooks break it.
 

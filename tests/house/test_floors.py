@@ -23,6 +23,7 @@ FLOORS = [
     {"rank"},
     {"proof"},
     {"repair"},
+    {"result"},
     {"audit"},
     {"demo"},
     {"cli"},

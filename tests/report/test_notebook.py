@@ -10,10 +10,10 @@ import pytest
 from matplotlib.figure import Figure
 from report.examples import HOSTILE, classic, deep, judged, pair, pictured
 
-from naa_fast.audit import Audit
 from naa_fast.detect.judgement import Judgement
 from naa_fast.errors import UsageError
 from naa_fast.report.page import short_page
+from naa_fast.result import Audit
 
 
 def axes_of(judgement: Judgement, layer: str | None = None, of: str | None = None) -> matplotlib.axes.Axes:
