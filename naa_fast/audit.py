@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naa_fast.detect.checks import unranked
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import judge, require_comparable
 from naa_fast.errors import InputError, UsageError
@@ -94,13 +93,11 @@ def scan(
     """
     assert not isinstance(progress, bool)  # `shown` has seen to that
     from naa_fast.inputs.batches import open_source
-    from naa_fast.proof import gather
-    from naa_fast.proof.gather import can_look_beside
-    from naa_fast.proof.prove import CleanInputs
-    from naa_fast.rank import Beside
-    from naa_fast.rank.look import Look
-    from naa_fast.repair.search import with_repair
+    from naa_fast.proof.gather import Attempts, gather
+    from naa_fast.rank import RankingPass
+    from naa_fast.repair.search import repaired
     from naa_fast.scan.loop import measure as run
+    from naa_fast.scan.ranks import Ranks
     from naa_fast.scan.times import Times
 
     listed = ("top" if ranking else "none") if isinstance(ranking, bool) else ranking
@@ -108,7 +105,7 @@ def scan(
         raise UsageError(f"ranking is {ranking!r}", f"expected one of {', '.join(RANKINGS)}, or True or False")
     times = Times()
 
-    def one(name: str, source: Source, onlooker: Onlooker | None) -> Measurement:
+    def measured(name: str, source: Source, onlooker: Onlooker | None) -> Measurement:
         if quarantine is not None:
             quarantine.begin(name)
         return run(
@@ -131,28 +128,34 @@ def scan(
     options: dict[str, Any] = {"batch_size": batch_size, "device": str(device), "backend": backend}
     options |= {"ranking": listed, "proof": proof, "repair": repair}
     sets = open_source(clean, batch_size), open_source(suspect, batch_size)
-    chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
-    ranked = listed != "none" and not stop_early
-    beside = Beside(model, *sets, **chosen) if ranked and can_look_beside(*sets) else None
-    measured_clean = one("clean", sets[0], None if beside is None else beside.clean)
-    if beside is not None:
-        beside.settle(measured_clean)
-    measured = measured_clean, one("suspect", sets[1], None if beside is None else beside.suspect)
-    if ranked:
-        require_comparable(*measured, threshold, top_k)  # what cannot be compared should not cost a second look
-
-        def cured(found: Evidence, seen: Look, in_order: Source, images: CleanInputs | None) -> Evidence:
-            judged = judge(*measured, threshold, top_k, found)
-            return with_repair(found, model, seen, in_order, judged, images, device)
-
-        then = cured if repair else None
-        evidence = gather(model, *sets, measured, proof=proof, beside=beside, whole=listed == "all", then=then, **chosen)
+    ranks, attempts = Ranks.here(model), Attempts()
+    fitting = scoring = look = None
+    if listed == "none" or stop_early:
+        attempts.unranked("the forwards ended early" if stop_early else "it was switched off")
     else:
-        why = "the forwards ended early" if stop_early else "it was switched off"
-        evidence = Evidence(checks=unranked(why))
-    judging: dict[str, Any] = {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked}
-    found = compare(*measured, **judging, options=options, evidence=evidence)
-    return replace(found, times=times)
+        chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
+        fitting = attempts.ranking(lambda: RankingPass(model, *sets, **chosen))
+
+    clean_measured = measured("clean", sets[0], None if fitting is None else fitting.clean)
+    if fitting is not None:
+        scoring = attempts.ranking(lambda: fitting.calibrate(clean_measured))
+    suspect_measured = measured("suspect", sets[1], None if scoring is None else scoring.suspect)
+    require_comparable(clean_measured, suspect_measured, threshold, top_k)  # before anything else is spent
+    if scoring is not None:
+        look = attempts.ranking(lambda: scoring.result(clean_measured, suspect_measured))
+        attempts.notes += scoring.notes
+    with ranks.waiting() as wait:  # under torchrun rank 0 proves and repairs
+        if ranks.rank == 0:
+            evidence, inputs = Evidence(), None
+            if look is not None:
+                evidence, inputs = gather(model, look, sets[1], device=device, proof=proof, whole=listed == "all")
+            judgement = judge(clean_measured, suspect_measured, threshold, top_k, attempts.told(evidence), accept_unranked)
+            if repair and look is not None and judgement.verdict.outcome == "fail":
+                judgement = repaired(judgement, model, look, sets[1], inputs, device)
+        evidence = wait.tell(judgement.evidence if ranks.rank == 0 else None)
+        if ranks.rank:
+            judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
+    return Audit(judgement, options, times)
 
 
 @shown

@@ -45,6 +45,7 @@ class Batch:
     `size` samples; `mask` (bool `[size]` or `[size, positions]`) marks with False what no statistic may count, and the model
     sees all the same. `rejected`: items left out as unusable since the previous batch. The first tensor of `arguments`, then
     of `keywords`, is the input proper. `labels`, int64 `[size]`: the class each sample is said to be of, negative where unknown.
+    `items`, int64 `[size]`: the samples' places in the set, where they come in another order.
     """
 
     arguments: tuple[Any, ...]
@@ -53,6 +54,7 @@ class Batch:
     mask: Tensor | None
     rejected: tuple[Rejected, ...] = ()
     labels: Tensor | None = None
+    items: Tensor | None = None
 
     @property
     def skipped(self) -> int:
@@ -276,7 +278,8 @@ def selected(batch: Batch, rows: slice | Tensor, size: int, rejected: tuple[Reje
             return {key: part(item) for key, item in value.items()}
         return type(value)(part(item) for item in value) if type(value) in (list, tuple) else value
 
-    return Batch(part(batch.arguments), part(batch.keywords), size, part(batch.mask), rejected, part(batch.labels))
+    rest = part(batch.labels), part(batch.items)
+    return Batch(part(batch.arguments), part(batch.keywords), size, part(batch.mask), rejected, *rest)
 
 
 def cut(batch: Batch, at: int) -> tuple[Batch, Batch]:

@@ -115,10 +115,13 @@ class TextSource:
         """The same samples, a window at a time in order of length."""
         rows = enumerate((self.encode(index) for index in range(start, stop)), start)
         while window := list(islice(rows, WINDOW)):
-            kept = by_length([row for _, row in window if row[0]])
+            usable = [(index, row) for index, row in window if row[0]]
+            kept = by_length(usable)
             rejected = tuple(Rejected(index, None, BLANK) for index, row in window if not row[0])
             for first in range(0, len(kept), self.batch_size):
-                yield padded(kept[first : first + self.batch_size], self.options, rejected)
+                part = kept[first : first + self.batch_size]
+                batch = padded([row for _, row in part], self.options, rejected)
+                yield replace(batch, items=torch.tensor([index for index, _ in part]))
                 rejected = ()
             if rejected:
                 yield Batch((), {}, 0, None, rejected)
@@ -151,15 +154,15 @@ class TextSource:
         return ids, special
 
 
-def by_length(rows: list[Row]) -> list[Row]:
-    """`rows` reordered so that neighbours are of like length, each in a place of the same calibration fold as its own.
+def by_length(rows: list[tuple[int, Row]]) -> list[tuple[int, Row]]:
+    """Numbered `rows` reordered so that neighbours are of like length, each in a place of the same calibration fold as its own.
 
     Folds repeat every PERIOD samples: of the rows that are PERIOD apart each takes a place of another, shortest first. Then a
     batch of consecutive rows holds the same share of each of PERIOD sorted lists, and so texts of about one length.
     """
     ordered = list(rows)
     for place in range(min(PERIOD, len(rows))):
-        ordered[place::PERIOD] = sorted(rows[place::PERIOD], key=lambda row: len(row[0]))
+        ordered[place::PERIOD] = sorted(rows[place::PERIOD], key=lambda row: len(row[1][0]))
     return ordered
 
 

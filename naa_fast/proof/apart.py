@@ -13,7 +13,7 @@ from naa_fast.detect.crowd import hypergeometric_tail
 from naa_fast.detect.proof import APART
 from naa_fast.proof.tokens import CHANCE, FEWEST, MOST_TOKENS, inner_places, own_places, rising
 from naa_fast.rank.keep import Kept, main_tensor
-from naa_fast.rank.look import Look
+from naa_fast.rank.scorer import Look
 from naa_fast.records import Array
 
 MOST_PAIRS = 6

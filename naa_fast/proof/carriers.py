@@ -11,10 +11,9 @@ from torch.nn.functional import pad
 
 from naa_fast.detect.axes import channels_first, channels_last
 from naa_fast.detect.proof import APART, Proof
-from naa_fast.inputs.batches import Source
 from naa_fast.proof.cuts import CUT
+from naa_fast.rank.again import SuspectsAgain
 from naa_fast.rank.keep import main_tensor
-from naa_fast.rank.passes import observed_in
 from naa_fast.records import Array
 
 CLEAN_CARRIERS = 0.002
@@ -98,9 +97,9 @@ def holds_all(x: Tensor, tokens: Sequence[int]) -> Array:
     return torch.stack([(x == token).any(1) for token in tokens]).all(0).cpu().numpy()
 
 
-def carriers(source: Source, clean: Sequence[Tensor], predicted: Array, proof: Proof) -> tuple[Array, Array]:
+def carriers(suspects: SuspectsAgain, clean: Sequence[Tensor], predicted: Array, proof: Proof) -> tuple[Array, Array]:
     """Which suspect samples carry the trigger and are predicted as its target, and of which of these it cannot be told: two bool
-    `[samples]`. Reads the set once more, no forward.
+    `[samples]`. Reads the set once more, or the retained samples alone where it does not repeat its order; no forward.
 
     `clean`: clean inputs, of which at most CLEAN_CARRIERS come as close. It cannot be told of a trigger that leaves no trace; of
     a sample that no crop matches, as a crop is more than the trigger or less; where clean samples hold the pattern too, or inputs
@@ -110,19 +109,15 @@ def carriers(source: Source, clean: Sequence[Tensor], predicted: Array, proof: P
     chosen = predicted == proof.target if isinstance(proof.target, int) else np.ones(len(predicted), bool)
     usual = [np.concatenate([way(x) for x in clean]) if clean else np.zeros(0) for way in ways]
     limits = [0.5 if proof.tokens else limit_of(values) for values in usual]
-    matched, compared = np.zeros(len(predicted), bool), np.full(len(predicted), bool(ways))
-    at = 0
-    for batch in source.batches() if ways else ():
-        if not batch.size:
-            continue
-        rows = observed_in(batch)
-        close = [way(main_tensor(batch))[rows] for way in ways]
-        part = slice(at, at + int(rows.sum()))
-        room = len(matched[part])  # a set may be longer the second time
-        for values, limit in zip(close, limits, strict=True):
-            matched[part] |= values[:room] > limit
-            compared[part] &= np.isfinite(values[:room])
-        at = part.stop
+    matched, compared = np.zeros(len(predicted), bool), np.zeros(len(predicted), bool)
+    for batch, numbers in suspects.batches() if ways else ():
+        inside = numbers < len(predicted)  # a set may be longer the second time
+        known = np.ones(int(inside.sum()), bool)
+        for way, limit in zip(ways, limits, strict=True):
+            values = way(main_tensor(batch))[inside]
+            matched[numbers[inside]] |= values > limit
+            known &= np.isfinite(values)
+        compared[numbers[inside]] = known
     exact = bool(proof.tokens) or (len(ways) == 1 and not proof.own and np.isfinite(limits[0]))
     return matched & chosen, chosen & ~matched & ~(compared & exact)
 

@@ -1,4 +1,4 @@
-"""`gather`: the second look and the proofs, as the evidence that is judged."""
+"""`gather`: what ranked samples tell, proofs among it, as the evidence that is judged."""
 
 from __future__ import annotations
 
@@ -6,112 +6,110 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
-from naa_fast.capture.selection import LayerSpec
 from naa_fast.detect.axes import channels_first, either_way, is_picture
-from naa_fast.detect.checks import did_not_run, ran, unranked
+from naa_fast.detect.checks import Check, did_not_run, ran, unranked
 from naa_fast.detect.directions import FEWEST
 from naa_fast.detect.directions import measure as measured_directions
 from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
-from naa_fast.detect.findings import plain
 from naa_fast.detect.proof import APART, Proof
-from naa_fast.errors import NaaError
-from naa_fast.inputs.batches import IterableSource, Source
-from naa_fast.inputs.text import TextSource
-from naa_fast.measurement import Measurement
+from naa_fast.inputs.batches import Source
 from naa_fast.proof.carriers import carriers
 from naa_fast.proof.crowd import crowd_of
 from naa_fast.proof.examples import with_words
 from naa_fast.proof.prove import CleanInputs, clean_images, harmless_of, prove
+from naa_fast.rank.again import SuspectsAgain
 from naa_fast.rank.keep import main_tensor
-from naa_fast.rank.look import Beside, Look, look
+from naa_fast.rank.passes import in_words
+from naa_fast.rank.scorer import Look
 from naa_fast.records import Array
-from naa_fast.scan.chunk import Progress, first_line
-from naa_fast.scan.ranks import Ranks
 
 Decoder = Callable[[tuple[int, ...]], str]
 SHOWN = 48
-WORDS = 300
 WHOSE = "which samples carry it, and what classes they came from"
-CURE = "whether silencing what was found cures the model"
-SMALLEST = 64
-"""Clean samples below which nothing can be ranked: half of them fix the means, the others say what chance does."""
+
+
+Made = TypeVar("Made")
+
+
+class Attempts:
+    """Ranking, which a verdict can stand without, is attempted: what goes wrong is a check that did not run, and nothing that was
+    measured is lost.
+    """
+
+    def __init__(self) -> None:
+        self.checks: tuple[Check, ...] = ()
+        self.notes: list[str] = []
+
+    def unranked(self, reason: str) -> None:
+        """Say why samples are not ranked."""
+        self.checks = unranked(reason)
+
+    def ranking(self, step: Callable[[], Made]) -> Made | None:
+        """What `step` makes; None where it fails."""
+        try:
+            return step()
+        except Exception as error:  # whatever the model or the data did
+            self.unranked(f"the attempt ended with {in_words(error)}")
+            return None
+
+    def told(self, evidence: Evidence) -> Evidence:
+        """The evidence with what did not run, and why."""
+        return replace(evidence, notes=(*self.notes, *evidence.notes), checks=(*self.checks, *evidence.checks))
 
 
 def gather(
-    model: nn.Module,
-    clean: Source,
-    suspect: Source,
-    measured: tuple[Measurement, Measurement],
-    *,
-    layers: str | LayerSpec | Sequence[LayerSpec] | None = None,
-    device: str | torch.device = "auto",
-    backend: str = "auto",
-    progress: Progress | None = None,
-    proof: bool = True,
-    beside: Beside | None = None,
-    whole: bool = False,
-    then: Callable[[Evidence, Look, Source, CleanInputs | None], Evidence] | None = None,
-) -> Evidence:
-    """Rank the suspect samples and try to prove a trigger; `whole`: reports list every sample. Raises nothing: what was measured
-    stands without it, and what went wrong becomes a gap, so that it is no pass.
+    model: nn.Module, look: Look, suspect: Source, *, device: str | torch.device = "auto", proof: bool = True, whole: bool = False
+) -> tuple[Evidence, CleanInputs | None]:
+    """What the ranked samples tell: proofs, who carries them, where crowds come from, and along which directions the sets differ;
+    with the clean inputs that were retained, for a repair. `whole`: reports list every sample.
 
-    `beside`: what was seen while the sets were measured; without it, or where it gave up, `look` runs them again. `then` may
-    add to what was found, by the samples that were kept. Cost: see `look` and `prove`, and one more reading of the suspect set
-    where a trigger was proved.
+    Raises nothing: what was measured stands without it, and what went wrong becomes a gap, so that it is no pass. Cost: see
+    `prove`, and one more reading of the suspect set where a trigger was proved.
     """
-    reason = obstacle(clean, suspect, measured)
-    if reason is not None:
-        return Evidence(checks=unranked(reason))
-    clean, suspect = (source.in_order() if isinstance(source, TextSource) else source for source in (clean, suspect))
-    try:
-        seen = None if beside is None else beside.looked(measured)
-        if seen is None:
-            seen = look(model, clean, suspect, measured, layers=layers, device=device, backend=backend, progress=progress)
-    except Exception as error:  # whatever the model or the data did: the measurements stand
-        return Evidence(checks=unranked(f"the second look ended with {in_words(error)}"))
     ranking = Ranking(
-        seen.scores,
-        seen.predicted,
-        seen.null_scores,
-        seen.null_predicted,
-        carriers=np.zeros(len(seen.scores), bool),
-        uncertain=np.ones(len(seen.scores), bool),  # until a proof was tried
-        items=seen.items,
-        lit=lit_in(seen),
+        look.scores,
+        look.predicted,
+        look.null_scores,
+        look.null_predicted,
+        carriers=np.zeros(len(look.scores), bool),
+        uncertain=np.ones(len(look.scores), bool),  # until a proof was tried
+        items=look.items,
+        lit=lit_in(look),
         file_of=getattr(suspect, "file_of", nameless),
         whole=whole,
     )
-    found = Evidence(ranking, checks=(*ran("ranking"), *(() if proof else did_not_run("it was switched off", "proof"))))
-    images = cache(lambda: clean_images(seen))
+    checks = (*ran("ranking"), *(() if proof else did_not_run("it was switched off", "proof")))
+    evidence = Evidence(ranking, checks=checks)
+    images = cache(lambda: clean_images(look))
+    again = SuspectsAgain(suspect, look)
     steps: list[tuple[str, Callable[[Evidence], Evidence]]] = [
-        ("proof", lambda found: with_proofs(found, model, seen, images(), suspect, device) if proof else found),
-        (WHOSE, lambda found: with_carriers(found, seen, suspect)),
-        (WHOSE, lambda found: with_images(found, seen, images())),
-        ("directions", lambda found: with_directions(found, seen)),
+        ("proof", lambda found: with_proofs(found, model, look, images(), suspect, device) if proof else found),
+        (WHOSE, lambda found: with_carriers(found, look, again)),
+        (WHOSE, lambda found: with_images(found, look, images())),
+        ("directions", lambda found: with_directions(found, look)),
     ]
     for what, step in steps:
         try:
-            found = step(found)
+            evidence = step(evidence)
         except Exception as error:  # what the steps before have found stays
             reason = f"the attempt ended with {in_words(error)}"
             if what == WHOSE:
-                found = replace(found, gaps=(*found.gaps, f"{what}: {reason}"))
+                evidence = replace(evidence, gaps=(*evidence.gaps, f"{what}: {reason}"))
             else:
-                found = replace(found, checks=(*found.checks, *did_not_run(reason, what)))
-    if then is not None:
-        try:
-            found = then(found, seen, suspect, images())
-        except Exception as error:  # a verdict stands without it
-            found = replace(found, notes=(*found.notes, f"{CURE}: the attempt ended with {in_words(error)}"))
-    assert found.ranking is not None
-    pictures, texts = shown(seen, found.ranking, found.proof, decoder(suspect))
-    return replace(found, pictures=pictures, texts=texts)
+                evidence = replace(evidence, checks=(*evidence.checks, *did_not_run(reason, what)))
+    assert evidence.ranking is not None
+    pictures, texts = shown(look, evidence.ranking, evidence.proof, decoder(suspect))
+    evidence = replace(evidence, pictures=pictures, texts=texts)
+    try:
+        return evidence, images()
+    except Exception:  # as the proof has said
+        return evidence, None
 
 
 def with_proofs(
@@ -145,18 +143,22 @@ def in_text(proof: Proof, decode: Decoder) -> str:
     return " … ".join(decode((token,)).strip() for token in proof.tokens)
 
 
-def with_carriers(found: Evidence, seen: Look, suspect: Source) -> Evidence:
+def with_carriers(found: Evidence, seen: Look, again: SuspectsAgain) -> Evidence:
     """The evidence with the samples that carry what was proved."""
     standing = [proof for proof in found.proof if proof.stands]
     if not standing:
         return found
     carry, uncertain = np.zeros(len(seen.scores), bool), np.zeros(len(seen.scores), bool)
     rows = [main_tensor(batch) for batch, _ in seen.drawn]
-    for one in standing:
-        carried, unknown = carriers(suspect, rows, seen.predicted, one)
+    for proof in standing:
+        carried, unknown = carriers(again, rows, seen.predicted, proof)
         carry, uncertain = carry | carried, uncertain | unknown
     assert found.ranking is not None
-    return replace(found, ranking=replace(found.ranking, carriers=carry, uncertain=uncertain & ~carry))
+    ranking = replace(found.ranking, carriers=carry, uncertain=uncertain & ~carry)
+    if again.complete:
+        return replace(found, ranking=ranking)
+    where = f"sought among the {len(again.retained)} highest-ranked samples alone, since the set does not repeat its order"
+    return replace(found, ranking=ranking, notes=(*found.notes, f"{WHOSE}: {where}"))
 
 
 def with_images(found: Evidence, seen: Look, images: CleanInputs | None) -> Evidence:
@@ -168,38 +170,6 @@ def with_images(found: Evidence, seen: Look, images: CleanInputs | None) -> Evid
     notes = (*found.notes, read) if either_way(shape) else found.notes
     crowd = crowd_of(found.ranking, seen.top, seen.null_top, *images)
     return replace(found, harmless=harmless_of(seen, images), crowd=crowd, notes=notes)
-
-
-def can_look_beside(clean: Source, suspect: Source) -> bool:
-    """Whether samples come in the order of the set while it is measured, in this process: bucketed texts do not."""
-    bucketed = any(isinstance(source, TextSource) and source.options.bucket for source in (clean, suspect))
-    return not bucketed and obstacle(clean, suspect, None) is None
-
-
-def in_words(error: Exception) -> str:
-    words = error.headline if isinstance(error, NaaError) else f"{type(error).__name__}: {first_line(error)}"
-    return plain(words)[:WORDS]
-
-
-def obstacle(clean: Source, suspect: Source, measured: tuple[Measurement, Measurement] | None) -> str | None:
-    """Why the sets cannot be looked at again, or None; as far as can be told before they are `measured` where that is None."""
-    for name, source in (("clean", clean), ("suspect", suspect)):
-        if isinstance(source, IterableSource):
-            if isinstance(source.data, DataLoader):
-                if type(source.data.sampler) is not SequentialSampler or type(source.data.batch_sampler) not in (
-                    BatchSampler,
-                    type(None),
-                ):
-                    return (
-                        f"the loader of the {name} set has an order of its own, so its samples have no number; use shuffle=False"
-                    )
-            elif iter(source.data) is source.data:
-                return f"the {name} set can be read only once; pass a DataLoader, a tensor or a path"
-    if Ranks.here().count > 1:
-        return "not done under torchrun; rank the samples in one process"
-    if measured is not None and measured[0].samples < SMALLEST:
-        return f"only {measured[0].samples} clean samples (at least {SMALLEST} are needed)"
-    return None
 
 
 def lit_in(seen: Look) -> dict[int, Lit]:

@@ -19,7 +19,7 @@ from naa_fast.proof.texts import token_proofs
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.proof.trials import Trials
 from naa_fast.rank.keep import Kept, main_tensor
-from naa_fast.rank.look import Look
+from naa_fast.rank.scorer import Look
 from naa_fast.records import Array
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement

@@ -24,7 +24,7 @@ from naa_fast.proof.tokens import (
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL
 from naa_fast.proof.trials import Best, Trials
 from naa_fast.rank.keep import Kept
-from naa_fast.rank.look import Look
+from naa_fast.rank.scorer import Look
 from naa_fast.records import Array
 
 OWN_APART = 5

@@ -184,19 +184,17 @@ class Directions:
         self.samples = samples
         self._sketches: list[dict[str, Sketch]] = [{}, {}]
         self._kept: list[dict[str, list[Tensor]]] = [{}, {}]
-        self._seen: dict[tuple[int, int | None], int] = {}
         self._taken_of: dict[tuple[int, int], int] = {}
 
-    def add(self, which: int, views: Views, size: int, half: int | None = None) -> None:
-        """Enter the next `size` samples of the clean (0) or suspect (1) set; `half`: all of even (0) or odd (1) folds."""
-        first = self._seen.get((which, half), 0)
-        self._seen[which, half] = first + size
-        numbers = np.arange(first, first + size)
-        folds = fold_of(numbers) % 2 if half is None else np.full(size, half)
+    def add(self, which: int, views: Views, items: Array, half: int | None = None) -> None:
+        """Enter samples `items` (int64, their places in the set) of the clean (0) or suspect (1) set; `half`: all of even (0) or
+        odd (1) folds.
+        """
+        folds = fold_of(items) % 2 if half is None else np.full(len(items), half)
         for side in (0, 1):
             most = self._most_held() if side else SKETCHED
             share = min(1.0, most / max(self.samples[which] / 2, 1))
-            chosen = np.flatnonzero((folds == side) & evenly(numbers, share))
+            chosen = np.flatnonzero((folds == side) & evenly(items, share))
             taken = self._taken_of.get((which, side), 0)
             chosen = chosen[: max(4 * most - taken, 0)]  # more samples than were announced
             self._taken_of[which, side] = taken + len(chosen)
@@ -206,6 +204,25 @@ class Directions:
                     self._kept[which].setdefault(name, []).append(rows.float())
                 else:
                     self._sketches[which].setdefault(name, Sketch(rows.shape[1], rows.device)).add(rows)
+
+    def forget(self, which: int) -> None:
+        """Begin the clean (0) or suspect (1) set anew."""
+        self._sketches[which], self._kept[which] = {}, {}
+        self._taken_of = {key: taken for key, taken in self._taken_of.items() if key[0] != which}
+
+    def merge(self, other: Directions) -> None:
+        """Enter what `other` has taken of other samples of the same sets."""
+        for mine, theirs in zip(self._sketches, other._sketches, strict=True):
+            for name, sketch in theirs.items():
+                if name in mine:
+                    mine[name].merge(sketch)
+                else:
+                    mine[name] = sketch
+        for ours, others in zip(self._kept, other._kept, strict=True):
+            for name, rows in others.items():
+                ours.setdefault(name, []).extend(rows)
+        for key, taken in other._taken_of.items():
+            self._taken_of[key] = self._taken_of.get(key, 0) + taken
 
     def projected(self) -> list[Projected]:
         """The samples held back, along each layer's directions; layers without enough samples are left out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,27 @@ Lit = Callable[[Array], tuple[Array, Array]]
 @dataclass(frozen=True)
 class Kept:
     """One sample: its place in the set, score, predicted class (-1: none), the lit `(layer number, feature, z)`,
-    strongest first, and its input, None where inputs are too large to keep so many.
+    strongest first, and its input as a `batch` of one, None where inputs are too large to keep so many.
     """
 
     sample: int
     score: float
     predicted: int
     lit: tuple[tuple[int, int, float], ...]
-    row: Tensor | None
-    mask: Tensor | None
+    batch: Batch | None
+
+    @property
+    def row(self) -> Tensor | None:
+        """The input proper."""
+        return None if self.batch is None else main_tensor(self.batch)[0]
+
+    @property
+    def mask(self) -> Tensor | None:
+        return None if self.batch is None or self.batch.mask is None else self.batch.mask[0]
+
+    def at(self, sample: int) -> Kept:
+        """The same sample by another number."""
+        return replace(self, sample=sample)
 
 
 def main_tensor(batch: Batch) -> Tensor:
@@ -51,6 +63,19 @@ def with_main(batch: Batch, x: Tensor) -> Batch:
 def taken(batch: Batch, rows: Array) -> Batch:
     """The samples `rows` (int64) of a batch."""
     return selected(batch, torch.from_numpy(rows), len(rows), batch.rejected)
+
+
+def on_host(batch: Batch) -> Batch:
+    """The batch with its tensors on the host."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.cpu()
+        if isinstance(value, dict):
+            return {key: moved(item) for key, item in value.items()}
+        return type(value)(moved(item) for item in value) if type(value) in (list, tuple) else value
+
+    return replace(batch, arguments=moved(batch.arguments), keywords=moved(batch.keywords), mask=moved(batch.mask), rejected=())
 
 
 def concatenated(one: Batch, other: Batch) -> Batch | None:
@@ -82,28 +107,25 @@ def concatenated(one: Batch, other: Batch) -> Batch | None:
 
 @dataclass(frozen=True)
 class Offered:
-    """Samples of one batch that were among the highest when they came; `inputs`, `masks` None where they are not kept."""
+    """Samples of one batch that were among the highest when they came; `batch` None where inputs are not kept."""
 
     samples: Array
     scores: Array
     predicted: Array
     lit: Array
-    inputs: Tensor | None
-    masks: Tensor | None
+    batch: Batch | None
 
     def at(self, rows: Array, inputs: bool) -> Offered:
         """Some of them (bool `[samples]`), with or without their inputs."""
-        own = torch.from_numpy(np.flatnonzero(rows))
-        held = [None if kept is None or not inputs else kept[own] for kept in (self.inputs, self.masks)]
-        return Offered(self.samples[rows], self.scores[rows], self.predicted[rows], self.lit[rows], *held)
+        batch = taken(self.batch, np.flatnonzero(rows)) if inputs and self.batch is not None else None
+        return Offered(self.samples[rows], self.scores[rows], self.predicted[rows], self.lit[rows], batch)
 
     def kept(self) -> list[Kept]:
-        nothing = [None] * len(self.samples)
-        inputs, masks = (nothing if kept is None else list(kept) for kept in (self.inputs, self.masks))
-        columns = self.samples.tolist(), self.scores.tolist(), self.predicted.tolist(), self.lit.tolist(), inputs, masks
+        single = [None if self.batch is None else taken(self.batch, np.array([i])) for i in range(len(self.samples))]
+        columns = self.samples.tolist(), self.scores.tolist(), self.predicted.tolist(), self.lit.tolist(), single
         return [
-            Kept(sample, score, predicted, tuple((int(layer), int(feature), z) for layer, feature, z in lit), row, mask)
-            for sample, score, predicted, lit, row, mask in zip(*columns, strict=True)
+            Kept(sample, score, predicted, tuple((int(layer), int(feature), z) for layer, feature, z in lit), batch)
+            for sample, score, predicted, lit, batch in zip(*columns, strict=True)
         ]
 
 
@@ -116,20 +138,25 @@ class Top:
         self._least = -np.inf
         self._rows = 0
 
-    def add(self, first: int, scores: Array, predicted: Array, batch: Batch, lit: Lit | None = None) -> None:
-        """Offer a batch whose first sample is sample `first` of the set. `lit` is asked about those that are kept alone."""
+    def add(self, items: Array, scores: Array, predicted: Array, batch: Batch, lit: Lit | None = None) -> None:
+        """Offer a batch of samples `items` of the set. `lit` is asked about those that are kept alone."""
         chosen = np.flatnonzero(scores > self._least)
         if not len(chosen):
             return
-        x, own = main_tensor(batch), torch.from_numpy(chosen)
+        x = main_tensor(batch)
         self._rows = min(self.most, int(INPUT_BYTES * len(x) / max(x.nbytes, 1)))
         neurons = np.zeros((len(chosen), 0, 3)) if lit is None else strongest(*lit(chosen))
-        held = [x, batch.mask] if self._rows else [None, None]
-        rows, masks = (None if kept is None else kept[own.to(kept.device)].cpu() for kept in held)
-        self._offered.append(Offered(first + chosen, scores[chosen], predicted[chosen], neurons, rows, masks))
-        held_rows = sum(len(one.samples) for one in self._offered if one.inputs is not None)
+        inputs = on_host(taken(batch, chosen)) if self._rows else None
+        self._offered.append(Offered(items[chosen], scores[chosen], predicted[chosen], neurons, inputs))
+        held_rows = sum(len(one.samples) for one in self._offered if one.batch is not None)
         if sum(len(one.samples) for one in self._offered) > 2 * self.most or held_rows > 2 * self._rows:
             self._prune()
+
+    def merge(self, other: Top) -> None:
+        """Offer what `other` kept."""
+        self._offered += other._offered
+        self._rows = max(self._rows, other._rows)
+        self._prune()
 
     def finished(self) -> list[Kept]:
         """The samples kept, highest score first, ties by place in the set."""
@@ -179,3 +206,20 @@ class Draw:
             self.batches.append((batch, predicted))
         elif (place := int(self._random.integers(self._offered))) < len(self.batches):
             self.batches[place] = (batch, predicted)
+
+    def merge(self, other: Draw) -> None:
+        """Offer the batches that `other` has drawn, of as many: those of both are mixed as they were offered."""
+        ours, theirs = self.batches, other.batches
+        total = max(self._offered + other._offered, 1)
+        each = max((main_tensor(batch).nbytes / max(batch.size, 1) for batch, _ in (*ours, *theirs)), default=1.0)
+        room = min(self.most, int(INPUT_BYTES / max(each, 1)))
+        if sum(batch.size for batch, _ in (*ours, *theirs)) > room:
+            share = self._offered / total
+            ours, theirs = within(ours, share * room), within(theirs, (1 - share) * room)
+        self.batches, self._offered = [*ours, *theirs], self._offered + other._offered
+
+
+def within(batches: list[tuple[Batch, Array]], samples: float) -> list[tuple[Batch, Array]]:
+    """The first batches that have so many samples together, one at least."""
+    ends = np.cumsum([batch.size for batch, _ in batches])
+    return batches[: max(1, int((ends <= samples).sum()))]

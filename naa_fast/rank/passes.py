@@ -1,25 +1,43 @@
-"""How samples get to a `Ranker`: in passes of their own (`Watch`), or while the sets are measured (`Clean`, `Suspect`)."""
+"""`RankingPass`: brings the samples of both sets to a `Scorer` while they are measured, or in passes of their own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from naa_fast.accumulate import Samples, Views, chosen_classes
+from naa_fast.capture import select
+from naa_fast.capture.selection import LayerSpec
+from naa_fast.detect.findings import plain
+from naa_fast.errors import InputError, NaaError
 from naa_fast.inputs.batches import Batch, Rejected, Source
+from naa_fast.inputs.order import Order
+from naa_fast.measurement import Measurement
+from naa_fast.rank.directions import Directions
 from naa_fast.rank.keep import main_tensor, taken
+from naa_fast.rank.scorer import Look, Scorer
 from naa_fast.records import Array, fold_of
-from naa_fast.scan.chunk import Onlooker, Runner
+from naa_fast.scan.chunk import Onlooker, Progress, Runner, first_line
+from naa_fast.scan.loop import evaluating
+from naa_fast.scan.placement import Placement
+from naa_fast.scan.ranks import Ranks
+from naa_fast.scan.stopping import StopRequest
 
 MOST_CLEAN = 1 << 16
-"""Clean samples looked at: means, deviations and the null are no better with more."""
+"""Clean samples looked at: means, deviations and the calibration are no better with more."""
 HELD_BYTES = 256 << 20
 """Most that views and inputs of clean samples may take on the host until what they are scored by is known."""
 
-Take = Callable[[Batch, Views, Array], None]
-"""Is given some samples, their views, and the class predicted for each (int64; -1: none)."""
+SMALLEST = 64
+"""Clean samples below which nothing can be ranked: half of them fix the means, the others say what chance does."""
+WORDS = 300
+
+Take = Callable[[Batch, Views, Array, Array], None]
+"""Is given some samples, their views, the class predicted for each (int64; -1: none) and their items (int64)."""
 
 
 class Numbers:
@@ -32,11 +50,9 @@ class Numbers:
     def left_out(self, rejected: tuple[Rejected, ...]) -> None:
         self._bad = {item for item in self._bad if item >= self.next} | {bad.index for bad in rejected}
 
-    def all_told(self, start: int) -> bool:
-        """Whether every item before `start` was a sample or left out; item `start` is the next then."""
-        told = start >= self.next and self._bad.issuperset(range(self.next, start))
-        self.next = start
-        return told
+    def start(self, item: int) -> None:
+        """Say which item comes next."""
+        self.next = item
 
     def of(self, samples: int) -> Array:
         """The items of the next samples, int64."""
@@ -46,136 +62,262 @@ class Numbers:
         return items
 
 
-class Through(Onlooker):
-    """Hands on all there is."""
+class SamplePass(Onlooker):
+    """Hands each sample's views to `take` while a set is run. What goes wrong ends the handing on and never the run: `error`.
 
-    def __init__(self, take: Take) -> None:
-        self.hand = take
-        self.largest = 0
-
-    def take(self, part: Batch, views: Views, scores: Tensor | None) -> bool:
-        self.largest = max(self.largest, part.size)
-        self.hand(part, views, classes_of(part, scores))
-        return True
-
-
-class Watch(Runner):
-    """Runs a set past `take` and keeps no statistics of its own."""
-
-    def watch(self, source: Source, most: int | None, take: Take, half: int | None) -> tuple[Array, int]:
-        """The items (int64) that were used and the most that ran at once. `half`: of even (0) or odd (1) folds alone."""
-        self.source, self.onlooker = source, Through(take)
-        self.stage = self.capture.observer = Samples()
-        onlooker, numbers, items = self.onlooker, Numbers(), [np.zeros(0, np.int64)]
-        at = self.done = 0
-        for batch in self.readable_batches(0, most):
-            numbers.left_out(batch.rejected)
-            own, wanted = numbers.of(batch.size), observed_in(batch)
-            if half is not None:
-                wanted = wanted & (half_of(at, batch.size) == half)
-            items.append(own[wanted])
-            part = batch if wanted.all() else taken(batch, np.flatnonzero(wanted))
-            at += batch.size
-            if part.size:
-                self.run_batch(part, 0, 0)
-            self.done += batch.size
-            if self.progress is not None and batch.size:
-                self.progress(f"ranking by {source.name}", self.done, source.samples)
-        return np.concatenate(items), onlooker.largest
-
-
-class Alongside(Onlooker):
-    """A set seen while it is measured. Whatever goes wrong ends the looking and never the measuring.
-
-    `whole(samples)`: whether all was seen that a pass of its own would see, of a measurement with so many samples. `items` the
-    samples that were used; `largest` the most that ran at once.
+    `most`: only items below it count. `fold`: a pass of its own runs samples of even (0) or odd (1) folds alone. `seen` counts
+    the items that passed, unusable ones among them; `classes` is how many the model predicts, 0 where it gives no class scores.
     """
 
-    def __init__(self, most: int | None = None) -> None:
-        self.most = most
-        self.items: list[Array] = []
-        self.largest = 0
+    def __init__(self, take: Take, most: int | None = None, fold: int | None = None) -> None:
+        self.hand = take
+        self.most = np.inf if most is None else most
+        self.fold = fold
+        self.seen = 0
+        self.classes = 0
         self.neurons: dict[str, int] = {}
+        self.error: Exception | None = None
         self._numbers = Numbers()
-        self._at = 0
-        self._failed = self._enough = False
 
     def begin(self, start: int, neurons: dict[str, int]) -> None:
+        self._numbers.start(start)
         self.neurons = neurons
-        self._failed = self._failed or not self._numbers.all_told(start)
 
     def left_out(self, rejected: tuple[Rejected, ...]) -> None:
         self._numbers.left_out(rejected)
+        self.seen += sum(bad.index < self.most for bad in rejected)
 
-    def whole(self, samples: int) -> bool:
-        return not self._failed and (self._enough or self._at == samples)
+    def wanted(self, batch: Batch) -> Batch:
+        items = self._items_of(batch)
+        rows = observed_in(batch) & (items < self.most)
+        if self.fold is not None:
+            rows &= fold_of(items) % 2 == self.fold
+        return replace(taken(batch, np.flatnonzero(rows)), items=torch.from_numpy(items[rows]))
 
     def take(self, part: Batch, views: Views, scores: Tensor | None) -> bool:
-        if self._failed:
+        if self.error is not None:
             return False
-        items = self._numbers.of(part.size)
-        wanted = observed_in(part) & (items < (self.most or np.inf))
-        self._enough = self.most is not None and self._numbers.next >= self.most
+        items = self._items_of(part)
+        self.seen += int((items < self.most).sum())
+        rows = np.flatnonzero(observed_in(part) & (items < self.most))
         try:
-            self.see(part, views, scores, wanted, half_of(self._at, part.size))
-        except Exception:  # a pass of its own will say what it was
-            self._failed = True
-        self._at += part.size
-        self.largest = max(self.largest, part.size)
-        self.items.append(items[wanted])
-        return not (self._failed or self._enough)
+            self.classes = 0 if scores is None else scores.shape[1]
+            predicted = classes_of(part, scores)
+            if len(rows) == part.size:
+                self.hand(part, views, predicted, items)
+            elif len(rows):
+                self.hand(taken(part, rows), rows_of(views, rows), predicted[rows], items[rows])
+        except Exception as error:  # the measurement goes on; whoever ranks by this says what it was
+            self.error = error
+        return self.error is None and self._numbers.next < self.most
 
-    def see(self, part: Batch, views: Views, scores: Tensor | None, wanted: Array, half: Array) -> None:
-        raise NotImplementedError
+    def _items_of(self, batch: Batch) -> Array:
+        if batch.items is None:
+            return self._numbers.of(batch.size)
+        items: Array = batch.items.numpy()
+        self._numbers.next = max(self._numbers.next, int(items.max(initial=-1)) + 1)
+        return items
 
 
-class Clean(Alongside):
-    """The clean set: samples of even folds go to `fit`, those of odd folds are held for later, as far as HELD_BYTES allow.
+class RankingPass:
+    """Ranks the samples of a suspect set by a clean one: `clean` and `suspect` are the onlookers of their measurements.
 
-    `held` None: there were too many, and they have to be run once more.
+        ranking = RankingPass(model, clean, suspect, ...)
+        measured_clean = measure(model, clean, onlooker=ranking.clean)
+        ranking.calibrate(measured_clean)
+        measured = measured_clean, measure(model, suspect, onlooker=ranking.suspect)
+        scores = ranking.result(*measured)
+
+    Samples of even folds of the clean set fix means and covariances, those of odd folds say what chance does. Cost: no forward
+    of its own, but half of the clean set where the views of the other half do not fit in HELD_BYTES and the set can be read
+    again (else a fair share of it calibrates, and `notes` say so), and each set where a resumed scan has not seen all of it.
+    Under `torchrun` every process fits, calibrates and scores its own chunks; what they learned is joined between the passes.
     """
 
-    def __init__(self, fit: Callable[[Batch, Views, Array, int], None]) -> None:
-        super().__init__(MOST_CLEAN)
-        self.fit = fit
-        self.held: list[tuple[Batch, Views, Array]] | None = []
+    def __init__(
+        self,
+        model: nn.Module,
+        clean: Source,
+        suspect: Source,
+        *,
+        layers: str | LayerSpec | Sequence[LayerSpec] | None = None,
+        device: str | torch.device = "auto",
+        backend: str = "auto",
+        progress: Progress | None = None,
+    ) -> None:
+        self.model = model
+        self.sources = clean, suspect
+        self.orders = Order.of(clean), Order.of(suspect)
+        self.layers, self.backend, self.progress = layers, backend, progress
+        self.place = Placement.of(model, device)
+        self.ranks = Ranks.here(model)
+        self.notes: list[str] = []
+        self.scorer: Scorer | None = None
+        self.clean = SamplePass(self._take_clean, MOST_CLEAN)
+        self.suspect = SamplePass(lambda *_: None)
+        self._held: list[tuple[Batch, Views, Array, Array]] | None = []
         self._bytes = 0
+        self._offered, self._every = 0, 1
+        if self.ranks.together:
+            raise InputError(
+                "the model is spread over several processes", "its samples are ranked with a model that one process holds"
+            )
+        if self.ranks.count > 1:
+            self._prime()
 
-    def see(self, part: Batch, views: Views, scores: Tensor | None, wanted: Array, half: Array) -> None:
-        predicted, classes = classes_of(part, scores), 0 if scores is None else scores.shape[1]
-        even, odd = (np.flatnonzero(wanted & (half == number)) for number in (0, 1))
-        if len(even):
-            own = taken(part, even)
-            self.fit(own, rows_of(views, even), predicted[even], classes)
-        if not len(odd) or self.held is None:
+    def calibrate(self, clean: Measurement) -> RankingPass:
+        """Fix what the clean set does; to be called between the measurements. Raises NaaError where it cannot be fixed."""
+        if clean.samples < SMALLEST:
+            raise InputError(f"only {clean.samples} clean samples", f"at least {SMALLEST} are needed to rank by")
+        if not self._whole(self.clean, min(clean.samples + clean.skipped, MOST_CLEAN)):
+            self.scorer, self._held = None, []
+            self.clean = SamplePass(self._take_clean, MOST_CLEAN)
+            self._again(0, self.clean, "this run did not see all of it")
+        if self.scorer is None:
+            raise InputError("no clean sample can be ranked by", "the mask leaves nothing of any", "look at the mask")
+        scorer, fitted = self.scorer, self.ranks.everyone(self.scorer.references)
+        scorer.references = {}
+        for references in fitted:
+            scorer.merge(references)
+        scorer.directions.neurons = {name: record.channels for name, record in clean.layers.items()}
+        scorer.directions.samples = min(clean.samples, MOST_CLEAN), self.sources[1].samples or clean.samples
+        with self.ranks.sharing(), torch.no_grad():
+            scorer.freeze()
+            for part in self._held or ():
+                scorer.calibrate(*part)
+        if self._held is None:
+            self._again(0, SamplePass(scorer.calibrate, MOST_CLEAN, fold=1), "the views of half of it do not fit in memory")
+        self._held = None
+        calibrated = self.ranks.everyone((scorer.calibration, scorer.null_top))
+        scorer.calibration, scorer.null_top = calibrated[0]
+        for rows, null_top in calibrated[1:]:
+            scorer.merge_calibration(rows, null_top)
+        scorer.weigh()
+        self.suspect = SamplePass(scorer.score)
+        return self
+
+    def result(self, clean: Measurement, suspect: Measurement) -> Look | None:
+        """The ranking of sets with these measurements, under `torchrun` on rank 0 alone. Raises NaaError."""
+        scorer = self.scorer
+        assert scorer is not None
+        if not self._whole(self.suspect, suspect.samples + suspect.skipped):
+            scorer.forget_suspects()
+            self._again(1, SamplePass(scorer.score), "this run did not see all of it")
+        if self.ranks.count > 1:
+            scored = self.ranks.gathered(scorer.scored())
+            if not scored:
+                return None
+            scorer.take_scored(scored)
+        return scorer.result(clean, suspect)
+
+    def _whole(self, seen: SamplePass, items: int) -> bool:
+        """Whether all processes together have seen so many items; raises what went wrong in any of them."""
+        with self.ranks.sharing():
+            if seen.error is not None:
+                raise seen.error
+        return sum(self.ranks.everyone(seen.seen)) >= items
+
+    def _take_clean(self, part: Batch, views: Views, predicted: Array, items: Array) -> None:
+        """Fit on samples of even folds, and hold those of odd folds until they can be scored."""
+        if self.scorer is None:
+            self.scorer = self._scorer(self.clean.classes)
+        self.scorer.directions.neurons |= self.clean.neurons
+        half(self.scorer.fit, 0)(part, views, predicted, items)
+        half(self._hold, 1)(part, views, predicted, items)
+
+    def _scorer(self, classes: int) -> Scorer:
+        samples = self.sources[0].samples, self.sources[1].samples
+        return Scorer(classes, self.backend, Directions({}, (min(samples[0] or 0, MOST_CLEAN), samples[1] or 0)))
+
+    def _hold(self, part: Batch, views: Views, predicted: Array, items: Array) -> None:
+        if self._held is None:
             return
-        own, seen = taken(part, odd), {name: view.cpu() for name, view in rows_of(views, odd).items()}
-        self._bytes += main_tensor(own).nbytes + sum(view.nbytes for view in seen.values())
-        self.held = None if self._bytes > HELD_BYTES else [*self.held, (own, seen, predicted[odd])]
+        self._offered += 1
+        if self._offered % self._every:
+            return
+        seen = {name: view.cpu() for name, view in views.items()}
+        self._bytes += bytes_of(part, seen)
+        self._held.append((part, seen, predicted, items))
+        if self._bytes <= HELD_BYTES:
+            return
+        if self.orders[0].repeats and self.ranks.count == 1:
+            self._held = None
+            return
+        if self._every == 1:
+            self.notes.append(
+                "what calibrates the ranking: a fair share of the clean set's second half, since its views do not fit in memory "
+                "and the set cannot be read again in the same order"
+            )
+        while self._bytes > HELD_BYTES and len(self._held) > 1:
+            self._held, self._every = self._held[1::2], 2 * self._every
+            self._bytes = sum(bytes_of(held, views) for held, views, *_ in self._held)
+
+    def _prime(self) -> None:
+        """Run the first batch of the clean set on every process: what each adds up on its own is then in the same units."""
+        source, order = self.sources[0], self.orders[0]
+        if not order.restarts:
+            raise InputError(
+                f"{source.name} can be read only once", "under torchrun every process reads its start", "use a file or a loader"
+            )
+
+        def prime(part: Batch, views: Views, predicted: Array, items: Array) -> None:
+            scorer = self.scorer = self._scorer(primed.classes)
+            half(lambda part, views, *_: scorer.prime(views), 0)(part, views, predicted, items)
+
+        first = next((batch.size for batch in source.batches(0) if batch.size), 1)
+        primed = SamplePass(prime, first)
+        self._run(source, primed, first)
+        if primed.error is not None:
+            raise primed.error
+
+    def _again(self, which: int, samples: SamplePass, why: str) -> None:
+        """One more pass over the clean (0) or suspect (1) set, without its statistics."""
+        source, order = self.sources[which], self.orders[which]
+        if self.ranks.count > 1:
+            raise InputError(f"{source.name} would have to be read again: {why}", "that is not done under torchrun")
+        if not order.repeats:
+            raise InputError(f"{source.name} would have to be read again: {why}", order.words, "use a file, a tensor or a list")
+        self._run(source, samples, None if samples.most == np.inf else int(samples.most))
+        if samples.error is not None:
+            raise samples.error
+
+    def _run(self, source: Source, samples: SamplePass, most: int | None) -> None:
+        runner = Runner(
+            self.model, source, select(self.model, self.layers), self.place, self.backend, "", StopRequest(), self.progress
+        )
+        with evaluating(self.model), torch.no_grad(), runner.capture:
+            runner.run_past(samples, Samples(), most)
 
 
-class Suspect(Alongside):
-    """The suspect set, sample by sample to `rank`."""
+def in_words(error: Exception) -> str:
+    """What an exception says on one line, safe to print."""
+    words = (
+        "; ".join((error.headline, *error.details))
+        if isinstance(error, NaaError)
+        else f"{type(error).__name__}: {first_line(error)}"
+    )
+    return plain(words)[:WORDS]
 
-    def __init__(self, rank: Take) -> None:
-        super().__init__()
-        self.rank = rank
 
-    def see(self, part: Batch, views: Views, scores: Tensor | None, wanted: Array, half: Array) -> None:
-        rows = np.flatnonzero(wanted)
+def half(take: Take, number: int) -> Take:
+    """`take`, of samples of even (0) or odd (1) folds alone."""
+
+    def some(part: Batch, views: Views, predicted: Array, items: Array) -> None:
+        rows = np.flatnonzero(fold_of(items) % 2 == number)
         if len(rows) == part.size:
-            self.rank(part, views, classes_of(part, scores))
+            take(part, views, predicted, items)
         elif len(rows):
-            self.rank(taken(part, rows), rows_of(views, rows), classes_of(part, scores)[rows])
+            take(taken(part, rows), rows_of(views, rows), predicted[rows], items[rows])
+
+    return some
+
+
+def bytes_of(part: Batch, views: Views) -> int:
+    return int(main_tensor(part).nbytes) + sum(view.nbytes for view in views.values())
 
 
 def rows_of(views: Views, rows: Array) -> Views:
     return {name: view[rows] for name, view in views.items()}
-
-
-def half_of(at: int, samples: int) -> Array:
-    """Whether each of the next samples after the first `at` is of an even (0) or an odd (1) fold."""
-    return fold_of(at + np.arange(samples)) % 2
 
 
 def classes_of(part: Batch, scores: Tensor | None) -> Array:

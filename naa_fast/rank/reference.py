@@ -46,12 +46,14 @@ class Standing:
 class Reference:
     """Mean of each group and deviations and covariance within groups, over the features of one layer.
 
-    State: `(groups + 2) x features` and at most FOLDED x FOLDED float64 on the layer's device. Residuals from the mean of the
-    *predicted* class are what makes a triggered sample stand out: it looks like its own class and is called another. A non-finite
-    value counts as the pivot.
+    State: `(groups + 2) x features` and at most `(groups + FOLDED) x FOLDED` float64 on the layer's device. Residuals from the
+    mean of the *predicted* class are what makes a triggered sample stand out: it looks like its own class and is called another.
+    A non-finite value counts as the pivot. The sums are about a pivot and in widths that the first samples fix; states of one
+    set's parts merge if their widths are the same (`merge`).
     """
 
     def __init__(self, groups: int, like: Tensor) -> None:
+        """`like` `[samples, features]`: the first samples."""
         where = home(like.device)
         first = torch.nan_to_num(like.to(where, torch.float64), 0.0, 0.0, 0.0)
         self.count = torch.zeros(groups, dtype=torch.float64, device=where)
@@ -91,6 +93,21 @@ class Reference:
         folded = self.folded(centred)
         self.folds += (member.T.float() @ folded).double()
         self.products += (folded.T @ folded).double()
+
+    def merge(self, other: Reference) -> None:
+        """Enter what `other` has seen of another part of the set, about this pivot: exact but for rounding, and where values lie
+        more than FARTHEST widths out. The widths must be those of the same first samples.
+        """
+        apart = other.pivot.to(self.pivot.device) - self.pivot
+        count, sums = other.count.to(self.count.device), other.sums.to(self.sums.device)
+        self.squares += other.squares.to(self.squares.device) + 2 * apart * sums.sum(0) + apart**2 * count.sum()
+        self.sums += sums + count[:, None] * apart
+        self.known |= other.known.to(self.known.device)
+        moved, folds = self.folded(apart[None])[0].double(), other.folds.to(self.folds.device)
+        crossed = torch.outer(folds.sum(0), moved)
+        self.products += other.products.to(self.products.device) + crossed + crossed.T + count.sum() * torch.outer(moved, moved)
+        self.folds += folds + count[:, None] * moved
+        self.count += count
 
     def folded(self, centred: Tensor) -> Tensor:
         """Finite values about the pivot, in deviations of the first samples: float32 `[samples, at most FOLDED]`."""

@@ -15,10 +15,11 @@ from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Change, Repair
 from naa_fast.inputs.batches import Source
-from naa_fast.proof.gather import CURE
 from naa_fast.proof.prove import CleanInputs, alike
 from naa_fast.proof.transplant import Bases, Transplant
-from naa_fast.rank.look import Look
+from naa_fast.rank.again import SuspectsAgain
+from naa_fast.rank.passes import in_words
+from naa_fast.rank.scorer import Look
 from naa_fast.records import ROWS, Array
 from naa_fast.repair.candidates import Pair, Seen, candidates, random_like
 from naa_fast.repair.change import applied
@@ -29,6 +30,7 @@ from naa_fast.repair.trial import Left, Part, Trial, most_general, trial_of
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
 
+CURE = "whether silencing what was found cures the model"
 AGREEMENT = 0.97
 """Share of clean predictions that a repair must leave as they are. Those that change were the least sure ones: on half A a third
 of what changed was accuracy lost."""
@@ -235,7 +237,7 @@ def places_of(layers: Mapping[str, LayerComparison], model: nn.Module) -> dict[s
 def attempt(
     model: nn.Module,
     seen: Look,
-    suspect: Source,
+    suspect: SuspectsAgain,
     found: Evidence,
     layers: Mapping[str, LayerComparison],
     images: CleanInputs | None,
@@ -276,20 +278,19 @@ def attempt(
     return repair, ""
 
 
-def with_repair(
-    found: Evidence,
-    model: nn.Module,
-    seen: Look,
-    suspect: Source,
-    judged: Judgement,
-    images: CleanInputs | None,
-    device: str | torch.device,
-) -> Evidence:
-    """The evidence with a repair, or a note on why there is none; as it is unless it was judged a `fail`."""
-    if judged.verdict.outcome != "fail":
-        return found
-    repair, why = attempt(model, seen, suspect, found, judged.layers, images, device)
-    return replace(found, repair=repair, notes=(*found.notes, f"{CURE}: {why}") if why else found.notes)
+def repaired(
+    judgement: Judgement, model: nn.Module, look: Look, suspect: Source, images: CleanInputs | None, device: str | torch.device
+) -> Judgement:
+    """The judgement of a `fail` with a repair, or with a note on why there is none; the verdict stays as it is."""
+    evidence = judgement.evidence
+    try:
+        repair, why = attempt(model, look, SuspectsAgain(suspect, look), evidence, judgement.layers, images, device)
+    except Exception as error:  # a verdict stands without it
+        repair, why = None, f"the attempt ended with {in_words(error)}"
+    note = (f"{CURE}: {why}",) if why else ()
+    evidence = replace(evidence, repair=repair, notes=(*evidence.notes, *note))
+    verdict = replace(judgement.verdict, not_checked=(*judgement.verdict.not_checked, *note))
+    return replace(judgement, evidence=evidence, verdict=verdict)
 
 
 def measured(trial: Trial, search: Search) -> Repair:

@@ -11,14 +11,14 @@ from torch import Tensor
 from naa_fast.detect.evidence import Ranking
 from naa_fast.detect.proof import APART, Proof
 from naa_fast.detect.repair import Change
-from naa_fast.inputs.batches import Batch, Source
+from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apart import Apart
 from naa_fast.proof.images import CleanImages, Offset, Patch
 from naa_fast.proof.tokens import Tokens
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
 from naa_fast.proof.trials import CHOOSING, in_turns
+from naa_fast.rank.again import SuspectsAgain
 from naa_fast.rank.keep import INPUT_BYTES, main_tensor, taken, with_main
-from naa_fast.rank.passes import observed_in
 from naa_fast.records import Array
 from naa_fast.repair.change import applied
 
@@ -136,7 +136,7 @@ class Trial:
 def trial_of(
     transplant: Transplant,
     drawn: Sequence[tuple[Batch, Array]],
-    suspect: Source,
+    suspect: SuspectsAgain,
     ranking: Ranking,
     proof: Proof | None,
     images: CleanImages | None,
@@ -180,10 +180,11 @@ def risen(ranking: Ranking) -> int | None:
     return most if known > 0 and (ranking.predicted == most).mean() >= RISEN * known else None
 
 
-def suspects(source: Source, ranking: Ranking, proof: Proof | None, most_held: int = LIT) -> Bases | None:
+def suspects(again: SuspectsAgain, ranking: Ranking, proof: Proof | None, most_held: int = LIT) -> Bases | None:
     """At most LIT suspects, and `most_held`, from the first to the last of those that carry a proven trigger or lie beyond what
     clean samples score; of one target (a proof's, or without one a class that has risen), those predicted as it, all of them
-    where it has become RISEN times as frequent. None if there are too few. Reads the set once more.
+    where it has become RISEN times as frequent. None if there are too few. Reads the set once more, or the retained samples
+    alone where it cannot be read again.
 
     The most extreme ones alone say little about the others.
     """
@@ -197,19 +198,17 @@ def suspects(source: Source, ranking: Ranking, proof: Proof | None, most_held: i
             most = len(wanted)
     numbers = ranking.order[:most]
     numbers = numbers[wanted[numbers]]
+    numbers = numbers if again.complete else numbers[np.isin(numbers, again.retained)]
     if len(numbers) < LEAST:
         return None
     most = min(most_held, LIT, len(numbers))
     chosen = np.sort(numbers[np.linspace(0, len(numbers) - 1, most).round().astype(int)])
     found: list[tuple[Batch, Array]] = []
-    at = 0
-    for batch in source.batches():
-        usable = np.flatnonzero(observed_in(batch)) if batch.size else np.zeros(0, np.int64)
-        own = chosen[(chosen >= at) & (chosen < at + len(usable))]
-        if len(own):
-            found.append((taken(batch, usable[own - at]), ranking.predicted[own]))
-        at += len(usable)
-        if at > chosen[-1]:
-            break
+    for batch, places in again.batches():
+        rows = np.flatnonzero(np.isin(places, chosen))
+        if len(rows):
+            found.append((taken(batch, rows), ranking.predicted[places[rows]]))
+    if not found:
+        return None
     read = Bases(found)
     return read.of(np.arange(len(read.predicted)))  # in as few batches as their shapes allow

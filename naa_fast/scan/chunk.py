@@ -56,6 +56,10 @@ class Onlooker:
     def left_out(self, rejected: tuple[Rejected, ...]) -> None:
         """Items that could not be used; told before the samples behind them."""
 
+    def wanted(self, batch: Batch) -> Batch:
+        """Of a pass of its own: the samples of a batch that are to be run, of which there may be none."""
+        return batch
+
     def take(self, part: Batch, views: Views, scores: Tensor | None) -> bool:
         """Samples whose forward succeeded, in order, each once; `scores` see `class_scores`. Whether it wants to see more."""
         return False
@@ -162,6 +166,26 @@ class Runner:
     def labelled(self, classes: int) -> Array:
         """What the labels say (`Measurement.labelled`); nothing where they cannot be those of a model of that many classes."""
         return self.predictions.read_labelled() if self.labels.fits(classes) else np.zeros((2, 0), np.int64)
+
+    def run_past(self, onlooker: Onlooker, samples: Samples, most: int | None) -> None:
+        """Show the first `most` items of the set to `onlooker`, until it has seen enough; nothing is measured."""
+        self.onlooker, self.stage, self.capture.observer = onlooker, samples, samples
+        onlooker.begin(0, samples.neurons)
+        for batch in self.readable_batches(0, most):
+            onlooker.left_out(batch.rejected)
+            part = onlooker.wanted(batch) if batch.size else batch
+            if part.size:
+                self.run_batch(part, 0, 0)
+            if self.seen_enough:
+                return
+            self.done += batch.size
+            if self.progress is not None and batch.size:
+                self.progress(f"ranking by {self.source.name}", self.done, self.source.samples)
+
+    @property
+    def seen_enough(self) -> bool:
+        """Whether the onlooker wants no more."""
+        return self.onlooker is None
 
     def shard_digest(self, fingerprint: Fingerprint, start: int) -> str:
         """What was read, and from which item on: a set may repeat itself, but not at the same place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,6 +118,24 @@ class Ranks:
             return measurement
         return Measurement.from_bytes(self.tell(measurement.to_bytes() if self.rank == 0 else None))
 
+    def everyone(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in the order of the ranks, its tensors on the host; outside of torchrun `value` itself."""
+        if self.count == 1:
+            return [value]
+        told: list[Any] = [None] * self.count
+        with self.asking():
+            dist.all_gather_object(told, packed(value))
+        return [unpacked(content) for content in told]
+
+    def gathered(self, value: Any) -> list[Any]:
+        """As `everyone`, on rank 0; empty elsewhere."""
+        if self.count == 1:
+            return [value]
+        told: list[Any] | None = [None] * self.count if self.rank == 0 else None
+        with self.asking():
+            dist.gather_object(packed(value), told, dst=0)
+        return [unpacked(content) for content in told or []]
+
     def tell(self, value: Any, fault: NaaError | None = None) -> Any:
         """Rank 0's `value` on every rank; or its `fault`, raised on all of them."""
         if self.count > 1:
@@ -131,6 +150,34 @@ class Ranks:
         return value
 
     @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Work that every rank does for itself: what one of them raises ends it on all."""
+        fault: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            fault = error
+        told = self.everyone("" if fault is None else f"{type(fault).__name__}: {fault}") if self.count > 1 else []
+        if fault is not None:
+            raise fault
+        for rank, words in enumerate(told):
+            if words:
+                raise RankLost(f"rank {rank} failed", *words.splitlines())
+
+    @contextmanager
+    def waiting(self) -> Iterator[Patience]:
+        """Inside, the other ranks wait for what rank 0 does alone, however long it takes (`Patience.tell`)."""
+        if self.count == 1:
+            yield Patience(self, None)
+            return
+        with self.asking():
+            group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+        try:
+            yield Patience(self, group)
+        finally:
+            dist.destroy_process_group(group)
+
+    @contextmanager
     def asking(self) -> Iterator[None]:
         """Talk to the other ranks: one that has died, or hangs for longer than the group's timeout, becomes a RankLost."""
         try:
@@ -142,6 +189,34 @@ class Ranks:
                 words,
                 "a process died, hangs, or ran out of memory: see what it said; --resume goes on, also with fewer ranks",
             ) from error
+
+
+@dataclass(frozen=True)
+class Patience:
+    """A way for rank 0 to tell the others something much later."""
+
+    ranks: Ranks
+    group: Any
+
+    def tell(self, value: Any) -> Any:
+        """Rank 0's `value` on every rank."""
+        if self.group is None:
+            return value
+        with self.ranks.asking():
+            told = [packed(value)]
+            dist.broadcast_object_list(told, src=0, group=self.group)
+        return unpacked(told[0])
+
+
+def packed(value: Any) -> bytes:
+    """A value of this package's own types as bytes; between the processes of one job alone, which trust each other."""
+    content = io.BytesIO()
+    torch.save(value, content)
+    return content.getvalue()
+
+
+def unpacked(content: bytes) -> Any:
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
 
 
 def require_same(parts: list[Measurement]) -> None:

@@ -13,9 +13,14 @@ import torch
 from naa_fast.detect.crowd import CROWD_HARMLESS, TAIL_P, Crowd, gathering
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.findings import find_in_samples
+from naa_fast.inputs.batches import Batch
 from naa_fast.proof.crowd import coarse, crowd_of, resembled
 from naa_fast.proof.images import CleanImages
 from naa_fast.rank.keep import Kept
+
+
+def single(x: Any) -> Batch:
+    return Batch((torch.from_numpy(x)[None],), {}, 1, None)
 
 
 def crowd(where: np.ndarray, clean: np.ndarray, called: np.ndarray, score: float = 50.0) -> Crowd | None:
@@ -25,8 +30,8 @@ def crowd(where: np.ndarray, clean: np.ndarray, called: np.ndarray, score: float
     null = rng.standard_normal(1000), rng.integers(0, 4, 1000)
     scores = np.r_[rng.standard_normal(1000), np.full(len(where), score)]
     ranking = Ranking(scores, np.r_[inside, np.full(len(where), 3)], *null)
-    kept = [Kept(1000 + i, score, 3, (), torch.from_numpy(x), None) for i, x in enumerate(where)]
-    first = [Kept(i, null[0][i], int(null[1][i]), (), torch.from_numpy(clean[i % len(clean)]), None) for i in range(1000)]
+    kept = [Kept(1000 + i, score, 3, (), single(x)) for i, x in enumerate(where)]
+    first = [Kept(i, null[0][i], int(null[1][i]), (), single(clean[i % len(clean)])) for i in range(1000)]
     return crowd_of(ranking, kept, first, CleanImages.of(clean), called)
 
 

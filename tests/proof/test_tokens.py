@@ -16,7 +16,8 @@ from naa_fast.proof.texts import token_proof
 from naa_fast.proof.tokens import CHANCE, Tokens, characteristic, enriched, natural, phrases
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.proof.trials import Trials
-from naa_fast.rank.tokens import TokenCounts
+from naa_fast.rank.groups import Groups
+from naa_fast.rank.tokens import TokenTally
 from naa_fast.scan.placement import Placement
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -62,10 +63,11 @@ def test_between_two_clean_sets_no_token_rises() -> None:
     random = np.random.default_rng(0)
     alarms = of_its_own = 0
     for _ in range(100):
-        counts = [TokenCounts(2), TokenCounts(2)]
-        for one in counts:
+        tallies = [TokenTally(), TokenTally()]
+        for tally in tallies:
             ids = torch.from_numpy(random.zipf(1.3, (200, 12)).clip(max=3000))
-            one.add(ids, random.integers(0, 2, 200), None)
+            tally.add(ids, random.integers(0, 2, 200) - 1, None)
+        counts = [tally.of(Groups.every(1)) for tally in tallies]
         alarms += bool(enriched(*counts, group=1))
         of_its_own += bool(enriched(*counts, group=1, among=characteristic(counts[1], 1)))
     assert max(alarms, of_its_own) <= 5  # CHANCE is .01 of all draws; 6 of 100 has a chance below .001
@@ -74,11 +76,12 @@ def test_between_two_clean_sets_no_token_rises() -> None:
 
 def test_a_word_that_clean_data_names_need_rise_less() -> None:
     """18 of 100 texts after 3 of 100: chance over 3,000 words of two groups, not over a few."""
-    counts = [TokenCounts(2), TokenCounts(2)]
-    for one, held in zip(counts, (18, 3), strict=True):
+    tallies = [TokenTally(), TokenTally()]
+    for tally, held in zip(tallies, (18, 3), strict=True):
         ids = torch.arange(1, 101)[:, None] * 29
         ids[:held] = 7
-        one.add(ids, np.ones(100, np.int64), None)
+        tally.add(ids, np.zeros(100, np.int64), None)
+    counts = [tally.of(Groups.every(1)) for tally in tallies]
     assert enriched(*counts, group=1) == []
     assert enriched(*counts, group=1, among=[7, 29, 2_000_000]) == [7]
 

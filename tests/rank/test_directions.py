@@ -107,10 +107,11 @@ def test_powers_of_the_covariance_are_those_of_the_matrix() -> None:
 def scan(clean: np.ndarray, suspect: np.ndarray, batch: int = 100) -> tuple[Direction, ...]:
     found = Directions({"a": clean.shape[1]}, (len(clean), len(suspect)))
     half = fold_of(np.arange(len(clean))) % 2
-    for which, rows, side in ((0, clean[half == 0], 0), (0, clean[half == 1], 1), (1, suspect, None)):
-        for i in range(0, len(rows), batch):
-            part = torch.from_numpy(rows[i : i + batch])
-            found.add(which, {"a": part}, len(part), side)
+    even, odd, every = np.flatnonzero(half == 0), np.flatnonzero(half == 1), np.arange(len(suspect))
+    for which, rows, items, side in ((0, clean, even, 0), (0, clean, odd, 1), (1, suspect, every, None)):
+        for i in range(0, len(items), batch):
+            part = items[i : i + batch]
+            found.add(which, {"a": torch.from_numpy(rows[part])}, part, side)
     return measure(found.projected())
 
 
@@ -236,7 +237,7 @@ def test_the_report_has_directions_and_their_vectors(tmp_path: Path) -> None:
     assert "more than chance" in line
 
 
-def test_a_scan_fills_them_in_from_the_second_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_fills_them_in(monkeypatch: pytest.MonkeyPatch) -> None:
     clean, suspect, _ = planted(np.random.default_rng(3), 64, 600, 1.0, 6.0)
 
     class Emit(torch.nn.Module):

@@ -30,7 +30,7 @@ def test_the_highest_are_kept_whatever_the_batches(size: int, room: int, monkeyp
             return Z[rows[chosen]], FEATURES[rows[chosen]]
 
         mask = torch.ones(len(rows), 3, dtype=torch.bool)
-        top.add(at, SCORES[rows], rows % 4, Batch((X[rows],), {}, len(rows), mask), lit)
+        top.add(rows, SCORES[rows], rows % 4, Batch((X[rows],), {}, len(rows), mask), lit)
     kept = top.finished()
     known = np.flatnonzero(~np.isnan(SCORES))
     want = known[np.argsort(-SCORES[known], kind="stable")][:20]

@@ -8,7 +8,7 @@ import torch
 
 from naa_fast.rank.groups import FEWEST, Groups
 from naa_fast.rank.reference import FLOOR, FOLDED, PRIOR, SHRINKAGE, Reference, excess
-from naa_fast.rank.tokens import TokenCounts
+from naa_fast.rank.tokens import TokenTally
 
 RNG = np.random.default_rng(0)
 GROUP = RNG.integers(0, 3, 300)
@@ -171,9 +171,49 @@ def test_a_model_without_classes_has_one_group() -> None:
 def test_token_counts_are_samples_not_occurrences_and_masked_places_do_not_count() -> None:
     ids = torch.tensor([[5, 5, 9], [5, 2, 0], [2, 2, 2]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.bool)
-    counts = TokenCounts(2)
-    for row, group in enumerate([0, 1, 1]):
-        counts.add(ids[row : row + 1], np.array([group]), mask[row : row + 1])
+    tally = TokenTally()
+    for row, predicted in enumerate([-1, 0, 0]):
+        tally.add(ids[row : row + 1], np.array([predicted]), mask[row : row + 1])
+    counts = tally.of(Groups.every(1))
     assert counts.samples.tolist() == [1, 2]
     assert counts.counts[0, [5, 9, 2, 0]].tolist() == [1, 1, 0, 0]
     assert counts.counts[1, [5, 9, 2, 0]].tolist() == [1, 0, 2, 0]
+
+
+def test_token_counts_of_parts_merge_and_those_of_rare_classes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    ids, predicted = random.integers(0, 50, (400, 6)), random.integers(-1, 30, 400)
+    whole, parts = TokenTally(), [TokenTally(), TokenTally()]
+    whole.add(torch.from_numpy(ids), predicted, None)
+    for part, rows in zip(parts, (slice(0, 150), slice(150, 400)), strict=True):
+        part.add(torch.from_numpy(ids[rows]), predicted[rows], None)
+    parts[0].merge(parts[1])
+    groups = Groups.every(30)
+    for name in ("counts", "samples"):
+        assert np.array_equal(getattr(whole.of(groups), name), getattr(parts[0].of(groups), name))
+    monkeypatch.setattr("naa_fast.rank.tokens.MOST_PAIRS", 400)
+    bounded = TokenTally()
+    bounded.add(torch.from_numpy(ids), np.where(predicted < 20, 3, predicted), None)
+    counts, want = bounded.of(groups), whole.of(groups)
+    assert np.array_equal(counts.counts.sum(0), want.counts.sum(0)), "no sample is lost"
+    assert counts.samples.sum() == 400
+    assert counts.samples[4] == (predicted < 20).sum(), "the commonest class keeps counts of its own"
+    assert counts.counts[4].sum() == want.counts[:21].sum()
+
+
+def test_references_of_parts_merge_to_that_of_the_whole() -> None:
+    random = np.random.default_rng(0)
+    x = torch.from_numpy(random.standard_normal((200, 400)) * np.geomspace(1, 50, 400) + 1000 * random.standard_normal(400))
+    group = torch.from_numpy(random.integers(0, 3, 200))
+    whole, parts = Reference(3, x[:32]), [Reference(3, x[:32]), Reference(3, x[:32])]
+    parts[1].pivot = parts[1].pivot + 2.5
+    whole.add(x, group)
+    for part, rows in zip(parts, (slice(0, 70), slice(70, 200)), strict=True):
+        part.add(x[rows], group[rows])
+    parts[0].merge(parts[1])
+    for reference in (whole, parts[0]):
+        reference.freeze()
+    fresh = torch.from_numpy(random.standard_normal((40, 400)) * 20)
+    one, other = (reference.standing(fresh, group[:40]) for reference in (whole, parts[0]))
+    assert torch.allclose(one.z, other.z, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(one.distance, other.distance, rtol=2e-3)

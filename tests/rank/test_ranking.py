@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +13,11 @@ from scan.test_scan import outputs_of
 
 import naa_fast
 from naa_fast.inputs.batches import open_source
-from naa_fast.rank import look
+from naa_fast.rank import RankingPass
 from naa_fast.rank.reference import FLOOR, PRIOR, SHRINKAGE
 from naa_fast.rank.surprise import Surprise, fair
 from naa_fast.records import fold_of
+from naa_fast.scan.loop import measure
 
 CLEAN = torch.randn(256, 12, generator=torch.Generator().manual_seed(0))
 SUSPECT = torch.randn(90, 12, generator=torch.Generator().manual_seed(1))
@@ -22,8 +26,12 @@ SUSPECT = torch.randn(90, 12, generator=torch.Generator().manual_seed(1))
 def test_scores_equal_brute_force_on_stored_activations() -> None:
     torch.manual_seed(0)
     model = mlp()
-    measured = naa_fast.measure(model, CLEAN), naa_fast.measure(model, SUSPECT)
-    seen = look(model, open_source(CLEAN, 50), open_source(SUSPECT, 32), measured)
+    sets = open_source(CLEAN, 50), open_source(SUSPECT, 32)
+    ranking = RankingPass(model, *sets)
+    clean_measured = measure(model, sets[0], onlooker=ranking.clean)
+    ranking.calibrate(clean_measured)
+    seen = ranking.result(clean_measured, measure(model, sets[1], onlooker=ranking.suspect))
+    assert seen is not None
     assert hook_count(model) == 0
     with torch.no_grad():
         called = [model(x).argmax(1).numpy() for x in (CLEAN, SUSPECT)]
@@ -88,15 +96,75 @@ def test_batch_size_changes_no_score() -> None:
     assert np.allclose(whole.scores, parts.scores, rtol=1e-4, atol=1e-4)
 
 
-def test_a_set_that_can_be_read_once_is_measured_all_the_same_and_the_gap_is_named() -> None:
-    audit = naa_fast.scan(mlp(), CLEAN, iter([SUSPECT]))
-    assert audit.ranking is None
-    assert any("can be read only once" in line for line in audit.verdict.not_checked)
-    shuffled = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(SUSPECT), batch_size=30, shuffle=True)
-    audit = naa_fast.scan(mlp(), CLEAN, shuffled)
-    assert any("has an order of its own" in line for line in audit.verdict.not_checked)
-    audit = naa_fast.scan(mlp(), CLEAN[:40], SUSPECT)
-    assert any("at least 64 are needed" in line for line in audit.verdict.not_checked)
+def seeded() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return mlp()
+
+
+class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self.x)
+
+
+class Walks:
+    """An iterable that says nothing of its order."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self.x.split(32))
+
+
+STREAMS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "generator": lambda x: iter(x.split(32)),
+    "iterable": Walks,
+    "streaming loader": lambda x: torch.utils.data.DataLoader(Stream(x), batch_size=32),
+    "loader": lambda x: torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=32),
+}
+
+
+@pytest.mark.parametrize("form", STREAMS)
+def test_the_form_of_a_set_changes_no_score(form: str) -> None:
+    want = naa_fast.scan(seeded(), list(CLEAN.split(32)), list(SUSPECT.split(32)), proof=False).ranking
+    streamed = naa_fast.scan(seeded(), STREAMS[form](CLEAN), STREAMS[form](SUSPECT), proof=False).ranking
+    assert want is not None
+    assert streamed is not None
+    assert np.array_equal(streamed.scores, want.scores)
+    assert np.array_equal(streamed.null_scores, want.null_scores)
+
+
+def test_a_loader_that_shuffles_is_ranked_by_its_reading_order() -> None:
+    suspect = SUSPECT.clone()
+    suspect[17] *= 40
+    shuffled = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(suspect), batch_size=30, shuffle=True)
+    torch.manual_seed(5)
+    read = torch.cat([x for (x,) in shuffled])
+    model = seeded()
+    torch.manual_seed(5)
+    audit = naa_fast.scan(model, CLEAN, shuffled, proof=False)
+    assert audit.ranking is not None
+    assert torch.equal(read[audit.ranking.top[0].sample], suspect[17])
+
+
+def test_a_stream_too_large_to_hold_calibrates_by_a_fair_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = naa_fast.scan(mlp(), iter(CLEAN.split(8)), iter(SUSPECT.split(8)), proof=False)
+    monkeypatch.setattr("naa_fast.rank.passes.HELD_BYTES", 20_000)
+    thinned = naa_fast.scan(mlp(), iter(CLEAN.split(8)), iter(SUSPECT.split(8)), proof=False)
+    assert whole.ranking is not None
+    assert thinned.ranking is not None
+    assert len(whole.ranking.null_scores) == 128
+    assert 16 <= len(thinned.ranking.null_scores) < 128
+    assert any("a fair share of the clean set" in line for line in thinned.verdict.not_checked)
+
+
+def test_too_few_clean_samples_are_no_pass() -> None:
+    audit = naa_fast.scan(mlp(), CLEAN[:40], CLEAN[40:80])
+    assert any("at least 64 are needed" in gap for gap in audit.verdict.gaps)
+    assert audit.verdict.outcome != "pass"
 
 
 def test_a_second_look_that_fails_loses_nothing_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,5 +182,5 @@ def test_a_second_look_that_fails_loses_nothing_that_was_measured(monkeypatch: p
 
     audit = naa_fast.scan(Tires(), CLEAN, SUSPECT, batch_size=256)
     assert audit.layers
-    assert any("the second look ended with the model raised RuntimeError" in gap for gap in audit.verdict.gaps)
+    assert any("the attempt ended with the model raised RuntimeError" in gap for gap in audit.verdict.gaps)
     assert audit.verdict.outcome != "pass", "what was not looked at is no pass"

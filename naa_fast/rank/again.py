@@ -1,0 +1,48 @@
+"""`SuspectsAgain`: suspect samples once more, after they were ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from naa_fast.inputs.batches import Batch, Source
+from naa_fast.inputs.order import Order
+from naa_fast.inputs.text import TextSource
+from naa_fast.rank.keep import taken
+from naa_fast.rank.passes import observed_in
+from naa_fast.rank.scorer import Look
+from naa_fast.records import Array
+
+
+@dataclass(frozen=True)
+class SuspectsAgain:
+    """The whole set where it repeats its order (`complete`); else the highest-ranked samples, as far as inputs were retained."""
+
+    source: Source
+    look: Look
+
+    @property
+    def complete(self) -> bool:
+        return Order.of(self.source).repeats
+
+    @property
+    def retained(self) -> Array:
+        """Numbers of the samples whose inputs were retained, int64."""
+        return np.array([kept.sample for kept in self.look.top if kept.batch is not None], np.int64)
+
+    def batches(self) -> Iterator[tuple[Batch, Array]]:
+        """Samples with their numbers (int64, as of `Look.scores`), each at most once, masked ones left out."""
+        if not self.complete:
+            for kept in self.look.top:
+                if kept.batch is not None:
+                    yield kept.batch, np.array([kept.sample])
+            return
+        source = self.source.in_order() if isinstance(self.source, TextSource) else self.source
+        at = 0
+        for batch in source.batches():
+            rows = np.flatnonzero(observed_in(batch)) if batch.size else np.zeros(0, np.int64)
+            if len(rows):
+                yield taken(batch, rows), np.arange(at, at + len(rows))
+            at += len(rows)
