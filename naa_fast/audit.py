@@ -66,11 +66,11 @@ def scan(
     batches that a thread of its own reads ahead (default: 2 of files, none of loaders and iterables).
 
     `ranking` ("top", "all", "none"; True and False are the first and the last) says which suspects lie outside what clean samples
-    do. The report lists the top 1,000, or all: report.json up to 100,000 and ranking.csv every one. `proof` reads candidate
-    triggers off those and measures them on clean samples. Cost: ranking looks while it measures and needs no forward of its own,
-    but one of half the clean set where its views do not fit in 256 MB, and one of each set for models of more than 32 classes,
-    bucketed texts and resumed scans (at most 65,536 clean samples); each batch's scores come to the host. The proofs run some ten
-    thousand samples more; the report tells how many.
+    do. The report lists the top 1,000, or all: report.json up to 100,000 and ranking.csv every one. Samples of a set without a fixed
+    order are numbered as they were read. `proof` reads candidate triggers off those and measures them on clean samples. Cost:
+    ranking looks while it measures and needs no forward of its own, but one of half the clean set where its views do not fit in
+    256 MB, and one of each set that a resumed scan did not see whole; each batch's scores come to the host. The proofs run some
+    ten thousand samples more; the report tells how many.
 
     `accept_unranked`: a pass may rest on means alone. Without it the outcome is "inconclusive" where a check did not run: the
     samples could not be ranked, nothing could be proved, the model gives no class scores, or it was switched off.

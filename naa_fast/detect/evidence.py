@@ -17,6 +17,7 @@ from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import Repair
 from naa_fast.records import Array
 
+PLACE_IN_SET = "samples by their place in the set"
 TAIL = 0.01
 """Share of clean samples beyond the limit that suspects are counted against."""
 MOST_RANKED = 1000
@@ -66,7 +67,7 @@ class Ranking:
     `null_predicted` the same of clean samples that fixed nothing; `carriers` bool, which samples carry a proven trigger and are
     predicted as its target, `uncertain` bool, of which others that is unknown. `items` int64, each sample's place in the set
     (None: none was left out), `file_of` the file at a place; `lit` by sample number, of the samples it was kept for. `whole`:
-    reports list every sample.
+    reports list every sample. `numbering`: what a sample's number means.
     """
 
     scores: Array
@@ -79,6 +80,7 @@ class Ranking:
     lit: Mapping[int, Lit] = field(default_factory=dict)
     file_of: Callable[[int], str | None] = nameless
     whole: bool = False
+    numbering: str = PLACE_IN_SET
 
     @cached_property
     def ranked(self) -> Array:

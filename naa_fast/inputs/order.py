@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler
 
+from naa_fast.detect.evidence import PLACE_IN_SET
 from naa_fast.inputs.batches import IterableSource, PartOfSource, Source
 
 
@@ -26,17 +27,17 @@ class Order:
         if isinstance(source, PartOfSource):
             return cls.of(source.whole)
         if not isinstance(source, IterableSource):
-            return cls(True, True, "samples by their place in the set")
+            return cls(True, True, PLACE_IN_SET)
         data = source.data
         if isinstance(data, DataLoader):
             batched = type(data.batch_sampler) in (BatchSampler, type(None))
             if isinstance(data.dataset, IterableDataset):
                 return cls(True, False, "samples by the order they were read in: the loader streams its set")
             if type(data.sampler) is SequentialSampler and batched:
-                return cls(True, True, "samples by their place in the set")
+                return cls(True, True, PLACE_IN_SET)
             return cls(True, False, "samples by the order they were read in: the loader has an order of its own (shuffle=True?)")
         if isinstance(data, Sequence) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-            return cls(True, True, "samples by their place in the set")
+            return cls(True, True, PLACE_IN_SET)
         if iter(data) is data:
             return cls(False, False, "samples by the order they were read in: the set can be read only once")
         return cls(True, False, "samples by the order they were read in: nothing says that the set repeats it")

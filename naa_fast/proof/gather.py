@@ -19,6 +19,7 @@ from naa_fast.detect.directions import measure as measured_directions
 from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
 from naa_fast.detect.proof import APART, Proof
 from naa_fast.inputs.batches import Source
+from naa_fast.inputs.order import Order
 from naa_fast.proof.carriers import carriers
 from naa_fast.proof.crowd import crowd_of
 from naa_fast.proof.examples import with_words
@@ -83,6 +84,7 @@ def gather(
         lit=lit_in(look),
         file_of=getattr(suspect, "file_of", nameless),
         whole=whole,
+        numbering=Order.of(suspect).words,
     )
     checks = (*ran("ranking"), *(() if proof else did_not_run("it was switched off", "proof")))
     evidence = Evidence(ranking, checks=checks)

@@ -9,7 +9,7 @@ import numpy as np
 
 from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.detect.checks import Check, listed
-from naa_fast.detect.evidence import TAIL, Evidence
+from naa_fast.detect.evidence import PLACE_IN_SET, TAIL, Evidence
 from naa_fast.detect.findings import LEVELS, ROOT, Finding
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.proof import Proof
@@ -179,6 +179,7 @@ def samples(evidence: Evidence, width: int, most: int) -> list[str]:
     uncertain = int(ranking.uncertain.sum()) if ranking.uncertain is not None and proved else 0
     title += f"; {carriers} carry the trigger (*)" if carriers else ""
     title += f"; of {uncertain} it is unknown whether they do (?)" if uncertain else ""
+    title += "" if ranking.numbering == PLACE_IN_SET else f"; {ranking.numbering}"
     marks = {True: "*", False: "", None: "?" if proved else ""}
     shown = []
     for sample in ranking.rows(most):

@@ -152,6 +152,7 @@ def looked(evidence: Evidence) -> dict[str, Any] | None:
         return None
     return {
         "samples": len(ranking.scores),
+        "numbering": ranking.numbering,
         "limit": finite(ranking.limit),
         "beyond": ranking.beyond,
         "outside": ranking.outside,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.detect.directions import BEYOND
-from naa_fast.detect.evidence import TAIL, Evidence
+from naa_fast.detect.evidence import PLACE_IN_SET, TAIL, Evidence
 from naa_fast.detect.findings import LEVELS
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.repair import TRIGGERED
@@ -140,6 +140,7 @@ def top_samples(evidence: Evidence, width: int) -> list[str]:
     uncertain = int(ranking.uncertain.sum()) if ranking.uncertain is not None and proved else 0
     marks = [f"{carriers} carry a proven trigger, marked *"] if carriers else []
     marks += [f"of {uncertain} it is unknown whether they do, marked ?"] if uncertain else []
+    marks += [] if ranking.numbering == PLACE_IN_SET else [ranking.numbering]
     lines = wrapped(f"Top samples ({'; '.join([beyond, *marks])})", width)
     for sample in ranking.top[:ROWS_SAMPLES]:
         lit = ", ".join(f"{printable(layer, 24)}[{neuron}] {number(z)}" for layer, neuron, z in sample.lit)
