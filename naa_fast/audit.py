@@ -66,8 +66,9 @@ def scan(
     batches that a thread of its own reads ahead (default: 2 of files, none of loaders and iterables).
 
     `ranking` ("top", "all", "none"; True and False are the first and the last) says which suspects lie outside what clean samples
-    do. The report lists the top 1,000, or all: report.json up to 100,000 and ranking.csv every one. Samples of a set without a fixed
-    order are numbered as they were read. `proof` reads candidate triggers off those and measures them on clean samples. Cost:
+    do. The report lists the top 1,000, or all: report.json up to 100,000 and ranking.csv every one. Samples of a set without a
+    fixed order are numbered as they were read. `proof` reads candidate triggers off those and measures them on clean samples.
+    Cost:
     ranking looks while it measures and needs no forward of its own, but one of half the clean set where its views do not fit in
     256 MB, and one of each set that a resumed scan did not see whole; each batch's scores come to the host. The proofs run some
     ten thousand samples more; the report tells how many.
