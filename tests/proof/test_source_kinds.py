@@ -58,11 +58,6 @@ KINDS: dict[str, Callable[[Path], Given]] = {
     "loader of a stream": both(lambda x: DataLoader(Stream(x), 64)),
     "generator": both(lambda x: (batch for batch in x.split(64))),
 }
-NOT_YET = {
-    "shuffled loader": "samples of a set without an order of its own are not ranked",
-    "loader of a stream": "samples of a stream are not ranked",
-}
-"""What should be a fail with its proof as well. A generator is read once: inconclusive is enough there."""
 
 
 def scanned(kind: str, place: Path, **options: Any) -> Audit:
@@ -79,16 +74,13 @@ def require_no_pass(audit: Audit) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_form_of_a_set_passes(kind: str, folders: Path, request: pytest.FixtureRequest) -> None:
+def test_no_form_of_a_set_passes(kind: str, folders: Path) -> None:
     audit = scanned(kind, folders)
     require_no_pass(audit)
-    if kind in NOT_YET:
-        request.applymarker(pytest.mark.xfail(reason=NOT_YET[kind], strict=True))
-    if kind != "generator":
-        assert audit.verdict.outcome == "fail"
-        assert audit.proof[0].stands
-        assert audit.proof[0].target == 2
-        assert all(check.ran for check in audit.verdict.checks)
+    assert audit.verdict.outcome == "fail"
+    assert audit.proof[0].stands
+    assert audit.proof[0].target == 2
+    assert all(check.ran for check in audit.verdict.checks)
 
 
 SKIPPED: dict[str, dict[str, Any]] = {
