@@ -13,6 +13,9 @@ from typing import Any
 from torch import nn
 
 from naa_fast.errors import ModelError, UnsafeInput, UsageError
+from naa_fast.inputs.adapters import CONFIG, FILES, MERGE, Adapter, adapter_in, merge
+from naa_fast.inputs.folders import compare_weights, remarks, without_adapter
+from naa_fast.inputs.loaded import add_told
 from naa_fast.inputs.weights import first_line, some
 
 PREFIX = "hf:"
@@ -25,7 +28,10 @@ TASKS = {
     "encoder": ("AutoModel", "Model"),
 }
 DTYPES = ("float32", "bfloat16", "float16")
-CHECKED = ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json")
+CHECKED = (
+    *("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json", "preprocessor_config.json"),
+    CONFIG,
+)
 DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model")
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".h5", ".msgpack", ".ckpt")
 
@@ -38,9 +44,13 @@ def load_pretrained(
     `task` "auto" takes the architecture config.json names. `dtype` None keeps the precision of the weights. `device_map` "auto"
     spreads the layers over the devices there are, through accelerate; each layer's statistics stay on its device.
 
+    A plain LoRA in the folder is merged into the weights, by naa-fast's own code; other weights there must hold the same values.
+    The report tells of both, and of what lies there and is not audited (`naa_fast.inputs.folders`).
+
     Raises:
         UnsafeInput: a folder that brings code (`auto_map`, kernels by name) or only pickled weights.
-        ModelError: no such folder, damaged files, weights missing for a part of the model, or transformers is not installed.
+        ModelError: an adapter of another kind, a second set of weights that differs, no such folder, damaged files, weights
+            missing for a part of the model, or transformers is not installed.
         UsageError: an unknown task or dtype.
     """
     for what, value, known in (("--hf-task", task, ("auto", *TASKS)), ("--dtype", dtype or DTYPES[0], DTYPES)):
@@ -48,31 +58,38 @@ def load_pretrained(
             raise UsageError(f"{what} is '{value}'", f"expected one of {', '.join(known)}")
     transformers = library()
     folder = checked_folder(name, revision)
+    adapter = adapter_in(folder)
+    folder = base_of(folder, adapter)
     config = json_of(folder / "config.json")
     if config is None:
         raise ModelError(f"no config.json in {folder}", "expected a folder written by save_pretrained()")
     require_safetensors(folder)
-    chosen = task_of(config) if task == "auto" else task
+    chosen = task if task != "auto" else (adapter and adapter.task) or task_of(config)
     spread: dict[str, Any] = {}
+    if adapter is not None and adapter.classes is not None:
+        spread["num_labels"] = adapter.classes
     if device_map is not None:
         if importlib.util.find_spec("accelerate") is None:
             raise ModelError("--device-map needs accelerate, which is not installed", "pip install 'naa-fast[hf]'")
-        spread = {"device_map": device_map}
+        spread["device_map"] = device_map
     try:
-        model, loading = getattr(transformers, TASKS[chosen][0]).from_pretrained(
-            str(folder),
-            trust_remote_code=False,
-            use_safetensors=True,
-            local_files_only=True,
-            dtype=dtype or "auto",
-            output_loading_info=True,
-            **spread,
-        )
+        with without_adapter(folder) as place:
+            model, loading = getattr(transformers, TASKS[chosen][0]).from_pretrained(
+                str(place),
+                trust_remote_code=False,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=dtype or "auto",
+                output_loading_info=True,
+                **spread,
+            )
     except Exception as error:  # a damaged or hostile folder reaches many parsers
         raise ModelError(
             f"cannot load {folder} as {chosen}", first_line(error), "check the files, or choose --hf-task"
         ) from error
-    unfilled = sorted({*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])})
+    model.config._name_or_path = str(folder)
+    brought = set() if adapter is None else set(adapter.whole)
+    unfilled = sorted({*loading["missing_keys"], *(str(key) for key in loading["mismatched_keys"])} - brought)
     if unfilled:
         raise ModelError(
             f"{folder} has no weights for a part of the model",
@@ -81,7 +98,31 @@ def load_pretrained(
         )
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False  # a scan reads every token once; the cache would only take memory
+    same, unread = compare_weights(folder, model)
+    applies, beside = remarks(folder)
+    merged = [] if adapter is None else [merge(model, adapter)]
+    add_told(model, reading=(*merged, *same, *applies), left_out=(*unread, *beside))
     return model
+
+
+def base_of(folder: Path, adapter: Adapter | None) -> Path:
+    """The folder of the model itself: the adapter's own, or else the one its configuration names.
+
+    Raises ModelError where that is no folder here: nothing is fetched that nobody named. Others as `checked_folder`.
+    """
+    if adapter is None or (folder / "config.json").is_file():
+        return folder
+    if not adapter.base or not Path(adapter.base).is_dir() or Path(adapter.base).resolve() == folder.resolve():
+        raise ModelError(
+            f"{folder} holds an adapter alone",
+            f"its base is {adapter.base!r}, which is no folder of a model here",
+            f"copy the base's files into the adapter's folder, or name their folder as base_model_name_or_path in {CONFIG}",
+            MERGE,
+        )
+    base = checked_folder(adapter.base, None)
+    if adapter_in(base) is not None:
+        raise ModelError(f"{folder} holds an adapter of an adapter", f"its base {base} has one as well", MERGE)
+    return base
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Any:
@@ -169,7 +210,7 @@ def entries(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def require_safetensors(folder: Path) -> None:
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
     if any(name.endswith(".safetensors") for name in names):
         return
     pickled = [name for name in names if name.endswith(PICKLES)]
