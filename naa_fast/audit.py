@@ -128,6 +128,7 @@ def scan(
 
     options: dict[str, Any] = {"batch_size": batch_size, "device": str(device), "backend": backend}
     options |= {"ranking": listed, "proof": proof, "repair": repair}
+    options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked}
     sets = open_source(clean, batch_size), open_source(suspect, batch_size)
     ranks, attempts = Ranks.here(model), Attempts()
     fitting = scoring = look = None

@@ -98,7 +98,9 @@ def test_a_check_that_was_left_out_is_no_pass_in_any_form(kind: str, skipped: st
     missing = {check.name for check in audit.verdict.checks if not check.ran}
     assert missing >= ({"proof"} if skipped == "no proof" else {"ranking", "directions", "proof"})
     if kind in ("array", "generator"):
-        accepted = scanned(kind, folders, **SKIPPED[skipped], accept_unranked=True).verdict
+        audit = scanned(kind, folders, **SKIPPED[skipped], accept_unranked=True)
+        assert {"accept_unranked": True, "threshold": None, "top_k": 20}.items() <= audit.options.items()
+        accepted = audit.verdict
         assert set(accepted.accepted) == missing
         assert not accepted.gaps
         how = "means only" if "ranking" in missing else "without proof"
