@@ -191,7 +191,7 @@ class Measurement:
                 "measure both with the same --layers",
             )
         for name, record in self.layers.items():
-            theirs_record = other.layers[name]
+            record, theirs_record = record.alike(other.layers[name])
             # Sets of which only one has histograms can be compared, but not joined.
             for what in ("channels", "layout", "dtype", *(("bins",) if verb == "merge" else ())):
                 mine, theirs = getattr(record, what), getattr(theirs_record, what)

@@ -18,7 +18,11 @@ from naa_fast.errors import StateMismatch
 Array = npt.NDArray[Any]
 
 VIEWS = ("positions", "sample_mean", "sample_max")
-"""What counts as one observation: every token or pixel; a sample's mean over them; a sample's maximum over them."""
+"""What counts as one observation: every token or pixel; a sample's mean over them; a sample's maximum over them.
+
+Of a module that is called several times in a forward: every position of every call; the mean of a sample's means in the calls;
+the largest of its maxima. Calls are parts of the same sample, never further samples.
+"""
 
 FOLDS = 8
 FOLD_BLOCK = 8
@@ -26,6 +30,12 @@ FOLD_BLOCK = 8
 
 ROWS = "rows, not samples"
 """In the layout of a layer whose rows belong to no sample in particular."""
+
+
+def rows_layout(layout: str) -> str:
+    """The words for the same neurons where rows are not samples."""
+    return layout if layout.endswith(ROWS) else f"{layout.partition(',')[0]}, {ROWS}"
+
 
 MOMENT_FIELDS = ("mean", "m2", "m3", "m4", "minimum", "maximum")
 COUNT_FIELDS = ("count", "positives", "nonfinite")
@@ -238,6 +248,8 @@ class LayerRecord:
     were, e.g. "bfloat16"; two records merge only if both are the same. `tails`: how many samples' means and how many samples'
     maxima lie in each bin (`bin_edges`), int32 `[2, BINS, channels]`, 2,040 bytes a neuron; `[2, 0, channels]` where they were
     not kept: layers whose rows are not samples, and measurements made without.
+
+    Where rows are not samples (ROWS ends the `layout`) an observation of the last two views is a row, or a position (`as_rows`).
     """
 
     layout: str
@@ -262,6 +274,24 @@ class LayerRecord:
     def channels(self) -> int:
         return int(self.positions.count.shape[0])
 
+    @property
+    def of_rows(self) -> bool:
+        """Whether its rows are not samples."""
+        return self.layout.endswith(ROWS)
+
+    def as_rows(self) -> LayerRecord:
+        """The same without samples: every position is an observation in all three views, in no fold and in no histogram."""
+        none = Folds.zero(self.channels)
+        return LayerRecord(rows_layout(self.layout), self.dtype, self.positions, self.positions, self.positions, none, none)
+
+    def alike(self, other: LayerRecord) -> tuple[LayerRecord, LayerRecord]:
+        """Both with the same kind of observations: `as_rows` if the rows of one alone are samples, or if one alone is that."""
+        sides = self, other
+        samples = {side.of_rows for side in sides} == {False, True} and rows_layout(self.layout) == rows_layout(other.layout)
+        seen = [side for side in sides if side.of_rows and side.positions.count.any()]
+        rows = len({bool(side.mean_folds.count.any()) for side in seen}) > 1
+        return (self.as_rows(), other.as_rows()) if samples or rows else sides
+
     @classmethod
     def zero(cls, channels: int, layout: str, dtype: str, bins: int = 0) -> LayerRecord:
         """Nothing observed: the identity of `merge` among records with histograms of so many bins."""
@@ -269,7 +299,14 @@ class LayerRecord:
         return cls(layout, dtype, nothing, nothing, nothing, no_folds, no_folds, np.zeros((2, bins, channels), np.int32))
 
     def merge(self, other: LayerRecord) -> LayerRecord:
-        """Both records together. Raises StateMismatch when channels, layout, dtype or bins differ, or at 2^31 samples."""
+        """Both records together, as rows if the rows of one are not samples (`alike`).
+
+        Raises StateMismatch when channels, layout, dtype or bins differ, or at 2^31 samples.
+        """
+        if self.of_rows or other.of_rows:
+            mine, theirs = self.alike(other)
+            if mine is not self:
+                return mine.merge(theirs)
         for what in ("channels", "layout", "dtype", "bins"):
             mine, theirs = getattr(self, what), getattr(other, what)
             if mine != theirs:

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from naa_fast.accumulate.calls import Calls, Several, samples_in
 from naa_fast.accumulate.frame import Frame
 from naa_fast.accumulate.samples import Samples, Views, reduced
 from naa_fast.errors import CaptureError
 from naa_fast.ops import Backend, Choice, choose
-from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord
+from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord, rows_layout
 
 HOST_BACKENDS = ("cpu", "reference")
 
@@ -20,7 +21,11 @@ HOST_BACKENDS = ("cpu", "reference")
 @dataclass
 class LayerState:
     """A layer's running state, kept by the backend `module`. `rows` observed so far decide the fold of a layer whose rows are not
-    samples; `tails` are its histograms, None where none are kept.
+    samples; `tails` are its histograms, None where none are kept. `several` holds the batches whose forward called the layer more
+    than once, None while there was none.
+
+    Of the batch in flight: how many `calls` there were, and `singles`, the values of those with one position a sample, from whose
+    partials no sample can be read. They are kept in a layer's first batch (`fresh`) and once it was called `often`; `lost`: not.
     """
 
     choice: Choice
@@ -31,11 +36,26 @@ class LayerState:
     layout: str
     dtype: torch.dtype
     rows: int = 0
+    several: Several | None = None
+    fresh: bool = True
+    often: bool = False
+    mixed: bool = False
+    calls: int = 0
+    singles: Calls | None = None
+    lost: bool = False
+
+    @property
+    def of_rows(self) -> bool:
+        return self.layout.endswith(ROWS)
 
     def require(self, layer: str, x: Tensor, layout: str) -> None:
-        """Raise CaptureError unless `x` is of the layer as it was in its first batch."""
+        """Raise CaptureError unless `x` is of the layer as it was in its first batch. Rows that are not samples make it one of
+        rows for good: what was counted before are positions too (`LayerRecord.as_rows`).
+        """
         if (x.shape[1], layout, x.dtype) == (self.channels, self.layout, self.dtype):
             return
+        if layout == rows_layout(self.layout):
+            self.layout, self.tails, self.singles, self.mixed = layout, None, None, True
         for what, before, now in (
             ("neurons", self.channels, x.shape[1]),
             ("layout", self.layout, layout),
@@ -43,6 +63,22 @@ class LayerState:
         ):
             if before != now:
                 raise CaptureError(f"layer {layer} changed between batches", f"{what}: {before} / {now}", "leave the layer out")
+
+    def begin(self) -> None:
+        """The next batch begins."""
+        self.calls, self.singles, self.lost = 0, None, False
+
+    def called(self, x: Tensor, mask: Tensor | None) -> bool:
+        """Count a call of samples. False if what an earlier one said of them was not kept: the batch has to be run again."""
+        self.calls += 1
+        if x.shape[2] == 1:
+            if self.fresh or self.often or self.calls > 1:
+                self.singles = self.singles or Calls()
+                self.singles.keep(x[:, :, 0], None if mask is None else mask[:, 0])
+            else:
+                self.lost = True
+        self.often = self.often or self.calls > 1
+        return not (self.lost and self.calls > 1)
 
 
 @dataclass(frozen=True)
@@ -55,13 +91,21 @@ class Staged:
     phase: int
     rows: int
 
+    @property
+    def part(self) -> bool:
+        """Whether it is one of several calls that are one observation of a sample."""
+        return self.layer.calls > 1 and not self.layer.of_rows
+
 
 class Accumulator:
     """Observes layers batch by batch; a batch counts wholly (`commit`) or not at all (`discard`).
 
-    Device memory: 600 bytes a neuron of state, 2,040 of histograms (1,020 where samples have one position; none with `tails`
-    False), and the staged partials of one batch. On a CUDA device nothing here waits for the device or copies from it; only
-    `records` does.
+    `again`: a layer that was called once a forward was called again, after its first call's samples were given up. The batch has
+    to be discarded and run once more, which happens once a layer.
+
+    Device memory: 600 bytes a neuron of state (2,400 for a layer called more than once a forward), 2,040 of histograms (1,020
+    where samples have one position; none with `tails` False), and the staged partials of one batch. On a CUDA device nothing here
+    waits for the device or copies from it; only `records` does.
     """
 
     def __init__(self, backend: str = "auto", tails: bool = True) -> None:
@@ -69,6 +113,7 @@ class Accumulator:
         self.tails = tails
         self.layers: dict[str, LayerState] = {}
         self.samples: Samples | None = None  # who wants each sample's own view puts one here
+        self.again = False
         self._staged: list[Staged] = []
         self._frame = Frame(0)
         self._start = 0
@@ -84,15 +129,15 @@ class Accumulator:
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
         """Reduce one layer's output `x` `[outer, channels, inner]`; its one read. Nothing counts before `commit`."""
         state = self.layers.get(layer)
-        x, layout = self._frame.by_sample(x, layout, as_rows=state is not None and state.layout.endswith(ROWS))
+        x, layout = self._frame.by_sample(x, layout, as_rows=state is not None and state.of_rows)
+        mask = self._frame.mask_for(layer, x, layout)
         if state is None:
             state = self.layers[layer] = self._begun(x, layout)
         state.require(layer, x, layout)
         outer = x.shape[0]
-        of_samples = outer == self._frame.size and not layout.endswith(ROWS)
+        of_samples = outer == self._frame.size and not state.of_rows
         first = self._start if of_samples else state.rows + self._staged_rows(state)
         phase = first % (FOLDS * FOLD_BLOCK)
-        mask = self._frame.mask_for(layer, x, layout)
         held: Any = x
         seen: Any = mask
         if state.choice.backend in HOST_BACKENDS:
@@ -101,8 +146,13 @@ class Accumulator:
         if state.tails is not None and x.shape[2] == 1:  # partials of folds: the samples are gone
             tallied = state.module.bins(held[:, :, 0], None if seen is None else seen[:, 0])
         self._staged.append(Staged(state, partials, tallied, phase, outer))
-        if self.samples is not None and not layout.endswith(ROWS):
-            self.samples.add(layer, *reduced(partials, x, mask))
+        if of_samples and not state.called(x, mask):
+            self.again = True
+        if self.samples is not None:
+            if state.of_rows:
+                self.samples.forget(layer)
+            else:
+                self.samples.add(layer, *reduced(partials, x, mask))
 
     def views(self) -> Views:
         """The batch's own views of its samples, empty if nobody wants them; to be called before `commit`."""
@@ -110,42 +160,74 @@ class Accumulator:
 
     def commit(self) -> None:
         """Add the batch to the state of every layer: one fold per backend and device."""
+        if self.again:
+            raise CaptureError(
+                "a layer was called more often than in the batches before", "its samples were given up", "run the batch again"
+            )
         groups: dict[tuple[Any, int], list[tuple[Any, Any]]] = {}
-        for staged in self._staged:
-            groups.setdefault((staged.layer.module, staged.phase), []).append((staged.layer.state, staged.partials))
         tallies: dict[Any, list[tuple[Any, Any]]] = {}
+        parts: dict[int, tuple[LayerState, list[Staged]]] = {}
         for staged in self._staged:
-            if staged.layer.tails is not None:
-                tallies.setdefault(staged.layer.module, []).append((staged.layer.tails, staged.tallied))
+            layer = staged.layer
+            if staged.part:
+                parts.setdefault(id(layer), (layer, []))[1].append(staged)
+                continue
+            groups.setdefault((layer.module, staged.phase), []).append((layer.state, staged.partials))
+            if layer.tails is not None:
+                tallies.setdefault(layer.module, []).append((layer.tails, staged.tallied))
+        for layer, calls in parts.values():
+            folded, counted = joined(layer, calls)
+            groups.setdefault((layer.module, calls[0].phase), []).extend(folded)
+            tallies.setdefault(layer.module, []).extend(counted)
         for module, counted in tallies.items():
             module.tally(counted)  # before the fold: it allocates once, and what fails must leave nothing half-counted
         for (module, phase), batch in groups.items():
             module.fold(batch, phase)
         for staged in self._staged:
             staged.layer.rows += staged.rows
+            staged.layer.fresh = False
         self.discard()
 
     def discard(self) -> None:
         """Forget the batch in flight; the state stays as it was before it."""
+        for name in [name for name, layer in self.layers.items() if layer.fresh]:
+            del self.layers[name]
+        for staged in self._staged:
+            staged.layer.begin()
         self._staged.clear()
+        self.again = False
         if self.samples is not None:
             self.samples.discard()
 
     def records(self) -> dict[str, LayerRecord]:
         """The finished records on the host: two copies back, O(neurons) bytes whatever was observed."""
-        groups: dict[Any, list[str]] = {}
+        groups: dict[Any, list[tuple[str, int, Any, Any]]] = {}
         for name, layer in self.layers.items():
-            groups.setdefault(layer.module, []).append(name)
-        packed: dict[str, Any] = {}
-        tails: dict[str, Any] = {}
-        for module, names in groups.items():
-            packed.update(zip(names, module.read([self.layers[name].state for name in names]), strict=True))
-            kept = [name for name in names if self.layers[name].tails is not None]
-            tails.update(zip(kept, module.read_tails([self.layers[name].tails for name in kept]), strict=True))
-        return {
-            name: LayerRecord.unpacked(layer.layout, plain(layer.dtype), *packed[name], tails=tails.get(name))
-            for name, layer in self.layers.items()
-        }
+            held = groups.setdefault(layer.module, [])
+            held.append((name, 0, layer.state, layer.tails))
+            if layer.several is not None:
+                more = layer.several
+                tails = (None, None, None) if layer.of_rows or more.tails is None else (None, *more.tails)
+                states = more.parts, more.mean, more.maximum
+                held += [(name, 1 + which, *pair) for which, pair in enumerate(zip(states, tails, strict=True))]
+        read: dict[tuple[str, int], LayerRecord] = {}
+        for module, held in groups.items():
+            packed = module.read([state for _, _, state, _ in held])
+            kept = [tails for *_, tails in held if tails is not None]
+            counted = iter(module.read_tails(kept))
+            for (name, which, _, tails), arrays in zip(held, packed, strict=True):
+                layer = self.layers[name]
+                histograms = None if tails is None else next(counted)
+                read[name, which] = LayerRecord.unpacked(layer.layout, plain(layer.dtype), *arrays, tails=histograms)
+        return {name: self._record(name, layer, read) for name, layer in self.layers.items()}
+
+    def _record(self, name: str, layer: LayerState, read: dict[tuple[str, int], LayerRecord]) -> LayerRecord:
+        record = read[name, 0]
+        if layer.several is not None:
+            more = Several.record(*(read[name, which] for which in (1, 2, 3)))
+            record, more = (record.as_rows(), more.as_rows()) if layer.mixed else (record, more)
+            record = record.merge(more)
+        return record.as_rows() if layer.mixed else record
 
     def backends(self) -> list[str]:
         """The distinct choices made and why, in words."""
@@ -159,6 +241,32 @@ class Accumulator:
 
     def _staged_rows(self, state: LayerState) -> int:
         return sum(staged.rows for staged in self._staged if staged.layer is state)
+
+
+Batch = list[tuple[Any, Any]]
+"""States, and what enters them."""
+
+
+def joined(layer: LayerState, staged: list[Staged]) -> tuple[Batch, Batch]:
+    """What the calls of a layer in one forward add to its states and to its histograms: the layer's `several`."""
+    calls = layer.singles or Calls()
+    for call in staged:
+        if call.partials.per_sample:
+            calls.add(*samples_in(call.partials))
+    mean, maximum, observed = calls.samples()
+    module = layer.module
+    several = layer.several = layer.several or Several.of(module, layer.channels, mean, layer.tails is not None)
+    folded: Batch = [(several.parts, call.partials) for call in staged]
+    counted: Batch = []
+    for view, (values, state) in enumerate(((mean, several.mean), (maximum, several.maximum))):
+        held: Any = values[:, :, None]
+        seen: Any = observed[:, None]
+        if layer.choice.backend in HOST_BACKENDS:
+            held, seen = held.numpy(), seen.numpy()
+        folded.append((state, module.reduce(held, seen, staged[0].phase)))
+        if several.tails is not None:
+            counted.append((several.tails[view], module.bins(held[:, :, 0], seen[:, 0])))
+    return folded, counted
 
 
 def plain(dtype: torch.dtype) -> str:

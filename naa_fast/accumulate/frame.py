@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.errors import CaptureError
-from naa_fast.records import ROWS
+from naa_fast.records import ROWS, rows_layout
 
 
 class Frame:
@@ -21,14 +21,16 @@ class Frame:
         """Rows that are equal parts of the samples (windows, flattened tokens) become positions of their sample.
 
         A view for channels-last rows. Rows that cannot be told apart by sample stay rows, which the layout says (it may say so
-        already; `as_rows`: they could not in an earlier batch): they are no independent observations, so chance is not calibrated
+        already; `as_rows`: they could not at another time): they are no independent observations, so chance is not calibrated
         on them.
         """
         outer, channels, inner = x.shape
-        if layout.endswith(ROWS) or outer == self.size or not self.size:
+        if as_rows or layout.endswith(ROWS):
+            return x, rows_layout(layout)
+        if outer == self.size or not self.size:
             return x, layout
-        if outer % self.size or as_rows:
-            return x, f"{layout}, {ROWS}"
+        if outer % self.size or not outer:
+            return x, rows_layout(layout)
         each = outer // self.size
         parted = x.reshape(self.size, each, channels, inner)  # a view: one axis cut in two
         return parted.transpose(1, 2).reshape(self.size, channels, each * inner), layout

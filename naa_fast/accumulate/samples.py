@@ -22,6 +22,8 @@ class Samples:
     is told of what `reduce` has found, and `[samples, 2 x neurons]` values a layer until the batch is done.
     """
 
+    again = False
+
     def __init__(self) -> None:
         self.neurons: dict[str, int] = {}
         self._frame = Frame(0)
@@ -36,7 +38,7 @@ class Samples:
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
         x, layout = self._frame.by_sample(x, layout, as_rows=layer in self._rows)
         if layout.endswith(ROWS):
-            self._rows.add(layer)
+            self.forget(layer)
         else:
             self.add(layer, *mean_and_maximum(x, self._frame.mask_for(layer, x)))
 
@@ -44,6 +46,11 @@ class Samples:
         """One call of a layer: both `[samples, neurons]`; no `maximum` where samples have one position."""
         self.neurons[layer] = mean.shape[1]
         self._seen.setdefault(layer, []).append((mean, maximum))
+
+    def forget(self, layer: str) -> None:
+        """The layer's rows are not samples."""
+        self._rows.add(layer)
+        self._seen.pop(layer, None)
 
     def views(self) -> Views:
         """Of the batch whose forward has succeeded; to be called before `commit`."""

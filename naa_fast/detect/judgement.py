@@ -126,10 +126,11 @@ def judge(
     """
     require_comparable(clean, suspect, threshold, top_k)
     evidence = evidence or Evidence(checks=unranked(NOT_LOOKED))
-    null = clean_null(clean.layers.values())
+    pairs = {name: record.alike(suspect.layers[name]) for name, record in clean.layers.items()}
+    null = clean_null(of_clean for of_clean, _ in pairs.values())
     limit = abnormal_limit(null, clean, suspect) if threshold is None else threshold
     limit_on = "z" if threshold is None else "difference"
-    layers = {name: LayerComparison(name, record, suspect.layers[name], limit, limit_on) for name, record in clean.layers.items()}
+    layers = {name: LayerComparison(name, *pair, limit, limit_on) for name, pair in pairs.items()}
     verdict = judge_outcome(list(layers.values()), null, clean, suspect, threshold is not None, evidence, accept_unranked)
     return Judgement(clean, suspect, layers, null, verdict, threshold, limit, top_k, evidence)
 

@@ -38,7 +38,12 @@ Progress = Callable[[str, int, int | None], None]
 
 
 class Stage(Protocol):
-    """Takes what the hooks see of a batch, which counts wholly or not at all: `Accumulator`, or `Samples` alone."""
+    """Takes what the hooks see of a batch, which counts wholly or not at all: `Accumulator`, or `Samples` alone.
+
+    `again`: the batch in flight has to be discarded and run once more.
+    """
+
+    again: bool
 
     def begin(self, size: int, start: int, mask: Tensor | None = None) -> None: ...
     def observe(self, layer: str, x: Tensor, layout: str) -> None: ...
@@ -211,6 +216,10 @@ class Runner:
             try:
                 output = self.forward(part)
                 returned, hooks = perf_counter(), self.capture.seconds - hooks
+                if self.stage.again:
+                    self.times.forward += returned - began - hooks
+                    pending.appendleft(part)
+                    continue
                 labels = None if part.labels is None else self.labels.of(part.labels)
                 self.predictions.observe(output, part.size, part.mask, labels)
                 scores = None if self.onlooker is None else class_scores(output, part.size, part.mask)
