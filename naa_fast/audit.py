@@ -44,6 +44,7 @@ def scan(
     checkpoint: str | Path | None = None,
     resume: bool = False,
     stop_early: bool = False,
+    scores: str | None = None,
     ranking: bool | str = True,
     proof: bool = True,
     repair: bool = True,
@@ -64,6 +65,10 @@ def scan(
     `checkpoint`, a folder, keeps the work of finished chunks of `chunk_size` items; `resume` goes on from there. `quarantine`
     (`naa_fast.scan.quarantine.Quarantine`) lists the items that could not be used, and ends the scan at too many. `prefetch`:
     batches that a thread of its own reads ahead (default: 2 of files, none of loaders and iterables).
+
+    `scores` names the item of the model's output that the class scores are: "logits", "1", "0.logits"; "output" where it is one
+    tensor; "none" for a model that gives none. None decides by names, then by the linear layer an item comes from, then by
+    shapes; the report says what was taken, and what is not certain is a gap: the scan does not pass then.
 
     `ranking` ("top", "all", "none"; True and False are the first and the last) says which suspects lie outside what clean samples
     do. The report lists the top 1,000, or all: report.json up to 100,000 and ranking.csv every one. Samples of a set without a
@@ -93,6 +98,7 @@ def scan(
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
     """
     assert not isinstance(progress, bool)  # `shown` has seen to that
+    from naa_fast.capture import ClassScores
     from naa_fast.inputs.batches import open_source
     from naa_fast.proof.gather import Attempts, gather
     from naa_fast.rank import RankingPass
@@ -104,7 +110,7 @@ def scan(
     listed = ("top" if ranking else "none") if isinstance(ranking, bool) else ranking
     if listed not in RANKINGS:
         raise UsageError(f"ranking is {ranking!r}", f"expected one of {', '.join(RANKINGS)}, or True or False")
-    times = Times()
+    times, class_scores = Times(), ClassScores(scores)
 
     def measured(name: str, source: Source, onlooker: Onlooker | None) -> Measurement:
         if quarantine is not None:
@@ -124,10 +130,11 @@ def scan(
             times=times,
             prefetch=prefetch,
             onlooker=onlooker,
+            scores=class_scores,
         )
 
     options: dict[str, Any] = {"batch_size": batch_size, "device": str(device), "backend": backend}
-    options |= {"ranking": listed, "proof": proof, "repair": repair}
+    options |= {"ranking": listed, "proof": proof, "repair": repair, "scores": scores}
     options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked}
     sets = open_source(clean, batch_size), open_source(suspect, batch_size)
     ranks, attempts = Ranks.here(model), Attempts()
@@ -136,6 +143,7 @@ def scan(
         attempts.unranked("the forwards ended early" if stop_early else "it was switched off")
     else:
         chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
+        chosen |= {"scores": class_scores}
         fitting = attempts.ranking(lambda: RankingPass(model, *sets, **chosen))
 
     clean_measured = measured("clean", sets[0], None if fitting is None else fitting.clean)
@@ -150,10 +158,12 @@ def scan(
         if ranks.rank == 0:
             evidence, inputs = Evidence(), None
             if look is not None:
-                evidence, inputs = gather(model, look, sets[1], device=device, proof=proof, whole=listed == "all")
+                evidence, inputs = gather(
+                    model, look, sets[1], device=device, proof=proof, whole=listed == "all", scores=class_scores
+                )
             judgement = judge(clean_measured, suspect_measured, threshold, top_k, attempts.told(evidence), accept_unranked)
             if repair and look is not None and judgement.verdict.outcome == "fail":
-                judgement = repaired(judgement, model, look, sets[1], inputs, device)
+                judgement = repaired(judgement, model, look, sets[1], inputs, device, class_scores)
         evidence = wait.tell(judgement.evidence if ranks.rank == 0 else None)
         if ranks.rank:
             judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
@@ -179,6 +189,7 @@ def measure(
     times: Times | None = None,
     prefetch: int | None = None,
     shard: tuple[int, int] | None = None,
+    scores: str | None = None,
 ) -> Measurement:
     """One set's statistics under `model`: the half of `scan` that needs the model. See `scan` for the arguments.
 
@@ -190,6 +201,7 @@ def measure(
     Measurement(500 samples, 3 layers)
     """
     assert not isinstance(progress, bool)  # `shown` has seen to that
+    from naa_fast.capture import ClassScores
     from naa_fast.inputs.batches import PartOfSource, open_source
     from naa_fast.measurement import Part
     from naa_fast.scan.loop import measure as run
@@ -221,6 +233,7 @@ def measure(
         quarantine=quarantine,
         times=times,
         prefetch=prefetch,
+        scores=ClassScores(scores),
     )
     return replace(measured, parts=parts)
 

@@ -3,7 +3,7 @@
 """
 
 from naa_fast.accumulate.accumulator import Accumulator
-from naa_fast.accumulate.predictions import Predictions, chosen_classes, class_scores
+from naa_fast.accumulate.predictions import Predictions, chosen_classes
 from naa_fast.accumulate.samples import Samples, Views
 
-__all__ = ["Accumulator", "Predictions", "Samples", "Views", "chosen_classes", "class_scores"]
+__all__ = ["Accumulator", "Predictions", "Samples", "Views", "chosen_classes"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,11 +25,10 @@ class Predictions:
         self.labelled: Tensor | None = None
         self.varied = varied  # the width of the scores was seen to change: they are no classes
 
-    def observe(self, output: Any, size: int, mask: Tensor | None, labels: Tensor | None = None) -> None:
-        """Count one batch's predictions; `mask` (bool `[size]` or `[size, positions]`) leaves out unobserved samples. `labels`
-        (int64 `[size]`, negative: unknown) say which of them are right.
+    def observe(self, scores: Tensor | None, mask: Tensor | None, labels: Tensor | None = None) -> None:
+        """Count one batch by its class scores `[size, classes]` (None: the model gives none); `mask` (bool `[size]` or `[size,
+        positions]`) leaves out unobserved samples. `labels` (int64 `[size]`, negative: unknown) say which of them are right.
         """
-        scores = class_scores(output, size, mask)
         if scores is None:
             return
         classes = scores.shape[1]
@@ -84,28 +81,3 @@ def chosen_classes(scores: Tensor, none: int = -1) -> Tensor:
         return torch.from_numpy(choice.module.classes(host_array(scores), none))
     chosen: Tensor = choice.module.classes(scores, none)
     return chosen
-
-
-def class_scores(output: Any, size: int, mask: Tensor | None = None) -> Tensor | None:
-    """The `[size, classes]` scores in a model's output (itself, its `logits`, or its first item), or None; without a graph.
-
-    Logits of every position (`[size, positions, tokens]`, a language model's) are read at the last position that `mask` (bool
-    `[size, positions]`) leaves: the next token is what such a model chooses.
-    """
-    found = scores_of(output, size, mask)
-    return None if found is None else found.detach()
-
-
-def scores_of(output: Any, size: int, mask: Tensor | None = None) -> Tensor | None:
-    """`class_scores`, with the graph they came by."""
-    named = not isinstance(output, Tensor) and hasattr(output, "logits")
-    if not isinstance(output, Tensor):
-        output = getattr(output, "logits", output[0] if isinstance(output, tuple | list) and output else None)
-    if not isinstance(output, Tensor) or not output.is_floating_point():
-        return None
-    if hasattr(output, "full_tensor"):  # a DTensor: its classes may be spread over ranks
-        output = output.full_tensor()
-    if named and output.ndim == 3 and output.shape[0] == size and mask is not None and mask.shape == output.shape[:2]:
-        last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
-        output = output[torch.arange(size, device=output.device), last.to(output.device)]
-    return output if output.ndim == 2 and output.shape[0] == size and output.shape[1] > 1 else None

@@ -107,7 +107,7 @@ def require_subject(arguments: argparse.Namespace) -> None:
 
 def set_beside(arguments: argparse.Namespace) -> dict[str, object]:
     """The options that mean nothing beside --activations, as given."""
-    names = ("model", "data", "weights", "checkpoint", "resume", "tokenizer")
+    names = ("model", "data", "weights", "checkpoint", "resume", "tokenizer", "scores")
     return {f"--{name}": getattr(arguments, name) for name in names}
 
 

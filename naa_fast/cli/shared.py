@@ -100,6 +100,12 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         help="cpu, cuda, cuda:1, mps (default: a GPU if there is one)",
     )
     group.add_argument(
+        "--scores",
+        metavar="KEY",
+        help="the item of the model's output that the class scores are: logits, 1, 0.logits; output for its one tensor, none for "
+        "a model that gives none (default: by names, the layers they come from, and shapes)",
+    )
+    group.add_argument(
         "--stop-early",
         action="store_true",
         help="end each forward after the last chosen layer; the model's predictions are then not counted",
@@ -152,7 +158,7 @@ def running(arguments: argparse.Namespace, listed: Path) -> Iterator[tuple[Ranks
     quarantine = Quarantine(listed, arguments.max_bad)
     options: dict[str, Any] = {
         name: getattr(arguments, name)
-        for name in ("layers", "batch_size", "backend", "chunk_size", "checkpoint", "resume", "prefetch")
+        for name in ("layers", "batch_size", "backend", "chunk_size", "checkpoint", "resume", "prefetch", "scores")
     }
     with joined() as ranks, redirect_stdout(sys.stderr):
         if ranks.rank:

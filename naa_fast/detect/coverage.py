@@ -102,6 +102,11 @@ def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Mea
     contents = [{shard.digest.partition("@")[0] for shard in m.shards if shard.digest} for m in (clean, suspect)]
     if contents[0] & contents[1]:
         gaps.append("the clean and the suspect set are the same data: nothing was compared")
+    gaps += sorted({gap for m in (clean, suspect) for gap in m.provenance.get("gaps", ())})
+    outputs = {words for m in (clean, suspect) for words in m.provenance.get("scores", ())}
+    if len(outputs) > 1:
+        gaps.append(f"the class scores were not read from the same output everywhere: {'; '.join(sorted(outputs))}")
+    gaps += one_sided(clean)
     for name in ("clean", "suspect"):
         records = {layer.name: (layer.clean if name == "clean" else layer.suspect).positions for layer in layers}
         broken = {where: int(((r.nonfinite > 0) & (r.count > 0)).sum()) for where, r in records.items()}
@@ -146,3 +151,15 @@ def never_seen(evidence: Evidence, rarest: int) -> tuple[str, ...]:
     if evidence.ranking is None:
         return (RARE_TRIGGERS, *NOT_CHECKED)
     return NOT_CHECKED if any(proof.stands for proof in evidence.proof) else (UNPROVABLE, *NOT_CHECKED)
+
+
+def one_sided(clean: Measurement) -> list[str]:
+    """A gap where one number a sample was read as two classes, and the clean set has one of them alone."""
+    limit, counts = clean.provenance.get("score_limit", ()), clean.predictions[:-1]
+    if not limit or len(counts) != 2 or counts.all() or not counts.any():
+        return []
+    side = "above" if counts[1] else "not above"
+    return [
+        f"whether the model's one number a sample means two classes: all clean samples lie {side} {limit[0]}, as those of a "
+        f"regression may; say --scores none if it is one"
+    ]

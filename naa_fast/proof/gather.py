@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from naa_fast.capture import ClassScores
 from naa_fast.detect.axes import channels_first, either_way, is_picture
 from naa_fast.detect.checks import Check, did_not_run, ran, unranked
 from naa_fast.detect.directions import FEWEST
@@ -65,7 +66,14 @@ class Attempts:
 
 
 def gather(
-    model: nn.Module, look: Look, suspect: Source, *, device: str | torch.device = "auto", proof: bool = True, whole: bool = False
+    model: nn.Module,
+    look: Look,
+    suspect: Source,
+    *,
+    device: str | torch.device = "auto",
+    proof: bool = True,
+    whole: bool = False,
+    scores: ClassScores | None = None,
 ) -> tuple[Evidence, CleanInputs | None]:
     """What the ranked samples tell: proofs, who carries them, where crowds come from, and along which directions the sets differ;
     with the clean inputs that were retained, for a repair. `whole`: reports list every sample.
@@ -91,7 +99,7 @@ def gather(
     images = cache(lambda: clean_images(look))
     again = SuspectsAgain(suspect, look)
     steps: list[tuple[str, Callable[[Evidence], Evidence]]] = [
-        ("proof", lambda found: with_proofs(found, model, look, images(), suspect, device) if proof else found),
+        ("proof", lambda found: with_proofs(found, model, look, images(), suspect, device, scores) if proof else found),
         (WHOSE, lambda found: with_carriers(found, look, again)),
         (WHOSE, lambda found: with_images(found, look, images())),
         ("directions", lambda found: with_directions(found, look)),
@@ -115,10 +123,16 @@ def gather(
 
 
 def with_proofs(
-    found: Evidence, model: nn.Module, seen: Look, images: CleanInputs | None, suspect: Source, device: str | torch.device
+    found: Evidence,
+    model: nn.Module,
+    seen: Look,
+    images: CleanInputs | None,
+    suspect: Source,
+    device: str | torch.device,
+    scores: ClassScores | None = None,
 ) -> Evidence:
     """The evidence with what was tried."""
-    proofs, forwards, untried = prove(model, seen, images, device)
+    proofs, forwards, untried = prove(model, seen, images, device, scores)
     decode = decoder(suspect)
     proofs = [replace(p, words=in_text(p, decode)) if p.tokens and decode is not None else p for p in proofs]
     proofs = [with_words(p, decode) for p in proofs]

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from naa_fast.capture import ClassScores
 from naa_fast.detect.axes import channels_first
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.inputs.batches import Batch
@@ -32,21 +33,25 @@ CleanInputs = tuple[CleanImages, Array]
 
 
 def prove(
-    model: nn.Module, seen: Look, images: CleanInputs | None, device: str | torch.device = "auto"
+    model: nn.Module,
+    seen: Look,
+    images: CleanInputs | None,
+    device: str | torch.device = "auto",
+    scores: ClassScores | None = None,
 ) -> tuple[list[Proof], int, str]:
     """What came nearest to a proof for each target, strongest first; how many samples were run for it; and, if nothing could be
     tried or not all of the highest-ranked samples were searched, why.
 
-    `images`: see `clean_images`. For each target the candidates come from the highest-ranked suspect samples predicted as it; the
-    controls are the same number of candidates from clean samples predicted as it, put on the same bases. Cost: some
-    ten thousand samples through the model; the report tells how many.
+    `images`: see `clean_images`; `scores`: which output the class scores are. For each target the candidates come from the
+    highest-ranked suspect samples predicted as it; the controls are the same number of candidates from clean samples predicted
+    as it, put on the same bases. Cost: some ten thousand samples through the model; the report tells how many.
     """
     drawn = alike(seen.drawn)
     bases = Bases(drawn)
     if not len(bases.predicted) or (bases.predicted < 0).all():
         return [], 0, "the model gives no class scores"
     last = images is not None and images[0].last
-    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0], last)
+    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0], last, scores)
     trials = Trials(transplant, bases)
     unsearched = ""
     with evaluating(model):

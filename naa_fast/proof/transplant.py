@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from naa_fast.accumulate import chosen_classes, class_scores
+from naa_fast.accumulate import chosen_classes
+from naa_fast.capture import ClassScores
 from naa_fast.inputs.batches import Batch
 from naa_fast.rank.keep import concatenated, main_tensor, taken, with_main
 from naa_fast.records import Array
@@ -72,15 +73,25 @@ class Transplant:
     """Runs the model on inputs that were changed, at most `largest` samples at a time; `forwards` counts the samples.
 
     `template`: a batch of the clean set, whose first sample lends what a forward needs beside the input proper. `last`: the model
-    takes images with their channels last, candidates and rows have them first.
+    takes images with their channels last, candidates and rows have them first. `class_scores` say which output they are; None: by
+    the first one's names and shapes.
     """
 
-    def __init__(self, model: nn.Module, place: Placement, largest: int, template: Batch, last: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        place: Placement,
+        largest: int,
+        template: Batch,
+        last: bool = False,
+        class_scores: ClassScores | None = None,
+    ) -> None:
         self.model = model
         self.last = last
         self.place = place
         self.largest = largest
         self.template = template
+        self.class_scores = class_scores or ClassScores()
         self.forwards = 0
 
     def predictions(self, bases: Bases, candidate: Candidate) -> Array:
@@ -122,7 +133,7 @@ class Transplant:
             batch = pending.popleft()
             try:
                 output = self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
-                found = class_scores(output, batch.size, batch.mask)
+                found = self.class_scores.read(output, batch.size, batch.mask)
             except Exception as error:
                 if batch.size == 1 or not is_out_of_memory(error):
                     raise

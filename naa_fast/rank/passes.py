@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from naa_fast.accumulate import Samples, Views, chosen_classes
-from naa_fast.capture import select
+from naa_fast.capture import ClassScores, select
 from naa_fast.capture.selection import LayerSpec
 from naa_fast.detect.findings import plain
 from naa_fast.errors import InputError, NaaError
@@ -144,11 +144,12 @@ class RankingPass:
         device: str | torch.device = "auto",
         backend: str = "auto",
         progress: Progress | None = None,
+        scores: ClassScores | None = None,
     ) -> None:
         self.model = model
         self.sources = clean, suspect
         self.orders = Order.of(clean), Order.of(suspect)
-        self.layers, self.backend, self.progress = layers, backend, progress
+        self.layers, self.backend, self.progress, self.scores = layers, backend, progress, scores
         self.place = Placement.of(model, device)
         self.ranks = Ranks.here(model)
         self.notes: list[str] = []
@@ -282,9 +283,8 @@ class RankingPass:
             raise samples.error
 
     def _run(self, source: Source, samples: SamplePass, most: int | None) -> None:
-        runner = Runner(
-            self.model, source, select(self.model, self.layers), self.place, self.backend, "", StopRequest(), self.progress
-        )
+        selection, stop = select(self.model, self.layers), StopRequest()
+        runner = Runner(self.model, source, selection, self.place, self.backend, "", stop, self.progress, scores=self.scores)
         with evaluating(self.model), torch.no_grad(), runner.capture:
             runner.run_past(samples, Samples(), most)
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from naa_fast.accumulate.predictions import scores_of
 from naa_fast.capture.hooks import is_compiled
 from naa_fast.capture.selection import unwrapped
 from naa_fast.detect.repair import Change
@@ -167,7 +166,9 @@ class Fit:
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
         place = self.transplant.place
-        found = scores_of(model(*place.moved(batch.arguments), **place.moved(batch.keywords)), batch.size, batch.mask)
+        output = model(*place.moved(batch.arguments), **place.moved(batch.keywords))
+        which = self.transplant.class_scores.output
+        found = None if which is None else which.read(output, batch.size, batch.mask)
         self.transplant.forwards += 2 * batch.size
         if found is None:
             raise RuntimeError("the model gives no scores")

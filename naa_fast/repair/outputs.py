@@ -94,7 +94,12 @@ def fits(output: Tensor, place: Place, size: int, scores: Tensor | None) -> bool
         or output.shape[place.samples] != size
     ):
         return False
-    return scores is None or output.shape != scores.shape
+    if scores is None:
+        return True
+    # The answer itself, or what it is read from: one number a sample, or the scores of every position.
+    single = scores.shape[1] == 2 and output.numel() == size
+    every = output.ndim == 3 and output.shape[2] == scores.shape[1]
+    return output.shape != scores.shape and not single and not every
 
 
 def in_groups(transplant: Transplant, bases: Bases, places: Mapping[str, Place]) -> list[dict[str, Place]]:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, nn
 
+from naa_fast.capture import ClassScores
 from naa_fast.capture.selection import unwrapped
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence
@@ -242,6 +243,7 @@ def attempt(
     layers: Mapping[str, LayerComparison],
     images: CleanInputs | None,
     device: str | torch.device = "auto",
+    scores: ClassScores | None = None,
 ) -> tuple[Repair | None, str]:
     """The best repair, or None and why there is none.
 
@@ -255,7 +257,7 @@ def attempt(
     places = places_of(layers, model)
     if found.ranking is None or not drawn or not places:
         return None, "no layer's output can be changed" if drawn else "no clean samples were kept"
-    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0])
+    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0], class_scores=scores)
     with evaluating(model):
         trial = trial_of(transplant, drawn, suspect, found.ranking, proof, None if images is None else images[0])
         if trial is None:
@@ -279,12 +281,18 @@ def attempt(
 
 
 def repaired(
-    judgement: Judgement, model: nn.Module, look: Look, suspect: Source, images: CleanInputs | None, device: str | torch.device
+    judgement: Judgement,
+    model: nn.Module,
+    look: Look,
+    suspect: Source,
+    images: CleanInputs | None,
+    device: str | torch.device,
+    scores: ClassScores | None = None,
 ) -> Judgement:
     """The judgement of a `fail` with a repair, or with a note on why there is none; the verdict stays as it is."""
     evidence = judgement.evidence
     try:
-        repair, why = attempt(model, look, SuspectsAgain(suspect, look), evidence, judgement.layers, images, device)
+        repair, why = attempt(model, look, SuspectsAgain(suspect, look), evidence, judgement.layers, images, device, scores)
     except Exception as error:  # a verdict stands without it
         repair, why = None, f"the attempt ended with {in_words(error)}"
     note = (f"{CURE}: {why}",) if why else ()

@@ -197,6 +197,8 @@ def coverage(judgement: Judgement, width: int) -> list[str]:
     if accuracy is not None and not accuracy.beyond:
         text = f"Clean accuracy: {accuracy.share:.3f} of {counted(accuracy.samples, 'labelled sample')} ({accuracy.words})"
         lines += wrapped(printable(text, SENTENCE_CELLS), width)
+    scores = sorted({words for m in (judgement.clean, judgement.suspect) for words in m.provenance.get("scores", ())})
+    lines += wrapped(f"Class scores: {printable('; '.join(scores), SENTENCE_CELLS)}", width) if scores else []
     return lines + ([f"Model: {printable(model, width - 7)}"] if model else [])
 
 

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from naa_fast.accumulate import Accumulator, Predictions, Samples, Views, class_scores
-from naa_fast.capture import Capture, Selection
+from naa_fast.accumulate import Accumulator, Predictions, Samples, Views
+from naa_fast.capture import Capture, ClassScores, Selection
 from naa_fast.capture.hooks import Enough
 from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageError
@@ -66,7 +66,7 @@ class Onlooker:
         return batch
 
     def take(self, part: Batch, views: Views, scores: Tensor | None) -> bool:
-        """Samples whose forward succeeded, in order, each once; `scores` see `class_scores`. Whether it wants to see more."""
+        """Samples whose forward succeeded, in order, each once; `scores` see `ClassScores`. Whether it wants to see more."""
         return False
 
 
@@ -95,6 +95,7 @@ class Runner:
         first: int = 0,
         quarantine: Quarantine | None = None,
         times: Times | None = None,
+        scores: ClassScores | None = None,
     ) -> None:
         self.model = model
         self.source = source
@@ -106,6 +107,8 @@ class Runner:
         self.first = first
         self.quarantine = quarantine or Quarantine()
         self.times = times or Times()
+        self.scores = scores or ClassScores()
+        self.unscored = False
         self.feed = Feed(source, (), 0, None, stop)
         self.rejected: list[Rejected] = []
         self.bad = 0
@@ -220,9 +223,9 @@ class Runner:
                     self.times.forward += returned - began - hooks
                     pending.appendleft(part)
                     continue
+                scores = self.class_scores(output, part)
                 labels = None if part.labels is None else self.labels.of(part.labels)
-                self.predictions.observe(output, part.size, part.mask, labels)
-                scores = None if self.onlooker is None else class_scores(output, part.size, part.mask)
+                self.predictions.observe(scores, part.mask, labels)
                 views = {} if self.onlooker is None else self.stage.views()
             except Exception as error:
                 if self.together or not (isinstance(error, OutOfMemory) or (part.size > 1 and is_out_of_memory(error))):
@@ -250,7 +253,8 @@ class Runner:
     def forward(self, batch: Batch) -> Any:
         """The model's output for one batch. Its exception becomes a ModelError that names the batch and the layer it rose in."""
         try:
-            output = self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
+            with self.scores.followed(self.model):
+                output = self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
             self.capture.completed()
             return None if self.capture.stop_early else output  # predictions of the first batch alone would tell nothing
         except Enough:
@@ -275,6 +279,16 @@ class Runner:
                 f"message: {first_line(error)}",
                 "check that the data has the shape and dtype the model expects",
             ) from error
+
+    def class_scores(self, output: Any, part: Batch) -> Tensor | None:
+        """The scores in what the model returned for a batch; the first one decides where they are."""
+        if self.capture.stop_early:
+            return None
+        x = next(iter(tensors_of(part)), None)
+        ids = x if x is not None and x.ndim == 2 and not x.is_floating_point() else None
+        scores = self.scores.read(output, part.size, part.mask, ids)
+        self.unscored = self.unscored or scores is None
+        return scores
 
     def readable_batches(self, start: int, stop: int | None) -> Iterator[Batch]:
         """Items `start:stop` of the source, on this thread; errors as in `fed_batches`."""
@@ -327,6 +341,7 @@ class Runner:
             "layers": (self.selection.words,),
             "notes": tuple(self.capture.remarks()),
             **{key: told for key, told in self.told().items() if told},
+            **self.scores.provenance(self.unscored, self.predictions.varied),
         }
 
     def told(self) -> dict[str, tuple[str, ...]]:

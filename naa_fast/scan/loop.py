@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from naa_fast.capture import select
+from naa_fast.capture import ClassScores, select
 from naa_fast.capture.fast_path import fast_path_off
 from naa_fast.capture.runnable import require_runnable
 from naa_fast.capture.selection import LayerSpec, unwrapped
@@ -54,6 +54,7 @@ def measure(
     times: Times | None = None,
     prefetch: int | None = None,
     onlooker: Onlooker | None = None,
+    scores: ClassScores | None = None,
 ) -> Measurement:
     """Per-neuron records of the chosen layers over all samples of `source`.
 
@@ -74,13 +75,15 @@ def measure(
 
     `quarantine` takes the items that could not be used, and says how many are too many. `times` is added to. `prefetch`: batches
     a thread reads ahead (see `naa_fast.scan.feeding.batches_ahead`); it changes no bit. `onlooker` sees each sample's own views
-    of the layers on the way and changes no bit either; what it does with them comes to the cost.
+    of the layers on the way and changes no bit either; what it does with them comes to the cost. `scores` says which output the
+    class scores are, by the first batch unless it knows already.
 
     Raises:
         InputError: no sample, a batch that cannot be read, or too many bad items. ModelError: the forward raised; names layer
             and batch.
         CaptureError: a requested layer never fired, or gives nothing that can be measured.
-        UsageError: a layer pattern that matches nothing. BackendUnavailable: a device or backend that cannot be had.
+        UsageError: a layer pattern that matches nothing, or no output of the key in `scores`. BackendUnavailable: a device or
+            backend that cannot be had.
         StateMismatch: the checkpoint is of something else. Stopped: a signal came, and the checkpoint is written.
         RankLost: another rank failed or died.
     """
@@ -98,6 +101,9 @@ def measure(
     if resume and checkpoint is None:
         raise UsageError("resume without a checkpoint", "name the folder the checkpoints are in")
     require_runnable(model)
+    scores = scores or ClassScores()
+    if stop_early and scores.key is not None:
+        raise UsageError("scores with stop_early", "the forwards end before the model gives any", "leave one of them out")
     place = Placement.of(model, device)
     selection = select(model, layers)
     fingerprint = model_fingerprint(unwrapped(model))
@@ -112,6 +118,7 @@ def measure(
             "backend": backend,
             "chunk size": str(chunk_size),
             "first index": str(first_index),
+            "scores": scores.key or "",
             "batch size": str(getattr(source, "batch_size", "as given")),
             "version": version_of("naa-fast"),
         }
@@ -122,7 +129,9 @@ def measure(
     times.device = place.device.type
     began = perf_counter()
     with evaluating(model), torch.no_grad(), signals as stop:
-        runner = Runner(model, source, selection, place, backend, fingerprint, stop, progress, first_index, quarantine, times)
+        runner = Runner(
+            model, source, selection, place, backend, fingerprint, stop, progress, first_index, quarantine, times, scores
+        )
         runner.capture.stop_early = stop_early
         runner.onlooker = onlooker
         with runner.capture as capture:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+from naa_fast.capture import ClassScores
 from naa_fast.errors import InputError, NaaError, UsageError
 from naa_fast.inputs.batches import open_source
 from naa_fast.measurement import Measurement
@@ -26,6 +27,7 @@ def ray_measure(
     batch_size: int = 256,
     device: str = "auto",
     backend: str = "auto",
+    scores: str | None = None,
     actors: int = 1,
     resources: dict[str, Any] | None = None,
 ) -> Measurement:
@@ -46,7 +48,7 @@ def ray_measure(
         raise UsageError("ray_measure needs Ray, which is not installed", "pip install 'naa-fast[ray]'") from None
     if actors < 1:
         raise UsageError(f"{actors} actors", "expected 1 or more")
-    options = {"layers": layers, "batch_size": batch_size, "device": device, "backend": backend}
+    options = {"layers": layers, "batch_size": batch_size, "device": device, "backend": backend, "scores": scores}
     whole = dataset.materialize()
     names = whole.columns() or []
     if not names:
@@ -78,6 +80,7 @@ class Worker:
         self.model = model_factory()
         self.options = dict(options)
         self.batch_size = self.options.pop("batch_size")
+        self.options["scores"] = ClassScores(self.options["scores"])
 
     def measure(self, block: Any, first_index: int) -> tuple[bytes, list[str]]:
         """One block's measurement as the bytes of its file; or the lines of an error, which Ray would wrap in its own."""

@@ -166,8 +166,8 @@ def test_predictions_are_counted_with_masks_and_broken_rows_apart() -> None:
     predictions = Predictions()
     scores = torch.eye(4)[[0, 1, 1, 3, 3, 3]].clone()
     scores[5, 0] = float("nan")
-    predictions.observe(scores, 6, None)
-    predictions.observe((scores,), 6, torch.tensor([True, False, False, False, False, True]))
-    predictions.observe(torch.zeros(6, 7, 3), 6, None)  # a sequence of scores is no class prediction
+    predictions.observe(scores, None)
+    predictions.observe(scores, torch.tensor([True, False, False, False, False, True]))
+    predictions.observe(None, None)  # a batch without class scores
     assert predictions.read().tolist() == [2, 2, 0, 2, 2]
     assert Predictions().read().tolist() == []
