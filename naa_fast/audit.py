@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from naa_fast.detect.coverage import with_common_layers
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import judge, require_comparable
 from naa_fast.errors import InputError, UsageError
@@ -17,7 +17,7 @@ from naa_fast.scan.progress import shown
 if TYPE_CHECKING:
     import torch
 
-    from naa_fast.capture.selection import LayerSpec
+    from naa_fast.capture.selection import Layers
     from naa_fast.inputs.batches import Source
     from naa_fast.scan.chunk import Onlooker, Progress
     from naa_fast.scan.quarantine import Quarantine
@@ -33,7 +33,8 @@ def scan(
     clean: Any,
     suspect: Any,
     *,
-    layers: str | LayerSpec | Sequence[LayerSpec] | None = None,
+    layers: Layers = None,
+    exclude: Layers = None,
     top_k: int = 20,
     threshold: float | None = None,
     batch_size: int = 256,
@@ -55,9 +56,10 @@ def scan(
     """Run a trusted clean and a suspect set through `model` and judge what differs.
 
     `clean`, `suspect`: a DataLoader, any iterable of batches (tensor, tuple whose first item is the input, or dict of keyword
-    arguments), a tensor, an array, or a path. `layers`: see `naa_fast.capture.select`. `threshold`: on the difference of means,
-    in the layer's own units; None calibrates a limit from the clean set. Cost: one forward over each set and one read of every
-    chosen layer's output; host memory does not grow with the number of samples.
+    arguments), a tensor, an array, or a path. `layers`: see `naa_fast.capture.select`; `exclude`: which of them to leave out, in
+    the same words. Default layers that give nothing that can be read are left out with a note. `threshold`: on the difference of
+    means, in the layer's own units; None calibrates a limit from the clean set. Cost: one forward over each set and one read of
+    every chosen layer's output; host memory does not grow with the number of samples.
 
     `stop_early` ends each forward after the last chosen layer. The model's predictions are not seen then: the verdict does
     without them, and without ranking and proof.
@@ -99,6 +101,7 @@ def scan(
     """
     assert not isinstance(progress, bool)  # `shown` has seen to that
     from naa_fast.capture import ClassScores
+    from naa_fast.capture.selection import Request
     from naa_fast.inputs.batches import open_source
     from naa_fast.proof.gather import Attempts, gather
     from naa_fast.rank import RankingPass
@@ -118,7 +121,7 @@ def scan(
         return run(
             model,
             source,
-            layers=layers,
+            layers=request,
             device=device,
             backend=backend,
             progress=progress,
@@ -137,19 +140,25 @@ def scan(
     options |= {"ranking": listed, "proof": proof, "repair": repair, "scores": scores}
     options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked}
     sets = open_source(clean, batch_size), open_source(suspect, batch_size)
+    request = Request(layers, exclude)
+    if exclude is not None:
+        options["exclude"] = asked_words(exclude)
     ranks, attempts = Ranks.here(model), Attempts()
     fitting = scoring = look = None
     if listed == "none" or stop_early:
         attempts.unranked("the forwards ended early" if stop_early else "it was switched off")
     else:
-        chosen: dict[str, Any] = {"layers": layers, "device": device, "backend": backend, "progress": progress}
+        chosen: dict[str, Any] = {"layers": request, "device": device, "backend": backend, "progress": progress}
         chosen |= {"scores": class_scores}
         fitting = attempts.ranking(lambda: RankingPass(model, *sets, **chosen))
 
     clean_measured = measured("clean", sets[0], None if fitting is None else fitting.clean)
     if fitting is not None:
         scoring = attempts.ranking(lambda: fitting.calibrate(clean_measured))
+    request = request.without(clean_measured.unread)
     suspect_measured = measured("suspect", sets[1], None if scoring is None else scoring.suspect)
+    if layers is None:
+        clean_measured, suspect_measured = with_common_layers(clean_measured, suspect_measured)
     require_comparable(clean_measured, suspect_measured, threshold, top_k)  # before anything else is spent
     if scoring is not None:
         look = attempts.ranking(lambda: scoring.result(clean_measured, suspect_measured))
@@ -170,12 +179,19 @@ def scan(
     return Audit(judgement, options, times)
 
 
+def asked_words(layers: Layers) -> list[str]:
+    """What was asked for, for the report."""
+    asked = [layers] if isinstance(layers, str | type) else list(layers or ())
+    return [word if isinstance(word, str) else word.__name__ for word in asked]
+
+
 @shown
 def measure(
     model: torch.nn.Module,
     data: Any,
     *,
-    layers: str | LayerSpec | Sequence[LayerSpec] | None = None,
+    layers: Layers = None,
+    exclude: Layers = None,
     batch_size: int = 256,
     device: str | torch.device = "auto",
     backend: str = "auto",
@@ -202,6 +218,7 @@ def measure(
     """
     assert not isinstance(progress, bool)  # `shown` has seen to that
     from naa_fast.capture import ClassScores
+    from naa_fast.capture.selection import Request
     from naa_fast.inputs.batches import PartOfSource, open_source
     from naa_fast.measurement import Part
     from naa_fast.scan.loop import measure as run
@@ -221,7 +238,7 @@ def measure(
     measured = run(
         model,
         source,
-        layers=layers,
+        layers=Request(layers, exclude),
         device=device,
         backend=backend,
         progress=progress,

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -20,7 +19,17 @@ from safetensors.numpy import save as save_tensors
 
 from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.files import write_whole
-from naa_fast.records import BIN_RULE, BINS, COUNT_FIELDS, FOLD_FIELDS, FOLDS, MOMENT_FIELDS, VIEWS, Array, LayerRecord
+from naa_fast.records import (
+    BIN_RULE,
+    BINS,
+    COUNT_FIELDS,
+    FOLD_FIELDS,
+    MOMENT_FIELDS,
+    VIEWS,
+    Array,
+    LayerRecord,
+    check_packed,
+)
 
 FORMAT = "naa-fast/measurement/2"
 READ = (FORMAT, "naa-fast/measurement/1")
@@ -74,6 +83,7 @@ class Measurement:
     class scores); `labelled` int64 `[2, classes + 1]`: samples labelled with each class, and those predicted as it, the last
     column for labels beyond the classes (`[2, 0]` without labels); `shards`, `parts` and `provenance` accumulate (`provenance`:
     sorted distinct strings under each key). `parts`: which shards of a set these are, empty for a set that was not cut.
+    What `unread` names is not in `layers`.
 
     >>> measured = naa_fast.measure(model, clean)
     >>> measured.layers["0"].sample_mean.mean.shape
@@ -90,9 +100,10 @@ class Measurement:
     labelled: Array = field(default_factory=lambda: np.zeros((2, 0), np.int64))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
         joined = {key: tuple(sorted(set(values))) for key, values in sorted(self.provenance.items())}
         object.__setattr__(self, "provenance", MappingProxyType(joined))
+        layers = {name: record for name, record in self.layers.items() if not is_among(name, self.unread)}
+        object.__setattr__(self, "layers", MappingProxyType(layers))
         object.__setattr__(self, "shards", tuple(sorted(self.shards)))
         object.__setattr__(self, "parts", tuple(sorted(self.parts)))
         for record in self.layers.values():
@@ -113,6 +124,11 @@ class Measurement:
     @property
     def skipped(self) -> int:
         return sum(shard.skipped for shard in self.shards)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Default layers that could not be read in some batch: what was counted of them until then does not count."""
+        return self.provenance.get("unread", ())
 
     def missing(self) -> list[Part]:
         """The shards that are not in it; none for a set that was not cut.
@@ -150,7 +166,8 @@ class Measurement:
             )
         if self.layers and other.layers:
             self.require_same_subject(other, "merge")
-            layers = {name: record.merge(other.layers[name]) for name, record in self.layers.items()}
+            common = [name for name in self.layers if not is_among(name, other.unread)]
+            layers = {name: self.layers[name].merge(other.layers[name]) for name in common}
             predictions = self.predictions + other.predictions
         else:  # a part of which nothing could be decoded has shards and nothing else
             held = self if self.layers else other
@@ -168,7 +185,7 @@ class Measurement:
         )
 
     def require_same_subject(self, other: Measurement, verb: str) -> None:
-        """Raise StateMismatch unless both measurements are of the same model, input dtype and layers."""
+        """Raise StateMismatch unless both measurements are of the same model, input dtype and layers, but for unread ones."""
         for what, mine, theirs, remedy in (
             ("model", self.model, other.model, "measure both sets with the same model and weights"),
             ("input dtype", self.input_dtype, other.input_dtype, "convert one set, so that both are read alike"),
@@ -181,7 +198,7 @@ class Measurement:
                 f"classes and a bin for the rest: {len(self.predictions)} / {len(other.predictions)}",
                 "measure both with the same model",
             )
-        missing = self.layers.keys() ^ other.layers.keys()
+        missing = {name for name in self.layers.keys() ^ other.layers.keys() if not is_among(name, self.unread + other.unread)}
         if missing:
             name = min(missing)
             holder = "first" if name in self.layers else "second"
@@ -191,6 +208,8 @@ class Measurement:
                 "measure both with the same --layers",
             )
         for name, record in self.layers.items():
+            if name not in other.layers:  # unread in the other
+                continue
             record, theirs_record = record.alike(other.layers[name])
             # Sets of which only one has histograms can be compared, but not joined.
             for what in ("channels", "layout", "dtype", *(("bins",) if verb == "merge" else ())):
@@ -330,6 +349,11 @@ def check_labelled(labelled: Array, predictions: Array) -> None:
         )
 
 
+def is_among(name: str, layers: tuple[str, ...]) -> bool:
+    """Whether a layer is one of `layers`, or what calls of another shape made of one of them: `layer[neurons, n-d]`."""
+    return name in layers or (name.endswith("-d]") and name[: name.rfind("[")] in layers)
+
+
 def require_joinable_parts(mine: tuple[Part, ...], theirs: tuple[Part, ...]) -> None:
     """Raise StateMismatch unless both are shards of one cut of one set, and none is in both; or neither is of a cut set."""
     if not mine and not theirs:
@@ -365,23 +389,6 @@ def first_items(path: Path) -> tuple[int, str]:
         return min(parts or starts, default=0), min((digest for digest, *_ in header["shards"]), default="")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError):
         return 0, ""  # `load` says what is wrong with it
-
-
-def check_packed(name: str, packed: list[Any]) -> None:
-    """Raise ValueError unless the three arrays have the shapes and dtypes of `LayerRecord.packed`."""
-    channels = packed[0].shape[-1] if packed[0].ndim else 0
-    expected = [
-        ((len(VIEWS), len(MOMENT_FIELDS), channels), np.float64),
-        ((len(VIEWS), len(COUNT_FIELDS), channels), np.int64),
-        ((2, len(FOLD_FIELDS), FOLDS, channels), np.float64),
-    ]
-    for array, (shape, dtype) in zip(packed, expected, strict=True):
-        if array.shape != shape or array.dtype != dtype:
-            raise ValueError(f"layer {name}: {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}")
-    if (packed[1] < 0).any() or (packed[2][:, 0] < 0).any():
-        raise ValueError(f"layer {name}: counts below 0")
-    if not np.array_equal(packed[2][:, 0].sum(1), packed[1][1:, 0]):
-        raise ValueError(f"layer {name}: the folds do not add up to the samples")
 
 
 def sparse(tails: Array) -> tuple[Array, Array]:

@@ -357,3 +357,20 @@ class LayerRecord:
         mean_folds, max_folds = (Folds(*parts) for parts in folds)
         kept = np.zeros((2, 0, 0), np.int32) if tails is None else tails
         return cls(layout, dtype, positions, sample_mean, sample_max, mean_folds, max_folds, kept)
+
+
+def check_packed(name: str, packed: list[Any]) -> None:
+    """Raise ValueError unless the three arrays have the shapes and dtypes of `LayerRecord.packed`."""
+    channels = packed[0].shape[-1] if packed[0].ndim else 0
+    expected = [
+        ((len(VIEWS), len(MOMENT_FIELDS), channels), np.float64),
+        ((len(VIEWS), len(COUNT_FIELDS), channels), np.int64),
+        ((2, len(FOLD_FIELDS), FOLDS, channels), np.float64),
+    ]
+    for array, (shape, dtype) in zip(packed, expected, strict=True):
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"layer {name}: {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}")
+    if (packed[1] < 0).any() or (packed[2][:, 0] < 0).any():
+        raise ValueError(f"layer {name}: counts below 0")
+    if not np.array_equal(packed[2][:, 0].sum(1), packed[1][1:, 0]):
+        raise ValueError(f"layer {name}: the folds do not add up to the samples")

@@ -199,6 +199,13 @@ class Accumulator:
         if self.samples is not None:
             self.samples.discard()
 
+    def drop(self, layers: set[str]) -> None:
+        """Forget these layers, in the batch in flight too."""
+        states = [self.layers.pop(layer) for layer in layers if layer in self.layers]
+        self._staged = [staged for staged in self._staged if not any(staged.layer is state for state in states)]
+        if self.samples is not None:
+            self.samples.drop(layers)
+
     def records(self) -> dict[str, LayerRecord]:
         """The finished records on the host: two copies back, O(neurons) bytes whatever was observed."""
         groups: dict[Any, list[tuple[str, int, Any, Any]]] = {}

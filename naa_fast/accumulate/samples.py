@@ -65,6 +65,12 @@ class Samples:
             views[layer] = torch.cat([mean, torch.stack(maxima).amax(0)], 1) if maxima else mean
         return views
 
+    def drop(self, layers: set[str]) -> None:
+        """Forget these layers, in the batch in flight too."""
+        for layer in layers:
+            self._seen.pop(layer, None)
+            self.neurons.pop(layer, None)
+
     def commit(self) -> None:
         self._seen.clear()
 

@@ -25,9 +25,9 @@ def resolve(modules: dict[str, nn.Module], request: str) -> list[tuple[str, str 
     Raises:
         UsageError: the model has no such place; names those it has.
     """
-    blocks = [name for name in modules if is_block(modules, name)]
-    found = [place for block in blocks if (place := place_in(modules, block, request)) is not None]
+    found = places(modules, request)
     if not found:
+        blocks = [name for name in modules if is_block(modules, name)]
         offers = [name for name in NAMES if offered(modules, name)]
         fused = any(is_fused(module) for module in modules.values())
         raise UsageError(
@@ -38,6 +38,12 @@ def resolve(modules: dict[str, nn.Module], request: str) -> list[tuple[str, str 
             f"it offers: {', '.join(offers)}" if offers else "name a layer or a glob of model.named_modules()",
         )
     return found
+
+
+def places(modules: dict[str, nn.Module], request: str) -> list[tuple[str, str | None]]:
+    """As `resolve`, none where there is none."""
+    blocks = [name for name in modules if is_block(modules, name)]
+    return [place for block in blocks if (place := place_in(modules, block, request)) is not None]
 
 
 def offered(modules: dict[str, nn.Module], request: str) -> bool:

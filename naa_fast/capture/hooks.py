@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from naa_fast.capture.experts import ROUTING, is_fused, routing
-from naa_fast.capture.outputs import pick, whole
+from naa_fast.capture.outputs import is_quantised, pick, whole
 from naa_fast.capture.selection import Layer, Selection, unwrapped
 from naa_fast.capture.tokens import LastToken
 from naa_fast.capture.views import Layout, known_axis, layout_of, readable
@@ -29,6 +29,10 @@ AXES = {code: axis for axis, code in WITNESS.items()}
 
 class Enough(BaseException):
     """Ends a forward after the last chosen layer. Not an Exception: a model that catches those must not go on."""
+
+
+class OtherOrder(CaptureError):
+    """A forward that is to end early took another path than the first."""
 
 
 class Observer(Protocol):
@@ -48,6 +52,9 @@ class Capture:
     With `stop_early` the first forward runs whole and shows which call is the last; later ones end there by raising Enough. A
     forward that reaches its layers in another order than the first is an error, since what it would still reach is not known.
 
+    A default layer that gives nothing that can be read, in whatever batch, is `left_out` from then on, with the reason; what was
+    observed of it until then goes by the names in `gone`. A layer that was asked for is an error.
+
     `notes` collects what a person should know of how the outputs were read; `seconds` the time that reading them took the host.
     """
 
@@ -61,6 +68,9 @@ class Capture:
         self._plan: list[int] | None = None
         self.seconds = 0.0
         self.fired: set[str] = set()
+        self.empty: set[str] = set()
+        self.left_out: dict[str, str] = {}
+        self.gone: set[str] = set()
         self._handles: list[RemovableHandle] = []
         self._witnesses: dict[torch.Size, int] = {}
         self._told: dict[tuple[int, torch.Size], int] = {}
@@ -69,6 +79,7 @@ class Capture:
         self._calls: dict[str, int] = {}
         self._layouts: dict[tuple[str, int, int], tuple[Layout, str]] = {}
         self._first: dict[str, tuple[int, int]] = {}
+        self._aliases: dict[str, set[str]] = {}
         self._names = [layer.label for layer in selection.layers]
         self._labels = set(self._names)
         self._axes = [known_axis(layer.module) for layer in selection.layers]
@@ -134,30 +145,44 @@ class Capture:
         """Say that the forward came to its end by itself."""
         if self._plan is None:
             self._plan = list(self._order)
-        elif self.stop_early:
+        elif self.stop_early and self._order != self._plan:  # equal where the last layer of the plan was left out just now
             raise self._other_order()
         self._calls.clear()
         self._witnesses.clear()
         self._told.clear()
 
     def silent(self) -> list[str]:
-        """The chosen layers that no forward has reached."""
-        return [layer.label for layer in self.selection.layers if layer.label not in self.fired]
+        """The chosen layers of which no forward gave a value, without those left out."""
+        return [name for name in self._names if name not in self.fired and name not in self.left_out]
 
     def remarks(self) -> list[str]:
-        """The notes, and which default layers are not in the result because nothing called them."""
-        silent = self.silent()
-        left_out = f"{len(silent)} default layers never fired and are not in the result: {', '.join(silent[:10])}"
-        return self.notes + ([left_out] if silent and not self.selection.requested else [])
+        """The notes, and which default layers are not in the result, and why."""
+        left_out = [f"layer {name} is left out: {why}" for name, why in self.left_out.items()]
+        if self.selection.requested:
+            return self.notes + left_out
+        silent, empty = ([name for name in self.silent() if (name in self.empty) is bare] for bare in (False, True))
+        for names, what in ((silent, "never fired"), (empty, "gave nothing but empty tensors")):
+            if names:
+                left_out.append(f"{len(names)} default layers {what} and are not in the result: {', '.join(names[:10])}")
+        return self.notes + left_out
 
     def require_all_fired(self) -> None:
         """Raise CaptureError naming every layer the user asked for that no forward reached, or that none was reached at all."""
         silent = self.silent()
-        if silent and (self.selection.requested or not self.fired):
+        if self.left_out and not self.fired:
             raise CaptureError(
-                f"{len(silent)} of {len(self.selection.layers)} layers never fired: {', '.join(silent[:10])}",
-                "the model's forward does not call them (fused, functional or unused modules cannot be hooked)",
-                "name a layer that runs, for example the block around it",
+                f"none of the {len(self._names)} chosen layers can be read",
+                *(f"{name}: {why}" for name, why in [*self.left_out.items()][:5]),
+                "name modules that give floating-point tensors with --layers, or '' for the whole model",
+            )
+        if silent and (self.selection.requested or not self.fired):
+            empty = [name for name in silent if name in self.empty]
+            raise CaptureError(
+                f"{len(silent)} of {len(self._names)} layers never fired: {', '.join(silent[:10])}",
+                f"of these gave empty tensors alone: {', '.join(empty[:10])}"
+                if empty
+                else "the model's forward does not call them (fused, functional or unused modules cannot be hooked)",
+                "name a layer that runs, for example the block around it, or leave these out with --exclude",
             )
 
     def _input_hook(self, index: int, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
@@ -193,6 +218,8 @@ class Capture:
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             if torch.compiler.is_compiling():
                 tensor = output if of_input(layer) else pick(layer.name, output, layer.item)[0]
+                if not isinstance(tensor, Tensor):
+                    return  # nothing that could be handed on: it never fires
                 torch.ops.naa_fast.observe(tensor, tickets[tensor.device], slot, index)
             else:
                 self._receive(index, output)
@@ -213,11 +240,37 @@ class Capture:
         return self._witnesses if first is None else {shape: first}
 
     def _receive(self, index: int, output: Any, picked: bool = False) -> None:
+        if self._names[index] in self.left_out:
+            return
+        try:
+            self._read(index, output, picked)
+        except OtherOrder:
+            raise
+        except CaptureError as error:
+            if self.selection.requested:
+                raise
+            self._leave_out(index, error)
+
+    def _leave_out(self, index: int, error: CaptureError) -> None:
+        """A default layer cannot be read, or not as before: what was observed of it does not count."""
+        label = self._names[index]
+        headline = error.headline
+        what = headline.replace(f"layer {label}", "it", 1) if headline.startswith(f"layer {label} ") else headline
+        self.left_out[label] = ": ".join([what, *error.details[:1]])
+        self.fired.discard(label)
+        self.gone |= {label, *self._aliases.get(label, ())}
+        self._order = [i for i in self._order if i != index]
+        self._plan = None if self._plan is None else [i for i in self._plan if i != index]
+
+    def _read(self, index: int, output: Any, picked: bool) -> None:
         began = perf_counter()
         layer = self.selection.layers[index]
         label, axis = self._names[index], self._axes[index]
         part, note = (output, "") if picked or of_input(layer) else pick(layer.name, output, layer.item)
         tensor = readable(label, part if type(part) is Tensor else whole(part)).detach()
+        if not tensor.numel():
+            self.empty.add(label)
+            return self._reached(index)
         self._witness(layer.module, axis, tensor)
         call = self._calls[label] = self._calls.get(label, -1) + 1
         key = (label, call, tensor.ndim)
@@ -225,6 +278,7 @@ class Capture:
             witnesses = self._witnesses_for(layer.module, tensor.shape)
             found = layout_of(layer.module, tensor, witnesses, self._size)
             self._layouts[key] = found, f"{found}, {ROWS}" if layer.rows else str(found)
+            note = f"layer {label} gives quantised values, read as the numbers they stand for" if is_quantised(part) else note
             if note and call == 0:
                 self.notes.append(note)
         layout, words = self._layouts[key]
@@ -236,18 +290,25 @@ class Capture:
             raise CaptureError(
                 f"two layers go by the name {name}", f"a layer, and the calls of {label} with that shape", "leave one out"
             )
+        if name != label:
+            self._aliases.setdefault(label, set()).add(name)
         x = layout.view(tensor)
-        self._order.append(index)
-        planned = self._plan if self.stop_early else None
-        if planned is not None and planned[len(self._order) - 1 : len(self._order)] != [index]:
-            raise self._other_order()
         self.observer.observe(name, self._last.of(name, x, words) if layer.last else x, words)
         self.seconds += perf_counter() - began
-        if planned is not None and len(self._order) == len(planned):
+        self._reached(index)
+
+    def _reached(self, index: int) -> None:
+        """Keep the order of the layers; end the forward after the last of a plan."""
+        self._order.append(index)
+        if not self.stop_early or self._plan is None:
+            return
+        if self._plan[len(self._order) - 1 : len(self._order)] != [index]:
+            raise self._other_order()
+        if len(self._order) == len(self._plan):
             raise Enough
 
-    def _other_order(self) -> CaptureError:
-        return CaptureError(
+    def _other_order(self) -> OtherOrder:
+        return OtherOrder(
             "the layers were reached in another order than in the first batch",
             "what a forward that ends early would still reach is not known",
             "leave --stop-early out",

@@ -19,6 +19,11 @@ def whole(output: Any) -> Any:
     return output.full_tensor() if isinstance(output, Tensor) and hasattr(output, "full_tensor") else output
 
 
+def is_quantised(output: Any) -> bool:
+    """Whether it is a tensor of integers that come with a scale."""
+    return isinstance(output, Tensor) and output.is_quantized
+
+
 def members(output: Any) -> dict[str, Any]:
     """The parts of a structured output by the name a request can use ("0", "1" for positions)."""
     if isinstance(output, Mapping):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -21,6 +21,7 @@ NO_ACTIVATION = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax,
 LAST = "@last"
 
 LayerSpec = str | type[nn.Module]
+Layers = LayerSpec | Sequence[LayerSpec] | None
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,96 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Request:
+    """What `select` is asked for: `layers` without those that `exclude` matches.
+
+    `left_out`: labels of default layers that an earlier pass could not read, so that this one does not try.
+    """
+
+    layers: Layers = None
+    exclude: Layers = None
+    left_out: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, layers: Layers | Request) -> Request:
+        return layers if isinstance(layers, Request) else cls(layers)
+
+    def without(self, labels: Iterable[str]) -> Request:
+        return replace(self, left_out=tuple(sorted({*self.left_out, *labels})))
+
+
+@dataclass(frozen=True)
 class Selection:
-    """The chosen layers in model order; `requested` says whether the user named them, `words` how they came to be chosen."""
+    """The chosen layers in model order; `requested` says whether the user named them, `words` how they came to be chosen.
+
+    `excluded`: labels of layers that the user had left out; `left_out`: see `Request`.
+    """
 
     layers: tuple[Layer, ...]
     requested: bool
     words: str
+    excluded: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
-def select(model: nn.Module, layers: str | LayerSpec | Sequence[LayerSpec] | None = None) -> Selection:
+def select(model: nn.Module, layers: Layers | Request = None) -> Selection:
+    """The layers of `model` that were asked for, without those excluded.
+
+    Raises UsageError as `chosen` does, for an exclusion that matches none of them, and for one that leaves none.
+    """
+    request = Request.of(layers)
+    selection = chosen(model, request.layers)
+    if request.exclude is not None:
+        selection = without_excluded(selection, dict(unwrapped(model).named_modules()), request.exclude)
+    kept = tuple(layer for layer in selection.layers if layer.label not in request.left_out)
+    return replace(selection, layers=kept, left_out=request.left_out)
+
+
+def without_excluded(selection: Selection, modules: dict[str, nn.Module], exclude: LayerSpec | Sequence[LayerSpec]) -> Selection:
+    """The selection without the layers that `exclude` names, as `layers` would name them."""
+    excluded: list[str] = []
+    for pattern in [exclude] if isinstance(exclude, str | type) else list(exclude):
+        named = matcher(modules, pattern)
+        hits = [layer.label for layer in selection.layers if named(layer)]
+        if not hits:
+            asked = pattern if isinstance(pattern, str) else pattern.__name__
+            labels = [layer.label for layer in selection.layers]
+            inside = [label for label in labels if isinstance(pattern, str) and label.startswith(f"{pattern}.")]
+            near = inside[:5] or difflib.get_close_matches(asked, labels, n=5, cutoff=0.3) or labels[:5]
+            raise UsageError(
+                f"no layer matches '{asked}', which is to be excluded",
+                f"expected a name, glob or module type of one of the {len(labels)} chosen layers; nearest: {', '.join(near)}",
+                f"for what is inside of a module write '{asked}.*'" if inside else "leave it out: nothing of that name is read",
+            )
+        excluded += hits
+    kept = tuple(layer for layer in selection.layers if layer.label not in excluded)
+    if not kept:
+        raise UsageError("every layer is excluded", f"{len(selection.layers)} were chosen", "exclude fewer, or name others")
+    names = tuple(dict.fromkeys(excluded))
+    return replace(selection, layers=kept, words=f"{selection.words}; {len(names)} excluded", excluded=names)
+
+
+def matcher(modules: dict[str, nn.Module], pattern: LayerSpec) -> Callable[[Layer], bool]:
+    """Tells whether `pattern` means a layer: its module, or, where the pattern has an item or `@last`, that reading of it."""
+    if isinstance(pattern, type):
+        return lambda layer: isinstance(layer.module, pattern)
+    last = pattern.endswith(LAST) and pattern not in modules
+    place = pattern.removesuffix(LAST) if last else pattern
+    glob, colon, item = place.partition(":")
+    if place in friendly.NAMES and place not in modules:
+        meant = set(friendly.places(modules, place))
+        return lambda layer: (layer.last or not last) and not meant.isdisjoint({(layer.name, None), (layer.name, layer.item)})
+    return lambda layer: (
+        layer.label == pattern
+        or (
+            (layer.name == glob or fnmatchcase(layer.name, glob))
+            and (not colon or layer.item == item)
+            and (layer.last or not last)
+        )
+    )
+
+
+def chosen(model: nn.Module, layers: Layers = None) -> Selection:
     """Choose layers of `model`.
 
     `layers`: names or globs of `model.named_modules()` ("layer1.*.conv?", "head:logits" for an item of the output, "head:in" for
@@ -66,14 +148,12 @@ def select(model: nn.Module, layers: str | LayerSpec | Sequence[LayerSpec] | Non
     """
     modules = dict(unwrapped(model).named_modules())
     if layers is None:
-        chosen = default_layers(modules)
-        if not chosen:
-            chosen = {"": modules[""]}
-        kinds = {kind_of(modules, name) for name in chosen}
-        words = f"default: {len(chosen)} of {len(modules)} modules ({', '.join(sorted(kinds))})"
+        default = default_layers(modules) or {"": modules[""]}
+        kinds = {kind_of(modules, name) for name in default}
+        words = f"default: {len(default)} of {len(modules)} modules ({', '.join(sorted(kinds))})"
         inside = sum(1 for name in modules if kind_of(modules, name) and holder_of(modules, name))
         words += f"; {inside} inside of experts left out, where rows belong to no sample" if inside else ""
-        return Selection(tuple(Layer(name, module) for name, module in chosen.items()), False, words)
+        return Selection(tuple(Layer(name, module) for name, module in default.items()), False, words)
     requests: list[LayerSpec] = [layers] if isinstance(layers, str | type) else list(layers)
     if not requests:
         raise UsageError("no layer is asked for", "expected names, globs or module types, or nothing at all for the default")

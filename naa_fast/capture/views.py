@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from naa_fast.capture.outputs import members
 from naa_fast.errors import CaptureError
 
 CHANNELS_FIRST = (
@@ -120,18 +121,23 @@ def is_image_norm(module: nn.Module) -> bool:
 
 
 def readable(name: str, output: object) -> Tensor:
-    """`output` if neurons can be read from it; raises CaptureError naming the layer otherwise."""
+    """`output` if neurons can be read from it, quantised values as the numbers they stand for; raises CaptureError naming the
+    layer otherwise.
+    """
     if not isinstance(output, Tensor):
         raise CaptureError(
             f"layer {name} does not give a tensor",
             f"found {type(output).__name__}",
-            f"pick an item with '{name}:0' or '{name}:key'",
+            f"pick an item with '{name}:0' or '{name}:key'" if members(output) else f"leave it out with --exclude {name}",
         )
-    if output.is_sparse or output.is_quantized or not output.is_floating_point() or output.ndim == 0:
-        kind = "sparse " if output.is_sparse else "quantised " if output.is_quantized else ""
+    if output.is_quantized:
+        return output.dequantize()
+    kind = "nested " if output.is_nested else "" if output.layout == torch.strided else "sparse "
+    if kind or output.is_meta or not output.is_floating_point() or output.ndim == 0:
+        shape = "" if output.is_nested else f" {list(output.shape)}"
         raise CaptureError(
             f"layer {name} gives no activations",
-            f"found a {kind}tensor of {str(output.dtype).removeprefix('torch.')} {list(output.shape)}",
-            "expected a dense floating-point tensor with at least one axis; leave the layer out",
+            f"found a {kind}tensor of {str(output.dtype).removeprefix('torch.')}{shape}" + " on meta" * output.is_meta,
+            f"expected a dense floating-point tensor with at least one axis; leave it out with --exclude {name}",
         )
     return output

@@ -119,6 +119,7 @@ def run_activations(arguments: argparse.Namespace, listed: Path) -> int:
         measurement = measure_activations(
             arguments.activations,
             layers=arguments.layers,
+            exclude=arguments.exclude,
             batch_size=arguments.batch_size,
             device="cpu" if arguments.device == "auto" else arguments.device,
             backend=arguments.backend,

@@ -91,6 +91,13 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         metavar="GLOB",
         help="names or globs of modules (default: convolutions, linear layers, activations and blocks)",
     )
+    group.add_argument(
+        "--exclude",
+        action="extend",
+        nargs="+",
+        metavar="GLOB",
+        help="names or globs of the modules to leave out of these; the report names what was left out",
+    )
     group.add_argument("--batch-size", type=positive, default=256, metavar="N", help="samples a forward (default: 256)")
     group.add_argument(
         "--device",
@@ -158,7 +165,7 @@ def running(arguments: argparse.Namespace, listed: Path) -> Iterator[tuple[Ranks
     quarantine = Quarantine(listed, arguments.max_bad)
     options: dict[str, Any] = {
         name: getattr(arguments, name)
-        for name in ("layers", "batch_size", "backend", "chunk_size", "checkpoint", "resume", "prefetch", "scores")
+        for name in ("layers", "exclude", "batch_size", "backend", "chunk_size", "checkpoint", "resume", "prefetch", "scores")
     }
     with joined() as ranks, redirect_stdout(sys.stderr):
         if ranks.rank:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,13 +11,14 @@ from naa_fast.detect.checks import SECOND_LOOK, Check
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.crowd import TAIL_P
 from naa_fast.detect.evidence import Evidence
-from naa_fast.detect.findings import ROOT, concentration, count
+from naa_fast.detect.findings import ROOT, concentration, count, plain
 from naa_fast.detect.null import MIN_FOLD, MIN_FOLDS, CleanNull
 from naa_fast.detect.tails import critical, tests_of
-from naa_fast.measurement import Measurement
-from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS
+from naa_fast.measurement import Measurement, is_among
+from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord
 
 MIN_SUSPECT = 16
+SHOWN = 10
 
 UNSEEN = "a trigger that is not in your suspect set: samples that do not carry it cannot show it"
 RARE_TRIGGERS = "triggers carried by less than about a quarter of the suspect samples: a mean over the set hides them"
@@ -134,6 +136,44 @@ def left_out(name: str, measurement: Measurement) -> list[str]:
         return []
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return [f"the {name} set is partial: {', '.join(map(str, missing[:3]))}{more} not in the measurement"]
+
+
+def unread_layers(clean: Measurement, suspect: Measurement) -> list[str]:
+    """Which layers that were chosen were not read, in sentences."""
+    sets = clean, suspect
+    lines = [note for m in sets for note in m.provenance.get("notes", ()) if "are not in the result" in note]
+    excluded = {name for m in sets for name in m.provenance.get("excluded", ())}
+    unread = {name for m in sets for name in m.unread}
+    for names, what in ((excluded, "were excluded"), (unread, "could not be read (the notes say why)")):
+        if names:
+            shown = ", ".join(plain(name or ROOT) for name in sorted(names)[:SHOWN])
+            lines.append(f"layers that {what}: {shown}" + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""))
+    return [*dict.fromkeys(lines)]
+
+
+def with_common_layers(clean: Measurement, suspect: Measurement) -> tuple[Measurement, Measurement]:
+    """Both without the layers that only one set reached, or that gave something else in each; the notes say which."""
+    notes: dict[str, str] = {}
+    for name in {**clean.layers, **suspect.layers}:
+        first, second = clean.layers.get(name), suspect.layers.get(name)
+        if is_among(name, clean.unread + suspect.unread):
+            continue
+        if first is None or second is None:
+            notes[name] = f"layer {name} is left out: it fired in the {'suspect' if first is None else 'clean'} set alone"
+        elif kind(first) != kind(second):
+            notes[name] = f"layer {name} is left out: it gives something else in each set: {kind(first)} / {kind(second)}"
+
+    def without(measured: Measurement) -> Measurement:
+        told = {"notes": tuple(notes.values()), "unread": tuple(notes)}
+        joined = {key: (*measured.provenance.get(key, ()), *words) for key, words in told.items()}
+        return replace(measured, provenance={**measured.provenance, **joined})
+
+    return (without(clean), without(suspect)) if notes else (clean, suspect)
+
+
+def kind(record: LayerRecord) -> str:
+    """What must be the same of a layer in both sets."""
+    return f"{count(record.channels)}, {record.layout}, {record.dtype}"
 
 
 def rarest(layers: Sequence[LayerComparison], clean: Measurement, suspect: Measurement) -> int:

@@ -126,7 +126,7 @@ def judge(
     """
     require_comparable(clean, suspect, threshold, top_k)
     evidence = evidence or Evidence(checks=unranked(NOT_LOOKED))
-    pairs = {name: record.alike(suspect.layers[name]) for name, record in clean.layers.items()}
+    pairs = {name: record.alike(suspect.layers[name]) for name, record in clean.layers.items() if name in suspect.layers}
     null = clean_null(of_clean for of_clean, _ in pairs.values())
     limit = abnormal_limit(null, clean, suspect) if threshold is None else threshold
     limit_on = "z" if threshold is None else "difference"
@@ -150,5 +150,5 @@ def require_comparable(clean: Measurement, suspect: Measurement, threshold: floa
                 f"expected at least {MIN_SAMPLES}, or no deviation can be computed; several hundred are better",
             )
     clean.require_same_subject(suspect, "compare")
-    if not clean.layers:
+    if not clean.layers.keys() & suspect.layers.keys():
         raise StateMismatch("cannot compare: the measurements hold no layer", "measure again with layers that exist")

@@ -14,7 +14,7 @@ import numpy as np
 from naa_fast.detect.accuracy import unread
 from naa_fast.detect.checks import ACCEPTABLE, Check, missing_lines
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.coverage import UNSEEN, checks_of, coverage_gaps, left_out, never_seen, observed, rarest
+from naa_fast.detect.coverage import UNSEEN, checks_of, coverage_gaps, left_out, never_seen, observed, rarest, unread_layers
 from naa_fast.detect.crowd import TAIL_P
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import (
@@ -116,14 +116,13 @@ def judge_outcome(
     p_value = null.p_value(max((largest_t(layer) for layer in layers), default=-np.inf))
     shifted = "shift" in levels
     sentence = describe_proof(evidence) or describe_crowd(evidence) or describe(outcome, layers, gaps, z, shifted, accepted)
-    silent = [note for m in (clean, suspect) for note in m.provenance.get("notes", ()) if "never fired" in note]
     unseen = (
         UNSEEN,
         *gaps,
         *missing_lines(waived),
         *left_out("clean", clean),
         *unread(clean, suspect),
-        *dict.fromkeys(silent),
+        *unread_layers(clean, suspect),
         *evidence.notes,
         *never_seen(evidence, rarest(layers, clean, suspect)),
     )

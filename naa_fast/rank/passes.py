@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from naa_fast.accumulate import Samples, Views, chosen_classes
 from naa_fast.capture import ClassScores, select
-from naa_fast.capture.selection import LayerSpec
+from naa_fast.capture.selection import Layers, Request
 from naa_fast.detect.findings import plain
 from naa_fast.errors import InputError, NaaError
 from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.order import Order
-from naa_fast.measurement import Measurement
+from naa_fast.measurement import Measurement, is_among
 from naa_fast.rank.directions import Directions
 from naa_fast.rank.keep import main_tensor, taken
 from naa_fast.rank.scorer import Look, Scorer
@@ -35,6 +35,8 @@ HELD_BYTES = 256 << 20
 SMALLEST = 64
 """Clean samples below which nothing can be ranked: half of them fix the means, the others say what chance does."""
 WORDS = 300
+
+LATE = "a layer could be read for a part of it alone"
 
 Take = Callable[[Batch, Views, Array, Array], None]
 """Is given some samples, their views, the class predicted for each (int64; -1: none) and their items (int64)."""
@@ -140,7 +142,7 @@ class RankingPass:
         clean: Source,
         suspect: Source,
         *,
-        layers: str | LayerSpec | Sequence[LayerSpec] | None = None,
+        layers: Layers | Request = None,
         device: str | torch.device = "auto",
         backend: str = "auto",
         progress: Progress | None = None,
@@ -170,10 +172,12 @@ class RankingPass:
         """Fix what the clean set does; to be called between the measurements. Raises NaaError where it cannot be fixed."""
         if clean.samples < SMALLEST:
             raise InputError(f"only {clean.samples} clean samples", f"at least {SMALLEST} are needed to rank by")
-        if not self._whole(self.clean, min(clean.samples + clean.skipped, MOST_CLEAN)):
-            self.scorer, self._held = None, []
+        late = self._unread(clean)
+        if late or not self._whole(self.clean, min(clean.samples + clean.skipped, MOST_CLEAN)):
+            self.scorer, self._held, self._bytes = None, [], 0
             self.clean = SamplePass(self._take_clean, MOST_CLEAN)
-            self._again(0, self.clean, "this run did not see all of it")
+            self.layers = Request.of(self.layers).without(clean.unread)
+            self._again(0, self.clean, LATE if late else "this run did not see all of it")
         if self.scorer is None:
             raise InputError("no clean sample can be ranked by", "the mask leaves nothing of any", "look at the mask")
         scorer, fitted = self.scorer, self.ranks.everyone(self.scorer.references)
@@ -201,6 +205,13 @@ class RankingPass:
         """The ranking of sets with these measurements, under `torchrun` on rank 0 alone. Raises NaaError."""
         scorer = self.scorer
         assert scorer is not None
+        if self._unread(suspect):  # what was ranked by it until then has to be ranked without it
+            without = Request.of(self.layers).without(clean.unread + suspect.unread)
+            options = {"device": self.place.device, "backend": self.backend, "progress": self.progress}
+            fresh = RankingPass(self.model, *self.sources, layers=without, **options)  # type: ignore[arg-type]
+            if not self.orders[1].repeats:
+                fresh._again(1, fresh.suspect, LATE)  # raises
+            return fresh.calibrate(clean).result(clean, replace(suspect, layers={}))
         if not self._whole(self.suspect, suspect.samples + suspect.skipped):
             scorer.forget_suspects()
             self._again(1, SamplePass(scorer.score), "this run did not see all of it")
@@ -210,6 +221,10 @@ class RankingPass:
                 return None
             scorer.take_scored(scored)
         return scorer.result(clean, suspect)
+
+    def _unread(self, measured: Measurement) -> bool:
+        """Whether samples were fitted or scored by a layer that could not be read to the end."""
+        return self.scorer is not None and any(is_among(name, measured.unread) for name in self.scorer.references)
 
     def _whole(self, seen: SamplePass, items: int) -> bool:
         """Whether all processes together have seen so many items; raises what went wrong in any of them."""

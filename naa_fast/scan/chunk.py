@@ -48,6 +48,7 @@ class Stage(Protocol):
     def begin(self, size: int, start: int, mask: Tensor | None = None) -> None: ...
     def observe(self, layer: str, x: Tensor, layout: str) -> None: ...
     def views(self) -> Views: ...
+    def drop(self, layers: set[str]) -> None: ...
     def commit(self) -> None: ...
     def discard(self) -> None: ...
 
@@ -223,6 +224,8 @@ class Runner:
                     self.times.forward += returned - began - hooks
                     pending.appendleft(part)
                     continue
+                if self.capture.gone:
+                    self.stage.drop(self.capture.gone)
                 scores = self.class_scores(output, part)
                 labels = None if part.labels is None else self.labels.of(part.labels)
                 self.predictions.observe(scores, part.mask, labels)
@@ -351,6 +354,8 @@ class Runner:
             "inputs": (*loaded.reading, *getattr(self.source, "reading", ())),
             "left_out": (*loaded.left_out, *getattr(self.source, "left_out", ())),
             "labels": (self.labels.words,) if self.predictions.labelled is not None else (),
+            "excluded": self.selection.excluded,
+            "unread": (*self.selection.left_out, *self.capture.left_out),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import platform
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -22,6 +23,7 @@ def measure_activations(
     folder: str | Path,
     *,
     layers: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
     batch_size: int = 256,
     device: str | torch.device = "cpu",
     backend: str = "auto",
@@ -30,11 +32,12 @@ def measure_activations(
 ) -> Measurement:
     """The statistics of the activations in a folder (see `naa_fast.inputs.dumps.open_dump`), as a scan would have kept them.
 
-    `layers`: names or globs; None means all. Memory: one batch of one layer. Which model they come from is not known, so that
-    `compare` cannot tell two models apart. Raises as `open_dump`, and UsageError for a glob that matches nothing.
+    `layers`: names or globs; None means all. `exclude`: which of these not. Memory: one batch of one layer. Which model they come
+    from is not known, so that `compare` cannot tell two models apart. Raises as `open_dump`, and UsageError for a glob that
+    matches nothing.
     """
     dump = open_dump(Path(folder))
-    chosen = chosen_layers(dump, layers)
+    chosen, excluded = chosen_layers(dump, layers, exclude or ())
     accumulator, fingerprint = Accumulator(backend), Fingerprint()
     for name in chosen:
         done = 0
@@ -53,14 +56,30 @@ def measure_activations(
         "device": (str(device),),
         "backends": tuple(accumulator.backends()),
         "layers": (f"stored activations: {len(chosen)} of {len(dump.layers)} layers",),
+        **({"excluded": excluded} if excluded else {}),
         "notes": ("measured from stored activations: nothing says which model they come from",),
     }
     shard = Shard(f"{fingerprint.hexdigest()}@{first_index}", dump.samples)
     return Measurement(accumulator.records(), "", "", (shard,), provenance)
 
 
-def chosen_layers(dump: Dump, layers: Sequence[str] | None) -> list[str]:
-    chosen = [name for name in dump.layers if layers is None or any(fnmatchcase(name, glob) for glob in layers)]
+def chosen_layers(dump: Dump, layers: Sequence[str] | None, exclude: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The layers to measure, and those that were excluded."""
+
+    def matches(name: str, globs: Sequence[str]) -> bool:
+        return any(name == glob or fnmatchcase(name, glob) for glob in globs)
+
+    def unmatched(what: str, globs: Sequence[str], names: Sequence[str]) -> UsageError:
+        near = difflib.get_close_matches(globs[0] if globs else "", names, n=5, cutoff=0.3) or list(names)[:8]
+        return UsageError(f"no layer matches {', '.join(globs)}{what}", f"{dump.name} has: {', '.join(near)}")
+
+    chosen = [name for name in dump.layers if layers is None or matches(name, layers)]
     if not chosen:
-        raise UsageError(f"no layer matches {', '.join(layers or [])}", f"{dump.name} has: {', '.join(list(dump.layers)[:8])}")
-    return chosen
+        raise unmatched("", layers or [], list(dump.layers))
+    for glob in exclude:
+        if not any(matches(name, [glob]) for name in chosen):
+            raise unmatched(", which is to be excluded", [glob], chosen)
+    kept = [name for name in chosen if not matches(name, exclude)]
+    if not kept:
+        raise UsageError("every layer is excluded", f"{len(chosen)} were chosen", "exclude fewer, or name others")
+    return kept, tuple(name for name in chosen if name not in kept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import count
@@ -16,7 +16,7 @@ from torch import nn
 from naa_fast.capture import ClassScores, select
 from naa_fast.capture.fast_path import fast_path_off
 from naa_fast.capture.runnable import require_runnable
-from naa_fast.capture.selection import LayerSpec, unwrapped
+from naa_fast.capture.selection import Layers, Request, unwrapped
 from naa_fast.errors import InputError, NaaError, RankLost, StateMismatch, Stopped, UsageError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.fingerprint import model_fingerprint
@@ -40,7 +40,7 @@ def measure(
     model: nn.Module,
     source: Source,
     *,
-    layers: str | LayerSpec | Sequence[LayerSpec] | None = None,
+    layers: Layers | Request = None,
     device: str | torch.device = "auto",
     backend: str = "auto",
     progress: Progress | None = None,

@@ -314,3 +314,23 @@ def test_demo_is_given_its_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -
     assert main(["demo", "--out", "shown"]) == 7
     assert main(["demo"]) == 7
     assert given == [Path("shown"), Path("naa-demo")]
+
+
+def test_layers_are_left_out_by_exclude_on_every_verb_that_runs_the_model(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = {"0", "1"}
+    assert measure("whole.naa.safetensors", "clean.npz", "--layers", "0", "1") == EXIT_PASS
+    assert set(Measurement.load(here / "whole.naa.safetensors").layers) == whole
+    assert measure("some.naa.safetensors", "clean.npz", "--layers", "0", "1", "--exclude", "1") == EXIT_PASS
+    assert set(Measurement.load(here / "some.naa.safetensors").layers) == {"0"}
+    scan("--layers", "0", "1", "--exclude", "0", "--no-ranking", "--json", "--out", "r")
+    report = json.loads((here / "r" / "report.json").read_text())
+    assert [layer["name"] for layer in report["layers"]] == ["1"]
+    assert report["provenance"]["options"]["exclude"] == ["0"]
+    assert "layers that were excluded: 0" in report["not_checked"]
+    sets = ("--clean", "clean.npz", "--suspect", "planted.npy", "--device", "cpu")
+    assert main(["rank", "--model", "net.py:build", *sets, "--layers", "0", "1", "--exclude", "1", "-k", "3"]) == EXIT_PASS
+    capsys.readouterr()
+    assert measure("none.naa.safetensors", "clean.npz", "--exclude", "2") == EXIT_USAGE
+    assert "no layer matches '2', which is to be excluded" in capsys.readouterr().err
