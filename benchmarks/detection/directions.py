@@ -1,4 +1,4 @@
-"""`python -m benchmarks.detection.directions`: what the directions say of the study's sets, and what they cost of a second look.
+"""`python -m benchmarks.detection.directions`: what the directions say of the study's sets, and what they cost of the ranking.
 
 One line a set: for each kind the largest t of any layer (`*`: above chance) with its effect, the limit, and seconds.
 """
@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +25,7 @@ from benchmarks.detection.sets import clean_set, sets_of
 from benchmarks.detection.train import load_or_train
 from naa_fast.detect.directions import KINDS
 from naa_fast.rank.directions import Directions
+from naa_fast.rank.scorer import Scorer
 
 
 class Clock:
@@ -45,12 +47,15 @@ class Clock:
 
 def line(name: str, model: torch.nn.Module, clean: torch.Tensor, suspect: torch.Tensor) -> str:
     gather, clock = import_module("naa_fast.proof.gather"), Clock()
+    ranking = [(verb, getattr(Scorer, verb)) for verb in ("fit", "calibrate", "score")]
     with (
-        patch.object(gather, "look", clock.around("look", gather.look)),
+        ExitStack() as stack,
         patch.object(gather, "measured_directions", clock.around("directions", gather.measured_directions)),
         patch.object(Directions, "add", clock.around("directions", Directions.add)),
         patch.object(Directions, "projected", clock.around("directions", Directions.projected)),
     ):
+        for verb, work in ranking:
+            stack.enter_context(patch.object(Scorer, verb, clock.around("ranking", work)))
         found = naa_fast.scan(model, clean, suspect, proof=False).judgement.evidence.directions
     cells = [name]
     for kind in KINDS:
@@ -58,8 +63,8 @@ def line(name: str, model: torch.nn.Module, clean: torch.Tensor, suspect: torch.
         if best is not None:
             cells.append(f"{kind} {best.statistic:.1f}{'*' if best.stands else ''} ({best.effect:.2f} sd, {best.layer})")
     cells.append(f"limit {found[0].limit:.2f}" if found else "none")
-    part, whole = (clock.seconds.get(label, 0.0) for label in ("directions", "look"))
-    return "; ".join([*cells, f"{part:.2f} s, the second look {whole:.2f} s"])
+    part, whole = (clock.seconds.get(label, 0.0) for label in ("directions", "ranking"))
+    return "; ".join([*cells, f"{part:.2f} s, the ranking {whole:.2f} s"])
 
 
 def main(arguments: list[str] | None = None) -> int:

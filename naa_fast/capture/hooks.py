@@ -17,6 +17,7 @@ from naa_fast.capture.experts import ROUTING, is_fused, routing
 from naa_fast.capture.outputs import is_quantised, pick, whole
 from naa_fast.capture.selection import Layer, Selection, unwrapped
 from naa_fast.capture.tokens import LastToken
+from naa_fast.capture.unseen import mixing_parts, unseen_parts
 from naa_fast.capture.views import Layout, known_axis, layout_of, readable
 from naa_fast.errors import CaptureError
 from naa_fast.records import ROWS
@@ -63,6 +64,7 @@ class Capture:
         self.selection = selection
         self.observer = observer
         self.notes: list[str] = []
+        self.doubts: list[str] = []  # of the notes, those that say what a verdict does not cover
         self.stop_early = False
         self._order: list[int] = []
         self._plan: list[int] | None = None
@@ -103,6 +105,10 @@ class Capture:
                 devices = {p.device for p in itertools.chain(self.model.parameters(), self.model.buffers())}
                 self._tickets = {d: torch.zeros(1, dtype=torch.int64, device=d) for d in devices | {torch.device("cpu")}}
                 _captures[self._slot] = self
+            modules = dict(unwrapped(self.model).named_modules())
+            unread = [] if self.selection.requested else unseen_parts(modules, {layer.name for layer in self.selection.layers})
+            self.doubts = [*unread, *mixing_parts(modules)]
+            self.notes += self.doubts
             hooked = {id(layer.module) for layer in self.selection.layers}
             undecided = None in self._axes
             for module in unwrapped(self.model).modules():

@@ -148,7 +148,7 @@ def decide(
         regression = origins is not None and origins.regression
         return ScoreOutput(None, COLUMNS, f"none: {REGRESSION if regression else why_none(items, found, size)}")
     best, reason = narrowed(usable)
-    return taken(best, reason)
+    return taken(best, reason, alone)
 
 
 def narrowed(usable: Sequence[Candidate]) -> tuple[list[Candidate], str]:
@@ -174,9 +174,10 @@ def narrowed(usable: Sequence[Candidate]) -> tuple[list[Candidate], str]:
     return best, alone if best[0].origin.kind <= Kind.UNKNOWN else best[0].origin.words
 
 
-def taken(best: Sequence[Candidate], reason: str) -> ScoreOutput:
+def taken(best: Sequence[Candidate], reason: str, alone: bool) -> ScoreOutput:
     """The first of the candidates, in words, with a gap where another could be meant as well, or neither a name nor a layer says
-    that it is one. Layers are not seen that spread their output over ranks: of those a single output is believed.
+    that it is one. A row of several numbers that is the model's only one (`alone`) is believed, as are outputs that are spread
+    over ranks, whose layers are not seen.
     """
     one = best[0]
     words, gap = f"{one.words}: {reason}{reading(one)}", ""
@@ -186,7 +187,12 @@ def taken(best: Sequence[Candidate], reason: str) -> ScoreOutput:
             f"which output the class scores are: {one.words} was taken, {others} could be meant as well; "
             f"name it with scores= or --scores"
         )
-    elif one.item.tier < 1 and one.origin.kind <= Kind.UNKNOWN and type(one.item.tensor) is Tensor:
+    elif (
+        one.item.tier < 1
+        and one.origin.kind <= Kind.UNKNOWN
+        and type(one.item.tensor) is Tensor
+        and not (alone and one.form == COLUMNS)
+    ):
         other = "another number, as of a regression" if one.form in SINGLE else "features"
         gap = (
             f"whether {one.item.words} holds class scores: {one.origin.words}, so it may hold {other}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -16,6 +17,9 @@ from naa_fast.errors import UsageError
 
 # Endings used outside torch.nn too.
 ACTIVATION_NAMES = ("Activation", "GELU", "ReLU", "SiLU", "Swish", "Mish", "ELU", "Sigmoid", "Tanh")
+LIKE_LINEAR = re.compile(r"\w*Linear(\d+bit\w*)?")
+LIKE_CONVOLUTIONS = re.compile(r"(Quantized)?Conv(ReLU)?[123]d")
+"""Names of layers that do what torch's do without being of their type: quantised ones, those of other packages."""
 NO_ACTIVATION = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 
 LAST = "@last"
@@ -226,9 +230,10 @@ def kind_of(modules: dict[str, nn.Module], name: str) -> str:
     """What a module is to the default selection: its kind, or "" for one it leaves out."""
     module = modules[name]
     kind = type_of(module)
-    if issubclass(kind, nn.modules.conv._ConvNd):
+    if issubclass(kind, nn.modules.conv._ConvNd) or (LIKE_CONVOLUTIONS.fullmatch(kind.__name__) and is_leaf(module)):
         return "convolutions"
-    if issubclass(kind, nn.Linear) or kind.__name__ == "Conv1D":  # GPT-2's linear layer
+    # Conv1D is GPT-2's linear layer.
+    if issubclass(kind, nn.Linear) or kind.__name__ == "Conv1D" or (LIKE_LINEAR.fullmatch(kind.__name__) and is_leaf(module)):
         return "linear layers"
     if is_activation(module):
         return "activations"
@@ -238,6 +243,11 @@ def kind_of(modules: dict[str, nn.Module], name: str) -> str:
     if repeated and not issubclass(kind, lists) and any(True for _ in module.children()):
         return "blocks"
     return ""
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether nothing is inside of it but packed weights, as in torch's quantised layers."""
+    return all("PackedParams" in type(child).__name__ for child in module.children())
 
 
 def is_activation(module: nn.Module) -> bool:

@@ -148,6 +148,7 @@ def unread_layers(clean: Measurement, suspect: Measurement) -> list[str]:
         if names:
             shown = ", ".join(plain(name or ROOT) for name in sorted(names)[:SHOWN])
             lines.append(f"layers that {what}: {shown}" + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""))
+    lines += [plain(doubt) for m in sets for doubt in m.provenance.get("doubts", ())]
     return [*dict.fromkeys(lines)]
 
 

@@ -19,6 +19,7 @@ from naa_fast.detect.directions import FEWEST
 from naa_fast.detect.directions import measure as measured_directions
 from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
 from naa_fast.detect.proof import APART, Proof
+from naa_fast.errors import InputError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.order import Order
 from naa_fast.proof.carriers import carriers
@@ -57,7 +58,8 @@ class Attempts:
         try:
             return step()
         except Exception as error:  # whatever the model or the data did
-            self.unranked(f"the attempt ended with {in_words(error)}")
+            words = in_words(error)
+            self.unranked(words if isinstance(error, InputError) else f"the attempt ended with {words}")
             return None
 
     def told(self, evidence: Evidence) -> Evidence:

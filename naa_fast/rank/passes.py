@@ -171,7 +171,7 @@ class RankingPass:
     def calibrate(self, clean: Measurement) -> RankingPass:
         """Fix what the clean set does; to be called between the measurements. Raises NaaError where it cannot be fixed."""
         if clean.samples < SMALLEST:
-            raise InputError(f"only {clean.samples} clean samples", f"at least {SMALLEST} are needed to rank by")
+            raise InputError(f"only {clean.samples} clean samples (at least {SMALLEST} are needed)")
         late = self._unread(clean)
         if late or not self._whole(self.clean, min(clean.samples + clean.skipped, MOST_CLEAN)):
             self.scorer, self._held, self._bytes = None, [], 0

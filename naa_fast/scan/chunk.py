@@ -343,6 +343,7 @@ class Runner:
             "backends": tuple(accumulator.backends()),
             "layers": (self.selection.words,),
             "notes": tuple(self.capture.remarks()),
+            **({"doubts": tuple(self.capture.doubts)} if self.capture.doubts else {}),
             **{key: told for key, told in self.told().items() if told},
             **self.scores.provenance(self.unscored, self.predictions.varied),
         }

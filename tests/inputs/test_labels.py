@@ -27,10 +27,11 @@ Y[:20] = (Y[:20] + 1) % 4
 class Back(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.act = nn.Tanh()
+        self.act, self.head = nn.Tanh(), nn.Linear(4, 4, bias=False)
+        nn.init.eye_(self.head.weight)
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
-        return self.act(x)
+        return self.head(self.act(x))
 
 
 def accuracy(data: Any, model: nn.Module | None = None, **options: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from proof.test_images import CLEAN, HELD, PATCH, Quadrants, with_trigger
 import naa_fast
 from naa_fast.audit import Audit
 from naa_fast.detect.proof import Proof
-from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.batches import Batch
 from naa_fast.proof.carriers import carriers
 from naa_fast.report.machine import load_schema
 from naa_fast.report.table import table_lines
@@ -45,6 +46,17 @@ def test_a_crop_names_the_samples_it_matches_and_says_unknown_of_the_others_of_i
     assert f"of {unknown.sum()} it is unknown whether they do" in " ".join(audit.summary().split())
 
 
+class Rows:
+    """Suspect samples read again, 64 at a time."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        self.x = x
+
+    def batches(self) -> Iterator[tuple[Batch, np.ndarray]]:
+        for numbers in torch.arange(len(self.x)).split(64):
+            yield Batch((self.x[numbers],), {}, len(numbers), None), numbers.numpy()
+
+
 def test_an_exact_patch_that_was_cut_out_is_found_in_all_samples() -> None:
     suspect, triggered = with_trigger(HELD, "patch", 22)
     mask = np.zeros((1, 12, 12), np.float32)
@@ -56,7 +68,7 @@ def test_an_exact_patch_that_was_cut_out_is_found_in_all_samples() -> None:
         mask[:] = 0
         mask[0, place, place] = 1
         proof = Proof(kind, 2, 0.95, 0.0, 300, 1, source, mask)
-        carry, unknown = carriers(open_source(suspect, 64), [CLEAN], predicted, proof)
+        carry, unknown = carriers(Rows(suspect), [CLEAN], predicted, proof)
         assert (carry | unknown)[triggered].all() or kind == "patch"
         if place.start == 10:
             assert carry[triggered & (predicted == 2)].all()
@@ -84,11 +96,9 @@ def test_nothing_is_told_where_no_proof_was_tried_and_where_clean_samples_hold_t
     pattern[0, 10:, 10:] = PATCH
     predicted = np.full(len(suspect), 2)
     own = Proof("patch", 2, 0.99, 0.0, 300, 8, pattern, mask, own=True)
-    carry, unknown = carriers(open_source(suspect, 64), [CLEAN], predicted, own)
+    carry, unknown = carriers(Rows(suspect), [CLEAN], predicted, own)
     assert (carry | unknown).all()
-    _, other = carriers(
-        open_source(nothing_like(suspect), 64), [CLEAN], predicted, Proof("patch", 2, 0.9, 0.0, 300, 8, pattern, mask)
-    )
+    _, other = carriers(Rows(nothing_like(suspect)), [CLEAN], predicted, Proof("patch", 2, 0.9, 0.0, 300, 8, pattern, mask))
     assert other.all(), "inputs of another shape"
 
 
