@@ -128,7 +128,7 @@ class Origins:
         self._eager.__enter__()
         for name, module in self.model.named_modules():
             leaf = not any(True for _ in module.children())
-            if leaf or is_linear(module):
+            if (leaf or is_linear(module)) and not isinstance(module, torch.jit.ScriptModule):  # these take no hooks
                 self._handles.append(module.register_forward_hook(self._hook(name)))
         return self
 

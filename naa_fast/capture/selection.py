@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 
 from naa_fast.capture import friendly
@@ -230,6 +231,8 @@ def kind_of(modules: dict[str, nn.Module], name: str) -> str:
     """What a module is to the default selection: its kind, or "" for one it leaves out."""
     module = modules[name]
     kind = type_of(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        return ""  # takes no hooks: see unseen.py
     if issubclass(kind, nn.modules.conv._ConvNd) or (LIKE_CONVOLUTIONS.fullmatch(kind.__name__) and is_leaf(module)):
         return "convolutions"
     # Conv1D is GPT-2's linear layer.

@@ -430,7 +430,7 @@ def test_the_directions_of_a_set_are_a_line_with_their_cost(cache: Path, capsys:
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{BACKDOORED.name} triggered-100%; mean difference ")
     assert "*" in line
-    assert " s, the second look " in line
+    assert " s, the ranking " in line
 
 
 # what comes of it
