@@ -15,12 +15,13 @@ from torch.utils.hooks import RemovableHandle
 
 from naa_fast.capture.experts import ROUTING, is_fused, routing
 from naa_fast.capture.outputs import is_quantised, pick, whole
+from naa_fast.capture.row_order import RowOrder, with_samples_first
 from naa_fast.capture.selection import Layer, Selection, unwrapped
 from naa_fast.capture.tokens import LastToken
 from naa_fast.capture.unseen import mixing_parts, unseen_parts
 from naa_fast.capture.views import Layout, known_axis, layout_of, readable
 from naa_fast.errors import CaptureError
-from naa_fast.records import ROWS
+from naa_fast.records import ROWS, rows_layout
 
 INPUT = "in"
 WITNESS = {1: -1, -1: -2}
@@ -64,6 +65,8 @@ class Capture:
         self.selection = selection
         self.observer = observer
         self.notes: list[str] = []
+        self.row_orders: dict[str, RowOrder] = {}
+        self.undecided: set[str] = set()
         self.doubts: list[str] = []  # of the notes, those that say what a verdict does not cover
         self.stop_early = False
         self._order: list[int] = []
@@ -234,6 +237,7 @@ class Capture:
 
     def _witness(self, module: nn.Module, axis: int | None, output: Any) -> None:
         if axis is not None and isinstance(output, Tensor) and output.ndim > 2:  # of matrices there is nothing to ask
+            self._witnesses.pop(output.shape, None)  # the latest comes last
             self._witnesses[output.shape] = axis
             self._told.setdefault((id(module), output.shape), axis)
 
@@ -299,9 +303,33 @@ class Capture:
         if name != label:
             self._aliases.setdefault(label, set()).add(name)
         x = layout.view(tensor)
+        if x.shape[0] != self._size:
+            x, words = self._by_order(name, x, words)
         self.observer.observe(name, self._last.of(name, x, words) if layer.last else x, words)
         self.seconds += perf_counter() - began
         self._reached(index)
+
+    def _by_order(self, name: str, x: Tensor, words: str) -> tuple[Tensor, str]:
+        """Several rows a sample, by the order that was found; until it was, `undecided` holds the layer."""
+        order = self.row_orders.get(name)
+        if order is None:
+            if self._size > 1 and x.shape[0] and x.shape[0] % self._size == 0 and not words.endswith(ROWS):
+                self.undecided.add(name)
+        elif order is RowOrder.UNKNOWN:
+            words = rows_layout(words)
+        elif order is RowOrder.SAMPLE_LAST and self._size and x.shape[0] % self._size == 0:
+            x = with_samples_first(x, self._size)
+        return x, words
+
+    def settle(self, orders: dict[str, RowOrder]) -> None:
+        """Fix in what order the undecided layers' rows are."""
+        self.row_orders |= orders
+        self.undecided.clear()
+        for name, order in orders.items():
+            if order is RowOrder.SAMPLE_LAST:
+                self.notes.append(f"layer {name} gives several rows a sample, the first of every sample first: read as that")
+            elif order is RowOrder.UNKNOWN:
+                self.notes.append(f"layer {name} gives several rows a sample in an order that cannot be shown: rows, not samples")
 
     def _reached(self, index: int) -> None:
         """Keep the order of the layers; end the forward after the last of a plan."""

@@ -75,19 +75,34 @@ def layout_of(module: nn.Module, output: Tensor, witnesses: dict[torch.Size, int
 
     Convolutions, batch norms and pools keep neurons on axis 1, linear layers, layer norms and recurrences on the last axis. An
     activation or block tells nothing of itself: it takes the axis of the layer before it whose output had the same shape
-    (`witnesses`), else axis 1 for images (4 axes or more) and the last axis for sequences. Samples are on axis 0, except where
-    a module says `batch_first=False`, or only axis 1 has the batch's `size` and holds no neurons.
+    (`witnesses`), of sequences else of the latest that had as many neurons, else axis 1 for images (4 axes or more) and the last
+    axis for sequences. Samples are on axis 0, except where a module says `batch_first=False`, or only axis 1 has the batch's
+    `size` and holds no neurons.
     """
     ndim = output.ndim
     if ndim <= 2:
         return Layout(ndim - 1, ndim)
     axis = known_axis(module)
     if axis is None:
-        axis = witnesses.get(output.shape, 1 if ndim >= 4 else -1)
+        axis = witnesses.get(output.shape)
+    if axis is None and ndim == 3:
+        axis = axis_like(output, witnesses)
+    if axis is None:
+        axis = 1 if ndim >= 4 else -1
     axis %= ndim
     first = batch_first(module)
     moved = first is False or (first is None and output.shape[0] != size and output.shape[1] == size)
     return Layout(axis, ndim, 1 if moved and axis != 1 else 0)
+
+
+def axis_like(output: Tensor, witnesses: dict[torch.Size, int]) -> int | None:
+    """The axis on which the latest layer whose axis is known has as many neurons as `output`: what pools, cuts or stretches a
+    sequence in between changes its length and no neuron. None where no layer has.
+    """
+    for shape, axis in reversed(witnesses.items()):
+        if len(shape) == output.ndim and shape[0] == output.shape[0] and shape[axis] == output.shape[axis]:
+            return axis
+    return None
 
 
 def batch_first(module: nn.Module) -> bool | None:
@@ -108,6 +123,10 @@ def known_axis(module: nn.Module) -> int | None:
     kind = type_of(module)
     if issubclass(kind, CHANNELS_FIRST) or is_image_norm(module):
         return 1
+    if (issubclass(kind, nn.GLU) and getattr(module, "dim", -1) == 1) or (
+        issubclass(kind, nn.PReLU) and getattr(module, "num_parameters", 1) > 1
+    ):
+        return 1  # its channels are on axis 1, as torch defines them
     return -1 if issubclass(kind, CHANNELS_LAST) else None
 
 

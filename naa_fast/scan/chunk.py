@@ -13,14 +13,16 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from naa_fast.accumulate import Accumulator, Predictions, Samples, Views
 from naa_fast.capture import Capture, ClassScores, Selection
 from naa_fast.capture.hooks import Enough
+from naa_fast.capture.row_order import PROBED, Recorder, RowOrder, row_order
 from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageError
-from naa_fast.inputs.batches import Batch, Rejected, Source
+from naa_fast.inputs.batches import Batch, Rejected, Source, selected
 from naa_fast.inputs.fingerprint import Fingerprint
 from naa_fast.inputs.labels import LabelOrder
 from naa_fast.inputs.loaded import told_of
@@ -220,7 +222,7 @@ class Runner:
             try:
                 output = self.forward(part)
                 returned, hooks = perf_counter(), self.capture.seconds - hooks
-                if self.stage.again:
+                if self.stage.again or self.settle_rows(part):
                     self.times.forward += returned - began - hooks
                     pending.appendleft(part)
                     continue
@@ -252,6 +254,29 @@ class Runner:
             pending.appendleft(part)
         self.batches_seen += 1
         return done
+
+    def settle_rows(self, part: Batch) -> bool:
+        """Find in what order layers give several rows a sample, by two small forwards; whether the batch was read in another."""
+        layers = frozenset(self.capture.undecided)
+        if not layers:
+            return False
+        orders = dict.fromkeys(layers, RowOrder.SAMPLE_FIRST)
+        if not self.together:  # the ranks of one model would have to probe together
+            rows = torch.linspace(0, part.size - 1, min(part.size, PROBED)).long()
+            seen = [self.recorded(selected(part, order, len(order), ()), layers) for order in (rows, rows.flip(0))]
+            orders = {name: row_order(seen[0].get(name), seen[1].get(name), len(rows)) for name in layers}
+        self.capture.settle(orders)
+        return any(order is not RowOrder.SAMPLE_FIRST for order in orders.values())
+
+    def recorded(self, part: Batch, layers: frozenset[str]) -> dict[str, Tensor]:
+        """What some layers give for a batch that is not measured."""
+        observer, self.capture.observer = self.capture.observer, Recorder(layers)
+        try:
+            self.capture.begin(part.size, part.mask)
+            self.forward(part)
+            return self.capture.observer.seen
+        finally:
+            self.capture.observer = observer
 
     def forward(self, batch: Batch) -> Any:
         """The model's output for one batch. Its exception becomes a ModelError that names the batch and the layer it rose in."""
