@@ -127,7 +127,11 @@ class Measurement:
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """Default layers that could not be read in some batch: what was counted of them until then does not count."""
+        """Default layers that could not be read in some batch: what was counted of them until then does not count.
+
+        >>> naa_fast.measure(model, clean).unread
+        ()
+        """
         return self.provenance.get("unread", ())
 
     def missing(self) -> list[Part]:
