@@ -19,9 +19,9 @@ from safetensors.numpy import save as save_tensors
 
 from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.files import write_whole
+from naa_fast.histograms import dense, sparse
 from naa_fast.records import (
     BIN_RULE,
-    BINS,
     COUNT_FIELDS,
     FOLD_FIELDS,
     MOMENT_FIELDS,
@@ -393,31 +393,3 @@ def first_items(path: Path) -> tuple[int, str]:
         return min(parts or starts, default=0), min((digest for digest, *_ in header["shards"]), default="")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError):
         return 0, ""  # `load` says what is wrong with it
-
-
-def sparse(tails: Array) -> tuple[Array, Array]:
-    """Histograms int32 `[2, BINS, channels]` as bits that say which bins hold any (uint8, eight bins each) and int32 counts.
-
-    Of means and maxima that coincide, as they do where a sample has one position, only the first are kept. 32 bytes a neuron and
-    view, and 4 bytes an occupied bin.
-    """
-    held = tails[:1] if np.array_equal(tails[0], tails[1]) else tails
-    return np.packbits(held > 0), np.ascontiguousarray(held[held > 0])
-
-
-def dense(name: str, occupied: Array, counts: Array, samples: Array) -> Array:
-    """Inverse of `sparse`; raises ValueError unless the histograms are of `samples` `[2, channels]` or fewer."""
-    channels = samples.shape[1]
-    cells = {-(-views * BINS * channels // 8): views for views in (2, 1)}
-    views = cells.get(len(occupied)) if occupied.ndim == 1 and occupied.dtype == np.uint8 else None
-    if views is None or counts.ndim != 1 or counts.dtype != np.int32:
-        raise ValueError(f"layer {name}: histograms that do not fit {channels} neurons")
-    bits = np.unpackbits(occupied)
-    held = np.zeros(views * BINS * channels, np.int32)
-    if bits.sum() != len(counts) or bits[len(held) :].any() or (counts <= 0).any():
-        raise ValueError(f"layer {name}: histograms whose counts do not fit their bins")
-    held[bits[: len(held)] == 1] = counts
-    tails = np.broadcast_to(held.reshape(views, BINS, channels), (2, BINS, channels)).copy()
-    if (tails.sum(1, dtype=np.int64) > samples).any():
-        raise ValueError(f"layer {name}: histograms of more samples than were observed")
-    return tails
