@@ -103,6 +103,7 @@ def scan(
     from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import Request
     from naa_fast.inputs.batches import open_source
+    from naa_fast.inputs.padding import fitted
     from naa_fast.proof.gather import Attempts, gather
     from naa_fast.rank import RankingPass
     from naa_fast.repair.search import repaired
@@ -139,7 +140,7 @@ def scan(
     options: dict[str, Any] = {"batch_size": batch_size, "device": str(device), "backend": backend}
     options |= {"ranking": listed, "proof": proof, "repair": repair, "scores": scores}
     options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked}
-    sets = open_source(clean, batch_size), open_source(suspect, batch_size)
+    sets = tuple(fitted(model, open_source(data, batch_size)) for data in (clean, suspect))
     request = Request(layers, exclude)
     if exclude is not None:
         options["exclude"] = asked_words(exclude)
@@ -220,10 +221,11 @@ def measure(
     from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import Request
     from naa_fast.inputs.batches import PartOfSource, open_source
+    from naa_fast.inputs.padding import fitted
     from naa_fast.measurement import Part
     from naa_fast.scan.loop import measure as run
 
-    source = open_source(data, batch_size)
+    source = fitted(model, open_source(data, batch_size))
     parts: tuple[Part, ...] = ()
     if shard is not None:
         if source.samples is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from naa_fast.errors import InputError, UnsafeInput, UsageError
 from naa_fast.inputs.labels import KEYS, class_numbers
+from naa_fast.inputs.masks import mask_beside
 from naa_fast.inputs.tensors import Column, MemoryColumn, as_mask, as_tensor, check_columns, describe, is_number_dtype
 
 if TYPE_CHECKING:
@@ -206,6 +207,8 @@ class IterableSource:
         # Whatever gives the batches may be bound to the thread it was made on (sqlite, signals, a stream of the device, random
         # numbers, thread-locals): it is read there. A loader with workers reads ahead by itself.
         self.read_ahead = False
+        self.parameters: tuple[str, ...] = ()  # what the model takes, where that is known
+        self.reading: tuple[str, ...] = ()
         self._running: Iterator[Batch] | None = None
         self._waiting: Batch | None = None
         self._at = 0
@@ -228,10 +231,29 @@ class IterableSource:
             if self._at > start:
                 yield batch
 
+    def _with_mask(self, batch: Batch, x: Tensor, beside: Sequence[Any]) -> Batch:
+        """The batch with the mask that comes beside its input; the report says what else there is not given to the model."""
+        mask = mask_beside(beside, x, self.parameters)
+        unused = [f"item {place + 1}" for place in range(len(beside)) if mask is None or place != mask[0]]
+        lines = []
+        if mask is not None:
+            place, name, ones = mask
+            to_model = f"given to the model as {name}" if name else "not given to the model, which takes none"
+            lines.append(f"item {place + 1} of each batch is the mask of its input ({to_model})")
+            given = {name: torch.as_tensor(beside[place])} if name else {}
+            batch = replace(batch, keywords=given, mask=ones)
+        if unused and (mask is not None or len(beside) > 1):
+            labelled = " (labels tell clean accuracy alone)" if batch.labels is not None else ""
+            lines.append(f"{', '.join(unused)} of each batch: not given to the model{labelled}")
+        self.reading = tuple(dict.fromkeys((*self.reading, *lines)))
+        return batch
+
     def _all(self) -> Iterator[Batch]:
         shape: torch.Size | None = None
         for index, item in enumerate(self.data):
             batch, x = batch_of(item, f"batch {index} of {self.name}")
+            if isinstance(item, tuple | list) and not batch.keywords:
+                batch = self._with_mask(batch, x, item[1:])
             if shape is not None and len(shape) != x.ndim:
                 raise InputError(
                     f"batch {index} of {self.name} has shape {list(x.shape)}",

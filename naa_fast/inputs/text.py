@@ -37,7 +37,7 @@ class TextOptions:
     None refuses a text longer than the tokenizer's limit, since what is cut off is never scanned. `skip_special`: the tokens the
     tokenizer adds around a text are seen by the model and left out of the statistics; a special token written in the text itself
     counts, or a trigger could hide as one. `position_ids`: pass them, counted from the first real token (`wants_positions`).
-    `bucket`: batch texts of like length together, see `by_length`.
+    `bucket`: batch texts of like length together, see `by_length`. `pad_id`: the model's own padding token, if it is known.
     """
 
     tokenizer: Any
@@ -47,6 +47,13 @@ class TextOptions:
     skip_special: bool = False
     position_ids: bool = False
     bucket: bool = False
+    pad_id: int | None = None
+
+    @property
+    def fill(self) -> int:
+        """What a short text is filled up with: `pad_id`, else the tokenizer's own, else its end of text."""
+        known = self.pad_id, self.tokenizer.pad_token_id, self.tokenizer.eos_token_id
+        return next((i for i in known if i is not None), 0)
 
     def __post_init__(self) -> None:
         if self.padding_side not in SIDES:
@@ -169,8 +176,7 @@ def by_length(rows: list[tuple[int, Row]]) -> list[tuple[int, Row]]:
 def padded(rows: list[Row], options: TextOptions, rejected: tuple[Rejected, ...] = ()) -> Batch:
     """One batch from token ids and special-token marks, padded to its longest row."""
     width = max(len(ids) for ids, _ in rows)
-    fill = next((i for i in (options.tokenizer.pad_token_id, options.tokenizer.eos_token_id) if i is not None), 0)
-    ids = torch.full((len(rows), width), fill, dtype=torch.int64)
+    ids = torch.full((len(rows), width), options.fill, dtype=torch.int64)
     seen = torch.zeros((len(rows), width), dtype=torch.bool)
     counted = torch.zeros((len(rows), width), dtype=torch.bool)
     for row, (tokens, special) in enumerate(rows):

@@ -20,6 +20,7 @@ from naa_fast.capture.selection import Layers, Request, unwrapped
 from naa_fast.errors import InputError, NaaError, RankLost, StateMismatch, Stopped, UsageError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.fingerprint import model_fingerprint
+from naa_fast.inputs.padding import padding_known
 from naa_fast.measurement import Measurement
 from naa_fast.records import LayerRecord
 from naa_fast.scan.checkpoint import Checkpoints, Progressed
@@ -305,7 +306,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with fast_path_off():
+        with fast_path_off(), padding_known(model):
             yield
     finally:
         for module, training in modes:
