@@ -3,7 +3,8 @@
 """
 
 from naa_fast.accumulate.accumulator import Accumulator
+from naa_fast.accumulate.frame import Decoder
 from naa_fast.accumulate.predictions import Predictions, chosen_classes
 from naa_fast.accumulate.samples import Samples, Views
 
-__all__ = ["Accumulator", "Predictions", "Samples", "Views", "chosen_classes"]
+__all__ = ["Accumulator", "Decoder", "Predictions", "Samples", "Views", "chosen_classes"]

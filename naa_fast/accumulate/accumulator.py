@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.accumulate.calls import Calls, Several, samples_in
-from naa_fast.accumulate.frame import Frame
+from naa_fast.accumulate.frame import Decoder, Frame
 from naa_fast.accumulate.samples import Samples, Views, reduced
 from naa_fast.errors import CaptureError
 from naa_fast.ops import Backend, Choice, choose
@@ -118,13 +118,13 @@ class Accumulator:
         self._frame = Frame(0)
         self._start = 0
 
-    def begin(self, size: int, start: int, mask: Tensor | None = None) -> None:
+    def begin(self, size: int, start: int, mask: Tensor | None = None, decoder: Decoder | None = None) -> None:
         """Announce a batch of `size` samples, the first with global index `start`.
 
         `mask` (bool `[size]` or `[size, positions]`): False is not observed.
         """
         self.discard()
-        self._frame, self._start = Frame(size, mask), start
+        self._frame, self._start = Frame(size, mask, decoder), start
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
         """Reduce one layer's output `x` `[outer, channels, inner]`; its one read. Nothing counts before `commit`."""

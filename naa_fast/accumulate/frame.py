@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,13 +11,27 @@ from naa_fast.errors import CaptureError
 from naa_fast.records import ROWS, rows_layout
 
 
-class Frame:
-    """A batch of `size` samples. `mask` (bool `[size]` or `[size, positions]`): False is not observed."""
+@dataclass(frozen=True)
+class Decoder:
+    """The `mask` of a decoder's own positions, bool `[samples, positions]`, and the `calls` (layer, number in the forward) that
+    it is of.
+    """
 
-    def __init__(self, size: int, mask: Tensor | None = None) -> None:
+    mask: Tensor
+    calls: frozenset[tuple[str, int]]
+
+
+class Frame:
+    """A batch of `size` samples. `mask` (bool `[size]` or `[size, positions]`): False is not observed; `decoder`: where another
+    mask counts.
+    """
+
+    def __init__(self, size: int, mask: Tensor | None = None, decoder: Decoder | None = None) -> None:
         self.size = size
         self.mask = mask
-        self._masks: dict[tuple[torch.device, int], Tensor] = {}
+        self.decoder = decoder
+        self._called: dict[str, int] = {}
+        self._masks: dict[tuple[torch.device, int, bool], Tensor] = {}
 
     def by_sample(self, x: Tensor, layout: str, as_rows: bool = False) -> tuple[Tensor, str]:
         """Rows that are equal parts of the samples (windows, flattened tokens) become positions of their sample.
@@ -36,8 +52,13 @@ class Frame:
         return parted.transpose(1, 2).reshape(self.size, channels, each * inner), layout
 
     def mask_for(self, layer: str, x: Tensor, layout: str = "") -> Tensor | None:
-        """The batch's mask as bool `[outer, inner]` on the device of `x`, or None."""
-        if self.mask is None:
+        """The batch's mask as bool `[outer, inner]` on the device of `x`, or None; to be asked once a call of a layer."""
+        whole, decodes = self.mask, False
+        if self.decoder is not None:
+            call = self._called[layer] = self._called.get(layer, -1) + 1
+            decodes = (layer, call) in self.decoder.calls
+            whole = self.decoder.mask if decodes else whole
+        if whole is None:
             return None
         outer, _, inner = x.shape
         if outer != self.size or layout.endswith(ROWS):
@@ -46,9 +67,9 @@ class Frame:
                 "a mask cannot be laid on rows that are not samples",
                 "leave the layer out, or measure without a mask",
             )
-        key = (x.device, inner)
+        key = (x.device, inner, decodes)
         if key not in self._masks:
-            mask = self.mask if self.mask.ndim == 2 else self.mask[:, None].expand(outer, inner)
+            mask = whole if whole.ndim == 2 else whole[:, None].expand(outer, inner)
             if mask.shape[1] != inner and inner == 1:
                 mask = mask.any(1, keepdim=True)  # pooled: a sample counts if any of its positions does
             if mask.shape[1] != inner:

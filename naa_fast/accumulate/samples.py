@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from naa_fast.accumulate.frame import Frame
+from naa_fast.accumulate.frame import Decoder, Frame
 from naa_fast.records import ROWS
 
 Views = dict[str, Tensor]
@@ -31,9 +31,9 @@ class Samples:
         self._rows: set[str] = set()
         self._several: set[str] = set()
 
-    def begin(self, size: int, start: int, mask: Tensor | None = None) -> None:
+    def begin(self, size: int, start: int, mask: Tensor | None = None, decoder: Decoder | None = None) -> None:
         self.discard()
-        self._frame = Frame(size, mask)
+        self._frame = Frame(size, mask, decoder)
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
         x, layout = self._frame.by_sample(x, layout, as_rows=layer in self._rows)

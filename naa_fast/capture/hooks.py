@@ -66,6 +66,7 @@ class Capture:
         self.observer = observer
         self.notes: list[str] = []
         self.row_orders: dict[str, RowOrder] = {}
+        self.probing = False  # whole outputs are wanted, of last tokens too
         self.undecided: set[str] = set()
         self.doubts: list[str] = []  # of the notes, those that say what a verdict does not cover
         self.stop_early = False
@@ -305,7 +306,7 @@ class Capture:
         x = layout.view(tensor)
         if x.shape[0] != self._size:
             x, words = self._by_order(name, x, words)
-        self.observer.observe(name, self._last.of(name, x, words) if layer.last else x, words)
+        self.observer.observe(name, self._last.of(name, x, words) if layer.last and not self.probing else x, words)
         self.seconds += perf_counter() - began
         self._reached(index)
 

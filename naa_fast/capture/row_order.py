@@ -22,15 +22,17 @@ class RowOrder(Enum):
 
 
 class Recorder:
-    """Keeps what the hooks see of some layers' first calls, and counts nothing."""
+    """Keeps what the hooks see of some layers, or of all (None), by layer and number of the call, and counts nothing."""
 
-    def __init__(self, labels: frozenset[str]) -> None:
-        self.labels = labels
-        self.seen: dict[str, Tensor] = {}
+    def __init__(self, layers: frozenset[str] | None) -> None:
+        self.layers = layers
+        self.seen: dict[tuple[str, int], Tensor] = {}
+        self._calls: dict[str, int] = {}
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
-        if layer in self.labels and layer not in self.seen:
-            self.seen[layer] = x.detach().clone()
+        call = self._calls[layer] = self._calls.get(layer, -1) + 1
+        if self.layers is None or layer in self.layers:
+            self.seen[layer, call] = x.detach().clone()
 
 
 def row_order(forward: Tensor | None, backward: Tensor | None, samples: int) -> RowOrder:

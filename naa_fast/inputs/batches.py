@@ -28,6 +28,7 @@ UNSAFE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".dill")
 TOLD = ("labelled", "label_names", "reading", "left_out")
 """What a source may say of itself."""
 LAST_KEYWORDS = ("attention_mask", "labels")
+DECODER = "decoder_"
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Batch:
     `size` samples; `mask` (bool `[size]` or `[size, positions]`) marks with False what no statistic may count, and the model
     sees all the same. `rejected`: items left out as unusable since the previous batch. The first tensor of `arguments`, then
     of `keywords`, is the input proper. `labels`, int64 `[size]`: the class each sample is said to be of, negative where unknown.
-    `items`, int64 `[size]`: the samples' places in the set, where they come in another order.
+    `items`, int64 `[size]`: the samples' places in the set, where they come in another order. `decoder_mask`: the same of the
+    positions a decoder is given.
     """
 
     arguments: tuple[Any, ...]
@@ -56,6 +58,12 @@ class Batch:
     rejected: tuple[Rejected, ...] = ()
     labels: Tensor | None = None
     items: Tensor | None = None
+    decoder_mask: Tensor | None = None
+
+    @property
+    def score_mask(self) -> Tensor | None:
+        """The mask of the positions that class scores may be given for: the decoder's, where there is one."""
+        return self.mask if self.decoder_mask is None else self.decoder_mask
 
     @property
     def skipped(self) -> int:
@@ -300,7 +308,7 @@ def selected(batch: Batch, rows: slice | Tensor, size: int, rejected: tuple[Reje
             return {key: part(item) for key, item in value.items()}
         return type(value)(part(item) for item in value) if type(value) in (list, tuple) else value
 
-    rest = part(batch.labels), part(batch.items)
+    rest = part(batch.labels), part(batch.items), part(batch.decoder_mask)
     return Batch(part(batch.arguments), part(batch.keywords), size, part(batch.mask), rejected, *rest)
 
 
@@ -354,7 +362,9 @@ def keyword_batch(item: Mapping[Any, Any], where: str) -> tuple[Batch, Tensor]:
     if odd is not None:
         raise InputError(f"{where} has the key {odd!r}", "expected names of the model's arguments, as strings")
     # The input proper is the first tensor: neither the mask nor the labels.
-    ordered = sorted(item, key=lambda key: LAST_KEYWORDS.index(key) if key in LAST_KEYWORDS else -1)
+    ordered = sorted(
+        item, key=lambda key: LAST_KEYWORDS.index(key) if key in LAST_KEYWORDS else -1 - (not key.startswith(DECODER))
+    )
     keywords = {
         key: as_tensor(item[key], f"{key} in {where}") if isinstance(item[key], Tensor | np.ndarray) else item[key]
         for key in ordered
@@ -373,4 +383,12 @@ def keyword_batch(item: Mapping[Any, Any], where: str) -> tuple[Batch, Tensor]:
             )
     mask = keywords.get("attention_mask")
     kept = as_mask(mask, f"attention_mask in {where}") if isinstance(mask, Tensor) else None
-    return Batch((), keywords, len(x), kept), x
+    return Batch((), keywords, len(x), kept, decoder_mask=decoder_mask_in(keywords, where)), x
+
+
+def decoder_mask_in(keywords: Mapping[str, Any], where: str) -> Tensor | None:
+    """Which positions of a decoder's own input count: by its mask, else all; None where it has no input of its own."""
+    mask, ids = keywords.get(f"{DECODER}attention_mask"), keywords.get(f"{DECODER}input_ids")
+    if isinstance(mask, Tensor):
+        return as_mask(mask, f"{DECODER}attention_mask in {where}")
+    return torch.ones(ids.shape, dtype=torch.bool) if isinstance(ids, Tensor) and ids.ndim == 2 else None

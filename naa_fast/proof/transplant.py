@@ -133,7 +133,7 @@ class Transplant:
             batch = pending.popleft()
             try:
                 output = self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
-                found = self.class_scores.read(output, batch.size, batch.mask)
+                found = self.class_scores.read(output, batch.size, batch.score_mask)
             except Exception as error:
                 if batch.size == 1 or not is_out_of_memory(error):
                     raise

@@ -13,16 +13,15 @@ from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from naa_fast.accumulate import Accumulator, Predictions, Samples, Views
+from naa_fast.accumulate import Accumulator, Decoder, Predictions, Samples, Views
 from naa_fast.capture import Capture, ClassScores, Selection
 from naa_fast.capture.hooks import Enough
-from naa_fast.capture.row_order import PROBED, Recorder, RowOrder, row_order
+from naa_fast.capture.row_order import RowOrder
 from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageError
-from naa_fast.inputs.batches import Batch, Rejected, Source, selected
+from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.fingerprint import Fingerprint
 from naa_fast.inputs.labels import LabelOrder
 from naa_fast.inputs.loaded import told_of
@@ -31,6 +30,7 @@ from naa_fast.records import Array
 from naa_fast.scan.feeding import Feed
 from naa_fast.scan.memory import is_out_of_memory, pieces, release
 from naa_fast.scan.placement import Placement
+from naa_fast.scan.probes import decoder_calls, row_orders
 from naa_fast.scan.quarantine import Quarantine
 from naa_fast.scan.stopping import StopRequest
 from naa_fast.scan.times import Times
@@ -47,7 +47,7 @@ class Stage(Protocol):
 
     again: bool
 
-    def begin(self, size: int, start: int, mask: Tensor | None = None) -> None: ...
+    def begin(self, size: int, start: int, mask: Tensor | None = None, decoder: Decoder | None = None) -> None: ...
     def observe(self, layer: str, x: Tensor, layout: str) -> None: ...
     def views(self) -> Views: ...
     def drop(self, layers: set[str]) -> None: ...
@@ -112,6 +112,7 @@ class Runner:
         self.times = times or Times()
         self.scores = scores or ClassScores()
         self.unscored = False
+        self.decoder_calls: frozenset[tuple[str, int]] | None = None
         self.feed = Feed(source, (), 0, None, stop)
         self.rejected: list[Rejected] = []
         self.bad = 0
@@ -215,7 +216,8 @@ class Runner:
         while pending:
             part, *rest = pieces(pending.popleft(), self.most)
             pending.extendleft(reversed(rest))
-            self.stage.begin(part.size, start + done, part.mask)
+            decoder = self.decoder(part)
+            self.stage.begin(part.size, start + done, part.mask, decoder)
             self.capture.begin(part.size, part.mask)
             fits = True
             began, hooks = perf_counter(), self.capture.seconds
@@ -256,27 +258,21 @@ class Runner:
         return done
 
     def settle_rows(self, part: Batch) -> bool:
-        """Find in what order layers give several rows a sample, by two small forwards; whether the batch was read in another."""
+        """Find in what order layers give several rows a sample; whether the batch was read in another."""
         layers = frozenset(self.capture.undecided)
         if not layers:
             return False
-        orders = dict.fromkeys(layers, RowOrder.SAMPLE_FIRST)
-        if not self.together:  # the ranks of one model would have to probe together
-            rows = torch.linspace(0, part.size - 1, min(part.size, PROBED)).long()
-            seen = [self.recorded(selected(part, order, len(order), ()), layers) for order in (rows, rows.flip(0))]
-            orders = {name: row_order(seen[0].get(name), seen[1].get(name), len(rows)) for name in layers}
+        orders = row_orders(self, part, layers)
         self.capture.settle(orders)
         return any(order is not RowOrder.SAMPLE_FIRST for order in orders.values())
 
-    def recorded(self, part: Batch, layers: frozenset[str]) -> dict[str, Tensor]:
-        """What some layers give for a batch that is not measured."""
-        observer, self.capture.observer = self.capture.observer, Recorder(layers)
-        try:
-            self.capture.begin(part.size, part.mask)
-            self.forward(part)
-            return self.capture.observer.seen
-        finally:
-            self.capture.observer = observer
+    def decoder(self, part: Batch) -> Decoder | None:
+        """Where the mask of a decoder's own positions counts, of models that have one."""
+        if part.decoder_mask is None:
+            return None
+        if self.decoder_calls is None:
+            self.decoder_calls = decoder_calls(self, part)
+        return Decoder(part.decoder_mask, self.decoder_calls)
 
     def forward(self, batch: Batch) -> Any:
         """The model's output for one batch. Its exception becomes a ModelError that names the batch and the layer it rose in."""
@@ -313,8 +309,8 @@ class Runner:
         if self.capture.stop_early:
             return None
         x = next(iter(tensors_of(part)), None)
-        ids = x if x is not None and x.ndim == 2 and not x.is_floating_point() else None
-        scores = self.scores.read(output, part.size, part.mask, ids)
+        ids = x if x is not None and x.ndim == 2 and not x.is_floating_point() and part.decoder_mask is None else None
+        scores = self.scores.read(output, part.size, part.score_mask, ids)
         self.unscored = self.unscored or scores is None
         return scores
 
