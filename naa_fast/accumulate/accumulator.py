@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.accumulate.calls import Calls, Several, samples_in
-from naa_fast.accumulate.frame import Decoder, Frame
+from naa_fast.accumulate.frame import Decoder, Frame, Shorten
 from naa_fast.accumulate.samples import Samples, Views, reduced
 from naa_fast.errors import CaptureError
 from naa_fast.ops import Backend, Choice, choose
@@ -116,6 +116,7 @@ class Accumulator:
         self.again = False
         self._staged: list[Staged] = []
         self._frame = Frame(0)
+        self.shorten: Shorten | None = None
         self._start = 0
 
     def begin(self, size: int, start: int, mask: Tensor | None = None, decoder: Decoder | None = None) -> None:
@@ -124,7 +125,7 @@ class Accumulator:
         `mask` (bool `[size]` or `[size, positions]`): False is not observed.
         """
         self.discard()
-        self._frame, self._start = Frame(size, mask, decoder), start
+        self._frame, self._start = Frame(size, mask, decoder, self.shorten), start
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
         """Reduce one layer's output `x` `[outer, channels, inner]`; its one read. Nothing counts before `commit`."""

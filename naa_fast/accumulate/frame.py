@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from naa_fast.errors import CaptureError
 from naa_fast.records import ROWS, rows_layout
+
+Shorten = Callable[[Tensor, int], Tensor | None]
+"""A mask `[samples, positions]` and how many positions a layer has -> the mask of these, or None."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +27,16 @@ class Decoder:
 
 class Frame:
     """A batch of `size` samples. `mask` (bool `[size]` or `[size, positions]`): False is not observed; `decoder`: where another
-    mask counts.
+    mask counts; `shorten` turns a mask into one of so many positions, where the model says how.
     """
 
-    def __init__(self, size: int, mask: Tensor | None = None, decoder: Decoder | None = None) -> None:
+    def __init__(
+        self, size: int, mask: Tensor | None = None, decoder: Decoder | None = None, shorten: Shorten | None = None
+    ) -> None:
         self.size = size
         self.mask = mask
         self.decoder = decoder
+        self.shorten = shorten
         self._called: dict[str, int] = {}
         self._masks: dict[tuple[torch.device, int, bool], Tensor] = {}
 
@@ -72,6 +79,9 @@ class Frame:
             mask = whole if whole.ndim == 2 else whole[:, None].expand(outer, inner)
             if mask.shape[1] != inner and inner == 1:
                 mask = mask.any(1, keepdim=True)  # pooled: a sample counts if any of its positions does
+            if mask.shape[1] != inner and self.shorten is not None:
+                shorter = self.shorten(mask, inner)
+                mask = mask if shorter is None else shorter
             if mask.shape[1] != inner:
                 raise CaptureError(
                     f"layer {layer} has {inner} positions a sample, the mask {mask.shape[1]}",

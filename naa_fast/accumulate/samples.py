@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from naa_fast.accumulate.frame import Decoder, Frame
+from naa_fast.accumulate.frame import Decoder, Frame, Shorten
 from naa_fast.records import ROWS
 
 Views = dict[str, Tensor]
@@ -27,13 +27,14 @@ class Samples:
     def __init__(self) -> None:
         self.neurons: dict[str, int] = {}
         self._frame = Frame(0)
+        self.shorten: Shorten | None = None
         self._seen: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
         self._rows: set[str] = set()
         self._several: set[str] = set()
 
     def begin(self, size: int, start: int, mask: Tensor | None = None, decoder: Decoder | None = None) -> None:
         self.discard()
-        self._frame = Frame(size, mask, decoder)
+        self._frame = Frame(size, mask, decoder, self.shorten)
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
         x, layout = self._frame.by_sample(x, layout, as_rows=layer in self._rows)

@@ -282,6 +282,8 @@ class Capture:
         if not tensor.numel():
             self.empty.add(label)
             return self._reached(index)
+        if self._size == 1:
+            tensor = self._with_batch_axis(label, tensor)
         self._witness(layer.module, axis, tensor)
         call = self._calls[label] = self._calls.get(label, -1) + 1
         key = (label, call, tensor.ndim)
@@ -309,6 +311,12 @@ class Capture:
         self.observer.observe(name, self._last.of(name, x, words) if layer.last and not self.probing else x, words)
         self.seconds += perf_counter() - began
         self._reached(index)
+
+    def _with_batch_axis(self, label: str, tensor: Tensor) -> Tensor:
+        """A batch of one that lost its batch axis (`squeeze()`) is that one sample."""
+        neurons, axes = self._first.get(label, (0, 0))
+        lost = tensor.ndim == axes - 1 and neurons in tensor.shape
+        return tensor.unsqueeze(0) if lost or (tensor.ndim == 1 and len(tensor) > 1) else tensor
 
     def _by_order(self, name: str, x: Tensor, words: str) -> tuple[Tensor, str]:
         """Several rows a sample, by the order that was found; until it was, `undecided` holds the layer."""

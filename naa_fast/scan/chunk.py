@@ -16,8 +16,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from naa_fast.accumulate import Accumulator, Decoder, Predictions, Samples, Views
+from naa_fast.accumulate.frame import Shorten
 from naa_fast.capture import Capture, ClassScores, Selection
 from naa_fast.capture.hooks import Enough
+from naa_fast.capture.lengths import shortener
 from naa_fast.capture.row_order import RowOrder
 from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageError
@@ -42,10 +44,11 @@ Progress = Callable[[str, int, int | None], None]
 class Stage(Protocol):
     """Takes what the hooks see of a batch, which counts wholly or not at all: `Accumulator`, or `Samples` alone.
 
-    `again`: the batch in flight has to be discarded and run once more.
+    `again`: the batch in flight has to be discarded and run once more. `shorten`: see `Frame`.
     """
 
     again: bool
+    shorten: Shorten | None
 
     def begin(self, size: int, start: int, mask: Tensor | None = None, decoder: Decoder | None = None) -> None: ...
     def observe(self, layer: str, x: Tensor, layout: str) -> None: ...
@@ -112,6 +115,7 @@ class Runner:
         self.times = times or Times()
         self.scores = scores or ClassScores()
         self.unscored = False
+        self.shorten = shortener(model)
         self.decoder_calls: frozenset[tuple[str, int]] | None = None
         self.feed = Feed(source, (), 0, None, stop)
         self.rejected: list[Rejected] = []
@@ -216,7 +220,7 @@ class Runner:
         while pending:
             part, *rest = pieces(pending.popleft(), self.most)
             pending.extendleft(reversed(rest))
-            decoder = self.decoder(part)
+            decoder, self.stage.shorten = self.decoder(part), self.shorten
             self.stage.begin(part.size, start + done, part.mask, decoder)
             self.capture.begin(part.size, part.mask)
             fits = True
