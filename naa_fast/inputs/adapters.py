@@ -96,19 +96,19 @@ def require_plain(folder: Path, config: Any) -> None:
     """Raise ModelError unless the adapter is a plain LoRA."""
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
-        raise refused(folder, f"it is of the kind {kind!r}, of which none but LORA is read")
+        raise unusable(folder, f"it is of the kind {kind!r}, of which none but LORA is read")
     more = sorted(key for key, value in config.items() if value and key not in PLAIN)
     if more:
-        raise refused(folder, f"it asks for {some(more)}, which is not read here")
+        raise unusable(folder, f"it asks for {some(more)}, which is not read here")
     if config.get("init_lora_weights", True) not in (True, False, None, "gaussian", "orthogonal"):
-        raise refused(folder, f"it changes the base as {config['init_lora_weights']!r} does (init_lora_weights)")
+        raise unusable(folder, f"it changes the base as {config['init_lora_weights']!r} does (init_lora_weights)")
     for name in ("rank_pattern", "alpha_pattern"):
         odd = [key for key in config.get(name) or {} if not re.fullmatch(r"[\w.-]+", key)]
         if odd:
-            raise refused(folder, f"its {name} has the expression {odd[0]!r}, and only names are read")
+            raise unusable(folder, f"its {name} has the expression {odd[0]!r}, and only names are read")
     r, alpha = config.get("r", 8), config.get("lora_alpha", 8)
     if type(r) is not int or type(alpha) not in (int, float) or r < 1:
-        raise refused(folder, f"its r and lora_alpha are {r!r} and {alpha!r}")
+        raise unusable(folder, f"its r and lora_alpha are {r!r} and {alpha!r}")
 
 
 def merge(model: nn.Module, adapter: Adapter) -> str:
@@ -133,9 +133,9 @@ def merge(model: nn.Module, adapter: Adapter) -> str:
             weight = parameters.get(f"{name}.weight")
             transposed = type(modules.get(name)).__name__ == "Conv1D"  # GPT-2's linear layer keeps [in, out]
             if weight is None or pair.keys() != {"A", "B"} or not fits(weight, pair, transposed):
-                raise refused(adapter.folder, f"its tensors for {name!r} have no place in the model, or do not fit it")
+                raise unusable(adapter.folder, f"its tensors for {name!r} have no place in the model, or do not fit it")
             if owners.count(id(weight)) > 1:
-                raise refused(
+                raise unusable(
                     adapter.folder, f"{name!r} shares its weights with another part of the model, which would change too"
                 )
             delta = pair["B"].float() @ pair["A"].float() * scaling(adapter, name, pair["A"].shape[0])
@@ -143,7 +143,7 @@ def merge(model: nn.Module, adapter: Adapter) -> str:
         for name, value in adapter.whole.items():
             place = parameters.get(name, buffers.get(name))
             if place is None or place.shape != value.shape or place.is_meta:
-                raise refused(adapter.folder, f"its tensor {name!r} has no place in the model, or does not fit it")
+                raise unusable(adapter.folder, f"its tensor {name!r} has no place in the model, or does not fit it")
             place.copy_(value)
     whole = f", and {len(adapter.whole)} tensors replaced" if adapter.whole else ""
     return f"the LoRA adapter in {adapter.folder} is merged into {len(pairs)} modules{whole}"
@@ -167,11 +167,11 @@ def scaling(adapter: Adapter, module: str, rank: int) -> float:
 
     r, alpha = of("rank_pattern", adapter.config.get("r", 8)), of("alpha_pattern", adapter.config.get("lora_alpha", 8))
     if r != rank or not isinstance(alpha, int | float):
-        raise refused(adapter.folder, f"{module!r} is of rank {rank}, the configuration says {r!r} and alpha {alpha!r}")
+        raise unusable(adapter.folder, f"{module!r} is of rank {rank}, the configuration says {r!r} and alpha {alpha!r}")
     return float(alpha) / (sqrt(rank) if adapter.config.get("use_rslora") else rank)
 
 
-def refused(folder: Path, why: str) -> ModelError:
+def unusable(folder: Path, why: str) -> ModelError:
     return ModelError(
         f"the adapter in {folder} cannot be audited", why, MERGE, "or move it out of the folder, if it is not deployed"
     )
