@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from naa_fast.capture.selection import Layers
     from naa_fast.inputs.batches import Source
+    from naa_fast.inputs.preprocessing import ImageOptions
     from naa_fast.scan.chunk import Onlooker, Progress
     from naa_fast.scan.quarantine import Quarantine
     from naa_fast.scan.times import Times
@@ -52,6 +53,7 @@ def scan(
     accept_unranked: bool = False,
     quarantine: Quarantine | None = None,
     prefetch: int | None = None,
+    images: ImageOptions | None = None,
 ) -> Audit:
     """Run a trusted clean and a suspect set through `model` and judge what differs.
 
@@ -66,7 +68,9 @@ def scan(
 
     `checkpoint`, a folder, keeps the work of finished chunks of `chunk_size` items; `resume` goes on from there. `quarantine`
     (`naa_fast.scan.quarantine.Quarantine`) lists the items that could not be used, and ends the scan at too many. `prefetch`:
-    batches that a thread of its own reads ahead (default: 2 of files, none of loaders and iterables).
+    batches that a thread of its own reads ahead (default: 2 of files, none of loaders and iterables). `images`
+    (`naa_fast.inputs.preprocessing.ImageOptions`): mode, size and normalisation of folders and archives of images; what it leaves
+    open is taken from the model, and told in the report.
 
     `scores` names the item of the model's output that the class scores are: "logits", "1", "0.logits"; "output" where it is one
     tensor; "none" for a model that gives none. None decides by names, then by the linear layer an item comes from, then by
@@ -103,6 +107,7 @@ def scan(
     from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import Request
     from naa_fast.inputs.batches import open_source
+    from naa_fast.inputs.images import fit_images
     from naa_fast.inputs.padding import fitted
     from naa_fast.proof.gather import Attempts, gather
     from naa_fast.rank import RankingPass
@@ -140,7 +145,8 @@ def scan(
     options: dict[str, Any] = {"batch_size": batch_size, "device": str(device), "backend": backend}
     options |= {"ranking": listed, "proof": proof, "repair": repair, "scores": scores}
     options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked}
-    sets = tuple(fitted(model, open_source(data, batch_size)) for data in (clean, suspect))
+    sets = tuple(fitted(model, open_source(data, batch_size, images=images)) for data in (clean, suspect))
+    fit_images(model, sets, images)
     request = Request(layers, exclude)
     if exclude is not None:
         options["exclude"] = asked_words(exclude)
@@ -207,6 +213,7 @@ def measure(
     prefetch: int | None = None,
     shard: tuple[int, int] | None = None,
     scores: str | None = None,
+    images: ImageOptions | None = None,
 ) -> Measurement:
     """One set's statistics under `model`: the half of `scan` that needs the model. See `scan` for the arguments.
 
@@ -221,11 +228,13 @@ def measure(
     from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import Request
     from naa_fast.inputs.batches import PartOfSource, open_source
+    from naa_fast.inputs.images import fit_images
     from naa_fast.inputs.padding import fitted
     from naa_fast.measurement import Part
     from naa_fast.scan.loop import measure as run
 
-    source = fitted(model, open_source(data, batch_size))
+    source = fitted(model, open_source(data, batch_size, images=images))
+    fit_images(model, [source], images)
     parts: tuple[Part, ...] = ()
     if shard is not None:
         if source.samples is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from naa_fast.cli.outputs import check_file, quarantine_of
 from naa_fast.cli.scan import DATA_HELP
 from naa_fast.cli.shared import (
+    add_images,
     add_long,
     add_model,
     add_running,
@@ -46,6 +47,7 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
         "with a tensor for each layer, [samples, neurons] or [samples, tokens, neurons]",
     )
     add_text(data)
+    add_images(data)
     add_running(parser)
     add_long(parser)
     parser.add_argument(
@@ -107,8 +109,9 @@ def require_subject(arguments: argparse.Namespace) -> None:
 
 def set_beside(arguments: argparse.Namespace) -> dict[str, object]:
     """The options that mean nothing beside --activations, as given."""
-    names = ("model", "data", "weights", "checkpoint", "resume", "tokenizer", "scores")
-    return {f"--{name}": getattr(arguments, name) for name in names}
+    of_images = ("image_mode", "resize", "center_crop", "normalize")
+    names = ("model", "data", "weights", "checkpoint", "resume", "tokenizer", "scores", *of_images)
+    return {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in names}
 
 
 def run_activations(arguments: argparse.Namespace, listed: Path) -> int:

@@ -10,6 +10,7 @@ from naa_fast.cli.judging import add_judging, deliver, rules_of
 from naa_fast.cli.outputs import QUARANTINE, check_folder
 from naa_fast.cli.shared import (
     DEFAULT_REPORT,
+    add_images,
     add_long,
     add_model,
     add_running,
@@ -65,6 +66,7 @@ def add_sets(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--clean", required=True, type=Path, metavar="PATH", help=f"samples you trust: {DATA_HELP}")
     data.add_argument("--suspect", required=True, type=Path, metavar="PATH", help="samples in question, in the same form")
     add_text(data)
+    add_images(data)
 
 
 def add_proof(group: Any) -> None:

@@ -81,6 +81,20 @@ def add_text(group: Any) -> None:
     )
 
 
+def add_images(group: Any) -> None:
+    """The options that say how images are read and what is done to them."""
+    group.add_argument(
+        "--image-mode", choices=("L", "RGB"), help="read images as grey or RGB (default: as the model takes them, or most are)"
+    )
+    group.add_argument(
+        "--resize", type=index, metavar="N", help="shorter side of images; 0: as it is (default: as a timm or hf: model says)"
+    )
+    group.add_argument("--center-crop", type=index, metavar="N", help="cut N x N from the middle of images; 0: no cut")
+    group.add_argument(
+        "--normalize", metavar="imagenet|none|MEAN,STD", help="(x - MEAN) / STD of values from 0 to 1, one number each or three"
+    )
+
+
 def add_running(parser: argparse.ArgumentParser) -> None:
     """The options that say which layers are measured, and where."""
     group = parser.add_argument_group("running")
@@ -260,8 +274,10 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
 
 
 def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:
-    """The sets at `paths`; for text with the tokenizer the options name."""
+    """The sets at `paths`; for text with the tokenizer the options name, for images read as they say."""
     from naa_fast.inputs.batches import is_text, open_source
+    from naa_fast.inputs.images import Images, require_images
+    from naa_fast.inputs.preprocessing import ImageOptions
 
     text = None
     if any(is_text(path) for path in paths):
@@ -280,7 +296,10 @@ def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:
                 arguments.skip_special,
                 bucket=arguments.bucket,
             )
-    return [open_source(path, arguments.batch_size, text) for path in paths]
+    images = ImageOptions(arguments.image_mode, arguments.resize, arguments.center_crop, arguments.normalize)
+    sources = [open_source(path, arguments.batch_size, text, images) for path in paths]
+    require_images(images, [source for source in sources if isinstance(source, Images)], [source.name for source in sources])
+    return sources
 
 
 def fit_positions(model: nn.Module, sources: list[Source]) -> None:

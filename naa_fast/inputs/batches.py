@@ -19,13 +19,14 @@ from naa_fast.inputs.masks import mask_beside
 from naa_fast.inputs.tensors import Column, MemoryColumn, as_mask, as_tensor, check_columns, describe, is_number_dtype
 
 if TYPE_CHECKING:
+    from naa_fast.inputs.preprocessing import ImageOptions
     from naa_fast.inputs.text import TextOptions
 
 ARRAY_SUFFIXES = (".npz", ".npy", ".safetensors")
 TEXT_SUFFIXES = (".txt", ".jsonl", ".csv", ".parquet")
 DATASET = "hf-data:"
 UNSAFE_SUFFIXES = (".pkl", ".pickle", ".pt", ".pth", ".bin", ".joblib", ".dill")
-TOLD = ("labelled", "label_names", "reading", "left_out")
+TOLD = ("labelled", "label_names", "labels_guessed", "reading", "left_out", "hint")
 """What a source may say of itself."""
 LAST_KEYWORDS = ("attention_mask", "labels")
 DECODER = "decoder_"
@@ -76,7 +77,8 @@ class Source(Protocol):
     among them, None while unknown. One with a true `read_ahead` is read by a thread of its own while the model runs.
 
     Optional: `labelled` says in words what the labels of its batches are, and `label_names` are their names where they are
-    places in a list; `reading` and `left_out` say in sentences how it is read, and what of it is not.
+    places in a list, `labels_guessed` whether they may be something else; `reading` and `left_out` say in sentences how it is
+    read, and what of it is not; `hint`, what to try where the model does not take its batches.
     """
 
     name: str
@@ -91,13 +93,14 @@ class Source(Protocol):
         ...
 
 
-def open_source(data: Any, batch_size: int, text: TextOptions | None = None) -> Source:
+def open_source(data: Any, batch_size: int, text: TextOptions | None = None, images: ImageOptions | None = None) -> Source:
     """`data` as a `Source`.
 
-    A path: `.npz` or `.safetensors` (`x`, optional `mask`, optional `y`), `.npy`, a folder or `.tar` of images, or, with `text`
-    to say how, `.txt`, `.jsonl`, `.csv`, `.parquet` or `hf-data:FOLDER`. A tensor or array: cut into batches along its first
-    axis. A DataLoader or any iterable of batches, each a tensor or array, a tuple or list whose first item is the input, or a
-    dict of keyword arguments: taken as they come, `batch_size` does not apply. A `Source`: itself.
+    A path: `.npz` or `.safetensors` (`x`, optional `mask`, optional `y`), `.npy`, a folder or `.tar` of images (`images` says how
+    they are read, and `naa_fast.inputs.images.fit_images` suits them to the model), or, with `text` to say how, `.txt`, `.jsonl`,
+    `.csv`, `.parquet` or `hf-data:FOLDER`. A tensor or array: cut into batches along its first axis. A DataLoader or any iterable
+    of batches, each a tensor or array, a tuple or list whose first item is the input, or a dict of keyword arguments: taken as
+    they come, `batch_size` does not apply. A `Source`: itself.
     Values keep their dtype. Files are checked from their headers here and read batch by batch later.
 
     Raises:
@@ -108,7 +111,7 @@ def open_source(data: Any, batch_size: int, text: TextOptions | None = None) -> 
     if batch_size < 1:
         raise UsageError(f"batch size is {batch_size}", "expected 1 or more")
     if isinstance(data, str | Path):
-        return open_path(Path(data), batch_size, text)
+        return open_path(Path(data), batch_size, text, images)
     if isinstance(data, Source):
         return data
     if isinstance(data, Tensor | np.ndarray):
@@ -132,7 +135,7 @@ def open_source(data: Any, batch_size: int, text: TextOptions | None = None) -> 
     return IterableSource(data)
 
 
-def open_path(path: Path, batch_size: int, text: TextOptions | None = None) -> Source:
+def open_path(path: Path, batch_size: int, text: TextOptions | None = None, images: ImageOptions | None = None) -> Source:
     """The source behind a path, chosen by what is there and by the ending of its name."""
     known = f"expected one of {', '.join(ARRAY_SUFFIXES + TEXT_SUFFIXES)}, a folder or .tar of images, or {DATASET}FOLDER"
     if str(path).startswith(DATASET):
@@ -145,7 +148,7 @@ def open_path(path: Path, batch_size: int, text: TextOptions | None = None) -> S
     if path.is_dir():
         from naa_fast.inputs.images import ImageFolder
 
-        return ImageFolder(path, batch_size)
+        return ImageFolder(path, batch_size, images)
     if suffix in UNSAFE_SUFFIXES:
         raise UnsafeInput(
             f"refused to read data from {path}",
@@ -155,7 +158,7 @@ def open_path(path: Path, batch_size: int, text: TextOptions | None = None) -> S
     if suffix == ".tar" and path.is_file():
         from naa_fast.inputs.images import ImageTar
 
-        return ImageTar(path, batch_size)
+        return ImageTar(path, batch_size, images)
     if suffix in TEXT_SUFFIXES and path.is_file():
         from naa_fast.inputs.text import open_text
 
@@ -285,9 +288,15 @@ class PartOfSource:
         self.start, self.stop = start, stop
         self.name = whole.name
         self.samples: int | None = stop - start
-        for what in ("read_ahead", "in_memory", "batch_size", "data", *TOLD):
+        for what in ("read_ahead", "in_memory", "batch_size", "data"):
             if hasattr(whole, what):
                 setattr(self, what, getattr(whole, what))
+
+    def __getattr__(self, name: str) -> Any:
+        """What the whole says of itself by then."""
+        if name in TOLD:
+            return getattr(self.whole, name)
+        raise AttributeError(name)
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         last = self.stop if stop is None else min(self.start + stop, self.stop)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import cache
 from importlib import metadata
 from time import perf_counter
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +28,7 @@ from naa_fast.inputs.labels import LabelOrder
 from naa_fast.inputs.loaded import told_of
 from naa_fast.measurement import Measurement, Shard
 from naa_fast.records import Array
+from naa_fast.scan.faults import raising_layer, rose_in_this_package
 from naa_fast.scan.feeding import Feed
 from naa_fast.scan.memory import is_out_of_memory, pieces, release
 from naa_fast.scan.placement import Placement
@@ -181,7 +181,9 @@ class Runner:
 
     def labelled(self, classes: int) -> Array:
         """What the labels say (`Measurement.labelled`); nothing where they cannot be those of a model of that many classes."""
-        return self.predictions.read_labelled() if self.labels.fits(classes) else np.zeros((2, 0), np.int64)
+        labelled = self.predictions.read_labelled()
+        guessed = getattr(self.source, "labels_guessed", False) and labelled[0, classes:].any()
+        return np.zeros((2, 0), np.int64) if guessed or not self.labels.fits(classes) else labelled
 
     def run_past(self, onlooker: Onlooker, samples: Samples, most: int | None) -> None:
         """Show the first `most` items of the set to `onlooker`, until it has seen enough; nothing is measured."""
@@ -305,6 +307,7 @@ class Runner:
                 f"in layer: {raising_layer(unwrapped(self.model), error.__traceback__)}",
                 f"input: {shapes}",
                 f"message: {first_line(error)}",
+                *([hint] if (hint := getattr(self.source, "hint", "")) else []),
                 "check that the data has the shape and dtype the model expects",
             ) from error
 
@@ -383,24 +386,6 @@ class Runner:
             "excluded": self.selection.excluded,
             "unread": (*self.selection.left_out, *self.capture.left_out),
         }
-
-
-def raising_layer(model: nn.Module, trace: TracebackType | None) -> str:
-    """The innermost module of `model` on the traceback: no bookkeeping while all goes well."""
-    names = {id(module): name for name, module in model.named_modules()}
-    found = "(the model itself)"
-    while trace is not None:
-        owner = trace.tb_frame.f_locals.get("self")
-        found = names.get(id(owner), found) or found
-        trace = trace.tb_next
-    return found
-
-
-def rose_in_this_package(trace: TracebackType | None) -> bool:
-    """Whether the innermost frame is ours: in a hook or a kernel, not in the model."""
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("naa_fast.")
 
 
 def tensors_of(batch: Batch) -> list[Tensor]:

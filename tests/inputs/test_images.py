@@ -63,8 +63,27 @@ def test_grey_images_stay_one_channel(tmp_path: Path, mode: str) -> None:
     assert batch.arguments[0].shape == (1, 1, 4, 5)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-def test_one_image_in_colour_makes_all_of_them_rgb(tmp_path: Path, mode: str) -> None:
+def test_a_palette_of_greys_is_grey(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", "P", fill=51)
+    (batch,) = batches(tmp_path)
+    assert batch.arguments[0].shape == (1, 1, 4, 5)
+
+
+@pytest.mark.parametrize(("grey", "colour", "channels"), [(3, 1, 1), (1, 3, 3), (2, 2, 3)])
+def test_one_odd_image_does_not_decide_for_all(tmp_path: Path, grey: int, colour: int, channels: int) -> None:
+    for i in range(grey):
+        save(tmp_path / f"g{i}.png", "L", fill=51)
+    for i in range(colour):
+        save(tmp_path / f"c{i}.png", "RGB")
+    source = open_source(tmp_path, 9)
+    (batch,) = source.batches()
+    assert batch.arguments[0].shape == (4, channels, 4, 5)
+    odd = grey if channels == 3 else colour
+    assert f"as most are, {odd} of 4 converted" in source.reading[0]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_of_as_many_grey_as_coloured_images_all_are_rgb(tmp_path: Path, mode: str) -> None:
     save(tmp_path / "a.png", "L", fill=51)
     save(tmp_path / "b.png", mode)
     (batch,) = batches(tmp_path)
@@ -107,9 +126,9 @@ def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
     save(tmp_path / "g.gif", "P").rename(tmp_path / "b.png")
     (tmp_path / "c.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 4\n%%EndComments\n")
     source = open_source(tmp_path, 2)
-    assert source.samples == 3  # items, of which two are rejected
+    assert source.samples == 3  # items, of which one is rejected
     (batch,) = source.batches()
-    assert (batch.size, batch.skipped) == (1, 2)
+    assert (batch.size, batch.skipped) == (2, 1)
 
 
 def test_links_that_lead_out_are_left_out_and_counted_those_that_stay_are_read(tmp_path: Path) -> None:
@@ -150,7 +169,8 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     text = message(tmp_path)
     assert f"no image in {tmp_path}" in text
     assert "0 links lead out of it, 0 files could not be decoded" in text
-    assert "expected files ending in .png, .jpg, .jpeg, .bmp, .webp, .tif, .tiff" in text
+    assert "1 file that is no image: notes.txt" in text
+    assert "expected images that Pillow reads, such as .png, .jpg, .webp, .tif, .gif, .bmp, .ppm" in text
 
 
 def test_a_folder_of_nothing_but_links_and_damage_says_so(tmp_path: Path) -> None:
@@ -245,3 +265,41 @@ def test_a_tar_that_is_damaged_cut_off_or_packed_says_so(tmp_path: Path) -> None
         archive.add(tmp_path / "held" / "held.png")
     with pytest.raises(InputError, match="or unpack it into a folder"):
         open_source(path, 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.pgm", "b.ppm", "c.gif", "d.TIFF", "e.jfif", "f.tga", "g.webp", "h.dib", "no_ending", "i.PNG"]
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["folder", "tar"])
+def test_every_ending_that_pillow_reads_is_read(tmp_path: Path, name: str, packed: bool) -> None:
+    import PIL.Image
+
+    formats = {".pgm": "PPM", ".ppm": "PPM", ".gif": "GIF", ".tiff": "TIFF", ".jfif": "JPEG", ".tga": "TGA", ".webp": "WEBP"}
+    folder = tmp_path / "set"
+    folder.mkdir()
+    image = PIL.Image.new("RGB" if name == "b.ppm" else "L", (5, 4), 51 if name != "b.ppm" else (51, 51, 51))
+    kind = formats.get(Path(name).suffix.lower(), "DIB" if name == "h.dib" else "PNG")
+    with (folder / name).open("wb") as file:
+        image.save(file, kind, **({"lossless": True} if kind == "WEBP" else {}))
+    place = folder
+    if packed:
+        place = tmp_path / "set.tar"
+        with tarfile.open(place, "w") as archive:
+            archive.add(folder / name, name)
+    source = open_source(place, 4)
+    (batch,) = source.batches()
+    assert (batch.size, batch.skipped) == (1, 0)
+    assert torch.allclose(batch.arguments[0], torch.tensor(51 / 255), atol=0.02)
+
+
+def test_what_is_no_image_is_named_and_counted(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "README.txt").write_text("x")
+    (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (tmp_path / "labels.csv").write_text("a,1")
+    (tmp_path / "broken.heic").write_bytes(b"no image")
+    source = open_source(tmp_path, 4)
+    assert source.samples == 2
+    (batch,) = source.batches()
+    assert [bad.file for bad in batch.rejected] == ["broken.heic"]
+    assert source.left_out == (f"in {tmp_path}: 3 files that are no images: .DS_Store, README.txt, labels.csv",)  # type: ignore[attr-defined]
