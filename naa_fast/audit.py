@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from naa_fast.detect.coverage import with_common_layers
@@ -11,6 +12,7 @@ from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import judge, require_comparable
 from naa_fast.errors import InputError, UsageError
 from naa_fast.measurement import Measurement
+from naa_fast.report.run import Run, now
 from naa_fast.result import Audit
 from naa_fast.scan.progress import shown
 
@@ -104,8 +106,11 @@ def scan(
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
     """
     assert not isinstance(progress, bool)  # `shown` has seen to that
+    began, began_at = perf_counter(), now()
+    import torch
+
     from naa_fast.capture import ClassScores
-    from naa_fast.capture.selection import Request
+    from naa_fast.capture.selection import Request, unwrapped
     from naa_fast.inputs.batches import open_source
     from naa_fast.inputs.images import fit_images
     from naa_fast.inputs.padding import fitted
@@ -119,7 +124,7 @@ def scan(
     listed = ("top" if ranking else "none") if isinstance(ranking, bool) else ranking
     if listed not in RANKINGS:
         raise UsageError(f"ranking is {ranking!r}", f"expected one of {', '.join(RANKINGS)}, or True or False")
-    times, class_scores = Times(), ClassScores(scores)
+    times, class_scores, seed = Times(), ClassScores(scores), torch.initial_seed()
 
     def measured(name: str, source: Source, onlooker: Onlooker | None) -> Measurement:
         if quarantine is not None:
@@ -161,29 +166,35 @@ def scan(
 
     clean_measured = measured("clean", sets[0], None if fitting is None else fitting.clean)
     if fitting is not None:
-        scoring = attempts.ranking(lambda: fitting.calibrate(clean_measured))
+        with times.measuring("ranking"):
+            scoring = attempts.ranking(lambda: fitting.calibrate(clean_measured))
     request = request.without(clean_measured.unread)
     suspect_measured = measured("suspect", sets[1], None if scoring is None else scoring.suspect)
     if layers is None:
         clean_measured, suspect_measured = with_common_layers(clean_measured, suspect_measured)
     require_comparable(clean_measured, suspect_measured, threshold, top_k)  # before anything else is spent
     if scoring is not None:
-        look = attempts.ranking(lambda: scoring.result(clean_measured, suspect_measured))
+        with times.measuring("ranking"):
+            look = attempts.ranking(lambda: scoring.result(clean_measured, suspect_measured))
         attempts.notes += scoring.notes
     with ranks.waiting() as wait:  # under torchrun rank 0 proves and repairs
         if ranks.rank == 0:
             evidence, inputs = Evidence(), None
             if look is not None:
-                evidence, inputs = gather(
-                    model, look, sets[1], device=device, proof=proof, whole=listed == "all", scores=class_scores
-                )
+                with times.measuring("proof"):
+                    evidence, inputs = gather(
+                        model, look, sets[1], device=device, proof=proof, whole=listed == "all", scores=class_scores
+                    )
             judgement = judge(clean_measured, suspect_measured, threshold, top_k, attempts.told(evidence), accept_unranked)
             if repair and look is not None and judgement.verdict.outcome == "fail":
-                judgement = repaired(judgement, model, look, sets[1], inputs, device, class_scores)
+                with times.measuring("repair"):
+                    judgement = repaired(judgement, model, look, sets[1], inputs, device, class_scores)
         evidence = wait.tell(judgement.evidence if ranks.rank == 0 else None)
         if ranks.rank:
             judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
-    return Audit(judgement, options, times)
+    times.total = perf_counter() - began
+    named = Run(type(unwrapped(model)).__qualname__, "", sets[0].name, sets[1].name, (), began_at, now())
+    return Audit(judgement, options, times, named, seed)
 
 
 def asked_words(layers: Layers) -> list[str]:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import Repair
 from naa_fast.detect.verdict import Verdict
 from naa_fast.measurement import Measurement
+from naa_fast.report.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +33,7 @@ class Audit:
 
     `layers[name].difference` float64 per neuron, `.z` the same in standard deviations, `.abnormal` int64 indices ascending.
     `options` are the resolved options, for the report; `times` where the seconds went, None where nothing
-    was measured.
+    was measured; `run` names what was scanned and when; `seed` is torch's, which layers that draw random numbers go by.
 
     >>> audit.verdict.outcome
     'warn'
@@ -42,6 +44,8 @@ class Audit:
     judgement: Judgement
     options: dict[str, Any] = field(default_factory=dict)
     times: Times | None = None
+    run: Run | None = None
+    seed: int | None = None
 
     def __repr__(self) -> str:
         return f"Audit({self.verdict.outcome}, score {self.verdict.score:.4g}, {len(self.layers)} layers)"
@@ -145,7 +149,10 @@ class Audit:
 
     def _making(self) -> dict[str, Any]:
         """What only this audit knows of how it came about."""
-        return {"options": self.options, **({"times": self.times.report()} if self.times else {})}
+        making: dict[str, Any] = {"options": self.options}
+        making |= {"times": self.times.summary()} if self.times else {}
+        making |= {"run": self.run.report()} if self.run else {}
+        return making | ({"seed": self.seed} if self.seed is not None else {})
 
     def summary(self, width: int = 100, verbose: bool = False, colour: bool = False) -> str:
         """The verdict as text for a terminal of `width` cells, 40 lines at most, or all of it; safe whatever names say.
@@ -155,7 +162,7 @@ class Audit:
         """
         from naa_fast.report.summary import summary
 
-        return summary(self.judgement, width, verbose, colour)
+        return summary(self.judgement, width, verbose, colour, self._making())
 
     def _repr_html_(self) -> str:
         """What a notebook shows: outcome, evidence, layers and what was not checked, without a script."""
@@ -233,4 +240,14 @@ class Audit:
         """
         from naa_fast.report.folder import write_report
 
-        return write_report(self.judgement, Path(folder), self._making(), single_file)
+        began = perf_counter()
+
+        def making() -> dict[str, Any]:
+            """With the seconds that drawing and writing took until now."""
+            nonlocal began
+            if self.times is not None:
+                began, since = perf_counter(), began
+                self.times.add("report", began - since)
+            return self._making()
+
+        return write_report(self.judgement, Path(folder), making, single_file)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from naa_fast.cli.judging import add_judging, deliver, rules_of
 from naa_fast.cli.outputs import check_folder
 from naa_fast.cli.shared import DEFAULT_REPORT
+from naa_fast.report.run import Run, now
 
 
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
@@ -23,7 +25,7 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     check_folder(arguments.out, [arguments.clean, arguments.suspect, arguments.baseline, arguments.allow])
-    rules = rules_of(arguments)
+    rules, began = rules_of(arguments), now()
     from naa_fast import audit
     from naa_fast.measurement import Measurement
 
@@ -31,4 +33,6 @@ def run(arguments: argparse.Namespace) -> int:
     rules.require_model(sets[0].model)
     judging = {"threshold": arguments.threshold, "top_k": arguments.top_k, "accept_unranked": arguments.accept_unranked}
     found = audit.compare(*sets, **judging)
-    return deliver(found, arguments, rules)
+    command = tuple(arguments.command)
+    run = Run("", "", str(arguments.clean), str(arguments.suspect), command, began, now())
+    return deliver(replace(found, run=run), arguments, rules)

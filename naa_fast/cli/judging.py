@@ -86,14 +86,18 @@ def screen() -> dict[str, Any]:
 
 def deliver(audit: Audit, arguments: argparse.Namespace, rules: Rules) -> int:
     """Print the result, write the report folder, return the exit code after what the options let count. What cannot be written
-    is an error, and the result is printed all the same.
+    is an error, and the result is printed all the same; report.json, which says how long the writing took, after it.
     """
     audit = audit.gated(rules)
     folder, as_json, gate = arguments.out, arguments.json, audit.gate
-    text = audit.report_bytes().decode("ascii") if as_json else audit.summary(verbose=arguments.verbose, **screen())
-    emit(text.rstrip("\n"))
+    if not as_json:
+        emit(audit.summary(verbose=arguments.verbose, **screen()).rstrip("\n"))
     note(*gate.notes)
-    written = audit.save(folder, single_file=arguments.single_file)
+    try:
+        written = audit.save(folder, single_file=arguments.single_file)
+    finally:
+        if as_json:
+            emit(audit.report_bytes().decode("ascii").rstrip("\n"))
     place = f"report: {folder / 'report.html'} ({len(written)} files in {folder}{os.sep})"
     if as_json:
         note(place)

@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     Log.as_json = False
-    arguments = argparse.Namespace(outcome="", decision="")
+    arguments = argparse.Namespace(outcome="", decision="", command=(PROGRAM, *words))
     code = run(words, arguments)
     if Log.as_json and os.environ.get("RANK", "0") == "0":
         outcomes = {0: "done", EXIT_STOPPED: "stopped", EXIT_INTERRUPTED: "interrupted"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from naa_fast.cli.judging import add_judging, deliver, rules_of
@@ -24,6 +26,7 @@ from naa_fast.cli.shared import (
     sources_of,
 )
 from naa_fast.errors import NaaError
+from naa_fast.report.run import now
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,6 +77,7 @@ def add_proof(group: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    started, began = perf_counter(), now()
     sets_at = [place_of(path) for path in (arguments.clean, arguments.suspect)]
     read = [*sets_at, arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow]
     check_folder(arguments.out, read)
@@ -88,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             model, device = model_of(arguments)
             require_baseline_of(model, rules)
             fit_positions(model, sets)
+            loading = perf_counter() - started
             found = audit.scan(
                 model,
                 *sets,
@@ -101,7 +106,17 @@ def run(arguments: argparse.Namespace) -> int:
                 accept_unranked=arguments.accept_unranked,
                 **options,
             )
-        return code_of_all(found, arguments, rules, ranks)
+        return code_of_all(named(found, arguments, began, loading), arguments, rules, ranks)
+
+
+def named(found: Audit, arguments: argparse.Namespace, began: str, loading: float) -> Audit:
+    """The audit with the names the command gave, and the seconds that loading took."""
+    assert found.run is not None
+    assert found.times is not None
+    found.times.add("loading", loading)
+    weights, command = str(arguments.weights or ""), tuple(arguments.command)
+    sets = {"clean": str(arguments.clean), "suspect": str(arguments.suspect)}
+    return replace(found, run=replace(found.run, model=arguments.model, weights=weights, command=command, began=began, **sets))
 
 
 def code_of_all(found: Audit, arguments: argparse.Namespace, rules: Rules, ranks: Ranks) -> int:

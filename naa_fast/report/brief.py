@@ -42,15 +42,15 @@ SIZES = ((3, 10, 10, 6), (3, 10, 10, 4), (3, 10, 10, 3), (3, 8, 10, 3), (3, 7, 8
 ROOMS = tuple(Room(*sizes) for sizes in SIZES)
 
 
-def brief(judgement: Judgement, width: int = USUAL, colour: bool = False) -> str:
+def brief(judgement: Judgement, width: int = USUAL, colour: bool = False, ran: Sequence[str] = ()) -> str:
     """Outcome, sentence, what to do, three findings a level, ten neurons, ten samples and what was not checked; fewer of each
     where LINES would not hold them. Lines of at most `width` cells, from 40 to 140, ending in a newline; safe on a terminal
-    whatever names say. At most LINES lines from 80 cells on.
+    whatever names say. At most LINES lines from 80 cells on. `ran`: what was scanned, and when, a line each.
     """
     width = min(max(width, NARROWEST), WIDEST)
     lines: list[str] = []
     for room in ROOMS:
-        lines = drafted(judgement, width, room)
+        lines = drafted(judgement, width, room, ran)
         if len(lines) <= LINES:
             break
     text = "\n".join(lines) + "\n"
@@ -63,14 +63,14 @@ def coloured(text: str, outcome: str) -> str:
     return f"\x1b[1;{COLOURS[outcome]}m{word}\x1b[0m{text.removeprefix(word)}"
 
 
-def drafted(judgement: Judgement, width: int, room: Room) -> list[str]:
+def drafted(judgement: Judgement, width: int, room: Room, ran: Sequence[str] = ()) -> list[str]:
     evidence = judgement.evidence
     parts = [
         heading(judgement, width),
         findings(judgement, width, room.findings),
         neurons(judgement, width, room.neurons),
         [*samples(evidence, width, room.samples), *nearest(evidence, width), *cure(evidence, width)],
-        not_checked(judgement, width, room.unchecked),
+        [*not_checked(judgement, width, room.unchecked), *(one_line(printable(line, SENTENCE), width) for line in ran)],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines).split("\n")
 

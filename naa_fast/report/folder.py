@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,30 +25,38 @@ from naa_fast.report.words import printable
 PATH_CELLS = 200
 
 
-def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, object], single_file: bool = False) -> list[Path]:
+Provenance = Mapping[str, object]
+
+
+def write_report(
+    judgement: Judgement, folder: Path, provenance: Provenance | Callable[[], Provenance], single_file: bool = False
+) -> list[Path]:
     """Write the files of a report into `folder`, made if absent, and return their paths; older ones are replaced.
 
     Seven always, and the folder `page` with the styles and pictures of report.html, which `single_file` puts into it instead;
     where samples were ranked or a trigger proved also pictures or texts of the triggers and of the top samples, the vectors of
     the directions, the repair, and where it is asked for the table of all samples.
 
-    report.json comes last, so where it is, the others are. A symbolic link at a file's name is replaced, never followed.
+    report.json comes last, so where it is, the others are; a `provenance` that is a function is asked again for it, so that it
+    can say how long the others took. A symbolic link at a file's name is replaced, never followed.
 
     Raises:
         UsageError: `folder` is something else than a folder. InputError: it cannot be made or written to.
     """
     make_folder(folder)
+    asked = provenance if callable(provenance) else lambda: provenance
+    known = asked()
     # All that is drawn or worded is made before anything is written: no new file lies beside an old report if that fails.
     small = {
         "signature.png": chart_bytes(judgement, "png"),
         "signature.svg": chart_bytes(judgement, "svg"),
-        "summary.txt": summary(judgement).encode("utf-8"),
+        "summary.txt": summary(judgement, provenance=known).encode("utf-8"),
         **optional_files(judgement.evidence),
         **table_file(judgement.evidence),
         **vectors_file(judgement.evidence),
         **({REPAIR_FILE: judgement.evidence.repair.to_bytes()} if judgement.evidence.repair is not None else {}),
-        **page_files(judgement, provenance, single_file),
-        "report.json": report_bytes(judgement, provenance),
+        **page_files(judgement, known, single_file),
+        "report.json": report_bytes(judgement, known),
     }
     # The measurements one after the other: those of a large model are large.
     write(folder / "clean.naa.safetensors", judgement.clean.to_bytes())
@@ -56,7 +64,7 @@ def write_report(judgement: Judgement, folder: Path, provenance: Mapping[str, ob
     if not single_file:
         make_page_folder(folder / FOLDER)
     for name, content in small.items():
-        write(folder / name, content)
+        write(folder / name, content if name != "report.json" else report_bytes(judgement, asked()))
     for name in {*OPTIONAL, *older_page(folder)} - small.keys():  # of an older report in the same place
         remove(folder / name)
     if single_file:

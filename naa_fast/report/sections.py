@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,9 +109,12 @@ def gate_view(judgement: Judgement) -> GateView:
 
 def provenance_view(provenance: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Key and lines of each entry, in the order a person asks: what was scanned, with what, how."""
-    first = ("model", "data", "versions", "device", "backends", "options", "seed")
+    first = ("run", "model", "data", "versions", "device", "backends", "options", "seed")
     keys = [key for key in first if key in provenance] + [key for key in provenance if key not in first]
-    return [(web_text(key, NAME), [web_text(line, LONGEST_VALUE) for line in lines_of(provenance[key])]) for key in keys]
+    shown = dict(provenance)
+    if isinstance(shown.get("run"), Mapping) and shown["run"].get("command"):
+        shown["run"] = {**shown["run"], "command": shlex.join(shown["run"]["command"])}
+    return [(web_text(key, NAME), [web_text(line, LONGEST_VALUE) for line in lines_of(shown[key])]) for key in keys]
 
 
 def lines_of(value: Any, before: str = "") -> list[str]:

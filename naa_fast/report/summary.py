@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.detect.directions import BEYOND
@@ -10,7 +10,8 @@ from naa_fast.detect.evidence import PLACE_IN_SET, TAIL, Evidence
 from naa_fast.detect.findings import LEVELS
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.repair import TRIGGERED
-from naa_fast.report.brief import USUAL, brief, checked, coloured, nearest, told
+from naa_fast.report.brief import USUAL, WIDEST, brief, checked, coloured, nearest, told
+from naa_fast.report.run import run_lines
 from naa_fast.report.units import LEAST_P, measured
 from naa_fast.report.words import column, counted, display_cells, number, printable, wrapped
 
@@ -18,6 +19,7 @@ NARROWEST = 80
 """Cells the table needs."""
 NAME_CELLS = 60
 SENTENCE_CELLS = 600
+RUN_CELLS = 2000
 LINES_PER_LEVEL = 5
 LINES_NOT_CHECKED = 8
 ROWS_UNKNOWN = 5
@@ -25,16 +27,26 @@ ROWS_SAMPLES = 10
 MARKS = {True: "  * ", False: "    ", None: "  ? "}
 
 
-def summary(judgement: Judgement, width: int = USUAL, verbose: bool = False, colour: bool = False) -> str:
-    """What a person reads, 40 lines at most (`brief`), or with `verbose` all of it. `colour`: for a terminal that shows it."""
+def summary(
+    judgement: Judgement,
+    width: int = USUAL,
+    verbose: bool = False,
+    colour: bool = False,
+    provenance: Mapping[str, object] | None = None,
+) -> str:
+    """What a person reads, 40 lines at most (`brief`), or with `verbose` all of it. `colour`: for a terminal that shows it.
+    `provenance` says what was scanned, and when.
+    """
+    ran = run_lines(provenance or {}, RUN_CELLS if verbose else min(max(width, NARROWEST), WIDEST))
     if not verbose:
-        return brief(judgement, width, colour)
-    text = full(judgement, width)
+        return brief(judgement, width, colour, ran)
+    text = full(judgement, width, ran)
     return coloured(text, judgement.verdict.outcome) if colour else text
 
 
-def full(judgement: Judgement, width: int = USUAL) -> str:
-    """All that a person may ask: outcome, sentence, limits, findings, the top neurons, coverage, and what was not checked.
+def full(judgement: Judgement, width: int = USUAL, ran: Sequence[str] = ()) -> str:
+    """All that a person may ask: outcome, sentence, limits, findings, the top neurons, coverage, what was not checked, and the
+    lines of the run (`ran`).
 
     Lines of at most `width` cells (NARROWEST at least), ending in a newline; safe on a terminal for any layer names.
     """
@@ -48,6 +60,7 @@ def full(judgement: Judgement, width: int = USUAL) -> str:
         cure(judgement.evidence, width),
         coverage(judgement, width),
         not_checked(judgement.verdict.not_checked, width),
+        [shown for line in ran for shown in wrapped(printable(line, RUN_CELLS), width)],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
 
