@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from naa_fast.detect.coverage import with_common_layers
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import judge, require_comparable
-from naa_fast.errors import InputError, UsageError
+from naa_fast.errors import InputError, Stopped, UsageError
 from naa_fast.measurement import Measurement
 from naa_fast.report.run import Run, now
 from naa_fast.result import Audit
@@ -104,6 +105,8 @@ def scan(
 
     Raises:
         NaaError: one of its kinds, see `naa_fast.scan.loop.measure` and `naa_fast.detect.judgement.judge`.
+        Stopped: a signal came, a second Ctrl-C excepted. With a checkpoint the measurements are safe. Where both sets were
+            measured its `audit` has the verdict so far, with what was cut short as a gap.
     """
     assert not isinstance(progress, bool)  # `shown` has seen to that
     began, began_at = perf_counter(), now()
@@ -119,6 +122,7 @@ def scan(
     from naa_fast.repair.search import repaired
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.ranks import Ranks
+    from naa_fast.scan.stopping import StopRequest, Watch, stop_on_signals
     from naa_fast.scan.times import Times
 
     listed = ("top" if ranking else "none") if isinstance(ranking, bool) else ranking
@@ -155,46 +159,72 @@ def scan(
     request = Request(layers, exclude)
     if exclude is not None:
         options["exclude"] = asked_words(exclude)
-    ranks, attempts = Ranks.here(model), Attempts()
+    ranks, attempts, watch = Ranks.here(model), Attempts(), Watch(progress, StopRequest())
     fitting = scoring = look = None
     if listed == "none" or stop_early:
         attempts.unranked("the forwards ended early" if stop_early else "it was switched off")
     else:
-        chosen: dict[str, Any] = {"layers": request, "device": device, "backend": backend, "progress": progress}
+        chosen: dict[str, Any] = {"layers": request, "device": device, "backend": backend, "progress": watch}
         chosen |= {"scores": class_scores}
         fitting = attempts.ranking(lambda: RankingPass(model, *sets, **chosen))
 
     clean_measured = measured("clean", sets[0], None if fitting is None else fitting.clean)
     if fitting is not None:
-        with times.measuring("ranking"):
+        # Without a checkpoint a signal ends all here: nothing can be said before both sets were measured.
+        alone = checkpoint is not None and ranks.count == 1
+        with times.measuring("ranking"), stop_on_signals(watch.stop) if alone else nullcontext():
             scoring = attempts.ranking(lambda: fitting.calibrate(clean_measured))
+        if watch.cut:
+            raise stopped(watch.stop.name, checkpoint)
     request = request.without(clean_measured.unread)
     suspect_measured = measured("suspect", sets[1], None if scoring is None else scoring.suspect)
     if layers is None:
         clean_measured, suspect_measured = with_common_layers(clean_measured, suspect_measured)
     require_comparable(clean_measured, suspect_measured, threshold, top_k)  # before anything else is spent
-    if scoring is not None:
-        with times.measuring("ranking"):
-            look = attempts.ranking(lambda: scoring.result(clean_measured, suspect_measured))
-        attempts.notes += scoring.notes
-    with ranks.waiting() as wait:  # under torchrun rank 0 proves and repairs
-        if ranks.rank == 0:
-            evidence, inputs = Evidence(), None
-            if look is not None:
-                with times.measuring("proof"):
-                    evidence, inputs = gather(
-                        model, look, sets[1], device=device, proof=proof, whole=listed == "all", scores=class_scores
-                    )
-            judgement = judge(clean_measured, suspect_measured, threshold, top_k, attempts.told(evidence), accept_unranked)
-            if repair and look is not None and judgement.verdict.outcome == "fail":
-                with times.measuring("repair"):
-                    judgement = repaired(judgement, model, look, sets[1], inputs, device, class_scores)
-        evidence = wait.tell(judgement.evidence if ranks.rank == 0 else None)
-        if ranks.rank:
-            judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
+    with stop_on_signals(watch.stop):  # from here on a signal leaves the verdict so far
+        if scoring is not None:
+            with times.measuring("ranking"):
+                look = attempts.ranking(lambda: scoring.result(clean_measured, suspect_measured))
+            attempts.notes += scoring.notes
+        with ranks.waiting() as wait:  # under torchrun rank 0 proves and repairs
+            if ranks.rank == 0:
+                evidence, inputs = Evidence(), None
+                if look is not None:
+                    with times.measuring("proof"):
+                        evidence, inputs = gather(
+                            model,
+                            look,
+                            sets[1],
+                            device=device,
+                            proof=proof,
+                            whole=listed == "all",
+                            scores=class_scores,
+                            watch=watch,
+                        )
+                judgement = judge(clean_measured, suspect_measured, threshold, top_k, attempts.told(evidence), accept_unranked)
+                if repair and look is not None and judgement.verdict.outcome == "fail":
+                    with times.measuring("repair"):
+                        judgement = repaired(judgement, model, look, sets[1], inputs, device, class_scores, watch)
+            told = (judgement.evidence, watch.cut, watch.stop.name) if ranks.rank == 0 else None
+            evidence, cut, signal = wait.tell(told)
+            if ranks.rank:
+                judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
     times.total = perf_counter() - began
     named = Run(type(unwrapped(model)).__qualname__, "", sets[0].name, sets[1].name, (), began_at, now())
-    return Audit(judgement, options, times, named, seed)
+    audit = Audit(judgement, options, times, named, seed)
+    if cut:
+        raise stopped(signal, checkpoint, audit)
+    return audit
+
+
+def stopped(signal: str, checkpoint: str | Path | None, audit: Audit | None = None) -> Stopped:
+    """The error that says what was stopped and how to go on."""
+    left = ["the verdict so far stands without what was cut short"] if audit is not None else []
+    if checkpoint is None:
+        advice = "run it again for the rest; with --checkpoint the measurements are kept"
+        return Stopped(f"stopped by {signal}", *left, advice, audit=audit, resumable=False)
+    safe = f"the finished measurements are safe in {checkpoint}"
+    return Stopped(f"stopped by {signal}", *left, safe, "go on with the same command and --resume", audit=audit)
 
 
 def asked_words(layers: Layers) -> list[str]:

@@ -6,6 +6,8 @@ lines under it the particulars. Low levels say *what*; the public doors add *whe
 
 from __future__ import annotations
 
+from typing import Any
+
 EXIT_PASS = 0
 EXIT_FINDING = 1
 EXIT_ERROR = 2
@@ -14,6 +16,7 @@ EXIT_USAGE = 4
 EXIT_UNSAFE = 5
 EXIT_WARN = 6
 EXIT_STOPPED = 75
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
 
 class NaaError(Exception):
@@ -78,6 +81,12 @@ class RankLost(NaaError):
 
 
 class Stopped(NaaError):
-    """The work was stopped and can be resumed."""
+    """The work was stopped and can be resumed, or (exit code 130) cannot. `audit`: the verdict so far, where there is one."""
 
     exit_code = EXIT_STOPPED
+
+    def __init__(self, headline: str, *details: str, audit: Any = None, resumable: bool = True) -> None:
+        super().__init__(headline, *details)
+        self.audit = audit
+        if not resumable:
+            self.exit_code = EXIT_INTERRUPTED

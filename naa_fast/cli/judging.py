@@ -6,11 +6,13 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from naa_fast.cli.shared import clean, emit, note, positive
+from naa_fast.errors import NaaError
 
 if TYPE_CHECKING:
     from naa_fast.detect.accept import Rules
@@ -84,17 +86,36 @@ def screen() -> dict[str, Any]:
     return {"width": shutil.get_terminal_size().columns, "colour": colour}
 
 
+def saved(audit: Audit, folder: Path, single_file: bool) -> list[Path]:
+    """Write the report folder. Where that fails it is kept in a temporary folder, which is said, and the error raised."""
+    try:
+        return audit.save(folder, single_file)
+    except (NaaError, OSError):
+        try:
+            spare = Path(tempfile.mkdtemp(prefix="naa-report-"))
+            audit.save(spare, single_file)
+        except (NaaError, OSError):
+            note("the report could not be kept in a temporary folder either")
+        else:
+            note(f"the report is in {spare} instead")
+        raise
+
+
 def deliver(audit: Audit, arguments: argparse.Namespace, rules: Rules) -> int:
     """Print the result, write the report folder, return the exit code after what the options let count. What cannot be written
     is an error, and the result is printed all the same; report.json, which says how long the writing took, after it.
     """
     audit = audit.gated(rules)
     folder, as_json, gate = arguments.out, arguments.json, audit.gate
+    unprinted: NaaError | None = None
     if not as_json:
-        emit(audit.summary(verbose=arguments.verbose, **screen()).rstrip("\n"))
+        try:
+            emit(audit.summary(verbose=arguments.verbose, **screen()).rstrip("\n"))
+        except NaaError as error:  # it is saved all the same
+            unprinted = error
     note(*gate.notes)
     try:
-        written = audit.save(folder, single_file=arguments.single_file)
+        written = saved(audit, folder, arguments.single_file)
     finally:
         if as_json:
             emit(audit.report_bytes().decode("ascii").rstrip("\n"))
@@ -103,5 +124,7 @@ def deliver(audit: Audit, arguments: argparse.Namespace, rules: Rules) -> int:
         note(place)
     else:
         emit(clean(place))
+    if unprinted is not None:
+        raise unprinted
     arguments.outcome, arguments.decision = audit.verdict.outcome, gate.decision
     return gate.exit_code

@@ -12,11 +12,10 @@ from typing import Any, NoReturn
 
 from naa_fast.cli import bench, compare, demo, doctor, measure, merge, rank, scan
 from naa_fast.cli.shared import Log, emit, note, quiet_stdout, tell
-from naa_fast.errors import EXIT_ERROR, EXIT_STOPPED, NaaError, UsageError
+from naa_fast.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, NaaError, UsageError
 
 PROGRAM = "naa-fast"
 VERBS = (scan, rank, measure, merge, compare, demo, doctor, bench)
-EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
 EPILOG = """exit codes: 0 pass, 1 fail (a finding of --fail-on), 2 error, 3 inconclusive (also a warn with a gap), 4 usage,
 5 refused unsafe input, 6 warn, 75 stopped and can be resumed; 130 interrupted"""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from naa_fast.errors import UsageError
 
 QUARANTINE = "quarantine.jsonl"
+PROBE = 1 << 16
+"""Bytes that are written for a try, and taken away again, before any work: a report is larger than that."""
 REPORT_FILES = (
     "report.json",
     "report.html",
@@ -27,6 +30,8 @@ def check_folder(folder: Path, inputs: Sequence[Path | None] = ()) -> None:
 
     for name in (*REPORT_FILES, *OPTIONAL, QUARANTINE, FOLDER):  # a report removes an older one's OPTIONAL files
         refuse_overwriting(folder / name, inputs)
+        if name != FOLDER and (folder / name).is_dir() and not (folder / name).is_symlink():
+            raise UsageError(f"--out: {folder / name} is a folder", "a file of the report goes there", "choose another --out")
     for given in inputs:
         if given is not None and given.resolve().is_relative_to((folder / FOLDER).resolve()):
             raise UsageError(
@@ -75,6 +80,17 @@ def refuse_unwritable(folder: Path) -> None:
         raise UsageError(f"--out: {folder} cannot be a folder", f"{nearest} is in the way and is none", "choose another --out")
     if not os.access(nearest, os.W_OK):
         raise UsageError(f"--out: {folder} cannot be written to", f"this user may not write in {nearest}", "choose another --out")
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:  # gone again when it is closed
+            file.write(bytes(PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UsageError(
+            f"--out: {folder} cannot be written to",
+            f"writing {PROBE:,} bytes in {nearest}: {error.strerror or error}",
+            "make room on its disk, or choose another --out",
+        ) from None
 
 
 def model_file(spec: str) -> Path | None:

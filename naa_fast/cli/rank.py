@@ -27,7 +27,7 @@ from naa_fast.cli.shared import (
     sources_of,
 )
 from naa_fast.detect.checks import missing_lines
-from naa_fast.errors import EXIT_INCONCLUSIVE, EXIT_PASS, InputError, UsageError
+from naa_fast.errors import EXIT_INCONCLUSIVE, EXIT_PASS, InputError, Stopped, UsageError
 
 if TYPE_CHECKING:
     from naa_fast.detect.evidence import Ranking
@@ -76,7 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError("rank under torchrun", "samples are ranked in one process", "start it without torchrun")
         model, device = model_of(arguments)
         fit_positions(model, sets)
-        found = audit.scan(model, *sets, device=device, proof=not arguments.no_proof, **options)
+        stop = None
+        try:
+            found = audit.scan(model, *sets, device=device, proof=not arguments.no_proof, **options)
+        except Stopped as error:
+            if error.audit is None or error.audit.ranking is None:
+                raise
+            found, stop = error.audit, error
     ranking = ranking_of(found)
     lines = table_of(ranking, arguments)
     if arguments.out is None:
@@ -89,6 +95,9 @@ def run(arguments: argparse.Namespace) -> int:
     untried = [check for check in found.verdict.checks if check.name == "proof" and not arguments.no_proof]
     missing = [*missing_lines(untried), *found.judgement.evidence.gaps]
     note(*missing)
+    if stop is not None:
+        note(stop.headline, *(f"  {line}" for line in stop.details))
+        return stop.exit_code
     return EXIT_INCONCLUSIVE if missing else EXIT_PASS
 
 

@@ -25,7 +25,7 @@ from naa_fast.cli.shared import (
     running,
     sources_of,
 )
-from naa_fast.errors import NaaError
+from naa_fast.errors import NaaError, Stopped
 from naa_fast.report.run import now
 
 if TYPE_CHECKING:
@@ -93,19 +93,28 @@ def run(arguments: argparse.Namespace) -> int:
             require_baseline_of(model, rules)
             fit_positions(model, sets)
             loading = perf_counter() - started
-            found = audit.scan(
-                model,
-                *sets,
-                top_k=arguments.top_k,
-                threshold=arguments.threshold,
-                device=device,
-                ranking=arguments.ranking,
-                proof=not arguments.no_proof,
-                repair=not arguments.no_repair,
-                stop_early=arguments.stop_early,
-                accept_unranked=arguments.accept_unranked,
-                **options,
-            )
+            try:
+                found = audit.scan(
+                    model,
+                    *sets,
+                    top_k=arguments.top_k,
+                    threshold=arguments.threshold,
+                    device=device,
+                    ranking=arguments.ranking,
+                    proof=not arguments.no_proof,
+                    repair=not arguments.no_repair,
+                    stop_early=arguments.stop_early,
+                    accept_unranked=arguments.accept_unranked,
+                    **options,
+                )
+                stop = None
+            except Stopped as error:
+                if error.audit is None:
+                    raise
+                found, stop = error.audit, error
+        if stop is not None:
+            note(*stop.headline.splitlines(), *(f"  {line}" for line in stop.details))
+            rules = replace(rules, stopped=(stop.headline, stop.exit_code))
         return code_of_all(named(found, arguments, began, loading), arguments, rules, ranks)
 
 
@@ -123,9 +132,12 @@ def code_of_all(found: Audit, arguments: argparse.Namespace, rules: Rules, ranks
     """Rank 0's exit code, on every rank once it has delivered: torchrun ends all of them with the first that fails."""
     if ranks.rank:
         return int(ranks.tell(None))
+    from naa_fast.scan.stopping import stop_on_signals
+
     code, fault = None, None
     try:
-        code = deliver(found, arguments, rules)
+        with stop_on_signals():  # what is being written is written to its end
+            code = deliver(found, arguments, rules)
         if found.times is not None and not arguments.json:  # the report has them
             note(found.times.words())
     except NaaError as error:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naa_fast.errors import UsageError
+from naa_fast.errors import InputError, UsageError
 from naa_fast.ops import BACKENDS
 
 if TYPE_CHECKING:
@@ -331,11 +331,20 @@ def counted(number: int, what: str) -> str:
 
 
 def emit(text: str) -> None:
-    """Print results. A reader that has gone, as in `| head`, does not change how the command ends."""
+    """Print results. A reader that has gone, as in `| head`, does not change how the command ends.
+
+    Raises:
+        InputError: they cannot be printed, as on a full disk; nothing more is, then.
+    """
     try:
         print(text, flush=True)
     except BrokenPipeError:
         quiet_stdout()
+    except OSError as error:
+        quiet_stdout()
+        raise InputError(
+            "cannot print the results", str(error.strerror or error), "expected a stdout with room for them"
+        ) from None
 
 
 class Log:
@@ -351,7 +360,11 @@ def note(*lines: str) -> None:
 
 
 def tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """A line on stderr. Where nobody reads that any more, or it cannot be written, the work goes on without."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def clean(line: str, cells: int = LINE_CELLS) -> str:

@@ -75,7 +75,7 @@ class Gate:
 @dataclass(frozen=True)
 class Rules:
     """What is a fail: a finding of level `fail_on` and above. What counts nothing: those of a `baseline`, and `accepted` ones, of
-    the file `allow`. `warn_ok`: a warn is exit code 0.
+    the file `allow`. `warn_ok`: a warn is exit code 0. `stopped`: by what the scan was, and the exit code that says so.
     """
 
     fail_on: str = FAIL_ON
@@ -83,6 +83,7 @@ class Rules:
     accepted: tuple[Accepted, ...] = ()
     allow: str = ""
     warn_ok: bool = False
+    stopped: tuple[str, int] | None = None
 
     def require_model(self, model: str) -> None:
         """Raise UsageError where the baseline is not of the model with this digest."""
@@ -108,7 +109,11 @@ def gate(verdict: Verdict, rules: Rules, today: date | None = None) -> Gate:
     ignored = decision == "warn" and rules.warn_ok
     reason = reason_of(verdict, rules, decision, decisive, counted)
     code = EXIT_PASS if ignored else EXIT_CODES[decision]
-    return Gate(code, decision, reason + "; --warn-ok" * ignored, tuple(counted), tuple(notes))
+    reason += "; --warn-ok" * ignored
+    if rules.stopped is not None:
+        why, code = rules.stopped
+        reason = f"{plain(why)}; so far: {reason}"
+    return Gate(code, decision, reason, tuple(counted), tuple(notes))
 
 
 def weighed(findings: Sequence[Finding], rules: Rules, today: date) -> tuple[list[Finding], list[str]]:

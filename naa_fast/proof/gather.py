@@ -31,6 +31,7 @@ from naa_fast.rank.keep import main_tensor
 from naa_fast.rank.passes import in_words
 from naa_fast.rank.scorer import Look
 from naa_fast.records import Array
+from naa_fast.scan.stopping import Watch
 
 Decoder = Callable[[tuple[int, ...]], str]
 SHOWN = 48
@@ -76,9 +77,11 @@ def gather(
     proof: bool = True,
     whole: bool = False,
     scores: ClassScores | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Evidence, CleanInputs | None]:
     """What the ranked samples tell: proofs, who carries them, where crowds come from, and along which directions the sets differ;
-    with the clean inputs that were retained, for a repair. `whole`: reports list every sample.
+    with the clean inputs that were retained, for a repair. `whole`: reports list every sample. `watch` shows how far it is, and
+    may end a step.
 
     Raises nothing: what was measured stands without it, and what went wrong becomes a gap, so that it is no pass. Cost: see
     `prove`, and one more reading of the suspect set where a trigger was proved.
@@ -99,9 +102,9 @@ def gather(
     checks = (*ran("ranking"), *(() if proof else did_not_run("it was switched off", "proof")))
     evidence = Evidence(ranking, checks=checks)
     images = cache(lambda: clean_images(look))
-    again = SuspectsAgain(suspect, look)
+    again = SuspectsAgain(suspect, look, watch)
     steps: list[tuple[str, Callable[[Evidence], Evidence]]] = [
-        ("proof", lambda found: with_proofs(found, model, look, images(), suspect, device, scores) if proof else found),
+        ("proof", lambda found: with_proofs(found, model, look, images(), suspect, device, scores, watch) if proof else found),
         (WHOSE, lambda found: with_carriers(found, look, again)),
         (WHOSE, lambda found: with_images(found, look, images())),
         ("directions", lambda found: with_directions(found, look)),
@@ -132,9 +135,10 @@ def with_proofs(
     suspect: Source,
     device: str | torch.device,
     scores: ClassScores | None = None,
+    watch: Watch | None = None,
 ) -> Evidence:
     """The evidence with what was tried."""
-    proofs, forwards, untried = prove(model, seen, images, device, scores)
+    proofs, forwards, untried = prove(model, seen, images, device, scores, watch)
     decode = decoder(suspect)
     proofs = [replace(p, words=in_text(p, decode)) if p.tokens and decode is not None else p for p in proofs]
     proofs = [with_words(p, decode) for p in proofs]
@@ -142,7 +146,9 @@ def with_proofs(
     if untried and not proofs:
         return replace(found, forwards=forwards, checks=checks)
     assert found.ranking is not None
-    told = replace(found.ranking, uncertain=np.zeros(len(found.ranking.scores), bool))  # without a proof nothing carries one
+    told = found.ranking
+    if not any(proof.stands for proof in proofs):  # nothing carries one; else it is unknown until they are sought
+        told = replace(told, uncertain=np.zeros(len(told.scores), bool))
     return replace(found, ranking=told, proof=tuple(proofs), forwards=forwards, checks=checks)
 
 

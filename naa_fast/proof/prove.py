@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import nn
 from naa_fast.capture import ClassScores
 from naa_fast.detect.axes import channels_first
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
+from naa_fast.errors import Stopped
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.pictures import image_proofs
@@ -24,6 +25,7 @@ from naa_fast.rank.scorer import Look
 from naa_fast.records import Array
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
+from naa_fast.scan.stopping import Watch
 
 TARGETS = 3
 AMONG = 100
@@ -38,9 +40,10 @@ def prove(
     images: CleanInputs | None,
     device: str | torch.device = "auto",
     scores: ClassScores | None = None,
+    watch: Watch | None = None,
 ) -> tuple[list[Proof], int, str]:
     """What came nearest to a proof for each target, strongest first; how many samples were run for it; and, if nothing could be
-    tried or not all of the highest-ranked samples were searched, why.
+    tried, not all of the highest-ranked samples were searched, or `watch` ended it, why.
 
     `images`: see `clean_images`; `scores`: which output the class scores are. For each target the candidates come from the
     highest-ranked suspect samples predicted as it; the controls are the same number of candidates from clean samples predicted
@@ -51,20 +54,29 @@ def prove(
     if not len(bases.predicted) or (bases.predicted < 0).all():
         return [], 0, "the model gives no class scores"
     last = images is not None and images[0].last
-    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0], last, scores)
+    transplant = Transplant(
+        model, Placement.of(model, device), seen.largest, drawn[0][0], last, scores, None if watch is None else shown_by(watch)
+    )
     trials = Trials(transplant, bases)
-    unsearched = ""
+    unsearched, proofs = "", list[Proof]()
     with evaluating(model):
-        if seen.suspect_tokens is not None and seen.clean_tokens is not None:
-            proofs = list(token_proofs(trials, seen))
-        elif images is not None and any(kept.row is not None and kept.row.is_floating_point() for kept in seen.top):
-            rows, usual = (rows_like(images[0], top) for top in (seen.top, seen.null_top))
-            unsearched = left_aside(len(rows), seen.top)
-            wanted: list[int | str] = [*targets(seen.top, seen.null_predicted), ALL_TO_ALL]
-            proofs = [as_taken(proof, images[0]) for proof in image_proofs(trials, rows, usual, wanted, *images)]
-        else:
-            return [], 0, "the inputs are neither continuous values nor token ids, or too large to keep"
+        try:
+            if seen.suspect_tokens is not None and seen.clean_tokens is not None:
+                proofs.extend(token_proofs(trials, seen))
+            elif images is not None and any(kept.row is not None and kept.row.is_floating_point() for kept in seen.top):
+                rows, usual = (rows_like(images[0], top) for top in (seen.top, seen.null_top))
+                unsearched = left_aside(len(rows), seen.top)
+                wanted: list[int | str] = [*targets(seen.top, seen.null_predicted), ALL_TO_ALL]
+                proofs.extend(as_taken(proof, images[0]) for proof in image_proofs(trials, rows, usual, wanted, *images))
+            else:
+                return [], 0, "the inputs are neither continuous values nor token ids, or too large to keep"
+        except Stopped as stop:  # what was measured until then stays: `extend` keeps what it was given
+            unsearched = stop.headline
     return sorted(proofs, key=lambda proof: (not proof.stands, -proof.margin)), transplant.forwards, unsearched
+
+
+def shown_by(watch: Watch) -> Callable[[int], None]:
+    return lambda forwards: watch("proving", forwards)
 
 
 def left_aside(alike: int, top: Sequence[Kept]) -> str:

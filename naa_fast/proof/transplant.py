@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,7 +74,7 @@ class Transplant:
 
     `template`: a batch of the clean set, whose first sample lends what a forward needs beside the input proper. `last`: the model
     takes images with their channels last, candidates and rows have them first. `class_scores` say which output they are; None: by
-    the first one's names and shapes.
+    the first one's names and shapes. `watch` is told `forwards` whenever they grow, and may end all by raising.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class Transplant:
         template: Batch,
         last: bool = False,
         class_scores: ClassScores | None = None,
+        watch: Callable[[int], None] | None = None,
     ) -> None:
         self.model = model
         self.last = last
@@ -93,6 +94,13 @@ class Transplant:
         self.template = template
         self.class_scores = class_scores or ClassScores()
         self.forwards = 0
+        self.watch = watch
+
+    def count(self, samples: int) -> None:
+        """So many more samples ran."""
+        self.forwards += samples
+        if self.watch is not None:
+            self.watch(self.forwards)
 
     def predictions(self, bases: Bases, candidate: Candidate) -> Array:
         """Predicted class of every base with the candidate on it, int64; -1 where the model gives no finite scores."""
@@ -141,7 +149,7 @@ class Transplant:
                 pending.extendleft(reversed(pieces(batch, self.largest)))
                 release()
                 continue
-            self.forwards += batch.size
+            self.count(batch.size)
             yield batch, found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,13 @@ from naa_fast.records import Array
 
 @dataclass(frozen=True)
 class SuspectsAgain:
-    """The whole set where it repeats its order (`complete`); else the highest-ranked samples, as far as inputs were retained."""
+    """The whole set where it repeats its order (`complete`); else the highest-ranked samples, as far as inputs were retained.
+    `watch` is told how many were read again, and may end that by raising.
+    """
 
     source: Source
     look: Look
+    watch: Callable[[str, int, int | None], None] | None = None
 
     @property
     def complete(self) -> bool:
@@ -46,3 +49,5 @@ class SuspectsAgain:
             if len(rows):
                 yield taken(batch, rows), np.arange(at, at + len(rows))
             at += len(rows)
+            if self.watch is not None:
+                self.watch(f"again {self.source.name}", at, self.source.samples)

@@ -187,9 +187,13 @@ class RankingPass:
         scorer.directions.neurons = {name: record.channels for name, record in clean.layers.items()}
         scorer.directions.samples = min(clean.samples, MOST_CLEAN), self.sources[1].samples or clean.samples
         with self.ranks.sharing(), torch.no_grad():
+            self._tell(0)
             scorer.freeze()
+            done = 0
             for part in self._held or ():
                 scorer.calibrate(*part)
+                done += part[0].size
+                self._tell(done)
         if self._held is None:
             self._again(0, SamplePass(scorer.calibrate, MOST_CLEAN, fold=1), "the views of half of it do not fit in memory")
         self._held = None
@@ -221,6 +225,11 @@ class RankingPass:
                 return None
             scorer.take_scored(scored)
         return scorer.result(clean, suspect)
+
+    def _tell(self, done: int) -> None:
+        """Say how many clean samples were scored, which tell what chance does."""
+        if self.progress is not None and self._held is not None:
+            self.progress("calibrating the ranking", done, sum(part[0].size for part in self._held))
 
     def _unread(self, measured: Measurement) -> bool:
         """Whether samples were fitted or scored by a layer that could not be read to the end."""

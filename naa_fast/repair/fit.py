@@ -169,7 +169,7 @@ class Fit:
         output = model(*place.moved(batch.arguments), **place.moved(batch.keywords))
         which = self.transplant.class_scores.output
         found = None if which is None else which.read(output, batch.size, batch.score_mask)
-        self.transplant.forwards += 2 * batch.size
+        self.transplant.count(2 * batch.size)
         if found is None:
             raise RuntimeError("the model gives no scores")
         return found

@@ -30,13 +30,14 @@ from naa_fast.repair.space import Space
 from naa_fast.repair.trial import Left, Part, Trial, most_general, trial_of
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
+from naa_fast.scan.stopping import Watch
 
 CURE = "whether silencing what was found cures the model"
 AGREEMENT = 0.97
 """Share of clean predictions that a repair must leave as they are. Those that change were the least sure ones: on half A a third
 of what changed was accuracy lost."""
-MOST = 54_000
-"""Samples through the model after which nothing more is tried: with what runs already, and what measures, below 60,000."""
+MOST, BUDGET = 54_000, 60_000
+"""Samples through the model after which nothing more is tried: with what runs already, and what measures, below BUDGET."""
 LOOKED, TRIED, CURED = 24, 6, 2
 """Layers that one change is tried in, those with the largest z, and, where nothing can be tuned, of these the likeliest that all
 are tried in; CURED of them where a repair cures already."""
@@ -244,20 +245,22 @@ def attempt(
     images: CleanInputs | None,
     device: str | torch.device = "auto",
     scores: ClassScores | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Repair | None, str]:
     """The best repair, or None and why there is none.
 
     `layers`, the comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven
     trigger put on them, and on the highest-ranked suspects; it is measured on others. Cost: some ten thousand samples through
     the model, 60,000 at most (`forwards` tells how many; one that a gradient goes back through counts twice), and one more
-    reading of the suspect set.
+    reading of the suspect set. `watch` shows how far it is, and may end it.
     """
     proof = most_general(found.proof)
     drawn = alike(seen.drawn)
     places = places_of(layers, model)
     if found.ranking is None or not drawn or not places:
         return None, "no layer's output can be changed" if drawn else "no clean samples were kept"
-    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0], class_scores=scores)
+    tell = None if watch is None else lambda forwards: watch("repairing", forwards, max(forwards, BUDGET))
+    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0], class_scores=scores, watch=tell)
     with evaluating(model):
         trial = trial_of(transplant, drawn, suspect, found.ranking, proof, None if images is None else images[0])
         if trial is None:
@@ -288,11 +291,13 @@ def repaired(
     images: CleanInputs | None,
     device: str | torch.device,
     scores: ClassScores | None = None,
+    watch: Watch | None = None,
 ) -> Judgement:
     """The judgement of a `fail` with a repair, or with a note on why there is none; the verdict stays as it is."""
     evidence = judgement.evidence
     try:
-        repair, why = attempt(model, look, SuspectsAgain(suspect, look), evidence, judgement.layers, images, device, scores)
+        again = SuspectsAgain(suspect, look, watch)
+        repair, why = attempt(model, look, again, evidence, judgement.layers, images, device, scores, watch)
     except Exception as error:  # a verdict stands without it
         repair, why = None, f"the attempt ended with {in_words(error)}"
     note = (f"{CURE}: {why}",) if why else ()

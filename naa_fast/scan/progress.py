@@ -53,6 +53,7 @@ class Progress:
         self._last_done = 0
         self._begun = self._shown_at = now()
         self._open_width = 0
+        self.gone = False
 
     def __call__(self, label: str, done: int, total: int | None) -> None:
         now = self.now()
@@ -76,16 +77,24 @@ class Progress:
     def show(self, text: str) -> None:
         if self.terminal:
             # Blanks over the rest of a longer line before it: every terminal understands those.
-            self.stream.write("\r" + text.ljust(self._open_width))
+            self.write("\r" + text.ljust(self._open_width))
             self._open_width = len(text)
         else:
-            self.stream.write(text + "\n")
-        self.stream.flush()
+            self.write(text + "\n")
+
+    def write(self, text: str) -> None:
+        """Where nobody reads the progress any more, or it cannot be written, the work goes on without."""
+        if self.gone:
+            return
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            self.gone = True
 
     def end_line(self) -> None:
         if self._open_width:
-            self.stream.write("\n")
-            self.stream.flush()
+            self.write("\n")
         self._open_width = 0
 
     def __enter__(self) -> Progress:

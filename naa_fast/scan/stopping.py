@@ -1,13 +1,15 @@
-"""Being asked to stop: the batch in flight is finished, and the second Ctrl-C leaves at once."""
+"""Being asked to stop: the batch in flight is finished, and the second Ctrl-C leaves at once. `Watch` ends steps that way."""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+from naa_fast.errors import Stopped
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name))
 
@@ -22,13 +24,31 @@ class StopRequest:
         return bool(self.name)
 
 
+class Watch:
+    """A `progress(label, done, total)` for steps that a verdict can do without: shows how far they are, and ends the step in
+    hand with Stopped once `stop` is set (`cut`).
+    """
+
+    def __init__(self, progress: Callable[[str, int, int | None], None] | None = None, stop: StopRequest | None = None) -> None:
+        self.progress = progress
+        self.stop = StopRequest() if stop is None else stop
+        self.cut = False
+
+    def __call__(self, label: str, done: int, total: int | None = None) -> None:
+        if self.progress is not None:
+            self.progress(label, done, total)
+        if self.stop:
+            self.cut = True
+            raise Stopped(f"stopped by {self.stop.name}")
+
+
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
     """Inside, the first of SIGNALS only sets the request; a second SIGINT is a KeyboardInterrupt as usual.
 
     Handlers that were there before come back at the end. Outside the main thread signals are left alone.
     """
-    request = StopRequest()
+    request = StopRequest() if request is None else request
     if threading.current_thread() is not threading.main_thread():
         yield request
         return

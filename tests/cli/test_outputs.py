@@ -101,6 +101,24 @@ def test_a_folder_this_user_may_not_write_to(tmp_path: Path, monkeypatch: pytest
     assert f"this user may not write in {tmp_path}" in str(caught.value)
 
 
+def test_a_full_disk_is_noticed_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match="cannot be written to") as caught:
+        check_folder(tmp_path / "new")
+    assert f"in {tmp_path}: No space left on device" in str(caught.value)
+    assert "make room on its disk" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_in_the_place_of_a_file_of_the_report(tmp_path: Path) -> None:
+    (tmp_path / "report.json").mkdir()
+    with pytest.raises(UsageError, match=r"report\.json is a folder\n  a file of the report goes there"):
+        check_folder(tmp_path)
+
+
 def test_the_model_file_is_an_input_too() -> None:
     assert model_file("dir/net.py:build") == Path("dir/net.py")
     assert model_file("package.net:build") is None
