@@ -171,6 +171,16 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
             )
             about = str(proof.target)
             findings.append(Finding("proved", INPUT, statement, proof.rate, proof.limit, about, proof.trigger, proof.source))
+        elif proof.easy and proof.erasure is not None:
+            where = "classes to one another" if proof.target == ALL_TO_ALL else f"class {proof.target}"
+            erasure = proof.erasure
+            statement = (
+                f"this model is easily turned to {where}, whatever the samples: what was read off suspect samples ({proof.kind}) "
+                f"turns {100 * proof.rate:.0f} % of clean ones; taken out of the {erasure.claimed} suspect samples that hold it "
+                f"it gives {100 * erasure.turned:.0f} % of them another prediction, as much taken out elsewhere "
+                f"{100 * erasure.usual:.0f} %"
+            )
+            findings.append(Finding("outlier", "(model)", statement, proof.rate, proof.limit, str(proof.target)))
     crowd = evidence.turned
     if crowd is not None:
         statement = (

@@ -25,6 +25,11 @@ PROVED_OWN_RATE = 0.95
 eight clean models none turned more than .84, of windows and patches .79."""
 PROVED_SOURCE_RATE = 0.9
 """The same of a patch that turns one class: of the sets of clean models one had a patch that turned a class to another, .79."""
+ERASED, ERASED_MARGIN, ERASED_P = 1 / 3, 0.25, 0.01
+"""Share of the samples that carry a trigger that must turn back without it, by how much more than what they are held against, and
+the chance of that. Chosen on the four-class models of the tests (tests/proof), where a wave that is subtracted turns back .47."""
+FEW_CLAIMED = 8
+"""Fewer samples that carry a trigger cannot reach ERASED_P surely: then one that turns back, and none by chance, has to do."""
 PROVED_RULE_RATE = 0.5
 """The same of all-to-all, which cannot turn more than the model gets right."""
 
@@ -49,6 +54,28 @@ class Example:
     words_after: Pieces = ()
 
 
+@dataclass(frozen=True)
+class Erasure:
+    """What taking the trigger out of the suspect samples does that are claimed to carry it.
+
+    `turned` is the share of the `claimed` samples that get another prediction, `usual` the largest share among what they are held
+    against (`naa_fast.proof.erase`): as much taken out of them elsewhere, the same out of clean samples, or what clean samples
+    share out of those. `p_value`: the largest of the exact tests against each of these.
+    """
+
+    claimed: int
+    turned: float
+    usual: float
+    p_value: float
+
+    @property
+    def shared(self) -> bool:
+        """Whether these samples are what they are called because of the trigger."""
+        if self.claimed < FEW_CLAIMED:
+            return self.turned > self.usual
+        return self.turned >= ERASED and self.turned - self.usual >= ERASED_MARGIN and self.p_value < ERASED_P
+
+
 @dataclass(frozen=True, eq=False)
 class Proof:
     """The best reconstruction for one target.
@@ -56,10 +83,11 @@ class Proof:
     `kind` says how the trigger was read off ("patch", "offset", "token", ...); `target` the class it turns clean samples to, or
     "all-to-all". `rate`: share of `samples` clean samples of other classes that it turns, on samples that chose nothing;
     `interval` the rate's 95 % confidence interval (Wilson 1927); `control` the highest rate of the same procedure and budget on
-    groups of clean samples of that class. `pattern` and `mask` (float32, of the input's shape) or `tokens` are the trigger
-    itself; `words` the tokens as text. `source`: the one class that `samples` are of, None for all others than the target; `own`:
-    whether clean samples of the target hold it too. Of a patch they are no control then. `examples`: a few of the `samples`,
-    of classes in turns, chosen before they were run.
+    groups of clean samples that had the same chance, `controls` of them; with 0 there is no control. `pattern` and `mask`
+    (float32, of the input's shape) or `tokens` are the trigger itself; `words` the tokens as text. `source`: the one class that
+    `samples` are of, None for all others than the target; `own`: whether clean samples of the target hold it too: of a patch
+    those of other classes are the control then. `examples`: a few of the `samples`, of classes in turns, chosen before they were
+    run. `erasure`: whether suspect samples carry it, None where that could not be tried.
     """
 
     kind: str
@@ -75,6 +103,8 @@ class Proof:
     source: int | None = None
     own: bool = False
     examples: tuple[Example, ...] = ()
+    controls: int = 1
+    erasure: Erasure | None = None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -98,10 +128,20 @@ class Proof:
 
     @property
     def stands(self) -> bool:
-        """Whether this is a proof, or only the best that was found: the rate, and its distance from the control."""
-        if self.own and not self.tokens:
-            return self.rate >= self.limit
-        margin = 0.0 if self.own else PROVED_TOKEN_MARGIN if self.tokens else PROVED_MARGIN
+        """Whether this is a proof: it turns clean samples, and suspect samples carry it, as far as that could be tried."""
+        return self.turns and (self.erasure is None or self.erasure.shared)
+
+    @property
+    def easy(self) -> bool:
+        """Whether it says something of the model alone: it turns clean samples, and suspect samples were not seen to carry it."""
+        return self.turns and not self.stands
+
+    @property
+    def turns(self) -> bool:
+        """Whether it turns clean samples as nothing does that clean samples share: the rate, and its distance from a control."""
+        if not self.controls:
+            return False
+        margin = PROVED_MARGIN if not self.tokens else 0.0 if self.own else PROVED_TOKEN_MARGIN
         control = wilson(self.control, self.samples)[1]
         return self.rate >= self.limit and self.interval[0] > control and self.margin >= margin
 

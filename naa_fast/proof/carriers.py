@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -60,25 +60,47 @@ def in_place(pattern: Tensor, mask: Tensor) -> Closeness:
 
 def anywhere(pattern: Tensor, mask: Tensor) -> Closeness:
     """How close the best window of an image comes to what `mask` leaves of `pattern`: it may lie elsewhere in other samples."""
+    apart = distances(pattern, mask)
+
+    def close(x: Tensor) -> Array:
+        if x.shape[1:] != pattern.shape:
+            return np.full(len(x), -np.inf)
+        found = [-part.amin((1, 2)).numpy() for part in apart(x)]
+        return np.concatenate(found) if found else np.zeros(0)
+
+    return close
+
+
+def places_of(pattern: Tensor, mask: Tensor) -> Closeness:
+    """Row and column, int64 `[samples, 2]`, where the best window of an image begins."""
+    apart = distances(pattern, mask)
+
+    def place(x: Tensor) -> Array:
+        found = [np.stack(np.unravel_index(part.flatten(1).argmin(1).numpy(), part.shape[1:]), 1) for part in apart(x)]
+        return np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+
+    return place
+
+
+def distances(pattern: Tensor, mask: Tensor) -> Callable[[Tensor], Iterator[Tensor]]:
+    """Mean squared difference of every window of images from what `mask` leaves of `pattern`, float64 `[part, places, places]`, a
+    few images at a time.
+    """
     rows, columns = mask[0].any(1).nonzero()[:, 0], mask[0].any(0).nonzero()[:, 0]
     window = pattern[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].double()
     (high, wide), (height, width) = window.shape[1:], pattern.shape[1:]
     spectrum = torch.fft.rfft2(window, s=(height, width)).conj()
 
-    def close(x: Tensor) -> Array:
-        if x.shape[1:] != pattern.shape:
-            return np.full(len(x), -np.inf)
-        found = []
-        for part in torch.split(x, 16):  # the spectra of a few images at a time
+    def apart(x: Tensor) -> Iterator[Tensor]:
+        for part in torch.split(x, 16) if len(x) else ():
             held = part.cpu().double()
             crossed = torch.fft.irfft2((torch.fft.rfft2(held) * spectrum).sum(1), s=(height, width))
             own = pad((held**2).sum(1).cumsum(1).cumsum(2), (1, 0, 1, 0))
             own = own[:, high:, wide:] - own[:, :-high, wide:] - own[:, high:, :-wide] + own[:, :-high, :-wide]
-            apart = own - 2 * crossed[:, : height - high + 1, : width - wide + 1] + (window**2).sum()
-            found.append(-apart.amin((1, 2)).numpy() / window.numel())
-        return np.concatenate(found) if found else np.zeros(0)
+            whole = own - 2 * crossed[:, : height - high + 1, : width - wide + 1] + (window**2).sum()
+            yield whole / window.numel()
 
-    return close
+    return apart
 
 
 def holds(x: Tensor, tokens: Sequence[int]) -> Array:

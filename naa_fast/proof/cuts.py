@@ -37,7 +37,7 @@ def cuts(rows: Sequence[tuple[int, Array]], clean: CleanImages, margin: Margin) 
     and Fergus, ECCV 2014, section 4.2); put on other images it shows whether it was the object or a trigger (the idea of
     SentiNet: Chou, Tramer and Pellegrino, IEEE S&P Workshops 2020). Cost: about 100 samples through the model a row.
     """
-    for predicted, row in rows[:SEEDS]:
+    for number, (predicted, row) in enumerate(rows[:SEEDS]):
         if row.ndim != 3:
             return
         top, left, height, width = 0, 0, row.shape[1], row.shape[2]
@@ -51,7 +51,7 @@ def cuts(rows: Sequence[tuple[int, Array]], clean: CleanImages, margin: Margin) 
             mask = np.zeros(row.shape, np.float32)
             mask[:, top : top + height, left : left + width] = 1
             share = 100 * height * width / (row.shape[1] * row.shape[2])
-            yield Patch(CUT, f"{share:.2g} % of the input", row, mask), 1
+            yield Patch(CUT, f"{share:.2g} % of the input", row, mask, (number,)), 1
 
 
 def covered(row: Array, places: Sequence[tuple[int, int]], side: tuple[int, int], clean: CleanImages) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from naa_fast.proof.carriers import carriers
 from naa_fast.proof.crowd import crowd_of
 from naa_fast.proof.examples import with_words
 from naa_fast.proof.prove import CleanInputs, clean_images, harmless_of, prove
+from naa_fast.proof.transplant import samples_of
 from naa_fast.rank.again import SuspectsAgain
 from naa_fast.rank.keep import main_tensor
 from naa_fast.rank.passes import in_words
@@ -138,18 +139,21 @@ def with_proofs(
     watch: Watch | None = None,
 ) -> Evidence:
     """The evidence with what was tried."""
-    proofs, forwards, untried = prove(model, seen, images, device, scores, watch)
+    again = SuspectsAgain(suspect, seen)
+    fetch = partial(samples_of, again, predicted=seen.predicted)
+    attempts = prove(model, seen, images, device, fetch, scores, watch)
     decode = decoder(suspect)
-    proofs = [replace(p, words=in_text(p, decode)) if p.tokens and decode is not None else p for p in proofs]
+    proofs = [replace(p, words=in_text(p, decode)) if p.tokens and decode is not None else p for p in attempts.proofs]
     proofs = [with_words(p, decode) for p in proofs]
+    untried = "; ".join(attempts.notes)
     checks = (*found.checks, *(did_not_run(untried, "proof") if untried else ran("proof")))
-    if untried and not proofs:
-        return replace(found, forwards=forwards, checks=checks)
+    if not attempts.tried:
+        return replace(found, forwards=attempts.forwards, checks=checks)
     assert found.ranking is not None
     told = found.ranking
     if not any(proof.stands for proof in proofs):  # nothing carries one; else it is unknown until they are sought
         told = replace(told, uncertain=np.zeros(len(told.scores), bool))
-    return replace(found, ranking=told, proof=tuple(proofs), forwards=forwards, checks=checks)
+    return replace(found, ranking=told, proof=tuple(proofs), forwards=attempts.forwards, checks=checks)
 
 
 def with_directions(found: Evidence, seen: Look) -> Evidence:

@@ -29,12 +29,15 @@ SIGNIFICANT = 3.0
 
 @dataclass(frozen=True)
 class Patch:
-    """Replaces the input by `pattern` where `mask` is 1: both float32 `[...]` of one input's shape."""
+    """Replaces the input by `pattern` where `mask` is 1: both float32 `[...]` of one input's shape. `read_off`: which rows of its
+    group it was read off.
+    """
 
     kind: str
     budget: str
     pattern: Array
     mask: Array
+    read_off: tuple[int, ...] = ()
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
         mask, pattern = (torch.from_numpy(a).to(x.device, x.dtype) for a in (self.mask, self.pattern))
@@ -50,6 +53,7 @@ class Offset:
     pattern: Array
     low: float
     high: float
+    read_off: tuple[int, ...] = ()
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
         return (x + torch.from_numpy(self.pattern).to(x.device, x.dtype)).clamp(self.low, self.high)

@@ -10,15 +10,17 @@ import numpy as np
 
 from naa_fast.detect.evidence import HARMLESS
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_OWN_RATE, Proof
-from naa_fast.proof.cuts import cuts
+from naa_fast.proof.chances import FEWEST_OTHERS, Pool, Rows, Sought, chances, others
+from naa_fast.proof.cuts import CUT, cuts
+from naa_fast.proof.erase import erased
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
 from naa_fast.proof.purer import FEWEST, purer_groups
-from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Candidate
-from naa_fast.proof.trials import Best, Trials, Tried
-from naa_fast.records import Array
+from naa_fast.proof.transplant import SCREEN, UNRULED, WORTH_A_CONTROL, Candidate, can_rule
+from naa_fast.proof.trials import Best, Control, Settled, Trials, Tried
 
-CONTROLS = 2
+AS_GOOD = 0.05
+"""By how much less of the choosing part a smaller window may turn to be as good."""
 GOOD = 0.9
 """Rate of a proof beyond which nothing better is sought: a part of a trigger may stand as a proof, and be no use to repair."""
 ALIKE = 0.05
@@ -35,108 +37,113 @@ SMALL = 0.02
 """Most of the input that a patch against one class may cover: with 4 % and more, or an offset, samples of one class of clean
 models were seen to turn to a neighbouring class, which another draw of clean samples need not show."""
 
-Rows = Sequence[tuple[int, Array]]
-"""Predicted class and input of some samples."""
-
 
 class Later:
-    """What `make` makes of each of the groups, when it is first asked for."""
+    """What `make` makes of each of the groups, when it is first asked for, with the best of it."""
 
-    def __init__(self, make: Callable[[Rows], Tried], groups: Sequence[Rows]) -> None:
-        self._make = make
-        self._groups = groups
+    def __init__(self, trials: Trials, make: Callable[[Sought], Tried], groups: Sequence[Sought]) -> None:
+        self._trials, self._make, self._groups = trials, make, groups
 
-    def __call__(self) -> list[Tried]:
-        return self._made
+    def __call__(self, trials: Trials | None = None) -> list[Control]:
+        """On samples of their own where `trials` says so."""
+        trials = trials or self._trials
+        return [Control(sought.target, trials.best(tried, sought.target)) for sought, tried in self._made]
 
     @cached_property
-    def _made(self) -> list[Tried]:
-        return [self._make(group) for group in self._groups]
+    def _made(self) -> list[tuple[Sought, Tried]]:
+        return [(sought, self._make(sought)) for sought in self._groups]
 
 
-def grouped(
-    rows: Sequence[Array], clean: CleanImages, offset: bool, usual: Array | None, own: Array
-) -> Iterator[tuple[Candidate, int]]:
-    """Candidates of the first SIZES rows each, as far as there are rows, and of those of all rows that share what they share.
-
-    `usual`: see `naa_fast.proof.images.offsets`; `own`: the clean inputs of the target's class.
+def grouped(sought: Sought, clean: CleanImages, offset: bool) -> Iterator[tuple[Candidate, int]]:
+    """Candidates of the first SIZES rows of the group each, as far as there are rows, and of those of all rows that share what
+    they share.
     """
+    rows = [row for _, row in sought.group]
     whole = np.stack(rows) if rows else np.zeros((0, *clean.mean.shape), np.float32)
     for size in sorted({min(size, len(rows)) for size in SIZES}):
         if size >= FEWEST:
-            for candidate in candidates(whole[:size], clean, offset and size >= SIZES[1], usual):
-                yield candidate, size
-    for purer in purer_groups(whole, clean, usual, own):
-        for candidate in candidates(whole[purer], clean, offset, usual):
-            yield candidate, len(purer)
+            for candidate in candidates(whole[:size], clean, offset and size >= SIZES[1], sought.usual):
+                yield replace(candidate, read_off=tuple(range(size))), size
+    for purer in purer_groups(whole, clean, sought.usual, sought.own):
+        for candidate in candidates(whole[purer], clean, offset, sought.usual):
+            yield replace(candidate, read_off=tuple(purer.tolist())), len(purer)
 
 
 @dataclass(frozen=True)
-class Sought:
-    """What the candidates for one target are made of: a `group` of suspects, and `clean_groups` that get the same chance.
-
-    `own`: clean inputs of the target's class, of all-to-all all; `usual` their mean, None of all-to-all.
+class Search:
+    """The `trials` of one target: what is `sought` in its suspects, the `controls` that get the same chance, and all its
+    `suspects`, which may carry what is found.
     """
 
-    target: int | str
-    group: Rows
-    clean_groups: Sequence[Rows]
-    own: Array
-    usual: Array | None
+    trials: Trials
+    sought: Sought
+    controls: Sequence[Sought]
+    suspects: Rows
+    pool: Pool
+
+    @property
+    def clean(self) -> CleanImages:
+        return self.pool.drawn
+
+    @cached_property
+    def offset(self) -> bool:
+        """Whether offsets are tried: few samples have too much of their own, and what a harmless change does is none."""
+        whole = np.stack([row for _, row in self.sought.group])
+        return harmless_share(whole, self.clean, self.sought.usual) < HARMLESS
+
+    def shared(self, sought: Sought) -> Tried:
+        return list(grouped(sought, self.clean, self.offset))
+
+    def windows(self, sought: Sought) -> Tried:
+        """Of what is as good, the smallest."""
+        return sorted(cuts(sought.group, self.clean, self.trials.transplant.margins), key=covered)
 
 
-def image_proofs(
-    trials: Trials, suspects: Rows, unusual: Rows, wanted: Sequence[int | str], clean: CleanImages, predicted: Array
-) -> Iterator[Proof]:
-    """For each target what came nearest to a proof. `suspects`, `unusual`: the highest-ranked samples of the suspect set and of
-    the clean one; `clean` inputs with the class `predicted` for each.
+def image_proofs(trials: Trials, suspects: Rows, wanted: Sequence[int | str], pool: Pool) -> Iterator[Proof | str]:
+    """For each target what came nearest to a proof, or why none can be had. `suspects`: the highest-ranked samples of the suspect
+    set; `pool` clean ones.
     """
-    random = np.random.default_rng(0)
+    clean = pool.drawn
     for target in wanted:
+        if target == ALL_TO_ALL and not can_rule(trials.parts[0].predicted):
+            yield UNRULED
+            continue
         group = distinct([pair for pair in suspects if target in (pair[0], ALL_TO_ALL)], clean)
-        own = np.flatnonzero(predicted == target) if target != ALL_TO_ALL else np.arange(len(clean.x))
         if len(group) < FEWEST:
             continue
-        # Too few of the class have no offsets, where as many suspects have: then clean samples of any class get the same chance.
-        like = own if len(own) >= SIZES[1] else np.arange(len(clean.x))
-        groups = [[(int(predicted[i]), clean.x[i]) for i in random.permutation(like)[: len(group)]] for _ in range(CONTROLS)]
-        groups.append([pair for pair in unusual if target in (pair[0], ALL_TO_ALL)][: len(group)])
-        usual = clean.x[own].mean(0) if target != ALL_TO_ALL and len(own) else None
-        yield from strongest(tried_for(trials, Sought(target, group, groups, clean.x[own], usual), clean))
+        chance = chances(target, group, pool)
+        if chance is None:
+            yield (
+                f"a trigger of class {target}, which {len(group)} suspects crowd in: clean data has {len(pool.own(int(target)))} "
+                f"samples of it, and no {FEWEST_OTHERS} other classes with enough, so there is no control with the same chance"
+            )
+            continue
+        yield from strongest(tried_for(Search(trials, *chance, group, pool)))
         trials.forget()
 
 
-def tried_for(trials: Trials, sought: Sought, clean: CleanImages) -> Iterator[Proof | None]:
+def tried_for(search: Search) -> Iterator[Proof | None]:
     """What a group shares first; where that is no good proof, windows of single samples, and what clean samples hold too; then,
     where nothing stands, what a group shares against one class.
     """
-    target, group = sought.target, sought.group
-    whole = np.stack([row for _, row in group])  # few samples have too much of their own
-    offset = harmless_share(whole, clean, sought.usual) < HARMLESS
-
-    def shared(rows: Rows) -> Tried:
-        return list(grouped([row for _, row in rows], clean, offset, sought.usual, sought.own))
-
-    def cut(rows: Rows) -> Tried:
-        return sorted(cuts(rows, clean, trials.transplant.margins), key=covered)  # of what is as good, the smallest
-
-    tried, controls = shared(group), Later(shared, sought.clean_groups)
-    found = [attempt(trials, tried, controls, target)]
+    target, controls = search.sought.target, Later(search.trials, search.shared, search.controls)
+    tried = search.shared(search.sought)
+    found = [attempt(search, tried, controls)]
     yield found[0]
     if not isinstance(target, int) or good(found):
         return
-    windows = cut(group)
-    found.append(attempt(trials, windows, Later(cut, sought.clean_groups), target))
+    windows = search.windows(search.sought)
+    found.append(attempt(search, windows, Later(search.trials, search.windows, search.controls)))
     yield found[-1]
     if good(found):
         return
-    found.append(held_by_clean(trials, [*tried, *windows], found, target))
+    found.append(held_by_clean(search, [*tried, *windows]))
     yield found[-1]
     if stands(found):
         return
-    for source in sources(trials, small(tried), target):
-        narrow = Later(lambda rows: small(shared(rows)), sought.clean_groups)
-        proof = attempt(trials.of_class(source), small(tried), narrow, target)
+    for source in sources(search.trials, small(tried), target):
+        narrow = Later(search.trials, lambda sought: small(search.shared(sought)), search.controls)
+        proof = attempt(search, small(tried), narrow, source)
         yield None if proof is None else replace(proof, source=source)
 
 
@@ -169,31 +176,101 @@ def good(found: Sequence[Proof | None]) -> bool:
     return any(proof is not None and proof.stands and proof.rate >= GOOD for proof in found)
 
 
-def attempt(trials: Trials, tried: Tried, controls: Later, target: int | str) -> Proof | None:
-    """The best of what is tried, measured; None where it turns too little to be worth a control."""
+def attempt(search: Search, tried: Tried, controls: Later, source: int | None = None) -> Proof | None:
+    """The best of what is tried, on samples of the `source` class alone if there is one, measured; None where it turns too little
+    to be worth a control. What turns as a proof does is taken out of the suspects that carry it.
+    """
+    target = search.sought.target
+    trials = search.trials if source is None else search.trials.of_class(source)
     found = trials.best(tried, target)
     if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
         return None
-    best, rate, control, samples = trials.settle(found, [trials.best(one, target) for one in controls()], target)
-    return replace(proof_of(best, target, rate, control, samples), examples=examples_of(trials, best.candidate, target))
+    chance = controls(trials)
+    settled = trials.settle(found, chance, target)
+    if isinstance(settled.best.candidate, Patch) and settled.best.candidate.kind == CUT:
+        settled = tightened(trials, settled, target)
+    return checked(search, trials, replace(proof_of(settled, target), source=source), settled.best, chance)
 
 
-def proof_of(best: Best, target: int | str, rate: float, control: float, samples: int, own: bool = False) -> Proof:
-    candidate = best.candidate
+def checked(search: Search, trials: Trials, proof: Proof, best: Best, chance: Sequence[Control]) -> Proof:
+    """The proof with examples and, if it turns clean samples, with what taking it out of the suspects does."""
+    proof = replace(proof, examples=examples_of(trials, best.candidate, search.sought.target))
+    if not proof.turns:
+        return proof
+    key = best.candidate.kind, best.candidate.budget
+    instead = [(one.found[key].candidate, group) for one, group in zip(chance, search.controls, strict=False) if key in one.found]
+    return replace(
+        proof, erasure=erased(trials.transplant, best.candidate, search.sought, instead, search.suspects, search.clean)
+    )
+
+
+def tightened(trials: Trials, settled: Settled, target: int | str) -> Settled:
+    """The same with the window shaved, side by side, as far as it does as much: what else was cut out with a trigger is different
+    in every sample. The whole window where the measuring part says that it does more.
+    """
+    best = settled.best
+    assert isinstance(best.candidate, Patch)
+    tight, shaved = best.candidate, True
+    while shaved:
+        shaved = False
+        for other in shavings(tight):
+            if (
+                trials.screened(other, target) >= best.chosen_by - AS_GOOD
+                and trials.rate(other, target, 0)[0] >= best.chosen_by - AS_GOOD
+            ):
+                tight, shaved = other, True
+                break
+    rate, samples = trials.rate(tight, target, 1)
+    if tight is best.candidate or rate < settled.rate - AS_GOOD:
+        return settled
+    return replace(settled, best=replace(best, candidate=tight), rate=rate, samples=samples)
+
+
+def shavings(patch: Patch) -> Iterator[Patch]:
+    """A window without a row or column at one of its sides, an eighth of them at once of a large one; none of the last."""
+    (rows, columns) = (np.flatnonzero(patch.mask.max(0).max(axis)) for axis in (1, 0))
+    for axis, places in ((1, rows), (2, columns)):
+        step = max(1, len(places) // 8)
+        for gone in (places[:step], places[-step:]) if len(places) > step else ():
+            mask = patch.mask.copy()
+            np.moveaxis(mask, axis, 0)[gone] = 0
+            yield replace(patch, mask=mask)
+
+
+def proof_of(settled: Settled, target: int | str, own: bool = False) -> Proof:
+    candidate = settled.best.candidate
     pattern, mask = (getattr(candidate, name, None) for name in ("pattern", "mask"))
-    return Proof(f"{candidate.kind}, {candidate.budget}", target, rate, control, samples, best.group, pattern, mask, own=own)
+    share = f"{100 * mask[0].mean():.2g} % of the input" if candidate.kind == CUT and mask is not None else candidate.budget
+    kind = f"{candidate.kind}, {share}"
+    measured = settled.rate, settled.control, settled.samples, settled.best.group
+    return Proof(kind, target, *measured, pattern, mask, own=own, controls=settled.controls)
 
 
-def held_by_clean(trials: Trials, tried: Tried, tries: Sequence[Proof | None], target: int) -> Proof | None:
-    """The patch that turns so many that it is a trigger though clean samples of the target hold it too; None if there is none."""
-    patches = trials.best([pair for pair in tried if isinstance(pair[0], Patch) and pair[0].mask[0].mean() <= OWN], target)
-    best = max(patches.values(), key=lambda best: best.chosen_by, default=None)
-    if best is None or best.chosen_by < PROVED_OWN_RATE:
+def held_by_clean(search: Search, tried: Tried) -> Proof | None:
+    """The patch that turns so many that it is a trigger though clean samples of the target hold it too; None if there is none.
+
+    Those are no control then: clean samples of other classes are, with what they share tried for these classes.
+    """
+    trials, target = search.trials, search.sought.target
+    assert isinstance(target, int)
+    patches = trials.best([pair for pair in tried if within(pair[0])], target)
+    patches = {key: best for key, best in patches.items() if best.chosen_by >= PROVED_OWN_RATE}
+    if not patches:
         return None
-    rate, samples = trials.rate(best.candidate, target, 1)
-    control = max((proof.control for proof in tries if proof is not None), default=0.0)
-    proof = proof_of(best, target, rate, control, samples, own=True)
-    return replace(proof, examples=examples_of(trials, best.candidate, target))
+    _, groups = others(target, len(search.sought.group), 0, search.pool, FEWEST_OTHERS)
+
+    def like(sought: Sought) -> Tried:
+        whole = search.windows(sought) if any(kind == CUT for kind, _ in patches) else []
+        return [pair for pair in [*grouped(sought, search.clean, False), *whole] if within(pair[0])]
+
+    chance = Later(trials, like, groups)()
+    settled = trials.settle(patches, chance, target)
+    return checked(replace(search, controls=groups), trials, proof_of(settled, target, own=True), settled.best, chance)
+
+
+def within(candidate: Candidate) -> bool:
+    """Whether it is a patch that covers OWN of the input at most."""
+    return isinstance(candidate, Patch) and bool(candidate.mask[0].mean() <= OWN)
 
 
 def covered(pair: tuple[Patch, int]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from naa_fast.detect.axes import channels_first
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.errors import Stopped
 from naa_fast.inputs.batches import Batch
+from naa_fast.proof.chances import Pool
+from naa_fast.proof.erase_words import Fetch
 from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.pictures import image_proofs
 from naa_fast.proof.purer import FEWEST
@@ -30,8 +32,22 @@ from naa_fast.scan.stopping import Watch
 TARGETS = 3
 AMONG = 100
 
+NEITHER = "the inputs are neither continuous values nor token ids, or too large to keep"
+
 CleanInputs = tuple[CleanImages, Array]
 """Clean continuous inputs, and the class predicted for each."""
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """What came nearest to a proof for each target, strongest first; how many samples ran for it; why some, or all, targets could
+    not be tried (`notes`); whether any could (`tried`).
+    """
+
+    proofs: tuple[Proof, ...] = ()
+    forwards: int = 0
+    notes: tuple[str, ...] = ()
+    tried: bool = True
 
 
 def prove(
@@ -39,40 +55,48 @@ def prove(
     seen: Look,
     images: CleanInputs | None,
     device: str | torch.device = "auto",
+    fetch: Fetch | None = None,
     scores: ClassScores | None = None,
     watch: Watch | None = None,
-) -> tuple[list[Proof], int, str]:
-    """What came nearest to a proof for each target, strongest first; how many samples were run for it; and, if nothing could be
-    tried, not all of the highest-ranked samples were searched, or `watch` ended it, why.
+) -> Attempts:
+    """What putting on clean samples does that suspect samples share, beside controls that had the same chance; what was measured
+    until `watch` ended it.
 
-    `images`: see `clean_images`; `scores`: which output the class scores are. For each target the candidates come from the
-    highest-ranked suspect samples predicted as it; the controls are the same number of candidates from clean samples predicted
-    as it, put on the same bases. Cost: some ten thousand samples through the model; the report tells how many.
+    `images`: see `clean_images`; `scores`: which output the class scores are. `fetch` reads suspect samples again; without it no
+    text's words are taken out. For each target the candidates come from the highest-ranked suspect samples predicted as it; the
+    controls are the same number of candidates from clean samples (`chances`), put on the same bases; what turns these is taken
+    out of the suspects again (`erased`). Cost: some ten thousand samples through the model; the report tells how many.
     """
     drawn = alike(seen.drawn)
     bases = Bases(drawn)
     if not len(bases.predicted) or (bases.predicted < 0).all():
-        return [], 0, "the model gives no class scores"
+        return Attempts(notes=("the model gives no class scores",), tried=False)
     last = images is not None and images[0].last
     transplant = Transplant(
         model, Placement.of(model, device), seen.largest, drawn[0][0], last, scores, None if watch is None else shown_by(watch)
     )
     trials = Trials(transplant, bases)
-    unsearched, proofs = "", list[Proof]()
+    unsearched, found = "", list[Proof | str]()
     with evaluating(model):
         try:
             if seen.suspect_tokens is not None and seen.clean_tokens is not None:
-                proofs.extend(token_proofs(trials, seen))
+                found.extend(token_proofs(trials, seen, fetch))
             elif images is not None and any(kept.row is not None and kept.row.is_floating_point() for kept in seen.top):
                 rows, usual = (rows_like(images[0], top) for top in (seen.top, seen.null_top))
                 unsearched = left_aside(len(rows), seen.top)
                 wanted: list[int | str] = [*targets(seen.top, seen.null_predicted), ALL_TO_ALL]
-                proofs.extend(as_taken(proof, images[0]) for proof in image_proofs(trials, rows, usual, wanted, *images))
+                found.extend(image_proofs(trials, rows, wanted, Pool(usual, *images)))
             else:
-                return [], 0, "the inputs are neither continuous values nor token ids, or too large to keep"
+                return Attempts(
+                    notes=("the inputs are neither continuous values nor token ids, or too large to keep",), tried=False
+                )
         except Stopped as stop:  # what was measured until then stays: `extend` keeps what it was given
             unsearched = stop.headline
-    return sorted(proofs, key=lambda proof: (not proof.stands, -proof.margin)), transplant.forwards, unsearched
+    proofs = sorted((one for one in found if isinstance(one, Proof)), key=lambda proof: (not proof.stands, -proof.margin))
+    notes = tuple(filter(None, (*(one for one in found if isinstance(one, str)), unsearched)))
+    if images is not None:
+        proofs = [as_taken(proof, images[0]) for proof in proofs]
+    return Attempts(tuple(proofs), transplant.forwards, notes)
 
 
 def shown_by(watch: Watch) -> Callable[[int], None]:

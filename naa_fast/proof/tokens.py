@@ -105,6 +105,13 @@ def rising(high: Array, n_high: int, low: Array, n_low: int, most: int) -> list[
     return [int(token) for token in order if rise[token] > 0]
 
 
+def ordinary(clean: TokenCounts, most: int, but: Sequence[int]) -> list[int]:
+    """Tokens that FEWEST clean samples and more hold, drawn by a fixed seed, without some: what any word does."""
+    common = np.flatnonzero(clean.counts.sum(0) >= FEWEST)
+    common = common[~np.isin(common, list(but))]
+    return [int(token) for token in np.random.default_rng(0).permutation(common)[:most]]
+
+
 def natural(own: Sequence[int]) -> list[Tokens]:
     """What a class's `own` words can do in clean data, alone and in phrases: the control of both."""
     lengths = range(2, min(LONGEST, len(own)) + 1)

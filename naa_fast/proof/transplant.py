@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from naa_fast.accumulate import chosen_classes
 from naa_fast.capture import ClassScores
 from naa_fast.inputs.batches import Batch
+from naa_fast.rank.again import SuspectsAgain
 from naa_fast.rank.keep import concatenated, main_tensor, taken, with_main
 from naa_fast.records import Array
 from naa_fast.scan.memory import is_out_of_memory, pieces, release
@@ -21,6 +22,17 @@ from naa_fast.scan.placement import Placement
 
 FEWEST_RULES = 3
 """Classes that must each go somewhere else before it is called all-to-all."""
+LEAST_A_CLASS = 4
+"""Samples of a class that say where it goes: of one sample each every rule fits itself. Four are what the choosing part has of
+each of twenty classes; with more classes all-to-all is not tried."""
+TOLD = 0.8
+"""Share of the choosing samples whose classes have so many: an all-to-all trigger is about all classes."""
+UNRULED = (
+    f"an all-to-all trigger: most clean samples that choose are of classes with fewer than {LEAST_A_CLASS} among them, which any "
+    "rule fits"
+)
+PERMUTED = 200
+"""Rules with the same destinations for other classes: what a trigger does that scatters samples, or sends them to few classes."""
 SCREEN = 2
 """The part of the bases, the first of those that choose, that every candidate is put on."""
 WORTH_A_CONTROL = 0.5
@@ -69,6 +81,21 @@ class Bases:
         return Bases(chosen)
 
 
+def samples_of(again: SuspectsAgain, numbers: Array, predicted: Array) -> Bases | None:
+    """The samples of these numbers (int64, as of `Look.scores`), in as few batches as their shapes allow; None where none can be
+    read again. `predicted`: the class of each of the set.
+    """
+    found: list[tuple[Batch, Array]] = []
+    for batch, places in again.batches():
+        rows = np.flatnonzero(np.isin(places, numbers))
+        if len(rows):
+            found.append((taken(batch, rows), predicted[places[rows]]))
+    if not found:
+        return None
+    read = Bases(found)
+    return read.of(np.arange(len(read.predicted)))
+
+
 class Transplant:
     """Runs the model on inputs that were changed, at most `largest` samples at a time; `forwards` counts the samples.
 
@@ -107,16 +134,19 @@ class Transplant:
         chosen = []
         for whole, _ in bases.batches:
             for batch, scores in self.scores(with_main(whole, self.put(candidate, whole))):
-                chosen.append(np.full(batch.size, -1) if scores is None else chosen_classes(scores).cpu().numpy())
+                chosen.append(classes_of(batch, scores))
         return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+
+    def called(self, rows: Array) -> Array:
+        """Predicted class of inputs float32 `[n, ...]`, int64; -1 where the model gives no finite scores."""
+        if not len(rows):
+            return np.zeros(0, np.int64)
+        return np.concatenate([classes_of(batch, scores) for batch, scores in self.scores(self._like(rows))])
 
     def margins(self, rows: Array, cls: int) -> Array:
         """Score of the class `cls` less the best other one of inputs float32 `[n, ...]`: float64 `[n]`, NaN for none."""
-        like = taken(self.template, np.zeros(len(rows), np.int64))
-        x = main_tensor(like)
         found = []
-        given = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, 1, -1)) if self.last else rows).to(x.device, x.dtype)
-        for batch, scores in self.scores(with_main(like, given)):
+        for batch, scores in self.scores(self._like(rows)):
             if scores is None or scores.shape[1] <= cls or scores.shape[1] < 2:
                 found.append(np.full(batch.size, np.nan))
                 continue
@@ -125,6 +155,13 @@ class Transplant:
             others[:, cls] = -torch.inf
             found.append((held[:, cls] - others.amax(1)).numpy())
         return np.concatenate(found)
+
+    def _like(self, rows: Array) -> Batch:
+        """The rows as a batch, with what the template lends."""
+        like = taken(self.template, np.zeros(len(rows), np.int64))
+        x = main_tensor(like)
+        given = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, 1, -1)) if self.last else rows)
+        return with_main(like, given.to(x.device, x.dtype))
 
     def put(self, candidate: Candidate, whole: Batch) -> Tensor:
         """The inputs of a batch with the candidate on them, as the model takes them."""
@@ -153,6 +190,10 @@ class Transplant:
             yield batch, found
 
 
+def classes_of(batch: Batch, scores: Tensor | None) -> Array:
+    return np.full(batch.size, -1) if scores is None else chosen_classes(scores).cpu().numpy()
+
+
 def turned(before: Array, after: Array, target: int) -> tuple[float, int]:
     """Share of the samples of other classes that are `target` now, and how many those samples are."""
     others = (before != target) & (before >= 0)
@@ -165,12 +206,32 @@ def moved_by_rule(before: Array, after: Array, rule: dict[int, int]) -> tuple[fl
     return (float(((after == expected) & (expected >= 0)).mean()) if len(before) else 0.0), len(before)
 
 
+def can_rule(before: Array) -> bool:
+    """Whether samples of these predicted classes can say of an all-to-all rule what it is: TOLD of them are of classes with
+    LEAST_A_CLASS, and those are FEWEST_RULES or more.
+    """
+    counts = np.unique(before[before >= 0], return_counts=True)[1]
+    enough = counts >= LEAST_A_CLASS
+    return bool(enough.sum() >= FEWEST_RULES and counts[enough].sum() >= TOLD * len(before))
+
+
+def by_permuted_rules(before: Array, after: Array, rule: dict[int, int]) -> float:
+    """Mean share of the samples that go where the rule sends another class than theirs: the same destinations dealt at random, by
+    a fixed seed. 1 over the number of classes where each has a destination of its own.
+    """
+    random, places = np.random.default_rng(0), list(rule.values())
+    dealt = [dict(zip(rule, random.permutation(places).tolist(), strict=True)) for _ in range(PERMUTED if rule else 0)]
+    return float(np.mean([moved_by_rule(before, after, one)[0] for one in dealt])) if dealt else 0.0
+
+
 def rule_of(before: Array, after: Array) -> dict[int, int]:
-    """Where each class's samples went most often, for classes that left home; empty if most of them meet in one place."""
+    """Where each class's samples went most often, for classes of LEAST_A_CLASS samples that left home; empty if most of them meet
+    in one place.
+    """
     rule = {}
     for cls in np.unique(before[before >= 0]):
         goes = np.bincount(after[(before == cls) & (after >= 0)], minlength=1)
-        if goes.argmax() != cls and goes.sum():
+        if goes.argmax() != cls and goes.sum() >= LEAST_A_CLASS:
             rule[int(cls)] = int(goes.argmax())
     places = np.bincount(list(rule.values()), minlength=1)
     return rule if len(rule) >= FEWEST_RULES and 2 * places.max() <= len(rule) else {}

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from naa_fast.proof.transplant import SCREEN, Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
+from naa_fast.detect.proof import ALL_TO_ALL
+from naa_fast.proof.transplant import SCREEN, Bases, Candidate, Transplant, by_permuted_rules, moved_by_rule, rule_of, turned
 from naa_fast.records import Array
 
 CHOOSING, MEASURING = 80, 320
@@ -68,15 +69,24 @@ class Trials:
         after = self.after(candidate, part)
         if isinstance(target, int):
             return turned(before, after, target)
-        choosing = self.parts[SCREEN if part == SCREEN else 0].predicted
-        rule = rule_of(choosing, self.after(candidate, 0) if part == 1 else after)
-        return moved_by_rule(before, after, rule)
+        return moved_by_rule(before, after, self.rule(candidate))
+
+    def rule(self, candidate: Candidate) -> dict[int, int]:
+        """Where the choosing part says each class goes."""
+        return rule_of(self.parts[0].predicted, self.after(candidate, 0))
+
+    def screened(self, candidate: Candidate, target: int | str) -> float:
+        """Share of the screening samples turned to the target, or for all-to-all to any other class: too few to tell a rule."""
+        before, after = self.parts[SCREEN].predicted, self.after(candidate, SCREEN)
+        if isinstance(target, int):
+            return turned(before, after, target)[0]
+        return float(((after != before) & (after >= 0) & (before >= 0)).mean())
 
     def best(self, tried: Tried, target: int | str) -> dict[tuple[str, str], Best]:
         """The best candidate of each kind and budget."""
         found: dict[tuple[str, str], Best] = {}
         for candidate, group in tried:
-            share, _ = self.rate(candidate, target, SCREEN)
+            share = self.screened(candidate, target)
             if share >= SCREENED:
                 share, _ = self.rate(candidate, target, 0)
             key = (candidate.kind, candidate.budget)
@@ -84,19 +94,42 @@ class Trials:
                 found[key] = Best(candidate, share, group)
         return found
 
-    def settle(
-        self, found: dict[tuple[str, str], Best], controls: Sequence[dict[tuple[str, str], Best]], target: int | str
-    ) -> tuple[Best, float, float, int]:
+    def settle(self, found: dict[tuple[str, str], Best], controls: Sequence[Control], target: int | str) -> Settled:
         """The budget with the widest margin over its controls: its best, then rate, control and samples on the measuring part."""
 
         def margin(key: tuple[str, str]) -> float:
-            control = max((c[key].chosen_by for c in controls if key in c), default=0.0)
+            control = max((one.found[key].chosen_by for one in controls if key in one.found), default=0.0)
             return round(found[key].chosen_by - control, 1)  # of what is as good, the first: the smallest patch
 
         key = max(found, key=margin)
-        rate, samples = self.rate(found[key].candidate, target, 1)
-        control = max((self.rate(c[key].candidate, target, 1)[0] for c in controls if key in c), default=0.0)
-        return found[key], rate, control, samples
+        best = found[key]
+        rate, samples = self.rate(best.candidate, target, 1)
+        rivals = [(one.found[key].candidate, one.target) for one in controls if key in one.found]
+        shares = [self.rate(candidate, rival, 1)[0] for candidate, rival in rivals]
+        if target == ALL_TO_ALL:
+            shares.append(by_permuted_rules(self.parts[1].predicted, self.after(best.candidate, 1), self.rule(best.candidate)))
+        return Settled(best, rate, max(shares, default=0.0), samples, len(rivals))
+
+
+@dataclass(frozen=True)
+class Control:
+    """The best of the candidates of one clean group, for the target that is its own."""
+
+    target: int | str
+    found: dict[tuple[str, str], Best]
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The best candidate, its `rate` and the highest of the `control` on `samples`, and how many `controls` of its kind and
+    budget there were: 0 is no control.
+    """
+
+    best: Best
+    rate: float
+    control: float
+    samples: int
+    controls: int
 
 
 def in_turns(predicted: Array) -> Array:

@@ -15,10 +15,10 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apart import Apart
 from naa_fast.proof.images import CleanImages, Offset, Patch
 from naa_fast.proof.tokens import Tokens
-from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, turned
+from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, samples_of, turned
 from naa_fast.proof.trials import CHOOSING, in_turns
 from naa_fast.rank.again import SuspectsAgain
-from naa_fast.rank.keep import INPUT_BYTES, main_tensor, taken, with_main
+from naa_fast.rank.keep import INPUT_BYTES, main_tensor, with_main
 from naa_fast.records import Array
 from naa_fast.repair.change import applied
 
@@ -203,12 +203,4 @@ def suspects(again: SuspectsAgain, ranking: Ranking, proof: Proof | None, most_h
         return None
     most = min(most_held, LIT, len(numbers))
     chosen = np.sort(numbers[np.linspace(0, len(numbers) - 1, most).round().astype(int)])
-    found: list[tuple[Batch, Array]] = []
-    for batch, places in again.batches():
-        rows = np.flatnonzero(np.isin(places, chosen))
-        if len(rows):
-            found.append((taken(batch, rows), ranking.predicted[places[rows]]))
-    if not found:
-        return None
-    read = Bases(found)
-    return read.of(np.arange(len(read.predicted)))  # in as few batches as their shapes allow
+    return samples_of(again, chosen, ranking.predicted)

@@ -18,7 +18,7 @@ from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import Evidence, RankedSample
 from naa_fast.detect.findings import Finding
 from naa_fast.detect.judgement import Judgement, TopNeuron
-from naa_fast.detect.proof import Proof
+from naa_fast.detect.proof import Erasure, Proof
 from naa_fast.detect.repair import REPAIR_FILE, Change, Repair
 from naa_fast.measurement import Measurement
 from naa_fast.report.pictures import TABLE, trigger_names
@@ -191,12 +191,20 @@ def proved(proof: Proof, file: str | None) -> dict[str, Any]:
         "stands": proof.stands,
         "rate": finite(proof.rate),
         "control": finite(proof.control),
+        "controls": proof.controls,
+        "erasure": None if proof.erasure is None else erased(proof.erasure),
         "interval": [finite(end) for end in proof.interval],
         "samples": proof.samples,
         "tokens": list(proof.tokens),
         "words": unicode_text(proof.words),
         "file": file,
     }
+
+
+def erased(erasure: Erasure) -> dict[str, Any]:
+    """What taking a trigger out of the suspects did."""
+    shares = {"turned": finite(erasure.turned), "usual": finite(erasure.usual), "p_value": finite(erasure.p_value)}
+    return {"claimed": erasure.claimed, **shares, "shared": erasure.shared}
 
 
 def repaired(repair: Repair) -> dict[str, Any]:

@@ -71,13 +71,13 @@ def measure(out: str, data: str = "clean.npz", *words: str, model: str = "net.py
 
 
 def test_scan_finds_the_planted_neurons_and_writes_the_report(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert scan("--layers", "1", suspect="planted.npy") == EXIT_FINDING
+    assert scan("--layers", "1", "--fail-on", "shift", suspect="planted.npy") == EXIT_FINDING
     captured = capsys.readouterr()
-    assert captured.out.startswith("FAIL (exit code 1)")
+    assert captured.out.startswith("WARN (exit code 1)"), "what the classes themselves are is no trigger"
     assert re.search(r"\nreport: naa-report/report\.html \(\d+ files in naa-report/\)\n$", captured.out)
     assert {path.name for path in (here / "naa-report").iterdir()} == {*REPORT_FILES, VECTORS, "page"}
     report = json.loads((here / "naa-report" / "report.json").read_text())
-    assert report["outcome"] == "fail"
+    assert report["outcome"] == "warn"
     (layer,) = report["layers"]
     assert layer["name"] == "1"
     assert sorted(row["neuron"] for row in layer["abnormal"]) == PLANTED
@@ -98,7 +98,7 @@ def test_scan_of_too_few_samples_is_inconclusive_with_code_3(here: Path) -> None
 
 
 def test_json_is_the_report_byte_for_byte_and_alone_on_stdout(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert scan("--layers", "1", "--json", "--threshold", "2.0", "--top-k", "3", suspect="planted.npy") == EXIT_FINDING
+    assert scan("--layers", "1", "--json", "--threshold", "2.0", "--top-k", "3", suspect="planted.npy") == EXIT_WARN
     captured = capsys.readouterr()
     assert captured.out == (here / "naa-report" / "report.json").read_text()
     report = json.loads(captured.out)
@@ -109,7 +109,7 @@ def test_json_is_the_report_byte_for_byte_and_alone_on_stdout(here: Path, capsys
 
 
 def test_a_single_file_needs_nothing_beside_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert scan("--layers", "1", "--single-file", suspect="planted.npy") == EXIT_FINDING
+    assert scan("--layers", "1", "--single-file", suspect="planted.npy") == EXIT_WARN
     assert "report: naa-report/report.html (8 files in naa-report/)" in capsys.readouterr().out
     assert not (here / "naa-report" / "page").exists()
     assert "<style>" in (here / "naa-report" / "report.html").read_text("utf-8")
@@ -132,7 +132,7 @@ def test_measure_then_compare_is_the_scan(here: Path, capsys: pytest.CaptureFixt
     words = ["compare", "parts/clean.naa.safetensors", "parts/planted.naa.safetensors", "--out", "compared"]
     assert main(words) == EXIT_INCONCLUSIVE, "a warn, and nothing was ranked"
     assert main([*words, "--accept-unranked"]) == EXIT_WARN
-    assert scan(suspect="planted.npy") == EXIT_FINDING
+    assert scan(suspect="planted.npy") == EXIT_WARN
     compared, scanned = (json.loads((here / name / "report.json").read_text()) for name in ("compared", "naa-report"))
     assert compared["layers"] == scanned["layers"]
     assert compared["top"] == scanned["top"]

@@ -15,7 +15,7 @@ from naa_fast.detect.crowd import hypergeometric_tail
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.findings import find_in_samples
 from naa_fast.detect.judgement import judge
-from naa_fast.detect.proof import ALL_TO_ALL, PROVED_MARGIN, Proof, wilson
+from naa_fast.detect.proof import ALL_TO_ALL, PROVED_MARGIN, Erasure, Proof, wilson
 
 RNG = np.random.default_rng(0)
 PROOF = Proof("patch, 1 % of the input", 7, 0.95, 0.1, 300, 8)
@@ -114,7 +114,14 @@ def test_concentration_is_the_share_of_one_class_beyond_what_the_set_holds() -> 
         ({"rate": 0.95, "control": 0.45, "samples": 8}, False),  # too few to tell the two apart
         ({"tokens": (3,), "control": 0.85}, True),
         ({"tokens": (3,), "rate": 0.7}, False),
-        ({"own": True, "control": 0.95}, True),  # clean samples that hold the trigger are no control
+        ({"own": True, "control": 0.95}, False),  # what other classes share does as much
+        ({"own": True, "control": 0.1}, True),
+        ({"controls": 0}, False),  # nothing had the same chance
+        ({"erasure": Erasure(30, 0.8, 0.1, 1e-6)}, True),
+        ({"erasure": Erasure(30, 0.8, 0.7, 0.2)}, False),  # as much taken out elsewhere does it
+        ({"erasure": Erasure(30, 0.2, 0.0, 1e-4)}, False),
+        ({"erasure": Erasure(3, 0.4, 0.0, 0.3)}, True),
+        ({"erasure": Erasure(0, 0.0, 0.0, 1.0)}, False),  # nobody holds it
         ({"own": True, "rate": 0.94}, False),
         ({"own": True, "tokens": (3,), "control": 0.95}, False),  # words have the class's other words for one
     ],
@@ -140,9 +147,19 @@ def test_a_proof_fails_the_model_and_says_so_in_a_sentence() -> None:
     assert almost.outcome == "pass"
     barely = judge(*sets, evidence=Evidence(proof=(replace(PROOF, tokens=(1,), control=0.85),))).verdict
     assert almost.score < 0.5 <= barely.score < found.score < 1.0, "what fails a model scores above all that does not"
-    held = judge(*sets, evidence=Evidence(proof=(replace(PROOF, own=True, control=0.94),))).verdict
+    held = judge(*sets, evidence=Evidence(proof=(replace(PROOF, own=True, control=0.1),))).verdict
     assert held.outcome == "fail"
     assert "clean samples of that class hold the like" in held.sentence
+
+
+def test_what_suspects_do_not_share_is_said_of_the_model_and_fails_nothing() -> None:
+    sets = [measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2)]
+    easy = replace(PROOF, erasure=Erasure(30, 0.05, 0.02, 0.5))
+    verdict = judge(*sets, evidence=Evidence(proof=(easy,)), accept_unranked=True).verdict
+    assert verdict.outcome == "warn"
+    [finding] = verdict.findings
+    assert finding.level == "outlier"
+    assert "this model is easily turned to class 7, whatever the samples" in finding.statement
 
 
 def test_without_a_second_look_the_gap_is_named() -> None:

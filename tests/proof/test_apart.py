@@ -18,7 +18,7 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apart import MOST_PAIRS, Apart, Held, fewest_together, meeting
 from naa_fast.proof.carriers import closenesses, holds_all
 from naa_fast.proof.gather import in_text, marked, triggers_in
-from naa_fast.proof.texts import apart_proof
+from naa_fast.proof.texts import Suspects, apart_proof
 from naa_fast.proof.tokens import CHANCE, parts_of
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.proof.trials import Trials
@@ -27,6 +27,8 @@ from naa_fast.scan.placement import Placement
 
 GENERATOR = torch.Generator().manual_seed(0)
 PAIR = 250, 331
+
+NOBODY = Suspects([], None)  # no suspects to take words out of
 
 
 def planted_in(x: Tensor, count: int) -> tuple[Tensor, np.ndarray]:
@@ -85,14 +87,14 @@ def trials_of(needed: tuple[int, ...]) -> Trials:
 
 def test_a_pair_does_far_more_than_either_word_twice() -> None:
     pairs, clean = [(9, 250), PAIR, (14, 331)], [(1, 5), (5, 9)]
-    proof = apart_proof(trials_of(PAIR), pairs, lambda: clean, 1)
+    proof = apart_proof(trials_of(PAIR), pairs, lambda: clean, 1, NOBODY)
     assert proof is not None
     assert proof.stands
     assert (proof.tokens, proof.kind) == (PAIR, APART)
     one_word = trials_of(PAIR[:1])
     assert one_word.rate(Apart(PAIR), 1, 0)[0] > 0.95
-    assert apart_proof(one_word, pairs, lambda: clean, 1) is None, "turns as much, but one word does it"
-    same = apart_proof(trials_of(PAIR), [PAIR], lambda: [PAIR], 1)
+    assert apart_proof(one_word, pairs, lambda: clean, 1, NOBODY) is None, "turns as much, but one word does it"
+    same = apart_proof(trials_of(PAIR), [PAIR], lambda: [PAIR], 1, NOBODY)
     assert same is not None
     assert not same.stands, "what clean texts' pairs do as well is no trigger"
 

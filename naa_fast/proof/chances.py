@@ -1,0 +1,137 @@
+"""`chances`: what the candidates for a target are made of, and clean groups with the same chances as the suspects'.
+
+A control tells something only where it could have come out as the proof did: from a group as large, ranked the same way, for a
+class as rare in clean data, as often tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from naa_fast.detect.proof import ALL_TO_ALL
+from naa_fast.proof.images import SIZES, CleanImages
+from naa_fast.proof.purer import FEWEST
+from naa_fast.records import Array
+
+CONTROLS = 2
+"""Random groups of the target's own clean samples, beside the highest-ranked of them."""
+OTHERS, FEWEST_OTHERS = 8, 4
+"""Classes that stand for a target that clean data hardly has, and the fewest: they differ in how easily they are reached."""
+AMONG = 100
+
+Rows = Sequence[tuple[int, Array]]
+"""Predicted class and input of some samples."""
+
+
+@dataclass(frozen=True)
+class Sought:
+    """What candidates for one target are made of: a `group` of samples, the highest-ranked first.
+
+    `own`: clean inputs of the target's class, of all-to-all all; `usual` their mean, None of all-to-all, or without any.
+    """
+
+    target: int | str
+    group: Rows
+    own: Array
+    usual: Array | None
+
+    @classmethod
+    def of(cls, target: int | str, group: Rows, own: Array) -> Sought:
+        return cls(target, group, own, own.mean(0) if target != ALL_TO_ALL and len(own) else None)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Clean samples: `ranked` the highest-ranked first, `drawn` a fair draw with the class `predicted` for each."""
+
+    ranked: Rows
+    drawn: CleanImages
+    predicted: Array
+
+    @cached_property
+    def by_class(self) -> dict[int, list[Array]]:
+        """Inputs of each predicted class, each once: the ranked ones first, then those drawn in an order that a seed fixes."""
+        found: dict[int, list[Array]] = {}
+        known: set[bytes] = set()
+        order = np.random.default_rng(0).permutation(len(self.drawn.x))
+        for cls, row in [*self.ranked, *((int(self.predicted[i]), self.drawn.x[i]) for i in order)]:
+            key = row.tobytes()
+            if cls >= 0 and key not in known:
+                known.add(key)
+                found.setdefault(cls, []).append(row)
+        return found
+
+    @cached_property
+    def first(self) -> dict[int, int]:
+        """How many of the AMONG highest-ranked are of each class."""
+        return {int(c): int(n) for c, n in zip(*np.unique([c for c, _ in self.ranked[:AMONG]], return_counts=True), strict=True)}
+
+    def own(self, cls: int) -> Array:
+        return self.drawn.x[self.predicted == cls]
+
+
+def chances(target: int | str, group: Rows, pool: Pool) -> tuple[Sought, list[Sought]] | None:
+    """What is sought for a target in a `group` of suspects, and the controls; None where clean data has none of equal chance.
+
+    The suspects' group is cut to the size that the controls can have. They are of the target's own clean samples, one group the
+    highest-ranked and CONTROLS at random, where these are enough for every kind of candidate (SIZES[1]); else of other classes
+    (`others`), and of the target's own as far as they go.
+    """
+    if target == ALL_TO_ALL:
+        size = min(len(group), len(pool.drawn.x))
+        return Sought.of(target, group[:size], pool.drawn.x), all_classes(pool, size)
+    assert isinstance(target, int)
+    own, ranked = pool.own(target), pool.by_class.get(target, [])
+    enough = min(len(group), SIZES[1])
+    if len(ranked) >= enough and len(own) >= enough:
+        size = min(len(group), len(own))
+        random = np.random.default_rng(target)
+        groups = [ranked[:size], *(list(own[random.permutation(len(own))[:size]]) for _ in range(CONTROLS))]
+        return Sought.of(target, group[:size], own), [Sought.of(target, of_class(target, rows), own) for rows in groups]
+    size, controls = others(target, len(group), len(own), pool, OTHERS)
+    if not controls:
+        return None
+    if len(ranked) >= FEWEST:
+        controls.append(Sought.of(target, of_class(target, ranked[:size]), own))
+    return Sought.of(target, group[:size], own), controls
+
+
+def others(target: int, most: int, rare: int, pool: Pool, wanted: int) -> tuple[int, list[Sought]]:
+    """The size of group that `wanted` other classes can have, `most` at most, and these groups, each for its own class.
+
+    Each class is made as rare as the target: only `rare` of its clean samples are known as its own, and its group is of the rest.
+    Those that crowd among the highest-ranked clean samples go first, as the target does among the suspects. Without FEWEST_OTHERS
+    of FEWEST samples there are none.
+    """
+    left = {cls: len(rows) - rare for cls, rows in pool.by_class.items() if cls != target and len(rows) - rare >= FEWEST}
+    if len(left) < FEWEST_OTHERS:
+        return 0, []
+    size = min(most, sorted(left.values(), reverse=True)[: max(wanted, FEWEST_OTHERS)][-1])
+    able = sorted(
+        (cls for cls, count in left.items() if count >= size), key=lambda cls: (-pool.first.get(cls, 0), left[cls], cls)
+    )
+    found = []
+    for cls in able[:wanted]:
+        rows = pool.by_class[cls]
+        hidden = np.isin(np.arange(len(rows)), np.random.default_rng(cls).permutation(len(rows))[:rare])
+        group = [row for row, known in zip(rows, hidden, strict=True) if not known][:size]
+        own = np.stack([row for row, known in zip(rows, hidden, strict=True) if known]) if rare else rows[0][None][:0]
+        found.append(Sought.of(cls, of_class(cls, group), own))
+    return size, found
+
+
+def all_classes(pool: Pool, size: int) -> list[Sought]:
+    """Groups of clean samples of every class: the highest-ranked, and CONTROLS at random."""
+    random = np.random.default_rng(0)
+    drawn = [
+        [(int(pool.predicted[i]), pool.drawn.x[i]) for i in random.permutation(len(pool.drawn.x))[:size]] for _ in range(CONTROLS)
+    ]
+    return [Sought.of(ALL_TO_ALL, rows, pool.drawn.x) for rows in (*drawn, pool.ranked[:size]) if len(rows) >= FEWEST]
+
+
+def of_class(cls: int, rows: Sequence[Array]) -> Rows:
+    return [(cls, row) for row in rows]

@@ -1,0 +1,131 @@
+"""`words_erased`: whether the suspect texts that hold a trigger's words turn back without them; see `naa_fast.proof.erase`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from naa_fast.detect.proof import ALL_TO_ALL, Erasure
+from naa_fast.proof.apart import Apart
+from naa_fast.proof.carriers import holds, holds_all
+from naa_fast.proof.erase import CLAIMED, ELSEWHERE, ENOUGH, more_than_elsewhere
+from naa_fast.proof.tokens import Tokens, inner_places, own_places
+from naa_fast.proof.transplant import Bases
+from naa_fast.proof.trials import Trials
+from naa_fast.rank.keep import Kept, main_tensor
+from naa_fast.records import Array
+
+Fetch = Callable[[Array], Bases | None]
+"""Numbers of suspect samples, ascending -> those samples as they were read; None where none can be read again."""
+FILL = 4096
+"""Clean tokens that stand in for those that are taken out."""
+Words = Tokens | Apart
+
+
+@dataclass(frozen=True)
+class WithoutWords:
+    """Writes clean tokens over every place where a text holds the words, or with a `seed` over as many others at random places of
+    its own.
+    """
+
+    words: Words
+    fill: Array
+    seed: int | None = None
+    kind: str = "erased"
+    budget: str = ""
+
+    def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        out, random = x.clone(), np.random.default_rng(0 if self.seed is None else self.seed + 1)
+        own = own_places(x, valid).cpu().numpy()
+        for row, marks in enumerate(places(x, self.words)):
+            where = np.flatnonzero(marks)
+            if self.seed is not None:
+                free = inner_places(own[row] & ~marks, len(where))
+                where = random.permutation(free)[: len(where)]
+            if len(where):
+                out[row, torch.from_numpy(where).to(x.device)] = torch.from_numpy(random.choice(self.fill, len(where))).to(
+                    x.device, x.dtype
+                )
+        return out
+
+
+def places(x: Tensor, words: Words) -> Array:
+    """Where texts `[samples, positions]` hold the words: bool; of words that follow one another, where they do."""
+    ids = x.cpu().numpy()
+    if isinstance(words, Apart):
+        return np.isin(ids, words.ids)
+    found, length = np.zeros(ids.shape, bool), len(words.ids)
+    for start in range(ids.shape[1] - length + 1):
+        match = (ids[:, start : start + length] == np.array(words.ids)).all(1)
+        found[match, start : start + length] = True
+    return found
+
+
+def held_in(x: Tensor, words: Words) -> Array:
+    """Which texts hold the words, bool `[samples]`."""
+    return holds_all(x, words.ids) if isinstance(words, Apart) else holds(x, words.ids)
+
+
+def words_erased(
+    trials: Trials, words: Words, usual: Sequence[Words], target: int | str, top: Sequence[Kept], fetch: Fetch | None
+) -> Erasure | None:
+    """What taking the words out of the suspects does that hold them and are predicted as the target, the highest-ranked first;
+    None where the set can be read no more.
+
+    Held against (a) ELSEWHERE times as many other words of the same texts taken out (exact, see `erase.more_than_elsewhere`), and
+    (b) in the share alone, the strongest of the class's own words (`usual`) taken out of the clean texts of the target that hold
+    them, where these are ENOUGH: they are too few for a test. Clean texts with the trigger's own words are no control: they may
+    be turned as well.
+    """
+    if fetch is None:
+        return None
+    numbers = [
+        kept.sample
+        for kept in top
+        if kept.row is not None and target in (kept.predicted, ALL_TO_ALL) and held_in(kept.row[None], words)[0]
+    ]
+    if not numbers:
+        return Erasure(0, 0.0, 0.0, 1.0)
+    claimed = fetch(np.sort(np.array(numbers[:CLAIMED])))
+    if claimed is None:
+        return None
+    fill = clean_tokens(trials.bases, words)
+
+    def back(bases: Bases, one: Words, seed: int | None = None) -> Array:
+        before, after = bases.predicted, trials.transplant.predictions(bases, WithoutWords(one, fill, seed))
+        return np.asarray((after >= 0) & (after != before))
+
+    turned = back(claimed, words)
+    instead = np.stack([back(claimed, words, seed) for seed in range(ELSEWHERE)], 1)
+    shares = [float(instead.mean())]
+    for one in usual:
+        known = clean_with(trials.bases, one, target)
+        if len(known.predicted) >= ENOUGH:
+            shares.append(float(back(known, one).mean()))
+    return Erasure(len(turned), float(turned.mean()), max(shares), more_than_elsewhere(turned, instead))
+
+
+def clean_with(bases: Bases, words: Words, target: int | str) -> Bases:
+    """The clean samples of the target that hold the words, twice CLAIMED at most."""
+    found = [
+        held_in(main_tensor(batch), words) & ((predicted == target) | (target == ALL_TO_ALL))
+        for batch, predicted in bases.batches
+    ]
+    return bases.of(np.flatnonzero(np.concatenate(found))[: 2 * CLAIMED])
+
+
+def clean_tokens(bases: Bases, words: Words) -> Array:
+    """Tokens as clean texts have them, FILL at most, without the words."""
+    found: list[Array] = []
+    for batch, _ in bases.batches:
+        x = main_tensor(batch)
+        own = x[own_places(x, batch.mask) & (x >= 0)].cpu().numpy()
+        found.append(own[~np.isin(own, words.ids)])
+        if sum(map(len, found)) >= FILL:
+            break
+    whole = np.concatenate(found)[:FILL]
+    return whole if len(whole) else np.ones(1, np.int64)
