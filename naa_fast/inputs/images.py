@@ -199,6 +199,8 @@ class Images:
         try:
             with opened(path) as file, PIL.Image.open(file, formats=readable()) as image:
                 size = image.size
+                if why := self.plan.too_large(size):
+                    return why
                 values = pixels_of(*in_shape(image, self.mode, self.plan), self.mode)
         except Exception as error:  # a hostile file can raise anything from inside a decoder
             return undecodable(path, error)

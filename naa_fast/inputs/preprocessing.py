@@ -25,7 +25,9 @@ MODES = ("L", "RGB")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """By the numbers Pillow and transformers give them."""
-LARGEST = 1 << 14
+LARGEST = 1 << 13
+MOST_PIXELS = LARGEST * LARGEST
+"""Beyond this a resized image is refused: Pillow's guard sees the file alone, and 60,000 x 1 grows with its longer side."""
 HF = "preprocessor_config.json"
 UNREAD = (
     "do_pad",
@@ -88,7 +90,7 @@ class ImageOptions:
                 mean, std = (tuple(map(float, part)) if isinstance(part, tuple | list) else (float(part),) for part in given)
         except (TypeError, ValueError):
             mean, std = (), ()
-        if len(mean) != len(std) or len(mean) not in (1, 3) or not all(map(isfinite, mean + std)) or min(std) <= 0:
+        if not are_statistics(mean, std):
             raise UsageError(
                 f"normalize is {given!r}", "expected imagenet, none, MEAN,STD or three means and three deviations, as in .5,.5"
             )
@@ -125,6 +127,13 @@ class Preprocessing:
     def size_of(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of an image after all of it."""
         return self.resized(size) if self.crop is None else (self.crop[1], self.crop[0])
+
+    def too_large(self, size: tuple[int, int]) -> str:
+        """Why an image of (width, height) `size` is not resized or cut; empty where it can be. Nothing is decoded for it."""
+        for after in {self.resized(size), self.size_of(size)} - {size}:
+            if after[0] * after[1] > MOST_PIXELS:
+                return f"{size[0]} x {size[1]} would become {after[0]} x {after[1]}, more than {MOST_PIXELS} pixels"
+        return ""
 
     def shaped(self, image: Pixels) -> Pixels:
         """The image resized and cut; what lies beyond its edge is black."""
@@ -205,12 +214,16 @@ def of_timm(settings: Mapping[str, Any], model: nn.Module) -> Preprocessing | No
             height, width = (int(fixed), int(fixed)) if isinstance(fixed, int) else (int(fixed[0]), int(fixed[1]))
         share, filtering = float(settings.get("crop_pct") or 0.875), str(settings.get("interpolation") or "bicubic")
         mean, std = tuple(map(float, settings["mean"])), tuple(map(float, settings["std"]))
-    except (KeyError, TypeError, ValueError, IndexError):
+        larger = floor(height / share), floor(width / share)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
         return None
-    larger = floor(height / share), floor(width / share)
+    if not are_statistics(mean, std):
+        return None
     mode = str(settings.get("crop_mode") or "center")
     whole = mode == "squash" or height != width
     undone = () if mode in ("center", "squash") else (f"crop_mode {mode}",)
+    if mode == "center" and whole:
+        undone = ("keeping the ratio of the sides",)
     resample = filtering if filtering in RESAMPLING else "bicubic"
     words = "as pretrained_cfg of the timm model says"
     return Preprocessing(larger if whole else larger[0], (height, width), resample, mean, std, words, undone)
@@ -232,11 +245,11 @@ def of_hugging_face(settings: Mapping[str, Any], where: str) -> Preprocessing | 
             std = tuple(float(value) / scale for value in numbers(settings["image_std"]))
         elif not settings.get("do_rescale", True):
             undone.append("values from 0 to 255 (do_rescale false)")
-        if len(mean) not in (0, 1, 3) or len(mean) != len(std) or (std and min(std) <= 0):
+        if mean != none and not are_statistics(mean, std):
             return None
         filtering = settings.get("resample")
         resample = RESAMPLING[2 if filtering is None else int(filtering)]
-    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError):
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError, OverflowError):
         return None
     return Preprocessing(resize, crop, resample, mean, std, f"as {where} says", tuple(undone), down=True)
 
@@ -265,6 +278,11 @@ def side_pair(size: Any) -> tuple[int, int]:
     if isinstance(size, list | tuple):
         return int(size[0]), int(size[1])
     return int(size), int(size)
+
+
+def are_statistics(mean: Floats, std: Floats) -> bool:
+    """Whether these can be the means and standard deviations of one channel or three."""
+    return len(mean) == len(std) and len(mean) in (1, 3) and all(map(isfinite, mean + std)) and min(std) > 0
 
 
 def numbers(value: Any) -> Floats:

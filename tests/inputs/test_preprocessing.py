@@ -13,7 +13,18 @@ from torch import nn
 import naa_fast
 from naa_fast.cli.main import main
 from naa_fast.errors import UsageError
-from naa_fast.inputs.preprocessing import IMAGENET, ImageOptions, Preprocessing, preprocessing
+from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.formats import as_mode, pixels_of
+from naa_fast.inputs.images import fit_images
+from naa_fast.inputs.preprocessing import (
+    IMAGENET,
+    KNOWN,
+    ImageOptions,
+    Preprocessing,
+    of_hugging_face,
+    of_timm,
+    preprocessing,
+)
 
 image = pytest.importorskip("PIL.Image")
 RANDOM = np.random.default_rng(0)
@@ -122,3 +133,53 @@ def test_the_command_line_takes_them(folder: Path, tmp_path: Path, capsys: pytes
     assert "normalised (mean 0.5; deviation 0.5)" in measured.provenance["inputs"][0]
     assert main(["measure", "--model", f"{source}:build", "--data", str(folder), "--out", str(out), "--normalize", "x"]) == 4
     assert "normalize is 'x'" in capsys.readouterr().err
+
+
+def test_an_image_that_resizing_would_blow_up_is_quarantined_before_it_is_decoded(tmp_path: Path) -> None:
+    image.new("L", (40, 40), 51).save(tmp_path / "a.png")
+    image.new("L", (60000, 1)).save(tmp_path / "thin.png")  # a shorter side of 1024 makes 63 billion pixels of it
+    options = ImageOptions(resize=1024, center_crop=8)
+    source = open_source(tmp_path, 4, images=options)
+    fit_images(nn.Identity(), [source], options)
+    (batch,) = source.batches()
+    assert torch.allclose(batch.arguments[0], torch.tensor(51 / 255))
+    assert [(bad.file, bad.reason) for bad in batch.rejected] == [
+        ("thin.png", "60000 x 1 would become 61440000 x 1024, more than 67108864 pixels")
+    ]
+    assert "would become 100000 x 100000" in Preprocessing(crop=(100000, 100000)).too_large((8, 8)), (
+        "a model's file may ask for it"
+    )
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_the_settings_of_image_processors_give_their_values(kind: str) -> None:
+    transformers = pytest.importorskip("transformers", minversion="5")
+    processor = getattr(transformers, f"{kind}ImageProcessorPil")()
+    plan = of_hugging_face(processor.to_dict(), "its file")
+    assert plan is not None
+    for shape in ((97, 64, 3), (30, 41, 3)):  # the height that is cut is odd in one of them
+        picture = image.fromarray(RANDOM.integers(0, 256, shape, dtype=np.uint8))
+        values = plan.normalised(pixels_of(plan.shaped(as_mode(picture, "RGB")[0]), 255.0, "RGB")).transpose(2, 0, 1)
+        wanted = np.asarray(processor(picture, return_tensors="np")["pixel_values"][0])
+        assert values.shape == wanted.shape
+        assert np.allclose(values, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"crop_pct": 1e-320}, {"crop_pct": float("nan")}, {"mean": (float("nan"),) * 3}, {"std": (0.5, 0.5, 0.0)}, {"mean": ()}],
+)
+def test_a_timm_configuration_that_makes_no_sense_is_not_followed(odd: dict[str, Any]) -> None:
+    assert of_timm({"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.5,) * 3, **odd}, nn.Identity()) is None
+
+
+@pytest.mark.parametrize("odd", [{"size": float("inf")}, {"resample": float("inf")}, {"image_std": [float("nan")] * 3}])
+def test_a_processors_settings_that_make_no_sense_are_not_followed(odd: dict[str, Any]) -> None:
+    settings = {"size": 8, "do_resize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, **odd}
+    assert of_hugging_face(settings, "its file") is None
+
+
+def test_a_step_of_the_configuration_that_is_not_done_is_said(folder: Path) -> None:
+    model = Means(input_size=(3, 8, 12), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0)
+    left_out = naa_fast.measure(model, folder, layers=["pool"]).provenance["left_out"]
+    assert f"in {folder}: keeping the ratio of the sides, as the model's configuration asks, is not done" in left_out
