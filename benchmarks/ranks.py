@@ -25,6 +25,7 @@ from numpy.lib.format import open_memmap
 
 from benchmarks.common import cpus, row, write
 from benchmarks.end_to_end import load, table
+from naa_fast.scan.times import PARTS
 
 MODELS = """
 import torch
@@ -42,7 +43,8 @@ def mlp():
     return nn.Sequential(nn.Flatten(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
 """
 SHAPE = (1, 16, 16)
-TIMES = re.compile(r"time: ([0-9.]+) s; waiting for data (\d+) %, the model's forward (\d+) %, hooks and statistics (\d+) %")
+TIMES = re.compile(r"time: ([0-9.]+) s; (.*)")
+SHARES = ("waiting", "forward", "ours")
 RATIO = 1.6
 SHARE = 0.10
 GROWTH_MB = 25.0
@@ -86,13 +88,13 @@ def resident_bytes(pid: int) -> int:
 
 
 def times_of(told: str) -> dict[str, float]:
-    """Seconds and shares from the notes of a run. Raises RuntimeError if it told none."""
+    """Seconds and shares from the notes of a run; what took too little to be named is 0. Raises RuntimeError if it told none."""
     for line in told.splitlines():
         entry = json.loads(line) if line.startswith("{") else {}
         match = TIMES.match(str(entry.get("message", "")))
         if match:
-            seconds, waiting, forward, ours = map(float, match.groups())
-            return {"seconds": seconds, "waiting": waiting / 100, "forward": forward / 100, "ours": ours / 100}
+            shares = {name: float(share) for name, share in re.findall(r"(?:^|, )(.+?) (\d+) %", match[2])}
+            return {"seconds": float(match[1]), **{part: shares.get(PARTS[part], 0.0) / 100 for part in SHARES}}
     raise RuntimeError(f"the run did not say where its time went:\n{told}")
 
 

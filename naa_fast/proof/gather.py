@@ -147,6 +147,7 @@ def with_proofs(
     proofs = [with_words(p, decode) for p in proofs]
     untried = "; ".join(attempts.notes)
     checks = (*found.checks, *(did_not_run(untried, "proof") if untried else ran("proof")))
+    found = replace(found, notes=(*found.notes, *attempts.limits))
     if not attempts.tried:
         return replace(found, forwards=attempts.forwards, checks=checks)
     assert found.ranking is not None

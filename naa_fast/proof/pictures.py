@@ -16,7 +16,7 @@ from naa_fast.proof.erase import erased
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
 from naa_fast.proof.purer import FEWEST, purer_groups
-from naa_fast.proof.transplant import SCREEN, UNRULED, WORTH_A_CONTROL, Candidate, can_rule
+from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Candidate, can_rule
 from naa_fast.proof.trials import Best, Control, Settled, Trials, Tried
 
 AS_GOOD = 0.05
@@ -106,7 +106,6 @@ def image_proofs(trials: Trials, suspects: Rows, wanted: Sequence[int | str], po
     clean = pool.drawn
     for target in wanted:
         if target == ALL_TO_ALL and not can_rule(trials.parts[0].predicted):
-            yield UNRULED
             continue
         group = distinct([pair for pair in suspects if target in (pair[0], ALL_TO_ALL)], clean)
         if len(group) < FEWEST:

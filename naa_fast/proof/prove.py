@@ -20,7 +20,7 @@ from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.pictures import image_proofs
 from naa_fast.proof.purer import FEWEST
 from naa_fast.proof.texts import token_proofs
-from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.transplant import UNRULED, Bases, Transplant, can_rule
 from naa_fast.proof.trials import Trials
 from naa_fast.rank.keep import Kept, main_tensor
 from naa_fast.rank.scorer import Look
@@ -41,13 +41,14 @@ CleanInputs = tuple[CleanImages, Array]
 @dataclass(frozen=True)
 class Attempts:
     """What came nearest to a proof for each target, strongest first; how many samples ran for it; why some, or all, targets could
-    not be tried (`notes`); whether any could (`tried`).
+    not be tried (`notes`); whether any could (`tried`); what the search does not look for (`limits`).
     """
 
     proofs: tuple[Proof, ...] = ()
     forwards: int = 0
     notes: tuple[str, ...] = ()
     tried: bool = True
+    limits: tuple[str, ...] = ()
 
 
 def prove(
@@ -96,7 +97,8 @@ def prove(
     notes = tuple(filter(None, (*(one for one in found if isinstance(one, str)), unsearched)))
     if images is not None:
         proofs = [as_taken(proof, images[0]) for proof in proofs]
-    return Attempts(tuple(proofs), transplant.forwards, notes)
+    limits = () if can_rule(trials.parts[0].predicted) else (UNRULED,)
+    return Attempts(tuple(proofs), transplant.forwards, notes, limits=limits)
 
 
 def shown_by(watch: Watch) -> Callable[[int], None]:

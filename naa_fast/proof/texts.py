@@ -24,7 +24,7 @@ from naa_fast.proof.tokens import (
     phrases,
     share_and_size,
 )
-from naa_fast.proof.transplant import SCREEN, UNRULED, WORTH_A_CONTROL, can_rule
+from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, can_rule
 from naa_fast.proof.trials import Best, Control, Trials
 from naa_fast.rank.keep import Kept
 from naa_fast.rank.scorer import Look
@@ -54,7 +54,7 @@ class Suspects:
         return replace(proof, erasure=words_erased(trials, words, natural_words, proof.target, self.top, self.fetch))
 
 
-def token_proofs(trials: Trials, seen: Look, fetch: Fetch | None) -> Iterator[Proof | str]:
+def token_proofs(trials: Trials, seen: Look, fetch: Fetch | None) -> Iterator[Proof]:
     """Words that follow one another first, then single words of the highest-ranked texts; words apart where neither is a proof,
     or of two words that need not follow one another.
     """
@@ -64,11 +64,8 @@ def token_proofs(trials: Trials, seen: Look, fetch: Fetch | None) -> Iterator[Pr
     wanted: list[tuple[int | None, int | str]] = [(number, int(cls)) for number, cls in enumerate(seen.groups.classes, 1)]
     suspects = Suspects(seen.top, fetch)
     if can_rule(trials.parts[0].predicted):
-        wanted_too: list[tuple[int | None, int | str]] = [(None, ALL_TO_ALL)]
-    else:
-        wanted_too = []
-        yield UNRULED
-    for number, target in [*wanted, *wanted_too]:
+        wanted.append((None, ALL_TO_ALL))
+    for number, target in wanted:
         top, usual, clean = texts if not isinstance(target, int) else (held.predicted_as(target) for held in texts)
         proofs = counted_proofs(trials, seen, number, target, suspects)
         known = {proof.tokens for proof in proofs if proof.stands}

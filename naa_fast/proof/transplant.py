@@ -28,9 +28,10 @@ each of twenty classes; with more classes all-to-all is not tried."""
 TOLD = 0.8
 """Share of the choosing samples whose classes have so many: an all-to-all trigger is about all classes."""
 UNRULED = (
-    f"an all-to-all trigger: most clean samples that choose are of classes with fewer than {LEAST_A_CLASS} among them, which any "
-    "rule fits"
+    f"an all-to-all trigger, which sends each class to another: most of the clean samples that choose are of classes with fewer "
+    f"than {LEAST_A_CLASS} among them, or of fewer than {FEWEST_RULES} classes, and any rule fits those"
 )
+"""A limit of the search, as a trigger that no suspect carries is one: with many classes it is the same whatever the sets."""
 PERMUTED = 200
 """Rules with the same destinations for other classes: what a trigger does that scatters samples, or sends them to few classes."""
 SCREEN = 2

@@ -13,7 +13,7 @@ from naa_fast.scan.times import Times
 
 
 def test_the_words_of_a_scan_are_read_back() -> None:
-    line = json.dumps({"event": "note", "message": Times(1.0, 16.0, 2.0, 20.0).words()})
+    line = json.dumps({"event": "note", "message": Times(waiting=1.0, forward=16.0, ours=2.0, total=20.0).words()})
     told = f'hello\n{{"event": "progress"}}\n{line}\n'
     assert ranks.times_of(told) == {"seconds": 20.0, "waiting": 0.05, "forward": 0.8, "ours": 0.1}
     with pytest.raises(RuntimeError, match="did not say where its time went"):

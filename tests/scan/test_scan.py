@@ -53,12 +53,24 @@ def test_the_classic_example_through_a_model_that_emits_the_vectors() -> None:
         rng = np.random.default_rng(seed)
         clean, suspect = (0.5 * rng.standard_normal((n, 512)) + 2 for n in (500, 100))
         suspect[:, 10:20] += 9
-        audit = naa_fast.scan(nn.Identity(), clean, suspect, threshold=2.0)
+        audit = naa_fast.scan(nn.Identity(), clean, suspect, threshold=2.0, scores="none")
         [layer] = audit.layers.values()
         assert layer.abnormal.tolist() == list(range(10, 20))
         assert layer.abnormal.dtype == np.int64
         assert audit.verdict.outcome == "fail"
         assert sorted(row.neuron for row in audit.top(10)) == list(range(10, 20))
+
+
+def test_vectors_taken_for_the_scores_of_512_classes_are_no_proof_and_no_pass() -> None:
+    """500 clean vectors have a sample or two of each class: nothing that clean samples could be held against."""
+    rng = np.random.default_rng(0)
+    clean, suspect = (0.5 * rng.standard_normal((n, 512)) + 2 for n in (500, 100))
+    suspect[:, 10:20] += 9
+    audit = naa_fast.scan(nn.Identity(), clean, suspect, threshold=2.0)
+    assert audit.layers[""].abnormal.tolist() == list(range(10, 20))
+    assert (audit.verdict.outcome, audit.verdict.exit_code) == ("warn", 3)
+    assert not any(proof.stands for proof in audit.proof)
+    assert "there is no control with the same chance" in audit.verdict.gaps[0]
 
 
 def forms(x: Tensor, folder: Path) -> Iterator[tuple[str, object]]:
