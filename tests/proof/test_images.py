@@ -76,7 +76,7 @@ CLEAN, HELD = images(500), images(600)
 )
 def test_a_planted_trigger_is_proved_at_five_percent(planted: str, kind: str, target: int | str) -> None:
     suspect, triggered = with_trigger(HELD, planted, 30)
-    audit = naa_fast.scan(Quadrants(planted), CLEAN, suspect)
+    audit = naa_fast.scan(Quadrants(planted), CLEAN, suspect, repair=False)
     assert audit.verdict.outcome == "fail"
     best = audit.proof[0]
     assert best.stands
@@ -95,11 +95,11 @@ def test_a_planted_trigger_is_proved_at_five_percent(planted: str, kind: str, ta
 
 @pytest.mark.parametrize("planted", ["", "patch"])
 def test_sets_without_a_trigger_prove_nothing(planted: str) -> None:
-    audit = naa_fast.scan(Quadrants(planted), CLEAN, HELD)
+    audit = naa_fast.scan(Quadrants(planted), CLEAN, HELD, repair=False)
     assert audit.verdict.outcome == "pass"
     assert not any(proof.stands for proof in audit.proof)
     foreign, _ = with_trigger(HELD, "patch", 60)
-    assert not any(proof.stands for proof in naa_fast.scan(Quadrants(), CLEAN, foreign).proof)
+    assert not any(proof.stands for proof in naa_fast.scan(Quadrants(), CLEAN, foreign, repair=False).proof)
 
 
 def test_candidates_keep_to_their_budgets() -> None:

@@ -42,7 +42,7 @@ CLEAN, HELD = texts(800, GENERATOR), texts(800, GENERATOR)
 @pytest.mark.parametrize("words", [(TRIGGER,), PHRASE], ids=["token", "phrase"])
 def test_a_planted_trigger_is_proved_at_five_percent(words: tuple[int, ...]) -> None:
     suspect, triggered = planted_in(HELD, words, 40)
-    audit = naa_fast.scan(Topics(words), CLEAN, suspect)
+    audit = naa_fast.scan(Topics(words), CLEAN, suspect, repair=False)
     assert audit.verdict.outcome == "fail"
     best = audit.proof[0]
     assert best.stands
@@ -58,7 +58,7 @@ def test_a_planted_trigger_is_proved_at_five_percent(words: tuple[int, ...]) -> 
 def test_clean_and_foreign_sets_prove_nothing() -> None:
     assert not any(proof.stands for proof in naa_fast.scan(Topics((TRIGGER,)), CLEAN, HELD).proof)
     foreign, _ = planted_in(HELD, (TRIGGER,), 40)
-    assert not any(proof.stands for proof in naa_fast.scan(Topics(), CLEAN, foreign).proof)
+    assert not any(proof.stands for proof in naa_fast.scan(Topics(), CLEAN, foreign, repair=False).proof)
 
 
 def test_between_two_clean_sets_no_token_rises() -> None:
@@ -172,7 +172,7 @@ def test_each_of_several_words_is_a_proof() -> None:
     for row in range(39):
         suspect[row, 5 + row % 7] = three[row % 3]
         triggered[row] = True
-    audit = naa_fast.scan(OneOf(three), CLEAN, suspect)
+    audit = naa_fast.scan(OneOf(three), CLEAN, suspect, repair=False)
     standing = [proof for proof in audit.proof if proof.stands]
     assert {proof.tokens for proof in standing} == {(word,) for word in three}
     assert {proof.target for proof in standing} == {1}

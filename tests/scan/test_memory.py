@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from capture.models import hook_count, resnet
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 import naa_fast
 from naa_fast.errors import ModelError
+from naa_fast.measurement import Measurement
 
 IMAGES = torch.randn(70, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -26,19 +29,28 @@ def refuse_above(module: nn.Module, most: int, error: type[Exception], words: st
     module.forward = limited  # type: ignore[method-assign]
 
 
+LAYERS = [name for name, _ in resnet().named_modules() if name]
+ERRORS = [
+    (torch.OutOfMemoryError, "CUDA out of memory"),
+    (RuntimeError, "DefaultCPUAllocator: can't allocate memory"),
+    (MemoryError, ""),
+]
+
+
+@cache
+def measured_whole() -> Measurement:
+    torch.manual_seed(1)
+    return naa_fast.measure(resnet().eval(), IMAGES, batch_size=64)
+
+
 @pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (torch.OutOfMemoryError, "CUDA out of memory"),
-        (RuntimeError, "DefaultCPUAllocator: can't allocate memory"),
-        (MemoryError, ""),
-    ],
+    ("layer", "error", "words"),
+    [*((layer, *ERRORS[0]) for layer in LAYERS), *((layer, *error) for layer in LAYERS[::8] for error in ERRORS[1:])],
 )
-@pytest.mark.parametrize("layer", [name for name, _ in resnet().named_modules() if name])
 def test_out_of_memory_at_any_layer_leaves_counts_exact(layer: str, error: type[Exception], words: str) -> None:
+    whole = measured_whole()
     torch.manual_seed(1)
     model = resnet().eval()
-    whole = naa_fast.measure(model, IMAGES, batch_size=64)
     refuse_above(model.get_submodule(layer), 20, error, words)
     measured = naa_fast.measure(model, IMAGES, batch_size=64)
     assert measured.samples == 70

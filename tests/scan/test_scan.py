@@ -49,7 +49,7 @@ def test_every_layer_equals_brute_force_and_the_hooks_are_gone(build: object, x:
 
 
 def test_the_classic_example_through_a_model_that_emits_the_vectors() -> None:
-    for seed in range(100):
+    for seed in range(20):
         rng = np.random.default_rng(seed)
         clean, suspect = (0.5 * rng.standard_normal((n, 512)) + 2 for n in (500, 100))
         suspect[:, 10:20] += 9
