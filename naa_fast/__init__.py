@@ -4,49 +4,44 @@
     print(audit.verdict.outcome)          # "pass", "warn", "fail" or "inconclusive"
     audit.save("report")
 
-`scan` does it all; `measure` and `compare` are its halves, for a cluster and a laptop; `detect` is the classic rule on plain
-arrays. Importing this package loads neither torch nor numba.
+Start with `help(naa_fast.scan)`: it does it all. `measure` and `compare` are its halves, for a cluster and a laptop; `detect` is
+the classic rule on plain arrays; `repair.applied` runs a repaired model. Importing this package loads neither torch nor numba.
+
+`naa_fast.scan` and `naa_fast.detect` are these functions. The folders of the same names are reached by `from naa_fast.scan
+import ...` and `from naa_fast.detect import ...`.
 """
 
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import naa_fast.detect as _detect
-import naa_fast.scan as _scan
-
-__all__ = ["Audit", "Measurement", "NaaError", "compare", "detect", "measure", "scan"]
-
-_HOMES = {"Audit": "result", "compare": "audit", "measure": "audit", "Measurement": "measurement", "NaaError": "errors"}
+# After the modules they come from, so that the functions, and not the folders `scan` and `detect`, are what the names mean.
+from naa_fast.audit import compare, measure, scan
+from naa_fast.detect.arrays import detect
+from naa_fast.errors import NaaError
+from naa_fast.measurement import Measurement
+from naa_fast.result import Audit
 
 if TYPE_CHECKING:
-    from naa_fast.audit import compare as compare
-    from naa_fast.audit import measure as measure
-    from naa_fast.errors import NaaError as NaaError
-    from naa_fast.measurement import Measurement as Measurement
-    from naa_fast.result import Audit as Audit
+    import naa_fast.repair as repair
+    from naa_fast.scan.quarantine import Quarantine as Quarantine
+    from naa_fast.scan.ray_data import ray_measure as ray_measure
 
+__all__ = ["Audit", "Measurement", "NaaError", "Quarantine", "compare", "detect", "measure", "ray_measure", "repair", "scan"]
 
-class _Verb(ModuleType):
-    """A subpackage that can be called: `naa_fast.scan` and `naa_fast.detect` name both a function and the folder behind it."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        home, function = {"naa_fast.scan": ("audit", "scan"), "naa_fast.detect": ("detect.arrays", "detect")}[self.__name__]
-        return getattr(importlib.import_module(f"naa_fast.{home}"), function)(*args, **kwargs)
-
-
-_scan.__class__ = _detect.__class__ = _Verb
+_WITH_TORCH = {"repair": "repair", "Quarantine": "scan.quarantine", "ray_measure": "scan.ray_data"}
 
 
 def __dir__() -> list[str]:
     return __all__
 
 
-def __getattr__(name: str) -> Any:
-    if name == "repair":  # a folder, opened when it is asked for: it loads torch
-        return importlib.import_module("naa_fast.repair")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'naa_fast' has no attribute '{name}'; it offers: {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"naa_fast.{_HOMES[name]}"), name)
+if not TYPE_CHECKING:  # a type checker would take any name for one that exists
+
+    def __getattr__(name: str) -> Any:
+        """What needs torch, opened when it is asked for."""
+        if name not in _WITH_TORCH:
+            raise AttributeError(f"module 'naa_fast' has no attribute '{name}'; it offers: {', '.join(__all__)}")
+        home = importlib.import_module(f"naa_fast.{_WITH_TORCH[name]}")
+        return home if name == "repair" else getattr(home, name)

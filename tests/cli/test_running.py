@@ -18,6 +18,7 @@ from jsonschema import Draft202012Validator
 
 from naa_fast.cli.main import main
 from naa_fast.report.machine import load_schema
+from naa_fast.scan.chunk import Runner
 
 MODEL = """
 import torch
@@ -193,7 +194,7 @@ def test_with_a_checkpoint_it_goes_on_from_the_measurements(
     assert (cut["exit_code"], cut["proof"]) == (75, [])
     runs: list[object] = []
     with monkeypatch.context() as patched:
-        patched.setattr("naa_fast.scan.chunk.Runner.run", lambda *_: runs.append(_))
+        patched.setattr(Runner, "run", lambda *_: runs.append(_))
         assert main([*words, "--resume"]) == 1
     assert not runs, "no chunk was measured again"
     whole, resumed = report_in(scanned[0]), report_in(tmp_path / "report")

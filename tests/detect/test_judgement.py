@@ -9,6 +9,7 @@ from detect.test_null import measured
 
 import naa_fast
 from naa_fast.detect.judgement import judge
+from naa_fast.detect.verdict import Verdict
 from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.measurement import Measurement, Shard
 
@@ -16,7 +17,7 @@ RNG = np.random.default_rng(1)
 CLEAN = RNG.standard_normal((500, 40)).astype(np.float32)
 
 
-def verdict_of(suspect: np.ndarray, clean: np.ndarray = CLEAN, **options: float) -> naa_fast.detect.verdict.Verdict:  # type: ignore[name-defined]
+def verdict_of(suspect: np.ndarray, clean: np.ndarray = CLEAN, **options: float) -> Verdict:
     """What the rules on means and tails say alone."""
     sets = measured(clean, "c"), measured(suspect.astype(np.float32), "s")
     return judge(*sets, accept_unranked=True, **options).verdict  # type: ignore[arg-type]

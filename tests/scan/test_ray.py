@@ -36,18 +36,18 @@ def test_actors_give_the_bytes_of_one_pass(ray: object) -> None:
     found = []
     for actors, blocks in ((2, 4),):
         data = ray.data.from_numpy(ROWS).repartition(blocks)
-        found.append(naa_fast.scan.ray_measure(data, model, batch_size=25, backend="reference", actors=actors))
+        found.append(naa_fast.ray_measure(data, model, batch_size=25, backend="reference", actors=actors))
     one = naa_fast.measure(model(), torch.from_numpy(ROWS), batch_size=25, chunk_size=75, backend="reference")
     assert [measured.to_bytes() for measured in found] == [one.to_bytes()]
     with pytest.raises(NaaError, match="no layer matches 'conv'"):
-        naa_fast.scan.ray_measure(data, model, layers="conv")
+        naa_fast.ray_measure(data, model, layers="conv")
     with pytest.raises(InputError, match="no column 'x'\n  found: data"):
-        naa_fast.scan.ray_measure(data, model, column="x")
+        naa_fast.ray_measure(data, model, column="x")
     with pytest.raises(UsageError, match="0 actors"):
-        naa_fast.scan.ray_measure(data, model, actors=0)
+        naa_fast.ray_measure(data, model, actors=0)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match=r"needs Ray, which is not installed\n  pip install 'naa-fast\[ray\]'"):
-        naa_fast.scan.ray_measure(None, model)
+        naa_fast.ray_measure(None, model)
