@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -41,3 +42,28 @@ def test_every_form_of_data_and_place_is_in_the_document() -> None:
     text = (ROOT / "docs" / "inputs.md").read_text(encoding="utf-8")
     for form in (*ARRAY_SUFFIXES, *TEXT_SUFFIXES, ".tar", ".pt2", "timm:", "hf:", DATASET, *NAMES, "@last"):
         assert f"`{form}" in text or f"`FILE{form}`" in text or f" {form}" in text, form
+
+
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+
+
+def anchors(text: str) -> set[str]:
+    """Where a link may lead inside a page: its headings, as GitHub names them."""
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
+        file = (ROOT / page).parent / target if target else ROOT / page
+        assert file.exists(), f"{page} links to {target}, which is not there"
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), f"{page} links to {target}#{anchor}"
+
+
+def test_the_readme_is_one_screen_and_leads_to_every_page() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 900
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in text, f"README.md does not lead to docs/{page.name}"
