@@ -23,6 +23,7 @@ from naa_fast.kernels.cpu import planes
 from naa_fast.kernels.reference.reduce import to_float64
 from naa_fast.records import Array, LayerRecord
 
+portable_reduce = sys.modules["naa_fast.kernels.portable.reduce"]  # the package's attribute of that name is the function
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 CASES = {case[0]: case for case in hard_cases()}
 
@@ -291,13 +292,47 @@ def test_scores_agree(runner: Runner, shape: tuple[int, int], dtype: str) -> Non
         assert np.allclose(found, want, rtol=1e-12, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("case", ["wide", "image", "squares overflow", "offset 1e4 image", "deep"])
+@pytest.mark.parametrize("case", list(CASES))
 def test_a_device_without_float64_stays_inside_the_float32_budget(monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     _, x, mask, phase = CASES[case]
-    module = sys.modules["naa_fast.kernels.portable.reduce"]  # the package's attribute of that name is the function
-    monkeypatch.setattr(module, "has_float64", lambda device: False)
+    monkeypatch.setattr(portable_reduce, "has_float64", lambda device: False)
     with np.errstate(over="ignore"):
         assert_record(RUNNERS["portable"].record((x, mask, phase)), expected(x, mask, phase), "float32", case)
+
+
+@pytest.mark.parametrize("inner", [1, 49, 700, 1024])
+def test_a_constant_is_exact_without_float64_too(monkeypatch: pytest.MonkeyPatch, inner: int) -> None:
+    monkeypatch.setattr(portable_reduce, "has_float64", lambda device: False)
+    x = np.broadcast_to(np.array([0.0, 1 / 3, 1e4 + 1 / 3, -7.0, 1e-30], np.float32)[None, :, None], (21, 5, inner)).copy()
+    record = RUNNERS["portable"].record((x[:5], None, 0), (x[5:], None, 5))
+    for moments in (record.positions, record.sample_mean, record.sample_max):
+        assert np.array_equal(moments.mean, x[0, :, 0].astype(np.float64))
+        assert not np.stack([moments.m2, moments.m3, moments.m4]).any()
+
+
+@pytest.mark.parametrize("float64", [True, False])
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_layer_too_large_for_one_piece_is_read_in_several(monkeypatch: pytest.MonkeyPatch, case: str, float64: bool) -> None:
+    _, x, mask, phase = CASES[case]
+    monkeypatch.setattr(portable_reduce, "has_float64", lambda device: float64)
+    monkeypatch.setattr(portable_reduce, "TILE_VALUES", {"": 1 << 9})
+    monkeypatch.setattr(sys.modules["naa_fast.kernels.portable.fold"], "VALUES", 1 << 5)
+    with np.errstate(over="ignore"):
+        want, record = expected(x, mask, phase), RUNNERS["portable"].record((x, mask, phase))
+        assert_record(record, want, "float64" if float64 else "float32", case)
+
+
+@pytest.mark.parametrize(("rows", "phase"), [(32, 32), (64, 8), (8, 56), (16, 48), (40, 24), (128, 40), (5, 61), (70, 3)])
+def test_batches_that_end_or_begin_within_a_round_of_folds(runner: Runner, rows: int, phase: int) -> None:
+    rng = np.random.default_rng(rows)
+    batches = [
+        (rng.standard_normal((rows, 7, inner)).astype(np.float32), None, phase + k * rows) for k, inner in enumerate((1, 1, 4))
+    ]
+    batches[1][0][1, 2] = np.nan
+    want = reference.empty(7, batches[0][0])
+    for x, mask, start in batches:
+        reference.fold([(want, reference.reduce(x, mask, start))], start)
+    assert_record(runner.record(*batches), want.record, runner.arithmetic)
 
 
 def test_kept_kernels_are_dropped_when_any_source_changes_and_work_without_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
