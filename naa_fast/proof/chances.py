@@ -79,7 +79,7 @@ def chances(target: int | str, group: Rows, pool: Pool) -> tuple[Sought, list[So
 
     The suspects' group is cut to the size that the controls can have. They are of the target's own clean samples, one group the
     highest-ranked and CONTROLS at random, where these are enough for every kind of candidate (SIZES[1]); else of other classes
-    (`others`), and of the target's own as far as they go.
+    (`others`), and of the target's own as far as they go; without other classes of these alone, if they are SIZES[0] or more.
     """
     if target == ALL_TO_ALL:
         size = min(len(group), len(pool.drawn.x))
@@ -88,16 +88,21 @@ def chances(target: int | str, group: Rows, pool: Pool) -> tuple[Sought, list[So
     own, ranked = pool.own(target), pool.by_class.get(target, [])
     enough = min(len(group), SIZES[1])
     if len(ranked) >= enough and len(own) >= enough:
-        size = min(len(group), len(own))
-        random = np.random.default_rng(target)
-        groups = [ranked[:size], *(list(own[random.permutation(len(own))[:size]]) for _ in range(CONTROLS))]
-        return Sought.of(target, group[:size], own), [Sought.of(target, of_class(target, rows), own) for rows in groups]
+        return own_controls(target, group, own, ranked)
     size, controls = others(target, len(group), len(own), pool, OTHERS)
     if not controls:
-        return None
+        return own_controls(target, group, own, ranked) if min(len(own), len(ranked)) >= SIZES[0] else None
     if len(ranked) >= FEWEST:
         controls.append(Sought.of(target, of_class(target, ranked[:size]), own))
     return Sought.of(target, group[:size], own), controls
+
+
+def own_controls(target: int, group: Rows, own: Array, ranked: Sequence[Array]) -> tuple[Sought, list[Sought]]:
+    """The group and the controls of the target's own clean samples, all of one size."""
+    size = min(len(group), len(own), len(ranked))
+    random = np.random.default_rng(target)
+    groups = [ranked[:size], *(list(own[random.permutation(len(own))[:size]]) for _ in range(CONTROLS))]
+    return Sought.of(target, group[:size], own), [Sought.of(target, of_class(target, rows), own) for rows in groups]
 
 
 def others(target: int, most: int, rare: int, pool: Pool, wanted: int) -> tuple[int, list[Sought]]:
