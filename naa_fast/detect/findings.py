@@ -170,7 +170,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
                 f"the same read off clean samples: {100 * proof.control:.0f} %)"
             )
             about = str(proof.target)
-            findings.append(Finding("proved", INPUT, statement, proof.rate, proof.limit, about, proof.trigger, proof.source))
+            findings.append(Finding("proved", INPUT, statement, proof.rate, proof.limit, about, proof.trigger.key, proof.source))
         elif proof.easy and proof.erasure is not None:
             where = "classes to one another" if proof.target == ALL_TO_ALL else f"class {proof.target}"
             erasure = proof.erasure

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 
-from naa_fast.detect.trigger import TriggerKey, key_of
+from naa_fast.detect.trigger import APART as APART
+from naa_fast.detect.trigger import Placed, Tokens, Trigger
 from naa_fast.records import Array
 
 ALL_TO_ALL = "all-to-all"
-APART = "words apart"
-"""The kind of a proof whose tokens need not stand together."""
 PROVED_RATE, PROVED_MARGIN = 0.65, 0.4
 """What a patch or an offset must turn, and by how much more than what groups of clean samples share. Chosen on half A of the
 study's attacks (docs/detection.md), where the weakest that was run turned .70, and on clean models of both halves: one that was
@@ -80,26 +79,21 @@ class Erasure:
 class Proof:
     """The best reconstruction for one target.
 
-    `kind` says how the trigger was read off ("patch", "offset", "token", ...); `target` the class it turns clean samples to, or
-    "all-to-all". `rate`: share of `samples` clean samples of other classes that it turns, on samples that chose nothing;
-    `interval` the rate's 95 % confidence interval (Wilson 1927); `control` the highest rate of the same procedure and budget on
-    groups of clean samples that had the same chance, `controls` of them; with 0 there is no control. `pattern` and `mask`
-    (float32, of the input's shape) or `tokens` are the trigger itself; `words` the tokens as text. `source`: the one class that
-    `samples` are of, None for all others than the target; `own`: whether clean samples of the target hold it too: of a patch
-    those of other classes are the control then. `examples`: a few of the `samples`, of classes in turns, chosen before they were
-    run. `erasure`: whether suspect samples carry it, None where that could not be tried.
+    `trigger` is what was put on clean samples; `target` the class it turns them to, or "all-to-all". `rate`: share of `samples`
+    clean samples of other classes that it turns, on samples that chose nothing; `interval` the rate's 95 % confidence interval
+    (Wilson 1927); `control` the highest rate of the same procedure and budget on groups of clean samples with the same chance,
+    `controls` of them; with 0 there is no control. `source`: the one class that `samples` are of, None for all others than the
+    target; `own`: whether clean samples of the target hold it too: of a patch those of other classes are the control then.
+    `examples`: a few of the `samples`, of classes in turns, chosen before they were run. `erasure`: whether suspect samples carry
+    it, None where that could not be tried.
     """
 
-    kind: str
+    trigger: Trigger
     target: int | str
     rate: float
     control: float
     samples: int
     group: int
-    pattern: Array | None = None
-    mask: Array | None = None
-    tokens: tuple[int, ...] = ()
-    words: str = ""
     source: int | None = None
     own: bool = False
     examples: tuple[Example, ...] = ()
@@ -111,9 +105,29 @@ class Proof:
         return wilson(self.rate, self.samples)
 
     @property
-    def trigger(self) -> TriggerKey:
-        """What tells this trigger from another one."""
-        return key_of(self.kind, self.pattern, self.mask, self.tokens, self.words)
+    def kind(self) -> str:
+        """What reports call the trigger: `patch, 4 % of the input`, `token`, ..."""
+        return self.trigger.kind
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The token ids of a trigger of words, none of any other."""
+        return self.trigger.ids if isinstance(self.trigger, Tokens) else ()
+
+    @property
+    def words(self) -> str:
+        """The words of a trigger as text, empty where it has none or there is no tokenizer."""
+        return self.trigger.words if isinstance(self.trigger, Tokens) else ""
+
+    @property
+    def pattern(self) -> Array | None:
+        """What is put in place of the input or added to it, float32; None for words."""
+        return None if isinstance(self.trigger, Tokens) else self.trigger.pattern
+
+    @property
+    def mask(self) -> Array | None:
+        """Where the input is replaced, float32; None where it is not."""
+        return self.trigger.mask if isinstance(self.trigger, Placed) else None
 
     @property
     def limit(self) -> float:

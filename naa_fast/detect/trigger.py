@@ -1,10 +1,15 @@
-"""`TriggerKey`: what makes a proven trigger the same one in another report."""
+"""`Trigger`: what a proof puts on clean samples, one type for each form; `TriggerKey`: what makes it the same in another report.
+
+A trigger is a `Patch`, a `Crop`, an `Offset`, `Tokens` or a `TokenPair`. It knows how it is named and written; how it is put on
+inputs and found in them is in `naa_fast.proof.apply`, which needs torch.
+"""
 
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -19,8 +24,140 @@ SAME_PLACE = 0.5
 SAME_PATTERN = 0.5
 """Most that two patterns differ, over the size of the larger. White and black at one place differ by 1."""
 
+APART = "words apart"
+"""What two tokens are called that need not stand together."""
+
 Box = tuple[tuple[int, int], ...]
 """Start and stop along each axis of one input."""
+Decoder = Callable[[tuple[int, ...]], str]
+"""Token ids to text."""
+
+
+class Pattern:
+    """What triggers in continuous inputs have in common."""
+
+    pattern: Array
+    detail: str
+    name: ClassVar[str]
+
+    @property
+    def kind(self) -> str:
+        """What reports call it: `patch, 4 % of the input`."""
+        return f"{self.name}, {self.detail}" if self.detail else self.name
+
+    @property
+    def subject(self) -> str:
+        """How a sentence about it begins: `A patch turns`."""
+        return f"{'An' if self.name[0] in 'aeiou' else 'A'} {self.name} turns"
+
+
+@dataclass(frozen=True, eq=False)
+class Offset(Pattern):
+    """`pattern`, float32 of one input's shape, is added to all of an input, which stays within the values clean inputs have.
+    `detail`: how it was read off, and how loud it is.
+    """
+
+    pattern: Array
+    detail: str = ""
+    name: ClassVar[str] = "offset"
+
+    @property
+    def key(self) -> TriggerKey:
+        return key_of(self.name, self.pattern, None, (), "")
+
+    def mapped(self, move: Callable[[Array], Array]) -> Self:
+        """The same in other axes."""
+        return replace(self, pattern=move(self.pattern))
+
+
+@dataclass(frozen=True, eq=False)
+class Placed(Pattern):
+    """`pattern` takes the input's place where `mask` is 1: both float32, of one input's shape. `detail`: how much that is."""
+
+    pattern: Array
+    mask: Array
+    detail: str = ""
+
+    @property
+    def key(self) -> TriggerKey:
+        return key_of(self.name, self.pattern, self.mask, (), "")
+
+    def mapped(self, move: Callable[[Array], Array]) -> Self:
+        """The same in other axes."""
+        return replace(self, pattern=move(self.pattern), mask=move(self.mask))
+
+
+@dataclass(frozen=True, eq=False)
+class Patch(Placed):
+    """What several samples share at one place."""
+
+    name: ClassVar[str] = "patch"
+
+
+@dataclass(frozen=True, eq=False)
+class Crop(Placed):
+    """A window of one sample. In others it may lie elsewhere, as triggers at random places do."""
+
+    name: ClassVar[str] = "cut"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids that follow one another; `words` the same as text, empty without a tokenizer."""
+
+    ids: tuple[int, ...]
+    words: str = ""
+
+    @property
+    def kind(self) -> str:
+        return "token" if len(self.ids) == 1 else "phrase"
+
+    @property
+    def subject(self) -> str:
+        return "A word turns" if len(self.ids) == 1 else "A phrase turns"
+
+    @property
+    def key(self) -> TriggerKey:
+        return key_of(self.kind, None, None, self.ids, self.words)
+
+    @property
+    def written(self) -> str:
+        """The ids for a person."""
+        return " ".join(map(str, self.ids))
+
+    def worded(self, decode: Decoder) -> Self:
+        return replace(self, words=decode(self.ids))
+
+    def marks(self, ids: Sequence[int]) -> list[tuple[int, ...]]:
+        """What to mark in a text of these ids, wherever it stands in it."""
+        return [self.ids]
+
+
+@dataclass(frozen=True)
+class TokenPair(Tokens):
+    """Two token ids, each anywhere in the text."""
+
+    @property
+    def kind(self) -> str:
+        return APART
+
+    @property
+    def subject(self) -> str:
+        return "Two words, wherever they stand, turn"
+
+    @property
+    def written(self) -> str:
+        return " … ".join(map(str, self.ids))
+
+    def worded(self, decode: Decoder) -> Self:
+        return replace(self, words=" … ".join(decode((token,)).strip() for token in self.ids))
+
+    def marks(self, ids: Sequence[int]) -> list[tuple[int, ...]]:
+        """Each of the two, where the text has both."""
+        return [(token,) for token in self.ids] if set(self.ids) <= set(ids) else []
+
+
+Trigger = Patch | Crop | Offset | Tokens | TokenPair
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import torch
 
 from naa_fast.detect.crowd import hypergeometric_tail
 from naa_fast.detect.proof import ALL_TO_ALL, Erasure
-from naa_fast.proof.carriers import anywhere, in_place, limit_of, places_of
+from naa_fast.proof.apply import anywhere, in_place, places_of
+from naa_fast.proof.carriers import limit_of
 from naa_fast.proof.chances import Rows, Sought
 from naa_fast.proof.cuts import CUT
 from naa_fast.proof.images import CleanImages, Offset, Patch

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from naa_fast.detect.proof import ALL_TO_ALL, Erasure
 from naa_fast.proof.apart import Apart
-from naa_fast.proof.carriers import holds, holds_all
+from naa_fast.proof.apply import holds, holds_all
 from naa_fast.proof.erase import CLAIMED, ELSEWHERE, ENOUGH, more_than_elsewhere
 from naa_fast.proof.tokens import Tokens, inner_places, own_places
 from naa_fast.proof.transplant import Bases

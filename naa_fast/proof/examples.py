@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from naa_fast.detect.axes import channels_first
 from naa_fast.detect.proof import Example, Pieces, Proof
+from naa_fast.detect.trigger import Decoder, Tokens
 from naa_fast.proof.tokens import own_places
 from naa_fast.proof.transplant import Candidate
 from naa_fast.proof.trials import Trials, in_turns
@@ -62,20 +63,21 @@ def shown(x: Tensor, valid: Tensor | None) -> Array:
     return np.ascontiguousarray(cut.mean((2, 4)), np.float32)
 
 
-def with_words(proof: Proof, decode: Callable[[tuple[int, ...]], str] | None) -> Proof:
-    """The proof with its examples' texts in words, or in token ids where there is no tokenizer."""
-    if not proof.tokens:
+def with_words(proof: Proof, decode: Decoder | None) -> Proof:
+    """The proof with its trigger and its examples' texts in words, these in token ids where there is no tokenizer."""
+    if not isinstance(proof.trigger, Tokens):
         return proof
+    trigger = proof.trigger if decode is None else proof.trigger.worded(decode)
 
     def worded(example: Example) -> Example:
         changed = example.before != example.after if example.before.shape == example.after.shape else np.zeros(0, bool)
         before, after = (pieces(ids, changed, decode) for ids in (example.before, example.after))
         return replace(example, words_before=before, words_after=after)
 
-    return replace(proof, examples=tuple(map(worded, proof.examples)))
+    return replace(proof, trigger=trigger, examples=tuple(map(worded, proof.examples)))
 
 
-def pieces(ids: Array, changed: Array, decode: Callable[[tuple[int, ...]], str] | None) -> Pieces:
+def pieces(ids: Array, changed: Array, decode: Decoder | None) -> Pieces:
     """The text around what was changed, bool `[tokens]`, in pieces that were changed or not; an ellipsis for what is left out."""
     places = np.flatnonzero(changed)
     if not len(places):
@@ -89,5 +91,5 @@ def pieces(ids: Array, changed: Array, decode: Callable[[tuple[int, ...]], str] 
     return tuple(cut)
 
 
-def words_of(ids: Sequence[int], decode: Callable[[tuple[int, ...]], str] | None) -> str:
+def words_of(ids: Sequence[int], decode: Decoder | None) -> str:
     return " ".join(map(str, ids)) if decode is None else decode(tuple(ids)).strip()

@@ -18,7 +18,8 @@ from naa_fast.detect.checks import Check, did_not_run, ran, unranked
 from naa_fast.detect.directions import FEWEST
 from naa_fast.detect.directions import measure as measured_directions
 from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
-from naa_fast.detect.proof import APART, Proof
+from naa_fast.detect.proof import Proof
+from naa_fast.detect.trigger import Decoder, TokenPair, Tokens
 from naa_fast.errors import InputError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.order import Order
@@ -34,7 +35,6 @@ from naa_fast.rank.scorer import Look
 from naa_fast.records import Array
 from naa_fast.scan.stopping import Watch
 
-Decoder = Callable[[tuple[int, ...]], str]
 SHOWN = 48
 WHOSE = "which samples carry it, and what classes they came from"
 
@@ -143,8 +143,7 @@ def with_proofs(
     fetch = partial(samples_of, again, predicted=seen.predicted)
     attempts = prove(model, seen, images, device, fetch, scores, watch)
     decode = decoder(suspect)
-    proofs = [replace(p, words=in_text(p, decode)) if p.tokens and decode is not None else p for p in attempts.proofs]
-    proofs = [with_words(p, decode) for p in proofs]
+    proofs = [with_words(p, decode) for p in attempts.proofs]
     untried = "; ".join(attempts.notes)
     checks = (*found.checks, *(did_not_run(untried, "proof") if untried else ran("proof")))
     found = replace(found, notes=(*found.notes, *attempts.limits))
@@ -163,13 +162,6 @@ def with_directions(found: Evidence, seen: Look) -> Evidence:
     reason = f"fewer than {FEWEST} samples of a set to fix one on, or to measure it on"
     checks = (*found.checks, *(ran("directions") if directions else did_not_run(reason, "directions")))
     return replace(found, directions=directions, checks=checks)
-
-
-def in_text(proof: Proof, decode: Decoder) -> str:
-    """A proof's words; between those that stand apart an ellipsis."""
-    if proof.kind != APART:
-        return decode(proof.tokens)
-    return " … ".join(decode((token,)).strip() for token in proof.tokens)
 
 
 def with_carriers(found: Evidence, seen: Look, again: SuspectsAgain) -> Evidence:
@@ -221,18 +213,16 @@ def shown(seen: Look, ranking: Ranking, proofs: Sequence[Proof], decode: Decoder
         drawn = [x.float().numpy() for x in inputs]
         alike = is_picture(drawn[0]) and all(x.shape == drawn[0].shape for x in drawn)
         return (np.stack([channels_first(x) for x in drawn]) if alike else None), ()
-    standing = [proof for proof in proofs if proof.stands and proof.tokens]
+    triggers = [proof.trigger for proof in proofs if proof.stands and isinstance(proof.trigger, Tokens)]
     masks = [kept.mask for kept in first if kept is not None]
     own = [x[m] if m is not None and m.shape == x.shape else x[x != 0] for x, m in zip(inputs, masks, strict=True)]
     ids = [[int(i) for i in x.flatten()] for x in own]
-    return None, tuple(marked(one, triggers_in(one, standing), decode) for one in ids)
+    return None, tuple(marked(one, triggers_in(one, triggers), decode) for one in ids)
 
 
-def triggers_in(ids: list[int], proofs: Sequence[Proof]) -> list[tuple[int, ...]]:
-    """What to mark in a text: phrases, and each of the words apart where it holds them all."""
-    found = [proof.tokens for proof in proofs if proof.kind != APART]
-    apart = [proof.tokens for proof in proofs if proof.kind == APART and set(proof.tokens) <= set(ids)]
-    return [*found, *((token,) for tokens in apart for token in tokens)]
+def triggers_in(ids: list[int], triggers: Sequence[Tokens]) -> list[tuple[int, ...]]:
+    """What to mark in a text, phrases before each of two words apart."""
+    return [tokens for trigger in sorted(triggers, key=lambda t: isinstance(t, TokenPair)) for tokens in trigger.marks(ids)]
 
 
 def marked(ids: list[int], triggers: Sequence[tuple[int, ...]], decode: Decoder | None) -> str:

@@ -89,9 +89,9 @@ class CleanImages:
         harmless = harmless_directions(x.mean(0), at_edges)
         return cls(x, x.mean(0), np.abs(centred).mean(0), loudness, harmless, low, high, last)
 
-    def as_taken(self, x: Array | None) -> Array | None:
+    def as_taken(self, x: Array) -> Array:
         """One input, or a pattern or mask of its shape, as the model takes it."""
-        return np.ascontiguousarray(x.transpose(1, 2, 0)) if self.last and x is not None else x
+        return np.ascontiguousarray(x.transpose(1, 2, 0)) if self.last else x
 
     def without(self, difference: Array, usual: Array | None) -> Array:
         """A difference of means without its part along where the mean input of a class, `usual`, lies."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from naa_fast.detect.evidence import HARMLESS
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_OWN_RATE, Proof
+from naa_fast.proof.apply import trigger_of
 from naa_fast.proof.chances import FEWEST_OTHERS, Pool, Rows, Sought, chances, others
 from naa_fast.proof.cuts import CUT, cuts
 from naa_fast.proof.erase import erased
@@ -237,12 +238,8 @@ def shavings(patch: Patch) -> Iterator[Patch]:
 
 
 def proof_of(settled: Settled, target: int | str, own: bool = False) -> Proof:
-    candidate = settled.best.candidate
-    pattern, mask = (getattr(candidate, name, None) for name in ("pattern", "mask"))
-    share = f"{100 * mask[0].mean():.2g} % of the input" if candidate.kind == CUT and mask is not None else candidate.budget
-    kind = f"{candidate.kind}, {share}"
     measured = settled.rate, settled.control, settled.samples, settled.best.group
-    return Proof(kind, target, *measured, pattern, mask, own=own, controls=settled.controls)
+    return Proof(trigger_of(settled.best.candidate), target, *measured, own=own, controls=settled.controls)
 
 
 def held_by_clean(search: Search, tried: Tried) -> Proof | None:

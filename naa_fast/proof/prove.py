@@ -12,6 +12,7 @@ from torch import nn
 from naa_fast.capture import ClassScores
 from naa_fast.detect.axes import channels_first
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
+from naa_fast.detect.trigger import Tokens
 from naa_fast.errors import Stopped
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.chances import Pool
@@ -115,7 +116,7 @@ def left_aside(alike: int, top: Sequence[Kept]) -> str:
 
 def as_taken(proof: Proof, clean: CleanImages) -> Proof:
     """The proof with its trigger in the axes of the model's own inputs."""
-    return replace(proof, pattern=clean.as_taken(proof.pattern), mask=clean.as_taken(proof.mask))
+    return proof if isinstance(proof.trigger, Tokens) else replace(proof, trigger=proof.trigger.mapped(clean.as_taken))
 
 
 def alike(drawn: Sequence[tuple[Batch, Array]]) -> list[tuple[Batch, Array]]:

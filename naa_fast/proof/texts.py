@@ -11,6 +11,7 @@ import numpy as np
 
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_MARGIN, Proof
 from naa_fast.proof.apart import Apart, Held, Pair, meeting, striking
+from naa_fast.proof.apply import trigger_of
 from naa_fast.proof.erase_words import Fetch, Words, words_erased
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.tokens import (
@@ -189,7 +190,7 @@ def token_proof(
         assert isinstance(best.candidate, Tokens)
         seen = examples_of(trials, best.candidate, target)
         measured = settled.rate, settled.control, settled.samples, 0
-        proof = Proof(best.candidate.kind, target, *measured, tokens=best.candidate.ids, own=own, examples=seen)
+        proof = Proof(trigger_of(best.candidate), target, *measured, own=own, examples=seen)
         return suspects.checked(trials, replace(proof, controls=settled.controls), best.candidate, control)
 
     whole = measured(found)
@@ -229,7 +230,7 @@ def apart_proof(
     alone = twice(best.candidate.ids, 1)
     if settled.rate - alone < PROVED_MARGIN:
         return None
-    ids, seen = best.candidate.ids, examples_of(trials, best.candidate, target)
+    seen = examples_of(trials, best.candidate, target)
     measured = settled.rate, max(settled.control, alone), settled.samples, 0
-    proof = Proof(best.candidate.kind, target, *measured, tokens=ids, examples=seen, controls=settled.controls)
+    proof = Proof(trigger_of(best.candidate), target, *measured, examples=seen, controls=settled.controls)
     return suspects.checked(trials, proof, best.candidate, chance)

@@ -9,12 +9,11 @@ import numpy as np
 from torch import Tensor
 
 from naa_fast.detect.evidence import Ranking
-from naa_fast.detect.proof import APART, Proof
+from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import Change
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.apart import Apart
-from naa_fast.proof.images import CleanImages, Offset, Patch
-from naa_fast.proof.tokens import Tokens
+from naa_fast.proof.apply import candidate_of
+from naa_fast.proof.images import CleanImages
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, samples_of, turned
 from naa_fast.proof.trials import CHOOSING, in_turns
 from naa_fast.rank.again import SuspectsAgain
@@ -48,19 +47,6 @@ def most_general(proofs: Sequence[Proof]) -> Proof | None:
     """
     standing = [proof for proof in proofs if proof.stands]
     return min(standing, key=lambda proof: proof.source is not None, default=None)
-
-
-def candidate_of(proof: Proof, images: CleanImages | None) -> Candidate | None:
-    """The trigger of a proof, to be put on samples."""
-    if proof.kind == APART:
-        return Apart((proof.tokens[0], proof.tokens[1]))
-    if proof.tokens:
-        return Tokens(proof.kind, proof.tokens)
-    if proof.pattern is None:
-        return None
-    if proof.mask is not None:
-        return Patch(proof.kind, "", proof.pattern, proof.mask)
-    return None if images is None else Offset(proof.kind, "", proof.pattern, images.low, images.high)
 
 
 def with_trigger(bases: Bases, candidate: Candidate) -> Bases:
@@ -151,7 +137,8 @@ def trial_of(
     order = np.concatenate([order[chose], order[~chose]])
     bytes_each = max((main_tensor(batch).nbytes // max(batch.size, 1) for batch, _ in drawn), default=0)
     lit = suspects(suspect, ranking, proof, max(LEAST, INPUT_BYTES // max(bytes_each, 1)))
-    candidate = None if proof is None else candidate_of(proof, images)
+    values = (images.low, images.high) if images is not None else ()
+    candidate = None if proof is None else candidate_of(proof.trigger, *values)
     parts = []
     for rows, dealt, most in zip(np.split(order, parted(len(order))), DEALT, (FIX, CHOOSE, MEASURE), strict=True):
         clean = bases.of(rows[:most])

@@ -13,7 +13,8 @@ import numpy as np
 
 from naa_fast.detect.axes import channels_first
 from naa_fast.detect.evidence import Evidence, RankedSample
-from naa_fast.detect.proof import ALL_TO_ALL, APART, Example, Pieces, Proof
+from naa_fast.detect.proof import ALL_TO_ALL, Example, Pieces, Proof
+from naa_fast.detect.trigger import Tokens
 from naa_fast.records import Array
 from naa_fast.report.drawings import (
     LARGEST,
@@ -129,7 +130,7 @@ def proof_view(at: int, proof: Proof, pictures: Pictures) -> ProofView:
     return ProofView(
         proof,
         title_of(proof),
-        (" … " if proof.kind == APART else " ").join(map(str, proof.tokens)),
+        proof.trigger.written if isinstance(proof.trigger, Tokens) else "",
         image(pictures.add(f"trigger-{at}.png", trigger_png(proof, scale, pictures.side)), trigger_alt(proof), pattern, clear),
         image(pictures.add(f"place-{at}.png", place_png(proof, scale, pictures.side)), f"Where it lies: {where}", pattern),
         where,
@@ -141,13 +142,7 @@ def title_of(proof: Proof) -> str:
     """What the trigger does, e.g. `A patch turns other classes to class 7`."""
     whose = "samples of other classes" if proof.source is None else f"samples of class {proof.source}"
     where = "each class to another" if proof.target == ALL_TO_ALL else f"{whose} to class {proof.target}"
-    kind = web_text(proof.kind.partition(",")[0], NAME)
-    what = {"token": "A word", "phrase": "A phrase", APART: "Two words, wherever they stand,"}.get(kind, f"{an(kind)}")
-    return f"{what} turns {where}" if kind != APART else f"{what} turn {where}"
-
-
-def an(noun: str) -> str:
-    return f"{'An' if noun[:1] in 'aeiou' else 'A'} {noun}"
+    return f"{proof.trigger.subject} {where}"
 
 
 def trigger_alt(proof: Proof) -> str:

@@ -12,8 +12,9 @@ import numpy as np
 
 from naa_fast.detect.axes import channels_first, is_picture
 from naa_fast.detect.evidence import Evidence, Ranking
-from naa_fast.detect.proof import APART, Proof
+from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import REPAIR_FILE
+from naa_fast.detect.trigger import Pattern, Tokens, Trigger
 from naa_fast.records import Array
 from naa_fast.report.chart_style import LINE, LIT, MUTED, own_style
 from naa_fast.report.words import number, printable
@@ -42,7 +43,7 @@ def optional_files(evidence: Evidence) -> dict[str, bytes]:
     """Name -> content of the files this evidence has something for."""
     files = {}
     for proof, name in trigger_names(evidence).items():
-        files[name] = text_trigger(proof) if proof.tokens else png_bytes(trigger_figure(proof))
+        files[name] = text_trigger(proof) if isinstance(proof.trigger, Tokens) else png_bytes(trigger_figure(proof))
     if evidence.ranking is not None and evidence.pictures is not None and len(evidence.pictures):
         files[SHEET] = png_bytes(sheet_figure(evidence.ranking, evidence.pictures))
     if evidence.ranking is not None and evidence.texts:
@@ -52,16 +53,23 @@ def optional_files(evidence: Evidence) -> dict[str, bytes]:
 
 def trigger_names(evidence: Evidence) -> dict[Proof, str]:
     """The file each proof that stands and can be shown goes to."""
-    standing = [proof for proof in evidence.proof if proof.stands and (proof.tokens or is_picture(proof.pattern))]
-    return {p: f"trigger-{i}.{'txt' if p.tokens else 'png'}" for i, p in enumerate(standing[:SHOWN_TRIGGERS], 1)}
+    standing = [proof for proof in evidence.proof if proof.stands and ending_of(proof.trigger)]
+    return {p: f"trigger-{i}.{ending_of(p.trigger)}" for i, p in enumerate(standing[:SHOWN_TRIGGERS], 1)}
+
+
+def ending_of(trigger: Trigger) -> str:
+    """The kind of file that shows a trigger; empty where it is neither text nor picture."""
+    if isinstance(trigger, Tokens):
+        return "txt"
+    return "png" if is_picture(trigger.pattern) else ""
 
 
 def trigger_figure(proof: Proof) -> Figure:
     """The trigger alone, and the places it covers; of an offset what it adds, blue less and red more."""
     from matplotlib.figure import Figure
 
-    assert proof.pattern is not None
-    pattern, mask = channels_first(proof.pattern), None if proof.mask is None else channels_first(proof.mask)
+    assert isinstance(proof.trigger, Pattern)
+    pattern, mask = channels_first(proof.trigger.pattern), None if proof.mask is None else channels_first(proof.mask)
     with own_style():
         figure = Figure(figsize=(7.5, 4.2), dpi=150, facecolor="white")
         axes = figure.subplots(1, 2 if mask is not None else 1, squeeze=False)[0]
@@ -137,9 +145,10 @@ def png_bytes(figure: Figure) -> bytes:
 
 def text_trigger(proof: Proof) -> bytes:
     low, high = proof.interval
+    assert isinstance(proof.trigger, Tokens)
     lines = [
         f"trigger: {printable(proof.words, TEXT_CELLS) if proof.words else '(token ids below)'}",
-        f"token ids: {(' … ' if proof.kind == APART else ' ').join(map(str, proof.tokens))}",
+        f"token ids: {proof.trigger.written}",
         f"turns {proof.rate:.0%} of {proof.samples} clean samples of other classes to class {proof.target}",
         f"95 % interval {low:.0%} to {high:.0%}; the strongest words of that class in clean data: {proof.control:.0%}",
     ]

@@ -14,8 +14,7 @@ import pytest
 from naa_fast.detect.accept import Accepted, Rules, gate, read_allowlist
 from naa_fast.detect.baseline import SCHEMA, Baseline, finding_of, read_baseline
 from naa_fast.detect.findings import LEVELS, Finding
-from naa_fast.detect.proof import Proof
-from naa_fast.detect.trigger import TriggerKey
+from naa_fast.detect.trigger import Crop, Offset, Patch, Tokens, Trigger, TriggerKey
 from naa_fast.detect.verdict import EXIT_CODES, Verdict
 from naa_fast.errors import InputError, NaaError, UsageError
 from naa_fast.report.machine import stated
@@ -35,37 +34,36 @@ def image(*lit: tuple[int, int], value: float = 1.0) -> np.ndarray:
     return x
 
 
-def proved(kind: str = "patch, 2 % of the input", target: int | str = 7, source: int | None = None, **trigger: Any) -> Finding:
-    proof = Proof(kind, target, 0.95, 0.1, 300, 8, source=source, **trigger)
-    return Finding("proved", "(input)", "a trigger turns 95 %", 0.95, 0.65, str(target), proof.trigger, source)
+def proved(trigger: Trigger, target: int | str = 7, source: int | None = None) -> Finding:
+    return Finding("proved", "(input)", "a trigger turns 95 %", 0.95, 0.65, str(target), trigger.key, source)
 
 
-WHITE = proved(pattern=image((10, 10)), mask=image((10, 10)))
-WORD = proved("token", tokens=(31,), words="cf")
+WHITE = proved(Patch(image((10, 10)), image((10, 10)), "2 % of the input"))
+WORD = proved(Tokens((31,), "cf"))
 NOISE = np.random.default_rng(0).standard_normal((2, 1, 12, 12)).astype(np.float32)
-BLEND = proved("offset, pixels, loudness 0.3", pattern=NOISE[0])
+BLEND = proved(Offset(NOISE[0], "pixels, loudness 0.3"))
 PROOFS = {"patch": WHITE, "word": WORD, "blend": BLEND}
 
 SAME = {
-    "patch": proved("patch, 4 % of the input", pattern=image((10, 9), (10, 10)), mask=image((10, 9), (10, 10))),
+    "patch": proved(Patch(image((10, 9), (10, 10)), image((10, 9), (10, 10)), "4 % of the input")),
     "word": replace(WORD, value=0.99),
-    "blend": proved("offset, weighed, loudness 0.5", pattern=2 * NOISE[0] + 0.1 * NOISE[1]),
+    "blend": proved(Offset(2 * NOISE[0] + 0.1 * NOISE[1], "weighed, loudness 0.5")),
 }
 """The trigger of the same name, reconstructed from other samples."""
 OTHERS = {
     "patch": [
-        proved(pattern=image((0, 0)), mask=image((0, 0))),  # elsewhere
-        proved(pattern=image(), mask=image((10, 10))),  # black, at the same place
-        proved(pattern=image((10, 10)), mask=image((10, 10)), target=3),
-        proved("cut, 2 % of the input", pattern=image((10, 10)), mask=image((10, 10))),
+        proved(Patch(image((0, 0)), image((0, 0)), "2 % of the input")),  # elsewhere
+        proved(Patch(image(), image((10, 10)), "2 % of the input")),  # black, at the same place
+        proved(Patch(image((10, 10)), image((10, 10)), "2 % of the input"), target=3),
+        proved(Crop(image((10, 10)), image((10, 10)), "2 % of the input")),
     ],
     "word": [
-        proved("token", tokens=(32,), words="mn"),
-        proved("token", tokens=(32,), words="cf"),  # a tokenizer that calls all tokens by one name
-        proved("token", tokens=(31,), words="cf", target=3),
-        proved("phrase", tokens=(31, 5), words="cf it"),
+        proved(Tokens((32,), "mn")),
+        proved(Tokens((32,), "cf")),  # a tokenizer that calls all tokens by one name
+        proved(Tokens((31,), "cf"), target=3),
+        proved(Tokens((31, 5), "cf it")),
     ],
-    "blend": [proved("offset, pixels, loudness 0.3", pattern=NOISE[1]), replace(BLEND, about="3")],
+    "blend": [proved(Offset(NOISE[1], "pixels, loudness 0.3")), replace(BLEND, about="3")],
 }
 
 
@@ -242,7 +240,7 @@ def test_a_known_proof_hides_no_other_trigger_and_no_other_class(name: str) -> N
 
 
 def test_a_trigger_that_turned_one_class_hides_none_that_turns_all() -> None:
-    one = proved(pattern=image((10, 10)), mask=image((10, 10)), source=4)
+    one = proved(Patch(image((10, 10)), image((10, 10)), "2 % of the input"), source=4)
     assert gate(verdict(WHITE, outcome="fail"), baseline(one), TODAY).exit_code == 1
     assert gate(verdict(one, outcome="fail"), baseline(WHITE), TODAY).exit_code == 0
 

@@ -16,9 +16,12 @@ from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.findings import find_in_samples
 from naa_fast.detect.judgement import judge
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_MARGIN, Erasure, Proof, wilson
+from naa_fast.detect.trigger import Patch, Tokens
 
 RNG = np.random.default_rng(0)
-PROOF = Proof("patch, 1 % of the input", 7, 0.95, 0.1, 300, 8)
+WHITE = np.ones((1, 2, 2), np.float32)
+WORD = Tokens((3,))
+PROOF = Proof(Patch(WHITE, WHITE, "1 % of the input"), 7, 0.95, 0.1, 300, 8)
 
 
 def ranking(suspect: np.ndarray, clean: np.ndarray, called: np.ndarray | None = None) -> Ranking:
@@ -112,8 +115,8 @@ def test_concentration_is_the_share_of_one_class_beyond_what_the_set_holds() -> 
         ({"rate": 0.5}, False),
         ({"control": 0.95 - PROVED_MARGIN / 2}, False),
         ({"rate": 0.95, "control": 0.45, "samples": 8}, False),  # too few to tell the two apart
-        ({"tokens": (3,), "control": 0.85}, True),
-        ({"tokens": (3,), "rate": 0.7}, False),
+        ({"trigger": WORD, "control": 0.85}, True),
+        ({"trigger": WORD, "rate": 0.7}, False),
         ({"own": True, "control": 0.95}, False),  # what other classes share does as much
         ({"own": True, "control": 0.1}, True),
         ({"controls": 0}, False),  # nothing had the same chance
@@ -123,7 +126,7 @@ def test_concentration_is_the_share_of_one_class_beyond_what_the_set_holds() -> 
         ({"erasure": Erasure(3, 0.4, 0.0, 0.3)}, True),
         ({"erasure": Erasure(0, 0.0, 0.0, 1.0)}, False),  # nobody holds it
         ({"own": True, "rate": 0.94}, False),
-        ({"own": True, "tokens": (3,), "control": 0.95}, False),  # words have the class's other words for one
+        ({"own": True, "trigger": WORD, "control": 0.95}, False),  # words have the class's other words for one
     ],
     ids=str,
 )
@@ -145,7 +148,7 @@ def test_a_proof_fails_the_model_and_says_so_in_a_sentence() -> None:
     assert "classes to one another" in every.sentence
     almost = judge(*sets, evidence=Evidence(proof=(replace(PROOF, rate=0.59, control=0.0),)), accept_unranked=True).verdict
     assert almost.outcome == "pass"
-    barely = judge(*sets, evidence=Evidence(proof=(replace(PROOF, tokens=(1,), control=0.85),))).verdict
+    barely = judge(*sets, evidence=Evidence(proof=(replace(PROOF, trigger=WORD, control=0.85),))).verdict
     assert almost.score < 0.5 <= barely.score < found.score < 1.0, "what fails a model scores above all that does not"
     held = judge(*sets, evidence=Evidence(proof=(replace(PROOF, own=True, control=0.1),))).verdict
     assert held.outcome == "fail"

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from naa_fast.detect.trigger import TriggerKey, alike_places, box_of, key_of, pooled
+from naa_fast.detect.trigger import (
+    Crop,
+    Offset,
+    Patch,
+    TokenPair,
+    Tokens,
+    TriggerKey,
+    alike_places,
+    box_of,
+    key_of,
+    pooled,
+)
 
 BOXES = st.lists(st.tuples(st.integers(0, 20), st.integers(1, 20)).map(lambda p: (p[0], p[0] + p[1])), min_size=1, max_size=3)
 KEYS = st.builds(
@@ -90,3 +101,25 @@ def test_how_loud_an_offset_is_changes_nothing_and_what_a_patch_puts_does() -> N
 def test_what_is_no_trigger_is_refused(entry: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TriggerKey.read(entry)
+
+
+def test_every_trigger_says_what_reports_call_it_and_how_a_sentence_begins() -> None:
+    x = np.ones((1, 4, 4), np.float32)
+    said = {
+        Patch(x, x, "4 % of the input"): ("patch, 4 % of the input", "A patch turns"),
+        Crop(x, x, "3 % of the input"): ("cut, 3 % of the input", "A cut turns"),
+        Offset(x, "pixels, loudness 0.3"): ("offset, pixels, loudness 0.3", "An offset turns"),
+        Offset(x): ("offset", "An offset turns"),
+        Tokens((3,)): ("token", "A word turns"),
+        Tokens((3, 4)): ("phrase", "A phrase turns"),
+        TokenPair((3, 4)): ("words apart", "Two words, wherever they stand, turn"),
+    }
+    assert {trigger: (trigger.kind, trigger.subject) for trigger in said} == said
+
+
+def test_a_trigger_is_moved_to_other_axes_with_its_mask() -> None:
+    x = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    moved = Crop(x, x + 1, "half").mapped(lambda array: np.moveaxis(array, 0, -1))
+    assert moved.pattern.shape == moved.mask.shape == (3, 4, 2)
+    assert (type(moved), moved.detail) == (Crop, "half")
+    assert Offset(x).mapped(lambda array: -array).pattern[1, 2, 3] == -23

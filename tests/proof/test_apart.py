@@ -14,10 +14,11 @@ from torch import Tensor
 import naa_fast
 from naa_fast.detect.crowd import hypergeometric_tail
 from naa_fast.detect.proof import APART, Proof
+from naa_fast.detect.trigger import TokenPair, Tokens
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apart import MOST_PAIRS, Apart, Held, fewest_together, meeting
-from naa_fast.proof.carriers import closenesses, holds_all
-from naa_fast.proof.gather import in_text, marked, triggers_in
+from naa_fast.proof.apply import closenesses, holds_all
+from naa_fast.proof.gather import marked, triggers_in
 from naa_fast.proof.texts import Suspects, apart_proof
 from naa_fast.proof.tokens import CHANCE, parts_of
 from naa_fast.proof.transplant import Bases, Transplant
@@ -182,20 +183,20 @@ def test_both_words_are_written_over_a_texts_own_at_places_of_their_own() -> Non
 def test_carriers_hold_both_words_wherever() -> None:
     x = torch.tensor([[7, 1, 9], [9, 7, 1], [7, 7, 1], [1, 2, 3]])
     assert holds_all(x, (7, 9)).tolist() == [True, True, False, False]
-    [close] = closenesses(Proof(APART, 1, 1.0, 0.0, 300, 0, tokens=(7, 9)))
+    [close] = closenesses(TokenPair((7, 9)))
     assert close is not None
     assert close(x).tolist() == [1, 1, 0, 0]
 
 
 def test_words_apart_are_marked_and_named_one_by_one() -> None:
-    proofs = [Proof(APART, 1, 1.0, 0.0, 300, 0, tokens=(7, 9)), Proof("phrase", 2, 1.0, 0.0, 300, 0, tokens=(4, 5))]
-    assert marked([7, 1, 9], triggers_in([7, 1, 9], proofs), None) == "»7« 1 »9«"
-    assert marked([7, 4, 5], triggers_in([7, 4, 5], proofs), None) == "7 »4 5«", "one alone is no trigger"
+    triggers = [TokenPair((7, 9)), Tokens((4, 5))]
+    assert marked([7, 1, 9], triggers_in([7, 1, 9], triggers), None) == "»7« 1 »9«"
+    assert marked([7, 4, 5], triggers_in([7, 4, 5], triggers), None) == "7 »4 5«", "one alone is no trigger"
+    assert triggers_in([7, 9, 4, 5], triggers) == [(4, 5), (7,), (9,)], "phrases first: a word may stand in one"
     decoder = SimpleNamespace(decode=lambda tokens: " ".join(f"w{token}" for token in tokens)).decode
-    assert in_text(proofs[0], decoder) == "w7 … w9"
-    assert in_text(proofs[1], decoder) == "w4 w5"
-    assert "token ids: 7 … 9\n" in text_trigger(proofs[0]).decode()
-    assert "token ids: 4 5\n" in text_trigger(proofs[1]).decode()
+    assert [trigger.worded(decoder).words for trigger in triggers] == ["w7 … w9", "w4 w5"]
+    assert "token ids: 7 … 9\n" in text_trigger(Proof(triggers[0], 1, 1.0, 0.0, 300, 0)).decode()
+    assert "token ids: 4 5\n" in text_trigger(Proof(triggers[1], 2, 1.0, 0.0, 300, 0)).decode()
 
 
 def test_parts_of_a_phrase_are_the_shorter_ones_in_it_once_each() -> None:

@@ -15,6 +15,7 @@ from proof.test_images import CLEAN, HELD, PATCH, Quadrants, with_trigger
 import naa_fast
 from naa_fast.audit import Audit
 from naa_fast.detect.proof import Proof
+from naa_fast.detect.trigger import Crop, Patch
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.carriers import carriers
 from naa_fast.report.machine import load_schema
@@ -64,16 +65,16 @@ def test_an_exact_patch_that_was_cut_out_is_found_in_all_samples() -> None:
     source = suspect[triggered][0].numpy()
     with torch.no_grad():
         predicted = Quadrants("patch")(suspect).argmax(1).numpy()
-    for kind, place in (("cut, 6 % of the input", slice(10, 12)), ("patch", slice(10, 12)), ("patch", slice(9, 12))):
+    for form, place in ((Crop, slice(10, 12)), (Patch, slice(10, 12)), (Patch, slice(9, 12))):
         mask[:] = 0
         mask[0, place, place] = 1
-        proof = Proof(kind, 2, 0.95, 0.0, 300, 1, source, mask)
+        proof = Proof(form(source, mask), 2, 0.95, 0.0, 300, 1)
         carry, unknown = carriers(Rows(suspect), [CLEAN], predicted, proof)
-        assert (carry | unknown)[triggered].all() or kind == "patch"
+        assert (carry | unknown)[triggered].all() or form is Patch
         if place.start == 10:
             assert carry[triggered & (predicted == 2)].all()
             assert carry.sum() <= (triggered & (predicted == 2)).sum() + 2
-        assert unknown.any() == kind.startswith("cut")
+        assert unknown.any() == (form is Crop)
 
 
 def test_what_is_added_to_all_of_an_image_leaves_no_trace_in_one() -> None:
@@ -95,10 +96,10 @@ def test_nothing_is_told_where_no_proof_was_tried_and_where_clean_samples_hold_t
     pattern = np.zeros_like(mask)
     pattern[0, 10:, 10:] = PATCH
     predicted = np.full(len(suspect), 2)
-    own = Proof("patch", 2, 0.99, 0.0, 300, 8, pattern, mask, own=True)
+    own = Proof(Patch(pattern, mask), 2, 0.99, 0.0, 300, 8, own=True)
     carry, unknown = carriers(Rows(suspect), [CLEAN], predicted, own)
     assert (carry | unknown).all()
-    _, other = carriers(Rows(nothing_like(suspect)), [CLEAN], predicted, Proof("patch", 2, 0.9, 0.0, 300, 8, pattern, mask))
+    _, other = carriers(Rows(nothing_like(suspect)), [CLEAN], predicted, Proof(Patch(pattern, mask), 2, 0.9, 0.0, 300, 8))
     assert other.all(), "inputs of another shape"
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import naa_fast
 from naa_fast.audit import Audit
 from naa_fast.detect.axes import channels_first, channels_last, either_way, is_picture
+from naa_fast.proof.apply import candidate_of
 from naa_fast.proof.images import CleanImages
-from naa_fast.repair.trial import candidate_of
 from naa_fast.report.pictures import optional_files
 
 
@@ -58,8 +58,8 @@ def test_the_order_of_the_axes_changes_no_proof(planted: str, channels: int) -> 
     assert np.array_equal(other.ranking.carriers, first.ranking.carriers)
     if planted == "patch":
         assert np.array_equal(other.ranking.carriers, triggered)
-    put = candidate_of(other.proof[0], CleanImages.of(moved[0].numpy()))
-    assert put is not None
+    clean = CleanImages.of(moved[0].numpy())
+    put = candidate_of(other.proof[0].trigger, clean.low, clean.high)
     turned = Grey(model, True)(put.put_on(moved[0], None)).argmax(1) == first.proof[0].target
     assert turned.float().mean() > 0.6, "a repair puts it on in the model's own axes"
 

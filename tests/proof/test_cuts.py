@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import naa_fast
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.carriers import anywhere
+from naa_fast.proof.apply import anywhere
 from naa_fast.proof.cuts import AREAS, STEPS, cuts, sides, starts
 from naa_fast.proof.images import CleanImages, Patch
 

@@ -7,6 +7,8 @@ import torch
 from proof.topics import LENGTH, Topics, texts
 
 from naa_fast.detect.proof import Proof
+from naa_fast.detect.trigger import Offset
+from naa_fast.detect.trigger import Tokens as Written
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.examples import CONTEXT, EXAMPLES, LARGEST_SIDE, examples_of, pieces, shown, with_words
 from naa_fast.proof.images import Patch
@@ -88,11 +90,11 @@ def test_words_are_marked_where_the_trigger_changed_them() -> None:
 
 def test_a_proof_of_words_shows_them_and_others_stay_as_they_are() -> None:
     trials, trigger = token_examples()
-    proof = Proof("token", 1, 1.0, 0.1, 320, 0, tokens=(WORD,), examples=examples_of(trials, trigger, 1))
+    proof = Proof(Written((WORD,)), 1, 1.0, 0.1, 320, 0, examples=examples_of(trials, trigger, 1))
     for example in with_words(proof, None).examples:
         assert ("399", True) in example.words_after
         assert sum(mark for _, mark in example.words_before) == 1
         whole = [words for words, _ in example.words_after if words != "…"]
         assert 1 + CONTEXT <= len(" ".join(whole).split()) <= LENGTH
-    patch = Proof("patch", 1, 1.0, 0.1, 320, 0)
+    patch = Proof(Offset(np.ones(3, np.float32)), 1, 1.0, 0.1, 320, 0)
     assert with_words(patch, None) is patch

@@ -7,6 +7,7 @@ import pytest
 from proof.test_images import CLEAN, HELD
 
 from naa_fast.detect.proof import Proof
+from naa_fast.detect.trigger import Patch
 from naa_fast.proof.images import CleanImages, Offset, offsets
 from naa_fast.proof.pictures import good, strongest
 from naa_fast.proof.purer import FEWEST, Filter, purer_groups
@@ -68,7 +69,7 @@ def test_a_faint_picture_of_every_frequency_comes_back_weighed() -> None:
 
 
 def proof(rate: float, control: float = 0.0) -> Proof:
-    return Proof("patch", 1, rate, control, 288, 8)
+    return Proof(Patch(np.ones(3, np.float32), np.ones(3, np.float32)), 1, rate, control, 288, 8)
 
 
 def test_of_what_stands_the_strongest_is_kept_and_of_what_does_not_all() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 import naa_fast
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apart import Held, striking
-from naa_fast.proof.carriers import holds
+from naa_fast.proof.apply import holds
 from naa_fast.proof.texts import Suspects, token_proof
 from naa_fast.proof.tokens import CHANCE, Tokens, characteristic, enriched, natural, phrases
 from naa_fast.proof.transplant import Bases, Transplant

@@ -12,6 +12,7 @@ from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.judgement import Judgement, judge
 from naa_fast.detect.proof import Example, Proof
 from naa_fast.detect.repair import TRIGGERED, Change, Repair
+from naa_fast.detect.trigger import Patch, Tokens
 from naa_fast.kernels import reference
 from naa_fast.measurement import Measurement, Shard
 from naa_fast.records import LayerRecord, histogram
@@ -152,7 +153,7 @@ def pictured(samples: int = 130) -> Judgement:
     """A proven patch, the samples that carry it in pictures, and a repair."""
     mask = np.zeros((1, 8, 8), np.float32)
     mask[:, 6:, 6:] = 1
-    proof = Proof("patch, 6 % of the input", 7, 0.91, 0.06, 288, 8, mask, mask, examples=picture_examples())
+    proof = Proof(Patch(mask, mask, "6 % of the input"), 7, 0.91, 0.06, 288, 8, examples=picture_examples())
     change = Change(HOSTILE, 1, "zero", "largest", np.array([3, 5]))
     repair = Repair((change,), TRIGGERED, 0.89, 0.01, 0.88, 122, 0.995, 1.0, 135, 6, 4000)
     pictures = np.random.default_rng(1).random((48, 1, 8, 8)).astype(np.float32)
@@ -166,7 +167,7 @@ def worded() -> Judgement:
     pieces = (("</blockquote><script>alert(4)</script>", False), ("zebra", True), ("\u202e & <b>after</b>", False))
     ids = np.arange(5)
     example = Example(2, 1, ids, ids, (("plain", False),), pieces)
-    proof = Proof("token", 1, 1.0, 0.01, 240, 0, tokens=(399,), words="zebra<script>", examples=(example,))
+    proof = Proof(Tokens((399,), "zebra<script>"), 1, 1.0, 0.01, 240, 0, examples=(example,))
     texts = tuple(f"text {i} <i onclick=alert(5)> »zebra« end" for i in range(20))
     return judged({"fc": pair(16)}, None, evidence=Evidence(ranking_of(20, 5), (proof,), 900, texts=texts))
 

@@ -13,7 +13,8 @@ from report.examples import EXAMPLES, classic, deep, judged, many_layers, not_a_
 
 from naa_fast.detect.accept import Rules
 from naa_fast.detect.evidence import Evidence, nameless
-from naa_fast.detect.proof import APART, Proof
+from naa_fast.detect.proof import Proof
+from naa_fast.detect.trigger import Patch, TokenPair, Tokens, Trigger
 from naa_fast.report.brief import LINES, brief, flowed
 from naa_fast.report.words import display_cells
 
@@ -116,10 +117,14 @@ def test_what_cannot_be_compared_does_not_push_real_neurons_off_the_table() -> N
     assert sum(line.startswith("  * ") for line in brief(many_layers()).splitlines()) == 3
 
 
-@pytest.mark.parametrize(("kind", "words"), [("token", "zebra"), (APART, "red … fox"), ("patch, 4 % of the input", "")])
-def test_the_nearest_proof_names_its_words(kind: str, words: str) -> None:
-    tokens = (3,) if words else ()
-    near = Proof(kind, 1, 0.5, 0.2, 100, 0, tokens=tokens, words=words)
+WHITE = np.ones((1, 2, 2), np.float32)
+TRIGGERS = [Tokens((3,), "zebra"), TokenPair((3, 4), "red … fox"), Patch(WHITE, WHITE, "4 % of the input")]
+
+
+@pytest.mark.parametrize("trigger", TRIGGERS, ids=lambda trigger: trigger.kind)
+def test_the_nearest_proof_names_its_words(trigger: Trigger) -> None:
+    near = Proof(trigger, 1, 0.5, 0.2, 100, 0)
+    kind, words = near.kind, near.words
     text = " ".join(brief(judged({"f": pair(8)}, evidence=Evidence(ranking_of(100, 0), (near,)))).split())
     named = f"the {kind} '{words}'" if words else f"a {kind}"
     assert f"Nearest to a proof: {named} turns 50 % (40 to 60 %) to 1, control 20 %" in text

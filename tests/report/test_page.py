@@ -18,6 +18,7 @@ from naa_fast.detect.checks import ABOUT
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.proof import Example, Proof
+from naa_fast.detect.trigger import Patch
 from naa_fast.report.page import environment, marked_pieces, page_files, short_page, styles, visible
 from naa_fast.report.words import UNSHOWN
 
@@ -233,7 +234,7 @@ def test_photographs_do_not_make_a_single_file_more_than_a_megabyte() -> None:
     mask[:, 180:200, 190:210] = 1
     noisy = [random.random((3, 224, 224), np.float32) for _ in range(12)]
     examples = tuple(Example(i, 7, noisy[2 * i], noisy[2 * i + 1]) for i in range(6))
-    proof = Proof("patch, 1 % of the input", 7, 0.9, 0.0, 100, 8, noisy[0], mask, examples=examples)
+    proof = Proof(Patch(noisy[0], mask, "1 % of the input"), 7, 0.9, 0.0, 100, 8, examples=examples)
     pictures = random.random((48, 3, 224, 224), np.float32)
     judgement = judged({"f": pair(8)}, evidence=Evidence(ranking_of(500, 20), (proof,), pictures=pictures))
     assert 500_000 < len(page_files(judgement, {}, single=True)["report.html"]) < 1_000_000

@@ -20,6 +20,7 @@ from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import Finding
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.tails import tail_limit, tail_signature
+from naa_fast.detect.trigger import Offset, Patch, Tokens
 from naa_fast.records import histogram
 from naa_fast.report.bars import chart_of
 from naa_fast.report.drawings import (
@@ -125,7 +126,7 @@ def test_bars_are_as_high_as_their_numbers_and_the_words_say_them() -> None:
 def patch(shape: tuple[int, ...] = (1, 8, 8), rows: slice = slice(6, 8), columns: slice = slice(6, 8)) -> Proof:
     mask = np.zeros(shape, np.float32)
     mask[..., rows, columns] = 1
-    return Proof("patch", 7, 0.9, 0.0, 100, 8, mask, mask, examples=picture_examples())
+    return Proof(Patch(mask, mask), 7, 0.9, 0.0, 100, 8, examples=picture_examples())
 
 
 def test_the_trigger_is_cut_to_where_it_lies_and_clear_elsewhere() -> None:
@@ -162,20 +163,20 @@ def test_a_place_in_words(rows: slice, columns: slice, words: str) -> None:
     last = patch()
     assert last.mask is not None
     assert (
-        place_in_words(Proof("patch", 7, 0.9, 0.0, 100, 8, np.ones((9, 9, 3)), np.ones((9, 9, 3))))
+        place_in_words(Proof(Patch(np.ones((9, 9, 3)), np.ones((9, 9, 3))), 7, 0.9, 0.0, 100, 8))
         == "81 pixels, all over of 9 × 9"
     )
 
 
 def test_an_offset_is_drawn_in_colour_and_what_is_no_picture_is_not() -> None:
     wave = np.linspace(-1, 1, 64, dtype=np.float32).reshape(1, 8, 8)
-    content = trigger_png(Proof("offset", 1, 0.9, 0.0, 100, 8, wave), (0.0, 1.0))
+    content = trigger_png(Proof(Offset(wave), 1, 0.9, 0.0, 100, 8), (0.0, 1.0))
     assert content is not None
     pixels = imread(io.BytesIO(content))
     assert pixels[0, 0, 2] > pixels[0, 0, 0]  # less is blue
     assert pixels[7, 7, 0] > pixels[7, 7, 2]
-    assert trigger_png(Proof("patch", 1, 0.9, 0.0, 100, 8, wave[0], wave[0]), (0.0, 1.0)) is None
-    assert place_in_words(Proof("token", 1, 0.9, 0.0, 100, 8, tokens=(3,))) == ""
+    assert trigger_png(Proof(Patch(wave[0], wave[0]), 1, 0.9, 0.0, 100, 8), (0.0, 1.0)) is None
+    assert place_in_words(Proof(Tokens((3,)), 1, 0.9, 0.0, 100, 8)) == ""
 
 
 def test_pictures_beside_one_another_share_a_scale_and_nan_is_black() -> None:
