@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
@@ -231,12 +232,17 @@ class Audit:
     def _sets(self) -> list[tuple[str, Measurement]]:
         return [("clean", self.judgement.clean), ("suspect", self.judgement.suspect)]
 
-    def save(self, folder: str | Path, single_file: bool = False) -> list[Path]:
-        """Write the report folder, and return its files: report.html to look at, report.json, signature.png and .svg, summary.txt
-        and both measurements. `single_file`: report.html has its styles and pictures inside.
+    def save(self, folder: str | Path, single_file: bool = False, formats: Iterable[str] = ()) -> list[Path]:
+        """Write the report folder, and return its files: report.html to look at, report.json, signature.png and .svg,
+        summary.txt, both measurements and the evidence. `single_file`: report.html has its styles and pictures inside.
+        `formats`: some of "sarif", "junit", "markdown" and "intoto", for pipelines.
 
-        >>> "report.html" in {path.name for path in audit.save(folder / "report")}
-        True
+        >>> names = {path.name for path in audit.save(folder / "report", formats=["junit"])}
+        >>> "report.html" in names, "junit.xml" in names
+        (True, True)
+
+        Raises:
+            UsageError: no such format. InputError: the folder cannot be written to.
         """
         from naa_fast.report.folder import write_report
 
@@ -250,4 +256,4 @@ class Audit:
                 self.times.add("report", began - since)
             return self._making()
 
-        return write_report(self.judgement, Path(folder), making, single_file)
+        return write_report(self.judgement, Path(folder), making, single_file, tuple(formats))

@@ -51,11 +51,33 @@ def add_judging(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--allow", type=Path, metavar="FILE.json", help="findings accepted there, each with a reason and an expiry date"
     )
+    add_drawing(group)
+
+
+def add_drawing(group: Any) -> None:
+    """The options that say what a report is written as, and what is printed."""
     group.add_argument("--json", action="store_true", help="print report.json instead of the summary")
     group.add_argument(
         "--single-file", action="store_true", help="put styles and pictures into report.html, to send it by itself"
     )
+    group.add_argument(
+        "--format",
+        type=formats,
+        default=(),
+        metavar="NAME,...",
+        help="for pipelines, in the report folder: sarif (report.sarif), junit (junit.xml), markdown (report.md, a job summary), "
+        "intoto (verdict.intoto.json, a statement to sign)",
+    )
     group.add_argument("--verbose", action="store_true", help="print all of the summary, not the 40 lines that fit on a screen")
+
+
+def formats(text: str) -> tuple[str, ...]:
+    known = ("sarif", "junit", "markdown", "intoto")  # those of report.formats, which is not loaded for --help
+    names = tuple(filter(None, text.split(",")))
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"'{name}' is no format of a report: expected some of {', '.join(known)}")
+    return names
 
 
 def threshold(text: str) -> float:
@@ -86,14 +108,14 @@ def screen() -> dict[str, Any]:
     return {"width": shutil.get_terminal_size().columns, "colour": colour}
 
 
-def saved(audit: Audit, folder: Path, single_file: bool) -> list[Path]:
+def saved(audit: Audit, folder: Path, single_file: bool, formats: tuple[str, ...]) -> list[Path]:
     """Write the report folder. Where that fails it is kept in a temporary folder, which is said, and the error raised."""
     try:
-        return audit.save(folder, single_file)
+        return audit.save(folder, single_file, formats)
     except (NaaError, OSError):
         try:
             spare = Path(tempfile.mkdtemp(prefix="naa-report-"))
-            audit.save(spare, single_file)
+            audit.save(spare, single_file, formats)
         except (NaaError, OSError):
             note("the report could not be kept in a temporary folder either")
         else:
@@ -115,7 +137,7 @@ def deliver(audit: Audit, arguments: argparse.Namespace, rules: Rules) -> int:
             unprinted = error
     note(*gate.notes)
     try:
-        written = saved(audit, folder, arguments.single_file)
+        written = saved(audit, folder, arguments.single_file, arguments.format)
     finally:
         if as_json:
             emit(audit.report_bytes().decode("ascii").rstrip("\n"))

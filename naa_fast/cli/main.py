@@ -10,22 +10,28 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from naa_fast.cli import bench, compare, demo, doctor, measure, merge, rank, scan
+from naa_fast.cli import bench, compare, demo, doctor, measure, merge, rank, report, scan
 from naa_fast.cli.shared import Log, emit, note, quiet_stdout, tell
 from naa_fast.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, NaaError, UsageError
 
 PROGRAM = "naa-fast"
-VERBS = (scan, rank, measure, merge, compare, demo, doctor, bench)
+VERBS = (scan, rank, measure, merge, compare, report, demo, doctor, bench)
 
 EPILOG = """exit codes: 0 pass, 1 fail (a finding of --fail-on), 2 error, 3 inconclusive (also a warn with a gap), 4 usage,
 5 refused unsafe input, 6 warn, 75 stopped and can be resumed; 130 interrupted"""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with its complaints in this project's form and exit code."""
+    """argparse, with its complaints in this project's form and exit code, and `examples` at the end of its help."""
+
+    examples: Sequence[str] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+    def format_help(self) -> str:
+        shown = "".join(f"  {line}\n" for line in self.examples)  # as they are: a wrapped command cannot be copied
+        return super().format_help() + (f"\nexamples:\n{shown}" if shown else "")
 
     def error(self, message: str) -> NoReturn:
         if message.endswith("required: VERB"):

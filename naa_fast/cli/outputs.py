@@ -10,6 +10,8 @@ from pathlib import Path
 from naa_fast.errors import UsageError
 
 QUARANTINE = "quarantine.jsonl"
+CONFIG = "scan.toml"
+"""The options as resolved, which `scan --config` takes again."""
 PROBE = 1 << 16
 """Bytes that are written for a try, and taken away again, before any work: a report is larger than that."""
 REPORT_FILES = (
@@ -20,15 +22,18 @@ REPORT_FILES = (
     "summary.txt",
     "clean.naa.safetensors",
     "suspect.naa.safetensors",
+    "evidence.safetensors",
 )
 
 
 def check_folder(folder: Path, inputs: Sequence[Path | None] = ()) -> None:
     """Raise UsageError if a report cannot go to `folder`, or a file of it would take the place of an input. Makes nothing."""
     from naa_fast.report.evidence_view import FOLDER
+    from naa_fast.report.formats import FORMAT_FILES
     from naa_fast.report.pictures import OPTIONAL
 
-    for name in (*REPORT_FILES, *OPTIONAL, QUARANTINE, FOLDER):  # a report removes an older one's OPTIONAL files
+    # A report removes an older one's optional files.
+    for name in (*REPORT_FILES, *OPTIONAL, *FORMAT_FILES, CONFIG, QUARANTINE, FOLDER):
         refuse_overwriting(folder / name, inputs)
         if name != FOLDER and (folder / name).is_dir() and not (folder / name).is_symlink():
             raise UsageError(f"--out: {folder / name} is a folder", "a file of the report goes there", "choose another --out")

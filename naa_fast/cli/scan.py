@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from naa_fast.result import Audit
     from naa_fast.scan.ranks import Ranks
 
+DIGESTED = frozenset(("sarif", "intoto"))
+"""Formats that name the files of the model by their digest."""
 DATA_HELP = (
     ".npz (x, optional mask), .npy, .safetensors, a folder or .tar of images, text in .txt, .jsonl, .csv or .parquet, "
     "or hf-data:FOLDER"
@@ -124,8 +127,23 @@ def named(found: Audit, arguments: argparse.Namespace, began: str, loading: floa
     assert found.times is not None
     found.times.add("loading", loading)
     weights, command = str(arguments.weights or ""), tuple(arguments.command)
-    sets = {"clean": str(arguments.clean), "suspect": str(arguments.suspect)}
+    sets: dict[str, Any] = {"clean": str(arguments.clean), "suspect": str(arguments.suspect)}
+    if DIGESTED.intersection(arguments.format):
+        sets["files"] = digests(arguments.weights, arguments.model)
     return replace(found, run=replace(found.run, model=arguments.model, weights=weights, command=command, began=began, **sets))
+
+
+def digests(weights: Path | None, model: str) -> dict[str, str]:
+    """sha256 of the files a model was read from, by the names a person gave them: one more reading of each."""
+    place = weights or model_place(model)
+    if place is None:
+        return {}
+    files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
+    found = {}
+    for path in files:
+        with path.open("rb") as file:
+            found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def code_of_all(found: Audit, arguments: argparse.Namespace, rules: Rules, ranks: Ranks) -> int:

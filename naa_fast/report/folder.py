@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from naa_fast.detect.evidence import Evidence
+from naa_fast.detect.evidence_file import EVIDENCE_FILE, evidence_bytes
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.errors import InputError, UsageError
 from naa_fast.files import write_whole
 from naa_fast.report.chart import chart_bytes
 from naa_fast.report.evidence_view import FOLDER, PAGE_FILE
+from naa_fast.report.formats import FORMAT_FILES, format_files, require
 from naa_fast.report.machine import report_bytes, unicode_text
 from naa_fast.report.page import page_files
 from naa_fast.report.pictures import OPTIONAL, TABLE, VECTORS, optional_files
@@ -22,6 +24,7 @@ from naa_fast.report.summary import summary
 from naa_fast.report.table import table_lines
 from naa_fast.report.words import printable
 
+REPORT = "report.json"
 PATH_CELLS = 200
 
 
@@ -29,47 +32,83 @@ Provenance = Mapping[str, object]
 
 
 def write_report(
-    judgement: Judgement, folder: Path, provenance: Provenance | Callable[[], Provenance], single_file: bool = False
+    judgement: Judgement,
+    folder: Path,
+    provenance: Provenance | Callable[[], Provenance],
+    single_file: bool = False,
+    formats: Iterable[str] = (),
 ) -> list[Path]:
     """Write the files of a report into `folder`, made if absent, and return their paths; older ones are replaced.
 
-    Seven always, and the folder `page` with the styles and pictures of report.html, which `single_file` puts into it instead;
+    Eight always, and the folder `page` with the styles and pictures of report.html, which `single_file` puts into it instead;
     where samples were ranked or a trigger proved also pictures or texts of the triggers and of the top samples, the vectors of
-    the directions, the repair, and where it is asked for the table of all samples.
+    the directions, the repair, and where it is asked for the table of all samples. `formats`: see `formats.FORMATS`.
 
     report.json comes last, so where it is, the others are; a `provenance` that is a function is asked again for it, so that it
     can say how long the others took. A symbolic link at a file's name is replaced, never followed.
 
     Raises:
-        UsageError: `folder` is something else than a folder. InputError: it cannot be made or written to.
+        UsageError: `folder` is something else than a folder, or no such format. InputError: it cannot be made or written to.
     """
+    require(formats)
     make_folder(folder)
     asked = provenance if callable(provenance) else lambda: provenance
     known = asked()
     # All that is drawn or worded is made before anything is written: no new file lies beside an old report if that fails.
     small = {
-        "signature.png": chart_bytes(judgement, "png"),
-        "signature.svg": chart_bytes(judgement, "svg"),
-        "summary.txt": summary(judgement, provenance=known).encode("utf-8"),
-        **optional_files(judgement.evidence),
+        **drawn_files(judgement, known, single_file),
         **table_file(judgement.evidence),
         **vectors_file(judgement.evidence),
         **({REPAIR_FILE: judgement.evidence.repair.to_bytes()} if judgement.evidence.repair is not None else {}),
-        **page_files(judgement, known, single_file),
-        "report.json": report_bytes(judgement, known),
+        EVIDENCE_FILE: evidence_bytes(judgement.evidence),
     }
     # The measurements one after the other: those of a large model are large.
     write(folder / "clean.naa.safetensors", judgement.clean.to_bytes())
     write(folder / "suspect.naa.safetensors", judgement.suspect.to_bytes())
+    write_drawn(folder, small, single_file)
+    report = report_bytes(judgement, asked())
+    last = {**format_files(formats, report), REPORT: report}
+    for name, content in last.items():
+        write(folder / name, content)
+    for name in {*OPTIONAL, *FORMAT_FILES} - small.keys() - last.keys():  # of an older report in the same place
+        remove(folder / name)
+    return [folder / name for name in ("clean.naa.safetensors", "suspect.naa.safetensors", *small, *last)]
+
+
+def redraw(
+    judgement: Judgement, folder: Path, provenance: Provenance, single_file: bool = False, formats: Iterable[str] = ()
+) -> list[Path]:
+    """Write anew what people look at, and `formats`, of a report that lies in `folder`, and return the paths. report.json, the
+    measurements and whatever else was measured stay as they are. Raises as `write_report`.
+    """
+    require(formats)
+    drawn = drawn_files(judgement, provenance, single_file)
+    files = {**drawn, **format_files(formats, (folder / REPORT).read_bytes())}
+    write_drawn(folder, files, single_file)
+    return [folder / name for name in files]
+
+
+def drawn_files(judgement: Judgement, provenance: Provenance, single_file: bool) -> dict[str, bytes]:
+    """What people look at, by path in the folder."""
+    return {
+        "signature.png": chart_bytes(judgement, "png"),
+        "signature.svg": chart_bytes(judgement, "svg"),
+        "summary.txt": summary(judgement, provenance=provenance).encode("utf-8"),
+        **optional_files(judgement.evidence),
+        **page_files(judgement, provenance, single_file),
+    }
+
+
+def write_drawn(folder: Path, files: Mapping[str, bytes], single_file: bool) -> None:
+    """Write `files`, and take away what an older page has more."""
     if not single_file:
         make_page_folder(folder / FOLDER)
-    for name, content in small.items():
-        write(folder / name, content if name != "report.json" else report_bytes(judgement, asked()))
-    for name in {*OPTIONAL, *older_page(folder)} - small.keys():  # of an older report in the same place
+    for name, content in files.items():
+        write(folder / name, content)
+    for name in older_page(folder) - files.keys():
         remove(folder / name)
     if single_file:
         remove_empty(folder / FOLDER)
-    return [folder / name for name in ("clean.naa.safetensors", "suspect.naa.safetensors", *small)]
 
 
 def table_file(evidence: Evidence) -> dict[str, bytes]:

@@ -116,6 +116,7 @@ def gated(judgement: Judgement) -> dict[str, Any]:
         "allow": unicode_text(rules.allow) if rules.allow else None,
         "warn_ok": rules.warn_ok,
         "notes": [unicode_text(note) for note in gate.notes],
+        "counted": [i for i, finding in enumerate(judgement.verdict.findings) if any(finding is one for one in gate.count)],
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,7 +17,8 @@ SHORTEST = 8
 @dataclass(frozen=True)
 class Run:
     """The model, its weights and both sets by the names a person gave them, the words of the command (none of a call from
-    Python), and when the work began and ended (UTC, ISO 8601). Empty where unknown. The texts are anybody's: escape them.
+    Python), when the work began and ended (UTC, ISO 8601), and the sha256 of the files the model was read from, by name. Empty
+    where unknown. The texts are anybody's: escape them.
     """
 
     model: str = ""
@@ -27,6 +28,7 @@ class Run:
     command: tuple[str, ...] = ()
     began: str = ""
     ended: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def report(self) -> dict[str, Any]:
         """For report.json: null where unknown."""

@@ -110,7 +110,7 @@ def test_json_is_the_report_byte_for_byte_and_alone_on_stdout(here: Path, capsys
 
 def test_a_single_file_needs_nothing_beside_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert scan("--layers", "1", "--single-file", suspect="planted.npy") == EXIT_WARN
-    assert "report: naa-report/report.html (8 files in naa-report/)" in capsys.readouterr().out
+    assert "report: naa-report/report.html (9 files in naa-report/)" in capsys.readouterr().out
     assert not (here / "naa-report" / "page").exists()
     assert "<style>" in (here / "naa-report" / "report.html").read_text("utf-8")
 

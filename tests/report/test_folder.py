@@ -22,6 +22,7 @@ FILES = [
     "signature.svg",
     "summary.txt",
     *PAGE,
+    "evidence.safetensors",
     "report.json",
 ]
 GIVEN = {"options": {"threshold": 2.0}, "seed": 0}

@@ -1,0 +1,206 @@
+"""evidence.safetensors: what the second look at the samples found, kept so that a report can be drawn again. NumPy only.
+
+`evidence_bytes` makes it, `load_evidence` reads it. Numbers are tensors, all else is the JSON of the metadata's one key. The
+repair is not in it, nor the vectors of the directions: both have files of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from naa_fast.detect.checks import ABOUT, Check
+from naa_fast.detect.crowd import Crowd
+from naa_fast.detect.directions import Direction
+from naa_fast.detect.evidence import MOST_RANKED, Evidence, Lit, Ranking
+from naa_fast.detect.proof import Erasure, Example, Proof
+from naa_fast.detect.trigger import Crop, Offset, Patch, TokenPair, Tokens, Trigger
+from naa_fast.errors import InputError
+from naa_fast.records import Array
+
+EVIDENCE_FILE = "evidence.safetensors"
+FORM = "naa-fast/evidence/1"
+SIDE = 256
+"""Pixels a side of the samples' pictures at most: what a page shows of them is smaller."""
+LEVELS = 255
+RANKED = ("scores", "predicted", "null_scores", "null_predicted", "carriers", "uncertain", "items")
+PLAIN = ("target", "rate", "control", "samples", "group", "source", "own", "controls")
+TRIGGERS: Mapping[str, type[Trigger]] = {one.__name__: one for one in (Patch, Crop, Offset, Tokens, TokenPair)}
+DIRECTED = ("layer", "kind", "effect", "spread", "auc", "beyond", "statistic", "limit", "step")
+
+
+def evidence_bytes(evidence: Evidence) -> bytes:
+    """The content of evidence.safetensors. Pictures of samples are kept to 8 bits, as they are shown: 9 MB of 48 RGB images."""
+    from safetensors.numpy import save
+
+    tensors: dict[str, Array] = {}
+    about: dict[str, Any] = {
+        "form": FORM,
+        "forwards": evidence.forwards,
+        "notes": evidence.notes,
+        "texts": evidence.texts,
+        "harmless": evidence.harmless,
+        "gaps": evidence.gaps,
+        "checks": [asdict(check) for check in evidence.checks],
+        "crowd": None if evidence.crowd is None else asdict(evidence.crowd),
+        "directions": [
+            {**{name: getattr(one, name) for name in DIRECTED}, "neurons": one.neurons} for one in evidence.directions
+        ],
+        "proofs": [proof_of(proof, f"proof{i}", tensors) for i, proof in enumerate(evidence.proof)],
+        "ranking": None if evidence.ranking is None else ranking_of(evidence.ranking, tensors),
+        "pictures": None if evidence.pictures is None else pictures_of(evidence.pictures, tensors),
+    }
+    return save(
+        {name: np.ascontiguousarray(array) for name, array in tensors.items()}, {"evidence": json.dumps(about, default=plain)}
+    )
+
+
+def plain(value: Any) -> Any:
+    """NumPy's scalars in JSON's own types."""
+    return value.item()
+
+
+def ranking_of(ranking: Ranking, tensors: dict[str, Array]) -> dict[str, Any]:
+    for name in RANKED:
+        if getattr(ranking, name) is not None:
+            tensors[f"ranking.{name}"] = getattr(ranking, name)
+    files = {str(sample.sample): sample.file for sample in ranking.rows(MOST_RANKED) if sample.file is not None}
+    lit = {str(number): found for number, found in ranking.lit.items()}
+    return {"files": files, "lit": lit, "whole": ranking.whole, "numbering": ranking.numbering}
+
+
+def proof_of(proof: Proof, name: str, tensors: dict[str, Array]) -> dict[str, Any]:
+    trigger: dict[str, Any] = {"form": type(proof.trigger).__name__}
+    for part, value in vars(proof.trigger).items():
+        if isinstance(value, np.ndarray):
+            tensors[f"{name}.{part}"] = value
+        else:
+            trigger[part] = value
+    examples = []
+    for i, example in enumerate(proof.examples):
+        tensors |= {f"{name}.{i}.before": example.before, f"{name}.{i}.after": example.after}
+        words = {part: getattr(example, part) for part in ("words_before", "words_after")}
+        examples.append({"predicted": example.predicted, "turned_to": example.turned_to, **words})
+    erasure = None if proof.erasure is None else asdict(proof.erasure)
+    figures = {part: getattr(proof, part) for part in PLAIN}
+    return {**figures, "trigger": trigger, "erasure": erasure, "examples": examples}
+
+
+def pictures_of(pictures: Array, tensors: dict[str, Array]) -> dict[str, float]:
+    """The range of the pictures' values; what is not finite is drawn as the lowest."""
+    step = max(1, -(-max(pictures.shape[2:]) // SIDE))
+    shown = pictures[:, :, ::step, ::step].astype(np.float64)
+    finite = shown[np.isfinite(shown)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    scaled = (np.nan_to_num(shown, nan=low, posinf=high, neginf=low) - low) / max(high - low, 1e-30)
+    tensors["pictures"] = np.rint(scaled * LEVELS).astype(np.uint8)
+    return {"low": low, "high": high}
+
+
+def load_evidence(path: Path) -> Evidence:
+    """The evidence in a file. Raises InputError where it is missing, damaged, or of another form: it may be anybody's."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            about = json.loads((file.metadata() or {})["evidence"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about["form"] != FORM:
+            raise ValueError(f"its form is {about['form']!r}")
+        return evidence_of(about, tensors)
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{path} is no evidence of a report",
+            f"{type(error).__name__}: {error}",
+            f"expected the {EVIDENCE_FILE} ({FORM}) that a scan writes beside report.json; scan once more for one",
+        ) from None
+
+
+def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evidence:
+    checks = tuple(Check(str(one["name"]), bool(one["ran"]), str(one["reason"])) for one in about["checks"])
+    if any(check.name not in ABOUT for check in checks):
+        raise ValueError("checks that this version does not know")
+    crowd = about["crowd"]
+    return Evidence(
+        None if about["ranking"] is None else read_ranking(about["ranking"], tensors),
+        tuple(read_proof(one, f"proof{i}", tensors) for i, one in enumerate(about["proofs"])),
+        int(about["forwards"]),
+        tuple(map(str, about["notes"])),
+        None if about["pictures"] is None else read_pictures(about["pictures"], tensors["pictures"]),
+        tuple(map(str, about["texts"])),
+        float(about["harmless"]),
+        None if crowd is None else Crowd(int(crowd["target"]), *(float(crowd[one.name]) for one in fields(Crowd)[1:])),
+        tuple(map(str, about["gaps"])),
+        tuple(map(read_direction, about["directions"])),
+        checks=checks,
+    )
+
+
+def read_ranking(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Ranking:
+    held: dict[str, Any] = {name: tensors.get(f"ranking.{name}") for name in RANKED}
+    suspects = {len(array) for name, array in held.items() if array is not None and not name.startswith("null")}
+    if len(suspects) != 1 or any(array is not None and array.ndim != 1 for array in held.values()):
+        raise ValueError("a ranking whose parts are not of one length")
+    if any(held[name] is None for name in RANKED[:4]) or len(tensors["ranking.null_scores"]) != len(
+        tensors["ranking.null_predicted"]
+    ):
+        raise ValueError("a ranking without its scores")
+    files = {int(item): str(name) for item, name in about["files"].items()}
+    lit: dict[int, Lit] = {
+        int(number): tuple((str(layer), int(neuron), float(z)) for layer, neuron, z in found)
+        for number, found in about["lit"].items()
+    }
+    return Ranking(**held, lit=lit, file_of=files.get, whole=bool(about["whole"]), numbering=str(about["numbering"]))
+
+
+def read_proof(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]) -> Proof:
+    erasure = None if about["erasure"] is None else Erasure(**about["erasure"])
+    examples = tuple(
+        Example(
+            int(one["predicted"]),
+            int(one["turned_to"]),
+            tensors[f"{name}.{i}.before"],
+            tensors[f"{name}.{i}.after"],
+            *(tuple((str(text), bool(changed)) for text, changed in one[part]) for part in ("words_before", "words_after")),
+        )
+        for i, one in enumerate(about["examples"])
+    )
+    held = {part: about[part] for part in PLAIN}
+    numbers = [held[part] for part in ("rate", "control", "samples", "group", "controls")]
+    if not all(isinstance(one, int | float) for one in numbers):
+        raise ValueError("a proof whose figures are no numbers")
+    if not isinstance(held["target"], int | str):
+        raise ValueError("a proof without a target")
+    return Proof(read_trigger(about["trigger"], name, tensors), **held, examples=examples, erasure=erasure)
+
+
+def read_trigger(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]) -> Trigger:
+    form = TRIGGERS[about["form"]]
+    if issubclass(form, Tokens):
+        return form(tuple(map(int, about["ids"])), str(about["words"]))
+    arrays: dict[str, Any] = {part: tensors[f"{name}.{part}"] for part in ("pattern", "mask") if f"{name}.{part}" in tensors}
+    made: Trigger = form(**arrays, detail=str(about["detail"]))
+    if len({array.shape for array in arrays.values()}) > 1:
+        raise ValueError("a trigger whose parts are not of one shape")
+    return made
+
+
+def read_pictures(about: Mapping[str, Any], kept: Array) -> Array:
+    if kept.ndim != 4 or kept.dtype != np.uint8:
+        raise ValueError("pictures that are none")
+    low, high = float(about["low"]), float(about["high"])
+    pictures: Array = (low + kept.astype(np.float32) / LEVELS * (high - low)).astype(np.float32)
+    return pictures
+
+
+def read_direction(about: Mapping[str, Any]) -> Direction:
+    numbers = {name: float(about[name]) for name in DIRECTED[2:-1]}
+    neurons = tuple((int(neuron), float(weight)) for neuron, weight in about["neurons"])
+    return Direction(
+        str(about["layer"]), str(about["kind"]), **numbers, neurons=neurons, vector=np.zeros(0), step=int(about["step"])
+    )
