@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from naa_fast.detect.repair import Change
+from naa_fast.detect.change import Ablate, Change, Clip, Zero
 from naa_fast.records import Array
 from naa_fast.repair.space import Space, moved
 
@@ -73,13 +73,11 @@ def candidates(seen: Seen, random: Generator) -> Iterator[Pair]:
 
 
 def zeroing(seen: Seen, neurons: Tensor) -> Change:
-    return Change(seen.layer, seen.axis, "zero", "moved most", neurons.numpy())
+    return Zero(seen.layer, seen.axis, "moved most", neurons.numpy())
 
 
 def clipping(seen: Seen, neurons: Tensor, low: Tensor, high: Tensor) -> Change:
-    return Change(
-        seen.layer, seen.axis, "clip", "moved most", neurons.numpy(), low=array(low[neurons]), high=array(high[neurons])
-    )
+    return Clip(seen.layer, seen.axis, "moved most", neurons.numpy(), array(low[neurons]), array(high[neurons]))
 
 
 def turning(seen: Seen, space: Space, choice: str, apart: Tensor, edge: float, random: Generator, many: int) -> Pair:
@@ -93,7 +91,7 @@ def turning(seen: Seen, space: Space, choice: str, apart: Tensor, edge: float, r
     return turning_back(seen, space, choice, directions, edge), turning_back(seen, space, choice, chance, edge)
 
 
-def turning_back(seen: Seen, space: Space, choice: str, directions: Tensor, edge: float) -> Change:
+def turning_back(seen: Seen, space: Space, choice: str, directions: Tensor, edge: float) -> Ablate:
     """Rows farther along the first of the whitened `directions` than a share `edge` of the clean rows are moved back, along all
     of them, to the clean mean.
     """
@@ -104,10 +102,9 @@ def turning_back(seen: Seen, space: Space, choice: str, directions: Tensor, edge
     gate = detect[0] / space.width
     limit = float(torch.quantile(space.rows @ gate, edge))
     strongest = pushes.abs().amax(0).argsort(descending=True)[:NAMED]
-    return Change(
+    return Ablate(
         seen.layer,
         seen.axis,
-        "turn back",
         choice,
         strongest.numpy(),
         gate=array(gate),
@@ -118,10 +115,8 @@ def turning_back(seen: Seen, space: Space, choice: str, directions: Tensor, edge
     )
 
 
-def random_like(change: Change, seen: Seen, space: Space, random: Generator) -> Change:
+def random_like(change: Ablate, seen: Seen, space: Space, random: Generator) -> Ablate:
     """As many random directions as a tuned change has, along which as many clean rows are turned back."""
-    assert change.gate is not None
-    assert change.pushes is not None
     edge = float((space.rows @ torch.from_numpy(change.gate) <= change.limit).double().mean())
     return turning_back(seen, space, change.choice, torch.randn(change.pushes.shape, generator=random), edge)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from naa_fast.capture.fast_path import fast_path_off
 from naa_fast.capture.hooks import is_compiled
 from naa_fast.capture.selection import unwrapped
-from naa_fast.detect.repair import Change, Repair
+from naa_fast.detect.change import Ablate, Change, Clip, Zero
+from naa_fast.detect.repair import Repair
 from naa_fast.errors import InputError, UsageError
 
 
@@ -20,8 +22,8 @@ from naa_fast.errors import InputError, UsageError
 def applied(model: nn.Module, repair: Repair | Sequence[Change]) -> Iterator[nn.Module]:
     """Inside, the model is repaired: forward hooks, gone at the end also when something raises. Weights are not touched.
 
-    >>> from naa_fast.detect.repair import Change
-    >>> silent = Change("1", 1, "zero", "mine", np.arange(8))
+    >>> from naa_fast.detect.change import Zero
+    >>> silent = Zero("1", 1, "mine", np.arange(8))
     >>> with naa_fast.repair.applied(model, [silent]):
     ...     torch.equal(model(clean), model[2].bias.expand(500, 3))
     True
@@ -73,7 +75,7 @@ def hook_of(change: Change) -> Callable[[nn.Module, Any, Any], Any]:
 
 def channels_of(change: Change, found: int) -> int:
     """How many neurons the change is for, as far as it tells: not the number found if they are too few."""
-    if change.gate is not None:
+    if isinstance(change, Ablate):
         return len(change.gate)
     return found if not len(change.neurons) or int(change.neurons.max()) < found else -1
 
@@ -100,17 +102,16 @@ def replaced(output: Any, through: Callable[[Tensor], Tensor]) -> Any:
 
 def rows_of(change: Change) -> Callable[[Tensor], Tensor]:
     """The change as a function of rows `[rows, neurons]`."""
-    held: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+    moved: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
 
     def tensors(x: Tensor) -> dict[str, Tensor]:
         key = x.device, x.dtype
-        if key not in held:
-            arrays = {name: array for name, array in vars(change).items() if hasattr(array, "dtype")}
-            held[key] = {
+        if key not in moved:
+            moved[key] = {
                 name: torch.from_numpy(array).to(x.device, torch.int64 if name == "neurons" else x.dtype)
-                for name, array in arrays.items()
+                for name, array in change.arrays().items()
             }
-        return held[key]
+        return moved[key]
 
     def zero(x: Tensor) -> Tensor:
         return x.index_fill(1, tensors(x)["neurons"], 0)
@@ -120,14 +121,20 @@ def rows_of(change: Change) -> Callable[[Tensor], Tensor]:
         chosen = own["neurons"]
         return x.index_copy(1, chosen, x[:, chosen].clamp(own["low"], own["high"]))
 
-    def turn_back(x: Tensor) -> Tensor:
+    def ablate(x: Tensor, limit: float) -> Tensor:
         whole = x.to(torch.promote_types(x.dtype, torch.float32))  # sums over neurons lose the limit in half precision
         own = tensors(whole)
-        beyond = (whole @ own["gate"] > change.limit)[:, None]
+        beyond = (whole @ own["gate"] > limit)[:, None]
         return (whole - torch.where(beyond, (whole @ own["along"].T - own["centres"]) @ own["pushes"], 0)).to(x.dtype)
 
     try:
         change.check()
     except (ValueError, TypeError) as error:
         raise InputError(f"no repair of layer {change.layer}", str(error)) from None
-    return {"zero": zero, "clip": clip, "turn back": turn_back}[change.method]
+    match change:
+        case Zero():
+            return zero
+        case Clip():
+            return clip
+        case Ablate(limit=limit):
+            return partial(ablate, limit=limit)

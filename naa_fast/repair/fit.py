@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from naa_fast.capture.hooks import is_compiled
 from naa_fast.capture.selection import unwrapped
-from naa_fast.detect.repair import Change
+from naa_fast.detect.change import Ablate, Change
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.records import Array
@@ -67,11 +67,7 @@ class Fit:
     were, the cross entropy of triggered clean samples to their own class, and -log(1 - p) of the class p of suspects.
     """
 
-    def __init__(self, transplant: Transplant, lesson: Lesson, start: Change, space: Space, under: Sequence[Change]) -> None:
-        assert start.gate is not None
-        assert start.along is not None
-        assert start.centres is not None
-        assert start.pushes is not None
+    def __init__(self, transplant: Transplant, lesson: Lesson, start: Ablate, space: Space, under: Sequence[Change]) -> None:
         self.transplant, self.lesson, self.start, self.space, self.under = transplant, lesson, start, space, under
         gate, along, centres, pushes = map(torch.from_numpy, (start.gate, start.along, start.centres, start.pushes))
         # In clean standard deviations from the clean middle, where all neurons weigh alike.
@@ -115,7 +111,7 @@ class Fit:
         rows = rows - hard[..., None] * ((rows @ along.T - centres) @ pushes)
         return (rows * width + middle).to(output.dtype).movedim(-1, self.start.axis)
 
-    def run(self, steps: int) -> Change | None:
+    def run(self, steps: int) -> Ablate | None:
         """So many steps more, and the change then; None for a model that gradients do not go through, or where nothing finite
         comes of it. Cost: `steps` times three batches forward and back, each of which `forwards` counts.
         """
@@ -179,7 +175,7 @@ class Fit:
         return self.weight * (asked.exp() * (asked - logs)).sum(1)
 
     @property
-    def change(self) -> Change | None:
+    def change(self) -> Ablate | None:
         gate, limit, along, centres, pushes = (x.detach() for x in self.now)
         middle, width = self.space.middle, self.space.width
         gate, along, pushes = gate / width, along / width, pushes * width

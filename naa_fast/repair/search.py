@@ -11,17 +11,18 @@ from torch import Generator, nn
 
 from naa_fast.capture import ClassScores
 from naa_fast.capture.selection import unwrapped
+from naa_fast.detect.change import Ablate, Change
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
-from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Change, Repair
+from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Repair
 from naa_fast.inputs.batches import Source
 from naa_fast.proof.prove import CleanInputs, alike
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.rank.again import SuspectsAgain
 from naa_fast.rank.passes import in_words
 from naa_fast.rank.scorer import Look
-from naa_fast.records import ROWS, Array
+from naa_fast.records import ROWS
 from naa_fast.repair.candidates import Pair, Seen, candidates, random_like
 from naa_fast.repair.change import applied
 from naa_fast.repair.fit import FOLLOWS, TUNED, Fit, Lesson
@@ -153,7 +154,7 @@ class Search:
             if self.done or self.spent:
                 break
         first.sort(key=lambda scored: scored[0])
-        if self.tuned(places, base, distinct(pair[0] for _, pair in first)[:FITTED]):
+        if self.tuned(places, base, distinct(one for _, (one, _) in first if isinstance(one, Ablate))[:FITTED]):
             return
         for number, (_, (change, _)) in enumerate(first[:most]):
             if number >= CURED and self.best is not None and self.best.cures:
@@ -164,7 +165,7 @@ class Search:
                         return
                     self.judge(pair, base)
 
-    def tuned(self, places: Mapping[str, Place], base: Tried | None, starts: Sequence[Change]) -> bool:
+    def tuned(self, places: Mapping[str, Place], base: Tried | None, starts: Sequence[Ablate]) -> bool:
         """Tune the changes, the best of them most. False where that cannot be done."""
         fits: list[tuple[float, Seen, Fit]] = []
         for start in starts:
@@ -206,17 +207,13 @@ class Search:
         return self.best is not None and self.best.enough
 
 
-def distinct(changes: Iterable[Change]) -> list[Change]:
+def distinct(changes: Iterable[Ablate]) -> list[Ablate]:
     """Without those that do what an earlier one does: a block gives what its last activation gives."""
-    found: list[Change] = []
+    found: list[Ablate] = []
     for change in changes:
-        if not any(change.limit == other.limit and same(change.gate, other.gate) for other in found):
+        if not any(change.limit == other.limit and np.array_equal(change.gate, other.gate) for other in found):
             found.append(change)
     return found
-
-
-def same(one: Array | None, other: Array | None) -> bool:
-    return one is other or (one is not None and other is not None and np.array_equal(one, other))
 
 
 def some(bases: Bases | None, most: int) -> Bases | None:

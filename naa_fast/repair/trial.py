@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from naa_fast.detect.change import Change
 from naa_fast.detect.evidence import Ranking
 from naa_fast.detect.proof import Proof
-from naa_fast.detect.repair import Change
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apply import candidate_of
 from naa_fast.proof.images import CleanImages

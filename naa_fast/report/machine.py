@@ -13,13 +13,14 @@ from typing import Any
 
 from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.detect.baseline import SCHEMA
+from naa_fast.detect.change import Change
 from naa_fast.detect.crowd import Crowd
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import Evidence, RankedSample
 from naa_fast.detect.findings import Finding
 from naa_fast.detect.judgement import Judgement, TopNeuron
 from naa_fast.detect.proof import Erasure, Proof
-from naa_fast.detect.repair import REPAIR_FILE, Change, Repair
+from naa_fast.detect.repair import REPAIR_FILE, Repair
 from naa_fast.measurement import Measurement
 from naa_fast.report.pictures import TABLE, trigger_names
 
@@ -231,7 +232,7 @@ def silenced(change: Change) -> dict[str, Any]:
         "method": change.method,
         "choice": change.choice,
         "neurons": [int(neuron) for neuron in change.neurons],
-        "directions": 0 if change.pushes is None else len(change.pushes),
+        "directions": change.directions,
     }
 
 

@@ -188,7 +188,7 @@ def cure(evidence: Evidence, width: int) -> list[str]:
     what = " and ".join(f"{change.words} in {printable(change.layer)}" for change in repair.changes)
     samples = f"{repair.samples} clean samples" if repair.on == TRIGGERED else f"the {repair.samples} highest-ranked suspects"
     effect = f"turns {100 * repair.after:.0f} % of {samples} instead of {100 * repair.before:.0f} %"
-    random = "along random directions" if any(change.pushes is not None for change in repair.changes) else "with random neurons"
+    random = "along random directions" if any(change.directions for change in repair.changes) else "with random neurons"
     text = (
         f"Repair: {what}, and the trigger {effect} ({random}: {100 * repair.control:.0f} %); {100 * repair.kept:.1f} % of "
         f"{repair.clean_samples} clean predictions stay (the best of {repair.tried} repairs, {repair.forwards} samples run)"

@@ -13,7 +13,7 @@ from torch.backends import mha
 
 import naa_fast
 from naa_fast.capture.fast_path import fast_path_off
-from naa_fast.detect.repair import Change
+from naa_fast.detect.change import Zero
 from naa_fast.errors import ModelError
 from naa_fast.repair import applied
 
@@ -85,7 +85,7 @@ def test_ranking_and_proof_run_on_it_too(model: nn.Module, ids: Tensor) -> None:
 
 
 def test_a_repair_can_be_applied_to_it(model: nn.Module, ids: Tensor) -> None:
-    change = Change("enc.layers.0", -1, "zero", "", np.arange(16))
+    change = Zero("enc.layers.0", -1, "", np.arange(16))
     with torch.no_grad(), applied(model, [change]):
         changed = model(ids)
     assert torch.allclose(changed, changed[:1].expand_as(changed), atol=1e-6)  # nothing of the input is left behind layer 0

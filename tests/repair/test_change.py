@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,20 +13,19 @@ from safetensors import safe_open
 from safetensors.numpy import save
 from torch import Tensor, nn
 
-from naa_fast.detect.repair import TRIGGERED, Change, Repair
+from naa_fast.detect.change import Ablate, Change, Clip, Zero
+from naa_fast.detect.repair import TRIGGERED, Repair
 from naa_fast.errors import InputError, UsageError
 from naa_fast.repair import applied, load
 
 ROWS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 
 
-def along_first(limit: float) -> Change:
+def along_first(limit: float) -> Ablate:
     """Turn rows back to 0 in neuron 0 where it exceeds the limit."""
     unit = np.eye(6, dtype=np.float32)[:1]
     nothing = np.zeros(1, np.float32)
-    return Change(
-        "0", -1, "turn back", "test", np.array([0]), gate=unit[0], limit=limit, along=unit, centres=nothing, pushes=unit
-    )
+    return Ablate("0", -1, "test", np.array([0]), gate=unit[0], limit=limit, along=unit, centres=nothing, pushes=unit)
 
 
 class Same(nn.Module):
@@ -52,9 +52,9 @@ def through(change: Change, x: Tensor, wrapped: bool = False) -> Tensor:
 
 def test_zeroing_and_clipping_touch_the_named_neurons_alone() -> None:
     neurons = np.array([4, 1])
-    zeroed = through(Change("0", -1, "zero", "test", neurons), ROWS)
+    zeroed = through(Zero("0", -1, "test", neurons), ROWS)
     low, high = np.array([-0.5, -0.1], np.float32), np.array([0.5, 0.1], np.float32)
-    clipped = through(Change("0", -1, "clip", "test", neurons, low=low, high=high), ROWS)
+    clipped = through(Clip("0", -1, "test", neurons, low, high), ROWS)
     others = [0, 2, 3, 5]
     assert torch.equal(zeroed[:, others], ROWS[:, others])
     assert torch.equal(clipped[:, others], ROWS[:, others])
@@ -75,7 +75,7 @@ def test_turning_back_moves_only_rows_beyond_the_limit() -> None:
 @pytest.mark.parametrize("axis", [1, 2, 3])
 def test_neurons_may_be_on_any_axis(axis: int) -> None:
     x = ROWS.reshape(2, 4, 5, 6).movedim(-1, axis)
-    change = Change("0", axis, "zero", "test", np.array([2]))
+    change = Zero("0", axis, "test", np.array([2]))
     expected = x.clone()
     expected.select(axis, 2).zero_()
     assert torch.equal(through(change, x), expected)
@@ -93,24 +93,22 @@ def test_a_repair_of_another_model_is_refused_and_leaves_no_hook() -> None:
     model = nn.Sequential(Same())
     with (
         pytest.raises(UsageError, match="no layer elsewhere"),
-        applied(model, [Change("elsewhere", -1, "zero", "", np.array([0]))]),
+        applied(model, [Zero("elsewhere", -1, "", np.array([0]))]),
     ):
         pass
-    for change in (along_first(0.7), Change("0", -1, "zero", "", np.array([5]))):
+    for change in (along_first(0.7), Zero("0", -1, "", np.array([5]))):
         with pytest.raises(InputError, match="has 4 neurons"), applied(model, [change]):
             model(ROWS[:, :4])
-    with pytest.raises(InputError, match="has 2 axes"), applied(model, [Change("0", 2, "zero", "", np.array([0]))]):
+    with pytest.raises(InputError, match="has 2 axes"), applied(model, [Zero("0", 2, "", np.array([0]))]):
         model(ROWS)
-    with pytest.raises(InputError, match="a repair by 'burn'"), applied(model, [Change("0", -1, "burn", "", np.array([0]))]):
-        pass
-    good, bad = Change("0", -1, "zero", "", np.array([0])), Change("0", -1, "burn", "", np.array([0]))
-    with pytest.raises(InputError, match="a repair by 'burn'"), applied(model, [good, bad]):
+    good, bad = Zero("0", -1, "", np.array([0])), Zero("0", -1, "", np.array([-1]))
+    with pytest.raises(InputError, match="no repair of layer 0\n  neurons that are no list"), applied(model, [good, bad]):
         pass
     assert not model[0]._forward_hooks
 
 
 def test_a_file_holds_all_of_a_repair_but_its_control(tmp_path: Path) -> None:
-    changes = (along_first(0.7), Change("1", 1, "zero", "most", np.array([2, 0])))
+    changes = (along_first(0.7), Zero("1", 1, "most", np.array([2, 0])))
     repair = Repair(changes, TRIGGERED, 0.9, 0.1, 0.8, 100, 0.99, 0.98, 200, 5, 4000, random=changes)
     path = tmp_path / "repair.safetensors"
     path.write_bytes(repair.to_bytes())
@@ -140,10 +138,8 @@ UNIT, NUMBERS = np.eye(6, dtype=np.float32)[:1], np.array([0])
         ({"limit": float("inf")}, "no number"),
         ({"axis": "1"}, "no number"),
         ({"layer": 3}, "no text"),
-        ({"method": "burn"}, "a repair by 'burn'"),
-        ({"method": "clip"}, "expected high, low, neurons"),
-        ({"gate": 5}, "gate that is no array"),
-        ({"pushes": "abc"}, "pushes that is no array"),
+        ({"gate": 5}, "expected along, centres, gate, neurons, pushes"),
+        ({"pushes": "abc"}, "expected along, centres, gate, neurons, pushes"),
         ({"gate": None}, "expected along, centres, gate, neurons, pushes"),
         ({"gate": UNIT}, "shapes"),
         ({"along": UNIT[0]}, "shapes"),
@@ -166,6 +162,13 @@ def test_a_change_whose_parts_do_not_belong_together_is_refused_from_a_file_and_
         load(written(tmp_path / "repair.safetensors", change))
     with pytest.raises((InputError, UsageError)), applied(nn.Sequential(Same()), [change]):
         pass
+
+
+def test_a_change_made_by_hand_with_something_else_than_arrays_is_refused() -> None:
+    for wrong in ({"gate": 5}, {"pushes": "abc"}, {"gate": None}):
+        change = replace(along_first(0.7), **wrong)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=f"{next(iter(wrong))} that is no"), applied(nn.Sequential(Same()), [change]):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -205,8 +208,30 @@ def test_metadata_that_describes_no_repair_is_refused(metadata: str, words: str,
         load(path)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"method": "burn"}, "a repair by 'burn': this version knows zero, clip, turn back"),
+        ({"method": ["zero"]}, "a repair by"),
+        ({"method": "clip"}, "'clip' with along, centres, gate, neurons, pushes: expected high, low, neurons"),
+        ({"gate": 5}, "gate that is no array"),
+        ({"pushes": "abc"}, "pushes that is no array"),
+        ({"limit": "far"}, "no number"),
+        ({"colour": "red"}, "TypeError"),
+    ],
+)
+def test_a_file_whose_change_is_of_no_known_form_is_refused(wrong: dict[str, object], words: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "repair.safetensors", along_first(0.7))
+    with safe_open(path, "numpy") as file:
+        about, tensors = json.loads(file.metadata()["repair"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    about["changes"][0] |= wrong
+    path.write_bytes(save(tensors, {"repair": json.dumps(about)}))
+    with pytest.raises(InputError, match=words):
+        load(path)
+
+
 def test_tensors_of_no_change_are_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "repair.safetensors", Change("0", -1, "zero", "", NUMBERS))
+    path = written(tmp_path / "repair.safetensors", Zero("0", -1, "", NUMBERS))
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     path.write_bytes(save({"0.neurons": NUMBERS, "7.gate": UNIT}, metadata))
@@ -223,9 +248,7 @@ def test_half_precision_moves_the_rows_that_full_precision_moves() -> None:
     wide[1] = 0.0101  # sums of 40.96 and 41.37, which float16 sums cannot be trusted to tell from 41.2
     gate = np.ones(4096, np.float32)
     nothing = np.zeros(1, np.float32)
-    change = Change(
-        "0", -1, "turn back", "", NUMBERS, gate=gate, limit=41.2, along=gate[None], centres=nothing, pushes=gate[None] / 4096
-    )
+    change = Ablate("0", -1, "", NUMBERS, gate, 41.2, along=gate[None], centres=nothing, pushes=gate[None] / 4096)
     found = through(change, wide.half())
     assert torch.equal(found[0], wide.half()[0])
     assert found[1].abs().max() < 1e-3

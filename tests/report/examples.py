@@ -8,10 +8,11 @@ from functools import cache
 
 import numpy as np
 
+from naa_fast.detect.change import Zero
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.judgement import Judgement, judge
 from naa_fast.detect.proof import Example, Proof
-from naa_fast.detect.repair import TRIGGERED, Change, Repair
+from naa_fast.detect.repair import TRIGGERED, Repair
 from naa_fast.detect.trigger import Patch, Tokens
 from naa_fast.kernels import reference
 from naa_fast.measurement import Measurement, Shard
@@ -154,7 +155,7 @@ def pictured(samples: int = 130) -> Judgement:
     mask = np.zeros((1, 8, 8), np.float32)
     mask[:, 6:, 6:] = 1
     proof = Proof(Patch(mask, mask, "6 % of the input"), 7, 0.91, 0.06, 288, 8, examples=picture_examples())
-    change = Change(HOSTILE, 1, "zero", "largest", np.array([3, 5]))
+    change = Zero(HOSTILE, 1, "largest", np.array([3, 5]))
     repair = Repair((change,), TRIGGERED, 0.89, 0.01, 0.88, 122, 0.995, 1.0, 135, 6, 4000)
     pictures = np.random.default_rng(1).random((48, 1, 8, 8)).astype(np.float32)
     evidence = Evidence(ranking_of(samples, 9), (proof,), 6000, pictures=pictures, repair=repair)
