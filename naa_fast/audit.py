@@ -57,6 +57,7 @@ def scan(
     quarantine: Quarantine | None = None,
     prefetch: int | None = None,
     images: ImageOptions | None = None,
+    budget: int | None = None,
 ) -> Audit:
     """Run a trusted clean and a suspect set through `model` and judge what differs.
 
@@ -84,16 +85,20 @@ def scan(
     fixed order are numbered as they were read. `proof` reads candidate triggers off those and measures them on clean samples.
     Cost:
     ranking looks while it measures and needs no forward of its own, but one of half the clean set where its views do not fit in
-    256 MB, and one of each set that a resumed scan did not see whole; each batch's scores come to the host. The proofs run some
-    ten thousand samples more; the report tells how many.
+    256 MB, and one of each set that a resumed scan did not see whole; each batch's scores come to the host. Proofs run some
+    ten thousand samples more, within the `budget`; the report tells how many.
+
+    `budget`: samples that proof and repair may run through the model together. None: one and a half times as many as both sets
+    have, at least 6,000, and up to 80,000 for a small model (`naa_fast.proof.budget.default_budget`). The likeliest targets come
+    first; where it ends before all were searched the proof did not run, and the outcome is no pass.
 
     `accept_unranked`: a pass may rest on means alone. Without it the outcome is "inconclusive" where a check did not run: the
     samples could not be ranked, nothing could be proved, the model gives no class scores, or it was switched off.
 
     `repair`: after a `fail`, and only then, changes of layers' outputs are tried until one silences the trigger, and measured on
-    clean samples that chose nothing (`Audit.repair`). Cost: some ten thousand samples through the model, 60,000 at most (the
-    report tells how many; one that a gradient goes back through counts twice), and one more reading of the suspect set. It
-    changes no verdict, and leaves the model as it was.
+    clean samples that chose nothing (`Audit.repair`). Cost: some ten thousand samples through the model, what is left of the
+    `budget` and 60,000 at most (the report tells how many; one that a gradient goes back through counts twice), and one more
+    reading of the suspect set. It changes no verdict, and leaves the model as it was.
 
     >>> import torch, naa_fast
     >>> _ = torch.manual_seed(0)
@@ -117,6 +122,7 @@ def scan(
     from naa_fast.inputs.batches import open_source
     from naa_fast.inputs.images import fit_images
     from naa_fast.inputs.padding import fitted
+    from naa_fast.proof.budget import Budget, default_budget
     from naa_fast.proof.gather import Attempts, gather
     from naa_fast.rank import RankingPass
     from naa_fast.repair.search import repaired
@@ -126,6 +132,8 @@ def scan(
     from naa_fast.scan.times import Times
 
     listed = ("top" if ranking else "none") if isinstance(ranking, bool) else ranking
+    if budget is not None and (not isinstance(budget, int) or budget < 1):
+        raise UsageError(f"budget is {budget!r}", "expected a whole number of samples, 1 or more, or none for the default")
     if listed not in RANKINGS:
         raise UsageError(f"ranking is {ranking!r}", f"expected one of {', '.join(RANKINGS)}, or True or False")
     times, class_scores, seed = Times(), ClassScores(scores), torch.initial_seed()
@@ -153,7 +161,7 @@ def scan(
 
     options: dict[str, Any] = {"batch_size": batch_size, "device": str(device), "backend": backend}
     options |= {"ranking": listed, "proof": proof, "repair": repair, "scores": scores}
-    options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked}
+    options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked, "budget": budget}
     sets = tuple(fitted(model, open_source(data, batch_size, images=images)) for data in (clean, suspect))
     fit_images(model, sets, images)
     request = Request(layers, exclude)
@@ -189,6 +197,8 @@ def scan(
         with ranks.waiting() as wait:  # under torchrun rank 0 proves and repairs
             if ranks.rank == 0:
                 evidence, inputs = Evidence(), None
+                both = clean_measured.samples + suspect_measured.samples
+                allowed = Budget(default_budget(model, both) if budget is None else budget)
                 if look is not None:
                     with times.measuring("proof"):
                         evidence, inputs = gather(
@@ -200,11 +210,12 @@ def scan(
                             whole=listed == "all",
                             scores=class_scores,
                             watch=watch,
+                            budget=allowed,
                         )
                 judgement = judge(clean_measured, suspect_measured, threshold, top_k, attempts.told(evidence), accept_unranked)
                 if repair and look is not None and judgement.verdict.outcome == "fail":
                     with times.measuring("repair"):
-                        judgement = repaired(judgement, model, look, sets[1], inputs, device, class_scores, watch)
+                        judgement = repaired(judgement, model, look, sets[1], inputs, device, class_scores, watch, allowed.left)
             told = (judgement.evidence, watch.cut, watch.stop.name) if ranks.rank == 0 else None
             evidence, cut, signal = wait.tell(told)
             if ranks.rank:

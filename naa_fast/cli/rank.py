@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         fit_positions(model, sets)
         stop = None
         try:
-            found = audit.scan(model, *sets, device=device, proof=not arguments.no_proof, **options)
+            found = audit.scan(model, *sets, device=device, proof=not arguments.no_proof, budget=arguments.budget, **options)
         except Stopped as error:
             if error.audit is None or error.audit.ranking is None:
                 raise

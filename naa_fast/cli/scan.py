@@ -23,6 +23,7 @@ from naa_fast.cli.shared import (
     model_place,
     note,
     place_of,
+    positive,
     running,
     sources_of,
 )
@@ -77,6 +78,13 @@ def add_sets(parser: argparse.ArgumentParser) -> None:
 
 def add_proof(group: Any) -> None:
     group.add_argument("--no-proof", action="store_true", help="do not try to prove a trigger by putting it on clean samples")
+    group.add_argument(
+        "--budget",
+        type=positive,
+        metavar="N",
+        help="samples that proof and repair run together at most; what that leaves out is told, and is no pass (default: 1.5 "
+        "times both sets, at least 6,000, for a small model up to 80,000)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -106,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
                     ranking=arguments.ranking,
                     proof=not arguments.no_proof,
                     repair=not arguments.no_repair,
+                    budget=arguments.budget,
                     stop_early=arguments.stop_early,
                     accept_unranked=arguments.accept_unranked,
                     **options,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
+from statistics import NormalDist
 
 from naa_fast.detect.trigger import APART as APART
 from naa_fast.detect.trigger import Placed, Tokens, Trigger
@@ -85,7 +86,8 @@ class Proof:
     `controls` of them; with 0 there is no control. `source`: the one class that `samples` are of, None for all others than the
     target; `own`: whether clean samples of the target hold it too: of a patch those of other classes are the control then.
     `examples`: a few of the `samples`, of classes in turns, chosen before they were run. `erasure`: whether suspect samples carry
-    it, None where that could not be tried.
+    it, None where that could not be tried. `measured`: how many candidates for the target may be measured on the same samples,
+    which the interval is corrected for (Bonferroni).
     """
 
     trigger: Trigger
@@ -99,10 +101,16 @@ class Proof:
     examples: tuple[Example, ...] = ()
     controls: int = 1
     erasure: Erasure | None = None
+    measured: int = 1
 
     @property
     def interval(self) -> tuple[float, float]:
-        return wilson(self.rate, self.samples)
+        return wilson(self.rate, self.samples, self.deviations)
+
+    @property
+    def deviations(self) -> float:
+        """Standard errors that an interval reaches to either side: 1.96 of one candidate, 2.39 of three."""
+        return NormalDist().inv_cdf(1 - 0.025 / max(self.measured, 1))
 
     @property
     def kind(self) -> str:
@@ -156,7 +164,7 @@ class Proof:
         if not self.controls:
             return False
         margin = PROVED_MARGIN if not self.tokens else 0.0 if self.own else PROVED_TOKEN_MARGIN
-        control = wilson(self.control, self.samples)[1]
+        control = wilson(self.control, self.samples, self.deviations)[1]
         return self.rate >= self.limit and self.interval[0] > control and self.margin >= margin
 
     @property

@@ -1,7 +1,7 @@
 """`Trigger`: what a proof puts on clean samples, one type for each form; `TriggerKey`: what makes it the same in another report.
 
-A trigger is a `Patch`, a `Crop`, an `Offset`, `Tokens` or a `TokenPair`. It knows how it is named and written; how it is put on
-inputs and found in them is in `naa_fast.proof.apply`, which needs torch.
+A trigger is a `Patch`, a `Crop`, an `Offset`, `Tokens`, `Inserted` or a `TokenPair`. It knows how it is named and written; how it is
+put on inputs and found in them is in `naa_fast.proof.apply`, which needs torch.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ SAME_PATTERN = 0.5
 
 APART = "words apart"
 """What two tokens are called that need not stand together."""
+ANYWHERE, IN_FRONT = "inserted phrase", "phrase in front"
+"""What tokens are called that are put into a text."""
 
 Box = tuple[tuple[int, int], ...]
 """Start and stop along each axis of one input."""
@@ -134,6 +136,21 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Inserted(Tokens):
+    """Token ids that are put into a text and not over it: `front`, at its beginning, else anywhere."""
+
+    front: bool = False
+
+    @property
+    def kind(self) -> str:
+        return IN_FRONT if self.front else ANYWHERE
+
+    @property
+    def subject(self) -> str:
+        return "Words put in front of a text turn" if self.front else "Words put into a text turn"
+
+
+@dataclass(frozen=True)
 class TokenPair(Tokens):
     """Two token ids, each anywhere in the text."""
 
@@ -157,7 +174,7 @@ class TokenPair(Tokens):
         return [(token,) for token in self.ids] if set(self.ids) <= set(ids) else []
 
 
-Trigger = Patch | Crop | Offset | Tokens | TokenPair
+Trigger = Patch | Crop | Offset | Tokens | Inserted | TokenPair
 
 
 @dataclass(frozen=True)

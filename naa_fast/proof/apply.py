@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from naa_fast.detect.axes import channels_first, channels_last
-from naa_fast.detect.trigger import Crop, Offset, Patch, TokenPair, Tokens, Trigger
-from naa_fast.proof import apart, images, tokens
+from naa_fast.detect.trigger import IN_FRONT, Crop, Inserted, Offset, Patch, TokenPair, Tokens, Trigger
+from naa_fast.proof import apart, images, inserted, tokens
 from naa_fast.proof.cuts import CUT
 from naa_fast.proof.transplant import Candidate
 from naa_fast.records import Array
@@ -31,6 +31,8 @@ def trigger_of(candidate: Candidate) -> Trigger:
             return Patch(pattern, mask, candidate.budget)
         case images.Offset(pattern=pattern):
             return Offset(pattern, f"{candidate.kind.removeprefix('offset, ')}, {candidate.budget}")
+        case inserted.Inserted(ids=ids):
+            return Inserted(ids, front=candidate.kind == IN_FRONT)
         case tokens.Tokens(ids=ids):
             return Tokens(ids)
         case apart.Apart(ids=pair):
@@ -43,6 +45,8 @@ def candidate_of(trigger: Trigger, low: float = -np.inf, high: float = np.inf) -
     match trigger:
         case TokenPair((first, second)):
             return apart.Apart((first, second))
+        case Inserted(ids):
+            return inserted.Inserted(trigger.kind, ids)
         case Tokens(ids):
             return tokens.Tokens(trigger.kind, ids)
         case Offset(pattern):

@@ -11,7 +11,8 @@ from torch import Tensor
 from naa_fast.detect.axes import channels_first
 from naa_fast.detect.proof import Example, Pieces, Proof
 from naa_fast.detect.trigger import Decoder, Tokens
-from naa_fast.proof.tokens import own_places
+from naa_fast.inputs.batches import Batch
+from naa_fast.proof.tokens import first_of, own_places
 from naa_fast.proof.transplant import Candidate
 from naa_fast.proof.trials import Trials, in_turns
 from naa_fast.rank.keep import main_tensor
@@ -39,15 +40,20 @@ def examples_of(trials: Trials, candidate: Candidate, target: int | str) -> tupl
     for batch, _ in bases.batches:
         rows = chosen[(chosen >= at) & (chosen < at + batch.size)]
         if len(rows):
-            x = main_tensor(batch)
-            with_trigger = trials.transplant.put(candidate, batch)
-            valid = None if x.is_floating_point() else own_places(x, batch.mask)
+            both = batch, trials.transplant.placed(candidate, batch)
             for number in rows.tolist():
-                kept = None if valid is None else valid[number - at]
-                plain, triggered = (shown(values[number - at], kept) for values in (x, with_trigger))
+                plain, triggered = (shown(main_tensor(one)[number - at], valid_in(one, number - at)) for one in both)
                 examples[number] = Example(int(before[number]), int(after[number]), plain, triggered)
         at += batch.size
     return tuple(examples[number] for number in chosen.tolist())
+
+
+def valid_in(batch: Batch, row: int) -> Tensor | None:
+    """A text's own places, bool `[positions]`; None of a picture."""
+    x = main_tensor(batch)
+    if x.is_floating_point():
+        return None
+    return own_places(x[row][None], None if batch.mask is None else batch.mask[row][None])[0]
 
 
 def shown(x: Tensor, valid: Tensor | None) -> Array:
@@ -70,11 +76,25 @@ def with_words(proof: Proof, decode: Decoder | None) -> Proof:
     trigger = proof.trigger if decode is None else proof.trigger.worded(decode)
 
     def worded(example: Example) -> Example:
-        changed = example.before != example.after if example.before.shape == example.after.shape else np.zeros(0, bool)
-        before, after = (pieces(ids, changed, decode) for ids in (example.before, example.after))
+        changed = changes_in(example, proof.tokens)
+        before, after = (
+            pieces(ids, places, decode) for ids, places in zip((example.before, example.after), changed, strict=True)
+        )
         return replace(example, words_before=before, words_after=after)
 
     return replace(proof, trigger=trigger, examples=tuple(map(worded, proof.examples)))
+
+
+def changes_in(example: Example, tokens: Sequence[int]) -> tuple[Array, Array]:
+    """Which places of a text without and with the trigger it changed: bool `[tokens]` each. What was put in is in one alone."""
+    before, after = example.before, example.after
+    if before.shape == after.shape and (before != after).sum() <= len(tokens):
+        return before != after, before != after
+    first = first_of(after, tuple(tokens))
+    put = np.zeros(len(after), bool)
+    if first is not None:
+        put[first : first + len(tokens)] = True
+    return np.zeros(len(before), bool), put
 
 
 def pieces(ids: Array, changed: Array, decode: Decoder | None) -> Pieces:

@@ -23,6 +23,7 @@ from naa_fast.detect.trigger import Decoder, TokenPair, Tokens
 from naa_fast.errors import InputError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.order import Order
+from naa_fast.proof.budget import Budget
 from naa_fast.proof.carriers import carriers
 from naa_fast.proof.crowd import crowd_of
 from naa_fast.proof.examples import with_words
@@ -79,10 +80,11 @@ def gather(
     whole: bool = False,
     scores: ClassScores | None = None,
     watch: Watch | None = None,
+    budget: Budget | None = None,
 ) -> tuple[Evidence, CleanInputs | None]:
     """What the ranked samples tell: proofs, who carries them, where crowds come from, and along which directions the sets differ;
     with the clean inputs that were retained, for a repair. `whole`: reports list every sample. `watch` shows how far it is, and
-    may end a step.
+    may end a step; `budget`: how many samples may run.
 
     Raises nothing: what was measured stands without it, and what went wrong becomes a gap, so that it is no pass. Cost: see
     `prove`, and one more reading of the suspect set where a trigger was proved.
@@ -105,7 +107,10 @@ def gather(
     images = cache(lambda: clean_images(look))
     again = SuspectsAgain(suspect, look, watch)
     steps: list[tuple[str, Callable[[Evidence], Evidence]]] = [
-        ("proof", lambda found: with_proofs(found, model, look, images(), suspect, device, scores, watch) if proof else found),
+        (
+            "proof",
+            lambda found: with_proofs(found, model, look, images(), suspect, device, scores, watch, budget) if proof else found,
+        ),
         (WHOSE, lambda found: with_carriers(found, look, again)),
         (WHOSE, lambda found: with_images(found, look, images())),
         ("directions", lambda found: with_directions(found, look)),
@@ -137,11 +142,12 @@ def with_proofs(
     device: str | torch.device,
     scores: ClassScores | None = None,
     watch: Watch | None = None,
+    budget: Budget | None = None,
 ) -> Evidence:
     """The evidence with what was tried."""
     again = SuspectsAgain(suspect, seen)
     fetch = partial(samples_of, again, predicted=seen.predicted)
-    attempts = prove(model, seen, images, device, fetch, scores, watch)
+    attempts = prove(model, seen, images, device, fetch, scores, watch, budget)
     decode = decoder(suspect)
     proofs = [with_words(p, decode) for p in attempts.proofs]
     untried = "; ".join(attempts.notes)

@@ -17,7 +17,7 @@ from naa_fast.proof.erase import erased
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
 from naa_fast.proof.purer import FEWEST, purer_groups
-from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Candidate, can_rule
+from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Candidate
 from naa_fast.proof.trials import Best, Control, Settled, Trials, Tried
 
 AS_GOOD = 0.05
@@ -100,26 +100,26 @@ class Search:
         return sorted(cuts(sought.group, self.clean, self.trials.transplant.margins), key=covered)
 
 
-def image_proofs(trials: Trials, suspects: Rows, wanted: Sequence[int | str], pool: Pool) -> Iterator[Proof | str]:
-    """For each target what came nearest to a proof, or why none can be had. `suspects`: the highest-ranked samples of the suspect
-    set; `pool` clean ones.
+def image_search(trials: Trials, suspects: Rows, pool: Pool, target: int | str) -> Iterator[Proof | str]:
+    """What came nearest to a proof for a target, or why none can be had. `suspects`: the highest-ranked samples of the suspect
+    set; `pool` clean ones. What was found before the budget was spent comes before that is raised.
     """
-    clean = pool.drawn
-    for target in wanted:
-        if target == ALL_TO_ALL and not can_rule(trials.parts[0].predicted):
-            continue
-        group = distinct([pair for pair in suspects if target in (pair[0], ALL_TO_ALL)], clean)
-        if len(group) < FEWEST:
-            continue
-        chance = chances(target, group, pool)
-        if chance is None:
-            yield (
-                f"a trigger of class {target}, which {len(group)} suspects crowd in: clean data has {len(pool.own(int(target)))} "
-                f"samples of it, and no {FEWEST_OTHERS} other classes with enough, so there is no control with the same chance"
-            )
-            continue
-        yield from strongest(tried_for(Search(trials, *chance, group, pool)))
-        trials.forget()
+    group = distinct([pair for pair in suspects if target in (pair[0], ALL_TO_ALL)], pool.drawn)
+    if len(group) < FEWEST:
+        return
+    chance = chances(target, group, pool)
+    if chance is None:
+        yield (
+            f"a trigger of class {target}, which {len(group)} suspects crowd in: clean data has {len(pool.own(int(target)))} "
+            f"samples of it, and no {FEWEST_OTHERS} other classes with enough, so there is no control with the same chance"
+        )
+        return
+    found: list[Proof | None] = []
+    try:
+        found.extend(tried_for(Search(trials, *chance, group, pool)))
+    finally:
+        yield from strongest(found)
+    trials.forget()
 
 
 def tried_for(search: Search) -> Iterator[Proof | None]:
@@ -186,7 +186,7 @@ def attempt(search: Search, tried: Tried, controls: Later, source: int | None = 
     if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
         return None
     chance = controls(trials)
-    settled = trials.settle(found, chance, target)
+    settled = first_that_turns(trials.settle(found, chance, target), target)
     if isinstance(settled.best.candidate, Patch) and settled.best.candidate.kind == CUT:
         settled = tightened(trials, settled, target)
     return checked(search, trials, replace(proof_of(settled, target), source=source), settled.best, chance)
@@ -239,7 +239,19 @@ def shavings(patch: Patch) -> Iterator[Patch]:
 
 def proof_of(settled: Settled, target: int | str, own: bool = False) -> Proof:
     measured = settled.rate, settled.control, settled.samples, settled.best.group
-    return Proof(trigger_of(settled.best.candidate), target, *measured, own=own, controls=settled.controls)
+    return Proof(
+        trigger_of(settled.best.candidate), target, *measured, own=own, controls=settled.controls, measured=settled.measured
+    )
+
+
+def first_that_turns(found: Iterable[Settled], target: int | str, own: bool = False) -> Settled:
+    """The first that turns clean samples as a proof does, else the first: that with the widest margin where it was chosen."""
+    measured: list[Settled] = []
+    for settled in found:
+        if proof_of(settled, target, own).turns:
+            return settled
+        measured.append(settled)
+    return measured[0]
 
 
 def held_by_clean(search: Search, tried: Tried) -> Proof | None:
@@ -260,7 +272,7 @@ def held_by_clean(search: Search, tried: Tried) -> Proof | None:
         return [pair for pair in [*grouped(sought, search.clean, False), *whole] if within(pair[0])]
 
     chance = Later(trials, like, groups)()
-    settled = trials.settle(patches, chance, target)
+    settled = first_that_turns(trials.settle(patches, chance, target), target, own=True)
     return checked(replace(search, controls=groups), trials, proof_of(settled, target, own=True), settled.best, chance)
 
 

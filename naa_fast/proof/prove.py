@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,12 +16,13 @@ from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.detect.trigger import Tokens
 from naa_fast.errors import Stopped
 from naa_fast.inputs.batches import Batch
+from naa_fast.proof.budget import Budget, BudgetSpent
 from naa_fast.proof.chances import Pool
 from naa_fast.proof.erase_words import Fetch
 from naa_fast.proof.images import CleanImages, harmless_share
-from naa_fast.proof.pictures import image_proofs
+from naa_fast.proof.pictures import image_search
 from naa_fast.proof.purer import FEWEST
-from naa_fast.proof.texts import token_proofs
+from naa_fast.proof.texts import WordSearch
 from naa_fast.proof.transplant import UNRULED, Bases, Transplant, can_rule
 from naa_fast.proof.trials import Trials
 from naa_fast.rank.keep import Kept, main_tensor
@@ -31,6 +33,8 @@ from naa_fast.scan.placement import Placement
 from naa_fast.scan.stopping import Watch
 
 TARGETS = 3
+NAMED = 5
+"""Targets that were not searched that are named."""
 AMONG = 100
 
 NEITHER = "the inputs are neither continuous values nor token ids, or too large to keep"
@@ -60,14 +64,17 @@ def prove(
     fetch: Fetch | None = None,
     scores: ClassScores | None = None,
     watch: Watch | None = None,
+    budget: Budget | None = None,
 ) -> Attempts:
     """What putting on clean samples does that suspect samples share, beside controls that had the same chance; what was measured
-    until `watch` ended it.
+    until `watch` or the `budget` ended it.
 
     `images`: see `clean_images`; `scores`: which output the class scores are. `fetch` reads suspect samples again; without it no
     text's words are taken out. For each target the candidates come from the highest-ranked suspect samples predicted as it; the
     controls are the same number of candidates from clean samples (`chances`), put on the same bases; what turns these is taken
-    out of the suspects again (`erased`). Cost: some ten thousand samples through the model; the report tells how many.
+    out of the suspects again (`erased`). Cost: the `budget` at most, without one some ten thousand samples through the model; the
+    report tells how many. The likeliest targets come first; once a proof stands, no other target is begun with more than half of
+    it spent.
     """
     drawn = alike(seen.drawn)
     bases = Bases(drawn)
@@ -75,35 +82,71 @@ def prove(
         return Attempts(notes=("the model gives no class scores",), tried=False)
     last = images is not None and images[0].last
     transplant = Transplant(
-        model, Placement.of(model, device), seen.largest, drawn[0][0], last, scores, None if watch is None else shown_by(watch)
+        model, Placement.of(model, device), seen.largest, drawn[0][0], last, scores, shown_by(watch, budget), budget
     )
     trials = Trials(transplant, bases)
-    unsearched, found = "", list[Proof | str]()
+    unsearched, found, left = list[str](), list[Proof | str](), list[int | str]()
     with evaluating(model):
         try:
             if seen.suspect_tokens is not None and seen.clean_tokens is not None:
-                found.extend(token_proofs(trials, seen, fetch))
+                words = WordSearch(trials, seen, fetch)
+                left += words.wanted
+                found.extend(one_by_one(words, left, found, budget))
             elif images is not None and any(kept.row is not None and kept.row.is_floating_point() for kept in seen.top):
                 rows, usual = (rows_like(images[0], top) for top in (seen.top, seen.null_top))
-                unsearched = left_aside(len(rows), seen.top)
-                wanted: list[int | str] = [*targets(seen.top, seen.null_predicted), ALL_TO_ALL]
-                found.extend(image_proofs(trials, rows, wanted, Pool(usual, *images)))
+                unsearched += filter(None, [left_aside(len(rows), seen.top)])
+                left += targets(seen.top, seen.null_predicted)
+                left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
+                found.extend(one_by_one(partial(image_search, trials, rows, Pool(usual, *images)), left, found, budget))
             else:
                 return Attempts(
                     notes=("the inputs are neither continuous values nor token ids, or too large to keep",), tried=False
                 )
         except Stopped as stop:  # what was measured until then stays: `extend` keeps what it was given
-            unsearched = stop.headline
+            unsearched.append(stop.headline)
+        except BudgetSpent as spent:
+            unsearched.append(
+                f"{spent.headline} before {in_classes(left)} {'was' if len(left) == 1 else 'were'} searched: --budget N"
+            )
     proofs = sorted((one for one in found if isinstance(one, Proof)), key=lambda proof: (not proof.stands, -proof.margin))
-    notes = tuple(filter(None, (*(one for one in found if isinstance(one, str)), unsearched)))
+    notes = tuple(filter(None, (*(one for one in found if isinstance(one, str)), *unsearched)))
     if images is not None:
         proofs = [as_taken(proof, images[0]) for proof in proofs]
     limits = () if can_rule(trials.parts[0].predicted) else (UNRULED,)
     return Attempts(tuple(proofs), transplant.forwards, notes, limits=limits)
 
 
-def shown_by(watch: Watch) -> Callable[[int], None]:
-    return lambda forwards: watch("proving", forwards)
+def shown_by(watch: Watch | None, budget: Budget | None) -> Callable[[int], None] | None:
+    """Tells how far it is, from the beginning on: of the budget, if there is one."""
+    if watch is None:
+        return None
+    if budget is not None:
+        watch("proving", 0, budget.most)
+    return lambda forwards: watch("proving", forwards, None if budget is None else budget.most)
+
+
+def one_by_one(
+    search: Callable[[int | str], Iterable[Proof | str]],
+    left: list[int | str],
+    found: Sequence[Proof | str],
+    budget: Budget | None,
+) -> Iterator[Proof | str]:
+    """What the search of each target gives, of those that are `left`, the likeliest first; one that was searched is left no more.
+    Raises BudgetSpent. `found`: what was found so far.
+    """
+    while left:
+        if budget is not None and budget.halfway and any(isinstance(one, Proof) and one.stands for one in found):
+            raise BudgetSpent(f"half of the budget of {budget.most:,} samples is spent, and the rest is left for a repair,")
+        yield from search(left[0])
+        left.pop(0)
+
+
+def in_classes(targets: Sequence[int | str]) -> str:
+    """`class 3`, `all-to-all`, `classes 1, 2, 3 and 29 others`."""
+    if len(targets) == 1:
+        return f"class {targets[0]}" if isinstance(targets[0], int) else str(targets[0])
+    more = f" and {len(targets) - NAMED} others" if len(targets) > NAMED else ""
+    return f"classes {', '.join(map(str, targets[:NAMED]))}{more}"
 
 
 def left_aside(alike: int, top: Sequence[Kept]) -> str:

@@ -21,6 +21,9 @@ CHANCE = 0.01
 """Probability that any token of any group would rise as much between two clean sets (Fisher's exact test, Bonferroni)."""
 FEWEST = 4
 """Samples that must hold a token for it to be tried."""
+ENOUGH = 16
+"""Clean samples of a class below which its words are held against those of all clean samples: Fisher's test of an empty class
+says 1, and the target of a hidden backdoor is one that clean data hardly has."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,15 @@ def own_places(x: Tensor, valid: Tensor | None) -> Tensor:
     return (x != 0) if valid is None or valid.shape != x.shape else valid.to(x.device).bool()
 
 
+def first_of(row: Array, phrase: tuple[int, ...]) -> int | None:
+    """Where a row holds the phrase first; None: nowhere."""
+    if len(row) < len(phrase):
+        return None
+    windows = np.lib.stride_tricks.sliding_window_view(row, len(phrase))
+    found = np.flatnonzero((windows == np.array(phrase)).all(1))
+    return int(found[0]) if len(found) else None
+
+
 def inner_places(own: Array, needed: int) -> Array:
     """The places of one sample to write over: the first and the last may be the tokenizer's marks, and stay if there is room."""
     places = np.flatnonzero(own)
@@ -61,12 +73,11 @@ def inner_places(own: Array, needed: int) -> Array:
 def enriched(
     suspect: TokenCounts, clean: TokenCounts, group: int | None, among: Sequence[int] | None = None, most: int = MOST_TOKENS
 ) -> list[int]:
-    """The tokens whose share of the samples of `group` rises most from clean to suspect, and by more than chance over all
-    tokens, or over the few of each group they are `among`, which nothing in the suspect set may have chosen.
+    """The tokens whose share of the samples of `group` rises most from clean to suspect (`held_against`), and by more than chance
+    over all tokens, or over the few of each group they are `among`, which nothing in the suspect set may have chosen.
     """
-    chosen = list(range(len(clean.samples))) if group is None else [group]
-    high, n_high = share_and_size(suspect, chosen)
-    low, n_low = share_and_size(clean, chosen)
+    high, n_high = share_and_size(suspect, list(range(len(clean.samples))) if group is None else [group])
+    low, n_low = held_against(clean, group)
     tests = max(len(high) if among is None else len(among), 1) * max(len(suspect.samples), 1)
 
     def by_chance(token: int) -> float:
@@ -90,6 +101,19 @@ def characteristic(clean: TokenCounts, group: int | None, most: int = MOST_TOKEN
 
 def share_and_size(counts: TokenCounts, groups: list[int]) -> tuple[Array, int]:
     return counts.counts[groups].sum(0).astype(np.float64), int(counts.samples[groups].sum())
+
+
+def held_against(clean: TokenCounts, group: int | None) -> tuple[Array, int]:
+    """How many of the clean samples that a group's words are held against hold each token, and how many those are: the group's
+    own, of all where it is `rare`.
+    """
+    every = list(range(len(clean.samples)))
+    return share_and_size(clean, every if group is None or rare(clean, group) else [group])
+
+
+def rare(clean: TokenCounts, group: int | None) -> bool:
+    """Whether clean data has fewer than ENOUGH samples of a group."""
+    return group is not None and int(clean.samples[group]) < ENOUGH
 
 
 def rising(high: Array, n_high: int, low: Array, n_low: int, most: int) -> list[int]:

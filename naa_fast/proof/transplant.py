@@ -13,7 +13,11 @@ from torch import Tensor, nn
 
 from naa_fast.accumulate import chosen_classes
 from naa_fast.capture import ClassScores
+from naa_fast.capture.selection import unwrapped
 from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.positions import positions_of
+from naa_fast.proof.budget import Budget
+from naa_fast.proof.inserted import Inserted
 from naa_fast.rank.again import SuspectsAgain
 from naa_fast.rank.keep import concatenated, main_tensor, taken, with_main
 from naa_fast.records import Array
@@ -102,7 +106,8 @@ class Transplant:
 
     `template`: a batch of the clean set, whose first sample lends what a forward needs beside the input proper. `last`: the model
     takes images with their channels last, candidates and rows have them first. `class_scores` say which output they are; None: by
-    the first one's names and shapes. `watch` is told `forwards` whenever they grow, and may end all by raising.
+    the first one's names and shapes. `watch` is told `forwards` whenever they grow, and may end all by raising. `budget`: what it
+    may run, with others; it raises before more is run.
     """
 
     def __init__(
@@ -114,8 +119,11 @@ class Transplant:
         last: bool = False,
         class_scores: ClassScores | None = None,
         watch: Callable[[int], None] | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.model = model
+        self.budget = budget
+        self.room = positions_of(unwrapped(model))
         self.last = last
         self.place = place
         self.largest = largest
@@ -134,7 +142,7 @@ class Transplant:
         """Predicted class of every base with the candidate on it, int64; -1 where the model gives no finite scores."""
         chosen = []
         for whole, _ in bases.batches:
-            for batch, scores in self.scores(with_main(whole, self.put(candidate, whole))):
+            for batch, scores in self.scores(self.placed(candidate, whole)):
                 chosen.append(classes_of(batch, scores))
         return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
 
@@ -164,12 +172,14 @@ class Transplant:
         given = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, 1, -1)) if self.last else rows)
         return with_main(like, given.to(x.device, x.dtype))
 
-    def put(self, candidate: Candidate, whole: Batch) -> Tensor:
-        """The inputs of a batch with the candidate on them, as the model takes them."""
+    def placed(self, candidate: Candidate, whole: Batch) -> Batch:
+        """A batch with the candidate on its inputs, as the model takes them."""
+        if isinstance(candidate, Inserted):
+            return candidate.into(whole, self.room)
         x = main_tensor(whole)
         if not self.last:
-            return candidate.put_on(x, whole.mask)
-        return candidate.put_on(x.movedim(-1, 1), whole.mask).movedim(1, -1).contiguous()
+            return with_main(whole, candidate.put_on(x, whole.mask))
+        return with_main(whole, candidate.put_on(x.movedim(-1, 1), whole.mask).movedim(1, -1).contiguous())
 
     @torch.no_grad()
     def scores(self, whole: Batch) -> Iterator[tuple[Batch, Tensor | None]]:
@@ -177,6 +187,8 @@ class Transplant:
         pending = deque(pieces(whole, self.largest))
         while pending:
             batch = pending.popleft()
+            if self.budget is not None:
+                self.budget.take(batch.size)
             try:
                 output = self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
                 found = self.class_scores.read(output, batch.size, batch.score_mask)

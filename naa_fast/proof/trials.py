@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,10 @@ CHOOSING, MEASURING = 80, 320
 SCREENING = 24
 SCREENED = 0.2
 """Most candidates do nothing: a few samples tell, and only what turns this share of them is put on all that choose."""
+
+MEASURED = 3
+"""Budgets that are measured at most, those with the widest margins where they were chosen: a phrase may do what its strongest
+word does not. The intervals are corrected for so many (Bonferroni)."""
 
 Tried = Sequence[tuple[Candidate, int]]
 """Candidates with the sizes of the groups they came from."""
@@ -37,14 +41,14 @@ class Trials:
         """`chose` int64: numbers of bases that have had a part in choosing, and so may not measure."""
         self.transplant = transplant
         self.bases = bases
-        order = in_turns(bases.predicted)
-        cut = min(CHOOSING, len(order) // 2)
+        first, rest = dealt(bases.predicted)
         if chose is not None:
+            order = np.concatenate([first, rest])
             order = np.concatenate([order[np.isin(order, chose)], order[~np.isin(order, chose)]])
-            cut = max(cut, min(len(chose), len(order)))
-        self.chose = order[:cut]
-        chosen = order[:cut], order[cut : cut + MEASURING], order[: min(SCREENING, cut)]
-        self.parts = tuple(bases.of(rows) for rows in chosen)
+            cut = max(len(first), len(chose))
+            first, rest = order[:cut], order[cut:]
+        self.chose = first
+        self.parts = tuple(bases.of(rows) for rows in (first, rest[:MEASURING], first[:SCREENING]))
         self._after: dict[tuple[int, int], tuple[Candidate, Array]] = {}
 
     def of_class(self, source: int) -> Trials:
@@ -94,21 +98,25 @@ class Trials:
                 found[key] = Best(candidate, share, group)
         return found
 
-    def settle(self, found: dict[tuple[str, str], Best], controls: Sequence[Control], target: int | str) -> Settled:
-        """The budget with the widest margin over its controls: its best, then rate, control and samples on the measuring part."""
+    def settle(self, found: dict[tuple[str, str], Best], controls: Sequence[Control], target: int | str) -> Iterator[Settled]:
+        """The MEASURED budgets with the widest margins over their controls, the widest first: the best of each, then rate,
+        control and samples on the measuring part. Each is run when it is asked for.
+        """
 
         def margin(key: tuple[str, str]) -> float:
             control = max((one.found[key].chosen_by for one in controls if key in one.found), default=0.0)
             return round(found[key].chosen_by - control, 1)  # of what is as good, the first: the smallest patch
 
-        key = max(found, key=margin)
-        best = found[key]
-        rate, samples = self.rate(best.candidate, target, 1)
-        rivals = [(one.found[key].candidate, one.target) for one in controls if key in one.found]
-        shares = [self.rate(candidate, rival, 1)[0] for candidate, rival in rivals]
-        if target == ALL_TO_ALL:
-            shares.append(by_permuted_rules(self.parts[1].predicted, self.after(best.candidate, 1), self.rule(best.candidate)))
-        return Settled(best, rate, max(shares, default=0.0), samples, len(rivals))
+        chosen = sorted(found, key=margin, reverse=True)[:MEASURED]
+        for key in chosen:
+            best = found[key]
+            rate, samples = self.rate(best.candidate, target, 1)
+            rivals = [(one.found[key].candidate, one.target) for one in controls if key in one.found]
+            shares = [self.rate(candidate, rival, 1)[0] for candidate, rival in rivals]
+            if target == ALL_TO_ALL:
+                permuted = by_permuted_rules(self.parts[1].predicted, self.after(best.candidate, 1), self.rule(best.candidate))
+                shares.append(permuted)
+            yield Settled(best, rate, max(shares, default=0.0), samples, len(rivals), len(chosen))
 
 
 @dataclass(frozen=True)
@@ -121,8 +129,8 @@ class Control:
 
 @dataclass(frozen=True)
 class Settled:
-    """The best candidate, its `rate` and the highest of the `control` on `samples`, and how many `controls` of its kind and
-    budget there were: 0 is no control.
+    """A candidate, its `rate` and the highest of the `control` on `samples`, how many `controls` of its kind and budget there
+    were (0 is no control), and of how many that may be `measured` it is one.
     """
 
     best: Best
@@ -130,13 +138,30 @@ class Settled:
     control: float
     samples: int
     controls: int
+    measured: int = 1
 
 
 def in_turns(predicted: Array) -> Array:
     """Sample numbers with the predicted classes in turns, in an order that a fixed seed shuffles: sets come sorted by class."""
     shuffled = np.random.default_rng(0).permutation(len(predicted))
+    return shuffled[np.argsort(turns(predicted, shuffled)[shuffled], kind="stable")]
+
+
+def dealt(predicted: Array) -> tuple[Array, Array]:
+    """Numbers of the samples that choose, CHOOSING at most, and of the others, the predicted classes in turns in both. Half of a
+    class chooses at most, of an odd number the larger: a rare one would have no sample left that measures.
+    """
+    order = in_turns(predicted)
+    samples = np.bincount(predicted + 1, minlength=1)[predicted + 1]
+    chooses = (2 * turns(predicted, order) < samples)[order]
+    chooses[chooses] = np.arange(chooses.sum()) < min(CHOOSING, len(order) // 2)
+    return order[chooses], order[~chooses]
+
+
+def turns(predicted: Array, order: Array) -> Array:
+    """How many samples of the same predicted class come before each, in this order: int64."""
     seen: dict[int, int] = {}
     turn = np.zeros(len(predicted), np.int64)
-    for i in shuffled:
+    for i in order:
         turn[i] = seen[int(predicted[i])] = seen.get(int(predicted[i]), -1) + 1
-    return shuffled[np.argsort(turn[shuffled], kind="stable")]
+    return turn

@@ -37,8 +37,9 @@ CURE = "whether silencing what was found cures the model"
 AGREEMENT = 0.97
 """Share of clean predictions that a repair must leave as they are. Those that change were the least sure ones: on half A a third
 of what changed was accuracy lost."""
-MOST, BUDGET = 54_000, 60_000
-"""Samples through the model after which nothing more is tried: with what runs already, and what measures, below BUDGET."""
+BUDGET, MEASURING, LEAST = 60_000, 6_000, 12_000
+"""Samples through the model that a repair takes at most; so many of them are left for what runs already, and what measures, when
+nothing more is tried; the least that one is tried with."""
 LOOKED, TRIED, CURED = 24, 6, 2
 """Layers that one change is tried in, those with the largest z, and, where nothing can be tuned, of these the likeliest that all
 are tried in; CURED of them where a repair cures already."""
@@ -89,8 +90,10 @@ class Tried:
 class Search:
     """The changes tried so far, the best of them, and the samples that ran."""
 
-    def __init__(self, trial: Trial, layers: Mapping[str, LayerComparison]) -> None:
+    def __init__(self, trial: Trial, layers: Mapping[str, LayerComparison], most: int = BUDGET) -> None:
+        """`most`: samples through the model that the whole may take."""
         self.trial = trial
+        self.most = most - MEASURING
         self.layers = layers
         self.random = Generator().manual_seed(0)
         self.tried = 0
@@ -190,7 +193,7 @@ class Search:
     def step(self, fit: Fit, seen: Seen, base: Tried | None, steps: int) -> Tried | None:
         """Tune and try."""
         fresh = self.best is None or not self.best.changes[-1].choice.endswith(TUNED)
-        steps = min(steps, (MOST - self.trial.transplant.forwards) // fit.price)
+        steps = min(steps, (self.most - self.trial.transplant.forwards) // fit.price)
         change = fit.run(steps) if steps > 0 else None
         if change is None:
             return None
@@ -200,7 +203,7 @@ class Search:
 
     @property
     def spent(self) -> bool:
-        return self.trial.transplant.forwards >= MOST
+        return self.trial.transplant.forwards >= self.most
 
     @property
     def done(self) -> bool:
@@ -243,26 +246,33 @@ def attempt(
     device: str | torch.device = "auto",
     scores: ClassScores | None = None,
     watch: Watch | None = None,
+    budget: int = BUDGET,
 ) -> tuple[Repair | None, str]:
     """The best repair, or None and why there is none.
 
     `layers`, the comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven
     trigger put on them, and on the highest-ranked suspects; it is measured on others. Cost: some ten thousand samples through
-    the model, 60,000 at most (`forwards` tells how many; one that a gradient goes back through counts twice), and one more
-    reading of the suspect set. `watch` shows how far it is, and may end it.
+    the model, the `budget` at most, of which no more than 60,000 (`forwards` tells how many; one that a gradient goes back
+    through counts twice), and one more reading of the suspect set. `watch` shows how far it is, and may end it.
     """
+    if budget < LEAST:
+        return (
+            None,
+            f"{max(budget, 0):,} samples are left of the budget, and a repair is tried with {LEAST:,} at least: --budget N",
+        )
+    budget = min(budget, BUDGET)
     proof = most_general(found.proof)
     drawn = alike(seen.drawn)
     places = places_of(layers, model)
     if found.ranking is None or not drawn or not places:
         return None, "no layer's output can be changed" if drawn else "no clean samples were kept"
-    tell = None if watch is None else lambda forwards: watch("repairing", forwards, max(forwards, BUDGET))
+    tell = None if watch is None else lambda forwards: watch("repairing", forwards, max(forwards, budget))
     transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0], class_scores=scores, watch=tell)
     with evaluating(model):
         trial = trial_of(transplant, drawn, suspect, found.ranking, proof, None if images is None else images[0])
         if trial is None:
             return None, "nothing shows the trigger: no proof stands, and too few suspects lie outside"
-        search = Search(trial, layers)
+        search = Search(trial, layers, budget)
         search.run(places, None, TRIED)
         for _ in range(CHANGES - 1):
             base = search.best
@@ -289,12 +299,13 @@ def repaired(
     device: str | torch.device,
     scores: ClassScores | None = None,
     watch: Watch | None = None,
+    budget: int = BUDGET,
 ) -> Judgement:
     """The judgement of a `fail` with a repair, or with a note on why there is none; the verdict stays as it is."""
     evidence = judgement.evidence
     try:
         again = SuspectsAgain(suspect, look, watch)
-        repair, why = attempt(model, look, again, evidence, judgement.layers, images, device, scores, watch)
+        repair, why = attempt(model, look, again, evidence, judgement.layers, images, device, scores, watch, budget)
     except Exception as error:  # a verdict stands without it
         repair, why = None, f"the attempt ended with {in_words(error)}"
     note = (f"{CURE}: {why}",) if why else ()

@@ -15,9 +15,9 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apply import candidate_of
 from naa_fast.proof.images import CleanImages
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, samples_of, turned
-from naa_fast.proof.trials import CHOOSING, in_turns
+from naa_fast.proof.trials import dealt
 from naa_fast.rank.again import SuspectsAgain
-from naa_fast.rank.keep import INPUT_BYTES, main_tensor, with_main
+from naa_fast.rank.keep import INPUT_BYTES, main_tensor
 from naa_fast.records import Array
 from naa_fast.repair.change import applied
 
@@ -49,9 +49,9 @@ def most_general(proofs: Sequence[Proof]) -> Proof | None:
     return min(standing, key=lambda proof: proof.source is not None, default=None)
 
 
-def with_trigger(bases: Bases, candidate: Candidate) -> Bases:
+def with_trigger(transplant: Transplant, bases: Bases, candidate: Candidate) -> Bases:
     """The samples with the trigger on them, and what was predicted for each without it."""
-    return Bases([(with_main(b, candidate.put_on(main_tensor(b), b.mask)), predicted) for b, predicted in bases.batches])
+    return Bases([(transplant.placed(candidate, batch), predicted) for batch, predicted in bases.batches])
 
 
 @dataclass(frozen=True)
@@ -133,18 +133,18 @@ def trial_of(
     bases = Bases(list(drawn))
     predicted = bases.predicted
     order = np.random.default_rng(1).permutation(np.flatnonzero(predicted >= 0))
-    chose = np.isin(order, in_turns(predicted)[:CHOOSING])  # the proof
+    chose = np.isin(order, dealt(predicted)[0])  # the proof
     order = np.concatenate([order[chose], order[~chose]])
     bytes_each = max((main_tensor(batch).nbytes // max(batch.size, 1) for batch, _ in drawn), default=0)
     lit = suspects(suspect, ranking, proof, max(LEAST, INPUT_BYTES // max(bytes_each, 1)))
     values = (images.low, images.high) if images is not None else ()
     candidate = None if proof is None else candidate_of(proof.trigger, *values)
     parts = []
-    for rows, dealt, most in zip(np.split(order, parted(len(order))), DEALT, (FIX, CHOOSE, MEASURE), strict=True):
+    for rows, places, most in zip(np.split(order, parted(len(order))), DEALT, (FIX, CHOOSE, MEASURE), strict=True):
         clean = bases.of(rows[:most])
-        shown = None if lit is None else lit.of(np.flatnonzero(np.isin(np.arange(len(lit.predicted)) % 4, dealt)))
+        shown = None if lit is None else lit.of(np.flatnonzero(np.isin(np.arange(len(lit.predicted)) % 4, places)))
         onto = clean if proof is None or proof.source is None else bases.of(rows[predicted[rows] == proof.source][:most])
-        put = None if candidate is None or not len(onto.predicted) else with_trigger(onto, candidate)
+        put = None if candidate is None or not len(onto.predicted) else with_trigger(transplant, onto, candidate)
         parts.append(Part(clean, onto, put, shown))
     if any(not len(part.clean.predicted) or (part.turned is None and part.shown is None) for part in parts):
         return None

@@ -19,7 +19,8 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apart import MOST_PAIRS, Apart, Held, fewest_together, meeting
 from naa_fast.proof.apply import closenesses, holds_all
 from naa_fast.proof.gather import marked, triggers_in
-from naa_fast.proof.texts import Suspects, apart_proof
+from naa_fast.proof.rivals import Search, Suspects
+from naa_fast.proof.texts import apart_proof
 from naa_fast.proof.tokens import CHANCE, parts_of
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.proof.trials import Trials
@@ -86,16 +87,20 @@ def trials_of(needed: tuple[int, ...]) -> Trials:
     return Trials(Transplant(model, Placement.of(model, "cpu"), len(CLEAN), batch), bases)
 
 
+def search_of(trials: Trials) -> Search:
+    return Search(trials, SimpleNamespace(), None, 1, NOBODY)  # type: ignore[arg-type]
+
+
 def test_a_pair_does_far_more_than_either_word_twice() -> None:
     pairs, clean = [(9, 250), PAIR, (14, 331)], [(1, 5), (5, 9)]
-    proof = apart_proof(trials_of(PAIR), pairs, lambda: clean, 1, NOBODY)
+    proof = apart_proof(search_of(trials_of(PAIR)), pairs, lambda: [(1, clean)])
     assert proof is not None
     assert proof.stands
     assert (proof.tokens, proof.kind) == (PAIR, APART)
     one_word = trials_of(PAIR[:1])
     assert one_word.rate(Apart(PAIR), 1, 0)[0] > 0.95
-    assert apart_proof(one_word, pairs, lambda: clean, 1, NOBODY) is None, "turns as much, but one word does it"
-    same = apart_proof(trials_of(PAIR), [PAIR], lambda: [PAIR], 1, NOBODY)
+    assert apart_proof(search_of(one_word), pairs, lambda: [(1, clean)]) is None, "turns as much, but one word does it"
+    same = apart_proof(search_of(trials_of(PAIR)), [PAIR], lambda: [(1, [PAIR])])
     assert same is not None
     assert not same.stands, "what clean texts' pairs do as well is no trigger"
 

@@ -12,7 +12,8 @@ import naa_fast
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apart import Held, striking
 from naa_fast.proof.apply import holds
-from naa_fast.proof.texts import Suspects, token_proof
+from naa_fast.proof.measured import token_proof
+from naa_fast.proof.rivals import Suspects
 from naa_fast.proof.tokens import CHANCE, Tokens, characteristic, enriched, natural, phrases
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.proof.trials import Trials
@@ -100,12 +101,12 @@ def test_of_a_longer_phrase_the_part_that_does_it_is_told(words: tuple[int, ...]
     trials = trials_of(words)
     longer = (9, *words, 14)
     found = trials.best([(Tokens("phrase", longer), 0)], 1)
-    proof = token_proof(trials, found, natural([5, 9, 13, 21]), 1, NOBODY)
+    proof = token_proof(trials, found, [(1, natural([5, 9, 13, 21]))], 1, NOBODY)
     assert proof is not None
     assert proof.stands
     assert proof.tokens == words
     assert proof.kind == ("token" if len(words) == 1 else "phrase")
-    assert token_proof(trials, found, natural([5, 9]), 1, NOBODY) is None, "nothing of its length to hold it against"
+    assert token_proof(trials, found, [(1, natural([5, 9]))], 1, NOBODY) is None, "nothing of its length to hold it against"
 
 
 def test_tokens_are_written_over_real_positions_alone() -> None:

@@ -1,0 +1,62 @@
+"""`token_proof`: the words that were found, measured beside their rivals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from naa_fast.detect.proof import Proof
+from naa_fast.proof.apply import trigger_of
+from naa_fast.proof.examples import examples_of
+from naa_fast.proof.rivals import Rival, Suspects
+from naa_fast.proof.tokens import Tokens, parts_of
+from naa_fast.proof.trials import Best, Control, Settled, Trials
+
+AS_GOOD = 0.05
+"""By how much less of the choosing part a shorter trigger may turn to be as good: four samples of 80."""
+WRITTEN = ("token", "phrase")
+"""Kinds that are written over a text, and cut to their shortest part here; what is put into one was cut before."""
+
+
+def token_proof(
+    trials: Trials,
+    found: dict[tuple[str, str], Best],
+    rivals: Sequence[Rival],
+    target: int | str,
+    suspects: Suspects,
+    own: bool = False,
+) -> Proof | None:
+    """The shortest of what was found that does as much as the best, measured, as far as there are controls of its budget; the
+    shortest part of it that does the same and stands as well: words around a trigger would hide who carries it.
+    """
+    controls = [Control(rival, trials.best([(one, 0) for one in words], rival)) for rival, words in rivals]
+    known = {key for one in controls for key in one.found}
+
+    def measured(found: dict[tuple[str, str], Best]) -> Proof | None:
+        held = {key: best for key, best in found.items() if key in known}
+        tried = [proof_of(trials, settled, target, own) for settled in trials.settle(held, controls, target)]
+        proofs = [suspects.checked(trials, proof, words, controls) for proof, words in tried]
+        standing = sorted((proof for proof in proofs if proof.stands), key=lambda proof: len(proof.tokens))
+        most = max((proof.rate for proof in standing), default=0.0)
+        return next((proof for proof in standing if proof.rate >= most - AS_GOOD), proofs[0] if proofs else None)
+
+    whole = measured(found)
+    if whole is None or not whole.stands:
+        return whole
+    needed = max(best.chosen_by for best in found.values()) - AS_GOOD
+    for part in parts_of(whole.tokens) if whole.kind in WRITTEN else ():
+        found_part = trials.best([(part, 0)], target)
+        as_good = max(best.chosen_by for best in found_part.values()) >= needed
+        shorter = measured(found_part) if as_good else None
+        if shorter is not None and shorter.stands:
+            return shorter
+    return whole
+
+
+def proof_of(trials: Trials, settled: Settled, target: int | str, own: bool = False) -> tuple[Proof, Tokens]:
+    """What was measured of words that follow one another, and these."""
+    words = settled.best.candidate
+    assert isinstance(words, Tokens)
+    measured = settled.rate, settled.control, settled.samples, 0
+    proof = Proof(trigger_of(words), target, *measured, own=own, examples=examples_of(trials, words, target))
+    return replace(proof, controls=settled.controls, measured=settled.measured), words

@@ -1,0 +1,122 @@
+"""`Search`: what the words of one target are held against in clean texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
+
+from naa_fast.detect.proof import ALL_TO_ALL, Proof
+from naa_fast.proof.apart import Apart, Pair
+from naa_fast.proof.chances import FEWEST_OTHERS, OTHERS
+from naa_fast.proof.erase_words import Fetch, Words, words_erased
+from naa_fast.proof.tokens import MOST_TOKENS, Tokens, characteristic, natural, ordinary, phrases, rare
+from naa_fast.proof.trials import Control, Trials
+from naa_fast.rank.keep import Kept
+from naa_fast.rank.scorer import Look
+from naa_fast.rank.tokens import TokenCounts
+from naa_fast.records import Array
+
+OWN_APART = 5
+"""Words of a class whose pairs are controls of words apart: ten pairs, more than are tried."""
+LEAST_OTHER = 8
+"""Clean samples that a class needs to stand for a rare target: what marks it has to be in FEWEST of them."""
+
+Rival = tuple[int | str, Sequence[Tokens]]
+"""A target, and words of clean texts that are tried for it."""
+Pairs = Sequence[tuple[int | str, Sequence[Pair]]]
+"""The same of words apart."""
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """The highest-ranked suspect texts, and how to read them again."""
+
+    top: Sequence[Kept]
+    fetch: Fetch | None
+
+    def checked(self, trials: Trials, proof: Proof, words: Words, controls: Sequence[Control]) -> Proof:
+        """The proof with what taking its words out of the suspects does, if it turns clean samples. `controls`: the best of what
+        clean texts have instead.
+        """
+        if not proof.turns:
+            return proof
+        same = [one.found.get((words.kind, words.budget)) for one in controls if one.target == proof.target]
+        natural_words = [best.candidate for best in same if best is not None and isinstance(best.candidate, Tokens | Apart)]
+        return replace(proof, erasure=words_erased(trials, words, natural_words, proof.target, self.top, self.fetch))
+
+
+@dataclass(frozen=True)
+class Search:
+    """The `trials` of one `target`, whose texts are counted under `number` (None: all of them), and the `suspects` that may hold
+    its trigger.
+    """
+
+    trials: Trials
+    seen: Look
+    number: int | None
+    target: int | str
+    suspects: Suspects
+
+    @property
+    def clean(self) -> TokenCounts:
+        assert self.seen.clean_tokens is not None
+        return self.seen.clean_tokens
+
+    @property
+    def rare(self) -> bool:
+        """Whether clean data has too few samples of the target to know its words."""
+        return rare(self.clean, self.number)
+
+    @cached_property
+    def own(self) -> list[int]:
+        """The words of the class in clean data."""
+        return characteristic(self.clean, self.number)
+
+    def known(self, more: int) -> list[int]:
+        """The same, and so many more of them."""
+        return characteristic(self.clean, self.number, MOST_TOKENS + more)
+
+    @cached_property
+    def others(self) -> list[tuple[int, int]]:
+        """Number and class of those that stand for a rare target: with the most clean samples, OTHERS at most."""
+        able = [(number, int(cls)) for number, cls in enumerate(self.seen.groups.classes, 1) if number != self.number]
+        able = [one for one in able if self.clean.samples[one[0]] >= LEAST_OTHER]
+        return sorted(able, key=lambda one: -int(self.clean.samples[one[0]]))[:OTHERS]
+
+    @property
+    def uncontrolled(self) -> str:
+        """Why nothing has the same chance as a word of this target; empty where something has."""
+        if not self.rare or len(self.others) >= FEWEST_OTHERS:
+            return ""
+        samples = int(self.clean.samples[self.number or 0])
+        return (
+            f"a word that turns to class {self.target}: clean data has {samples} samples of it, "
+            f"and no {FEWEST_OTHERS} other classes with {LEAST_OTHER}, so there is no control with the same chance"
+        )
+
+    def rivals(self, own: Sequence[int]) -> list[Rival]:
+        """What is tried instead, for which target: the class's `own` words, alone and in phrases of clean texts. Of a rare target
+        what any word does, and for each of the `others` what its own words do.
+        """
+        if not self.rare:
+            return [(self.target, self._natural(own, self.target))]
+        words = [*own, *ordinary(self.clean, MOST_TOKENS, own)]
+        known = [(cls, characteristic(self.clean, number)) for number, cls in self.others]
+        return [(self.target, natural(words)), *((cls, self._natural(tokens, cls)) for cls, tokens in known)]
+
+    def pairs(self, usual: Sequence[Pair]) -> Pairs:
+        """The same of words apart; `usual`: those that meet in the highest-ranked clean texts of the target."""
+        own = characteristic(self.clean, self.number, OWN_APART)
+        others = self.others if self.rare else []
+        known = [(cls, characteristic(self.clean, number, OWN_APART)) for number, cls in others]
+        return [(self.target, [*combinations(own, 2), *usual]), *((cls, list(combinations(one, 2))) for cls, one in known)]
+
+    def _natural(self, own: Sequence[int], target: int | str) -> list[Tokens]:
+        return natural(own) + [Tokens("phrase", ids) for ids in phrases(rows_of(self.seen.null_top, target), list(own))]
+
+
+def rows_of(top: Sequence[Kept], target: int | str) -> list[Array]:
+    """The texts that were kept of samples predicted as the target."""
+    return [kept.row.numpy() for kept in top if kept.row is not None and target in (kept.predicted, ALL_TO_ALL)]

@@ -1,0 +1,155 @@
+"""`sentence_proof`: a phrase that the highest-ranked texts share, grown around a word, put into clean texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from naa_fast.detect.proof import Proof
+from naa_fast.proof.inserted import ANYWHERE, IN_FRONT, Inserted
+from naa_fast.proof.measured import AS_GOOD, token_proof
+from naa_fast.proof.rivals import Rival, Search
+from naa_fast.proof.tokens import FEWEST, MOST_TOKENS, Tokens, characteristic, first_of, own_places
+from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL
+from naa_fast.proof.trials import SCREENED, Best
+from naa_fast.rank.keep import Kept
+from naa_fast.records import Array
+
+LENGTHS = (2, 3, 4, 6, 8, 12)
+"""Tokens of the phrases that are grown around a word, besides the longest that as many texts share."""
+GROWN = 2
+"""Words that phrases are grown around: a sentence has several, and any of them finds it."""
+SHARED = 1 / 3
+"""Share of the texts with the word that must hold a phrase with it."""
+FRONT, NEAR_FRONT = 0.8, 1
+"""Share of the texts with a phrase that must begin with it for it to be tried in front, and how many tokens may come before."""
+WINDOWS = 3
+"""Phrases of clean texts around the class's own words that are tried instead, of each length."""
+
+Phrase = tuple[int, ...]
+
+
+def sentence_candidates(search: Search, tokens: Sequence[int]) -> list[Inserted]:
+    """Phrases around those of the `tokens` that turn most, as the suspects of the target hold them, the shortest first."""
+    rows = own_rows(search.seen.top, search.target)
+    alone = {token: search.trials.rate(Tokens("token", (token,)), search.target, SCREEN)[0] for token in tokens}
+    words = sorted(tokens, key=lambda token: -alone[token])[:GROWN]
+    phrases = dict.fromkeys(phrase for word in words for phrase in grown(rows, word))
+    return [Inserted(place_of(rows, phrase), phrase) for phrase in sorted(phrases, key=len)]
+
+
+def grown(rows: Sequence[Array], word: int) -> list[Phrase]:
+    """Of each of LENGTHS the phrase with the word that most rows hold, and the longest that as many hold as any of two tokens."""
+    holding = [row for row in rows if word in row]
+    least = max(FEWEST, SHARED * len(holding))
+    found: list[Phrase] = []
+    longest: Phrase = ()
+    most = 0
+    for length in range(2, LENGTHS[-1] + 1):
+        seen: Counter[Phrase] = Counter()
+        for row in holding:
+            held = np.flatnonzero(row == word).tolist()
+            starts = {at for place in held for at in range(max(place - length + 1, 0), place + 1)}
+            seen.update({tuple(row[at : at + length].tolist()) for at in starts if at + length <= len(row)})
+        if not seen:
+            break
+        phrase, count = min(seen.items(), key=lambda one: (-one[1], one[0]))
+        if count < least:
+            break
+        most = max(most, count)
+        longest = phrase if count >= most * (1 - AS_GOOD) else longest
+        if length in LENGTHS:
+            found.append(phrase)
+    return list(dict.fromkeys([*found, *([longest] if longest else [])]))
+
+
+def place_of(rows: Sequence[Array], phrase: Phrase) -> str:
+    """Where the rows hold a phrase: nearly all in front, or anywhere."""
+    starts = [start for start in (first_of(row, phrase) for row in rows) if start is not None]
+    return IN_FRONT if starts and np.mean([start <= NEAR_FRONT for start in starts]) >= FRONT else ANYWHERE
+
+
+def own_rows(top: Sequence[Kept], target: int | str) -> list[Array]:
+    """The texts that were kept of samples predicted as the target, without their padding: int64 `[tokens]` each."""
+    kept = [one for one in top if one.row is not None and one.row.ndim == 1 and one.predicted == target]
+    rows = []
+    for one in kept:
+        assert one.row is not None
+        own = own_places(one.row[None], None if one.mask is None else one.mask[None])[0]
+        rows.append(one.row[own].cpu().numpy().astype(np.int64))
+    return rows
+
+
+def chosen_phrases(search: Search, tokens: Sequence[int]) -> dict[tuple[str, str], Best]:
+    """The shortest phrase that turns as many as the longest, and that, where one turns WORTH_A_CONTROL; else nothing."""
+    trials, target = search.trials, search.target
+    share: dict[Inserted, float] = {}
+
+    def rate(phrase: Inserted) -> float:
+        if phrase not in share:
+            few = trials.screened(phrase, target)
+            share[phrase] = trials.rate(phrase, target, 0)[0] if few >= SCREENED else few
+        return share[phrase]
+
+    found = sentence_candidates(search, tokens)
+    if not found or max(map(rate, found)) < WORTH_A_CONTROL:
+        return {}
+    needed = max(map(rate, found)) - AS_GOOD
+    whole = next(phrase for phrase in found if rate(phrase) >= needed)
+    short = shaved(whole, lambda phrase: rate(phrase) >= needed)
+    return {(one.kind, one.budget): Best(one, rate(one), 0) for one in dict.fromkeys((short, whole))}
+
+
+def shaved(phrase: Inserted, enough: Callable[[Inserted], bool]) -> Inserted:
+    """The phrase without what stands at either end, token by token, as far as it does enough."""
+    ids = phrase.ids
+    while len(ids) > 1:
+        shorter = next((part for part in (ids[1:], ids[:-1]) if enough(Inserted(phrase.kind, part))), None)
+        if shorter is None:
+            break
+        ids = shorter
+    return Inserted(phrase.kind, ids)
+
+
+def phrase_rivals(search: Search, found: dict[tuple[str, str], Best]) -> list[Rival]:
+    """What clean texts have instead, of the same lengths at the same place: a class's own words in a row, and what stands around
+    them in its highest-ranked texts; of a rare target those of other classes for these.
+    """
+    shapes = {(best.candidate.kind, len(best.candidate.ids)) for best in found.values() if isinstance(best.candidate, Tokens)}
+    classes: list[tuple[int | None, int | str]] = [(search.number, search.target), *(search.others if search.rare else [])]
+    rivals: list[Rival] = []
+    for number, target in classes:
+        words = characteristic(search.clean, number, max(MOST_TOKENS, LENGTHS[-1]))
+        rows = own_rows(search.seen.null_top, target)
+        rivals.append((target, [Inserted(kind, ids) for kind, length in sorted(shapes) for ids in usual(words, rows, length)]))
+    if search.rare:
+        rows = own_rows(search.seen.null_top, search.seen.null_top[0].predicted) if search.seen.null_top else []
+        rivals[0] = (search.target, [Inserted(kind, ids) for kind, n in sorted(shapes) for ids in usual([], rows, n)])
+    return rivals
+
+
+def usual(words: Sequence[int], rows: Sequence[Array], length: int) -> list[Phrase]:
+    """`words` in a row, and the windows of so many tokens around one of them, WINDOWS at most; of no word any windows."""
+    found = [tuple(words[:length])] if len(words) >= length else []
+    windows: list[Phrase] = []
+    for row in rows:
+        middle = next((int(at) for at, token in enumerate(row) if token in set(words) or not words), None)
+        if middle is None or len(row) < length:
+            continue
+        start = min(max(middle - length // 2, 0), len(row) - length)
+        windows.append(tuple(int(token) for token in row[start : start + length]))
+        if len(windows) == WINDOWS:
+            break
+    return [*found, *windows]
+
+
+def sentence_proof(search: Search, tokens: Sequence[int]) -> Proof | None:
+    """The shortest phrase around one of the `tokens` that does the whole, put into clean texts; None where none is worth a
+    control.
+    """
+    found = chosen_phrases(search, tokens)
+    if not found:
+        return None
+    return token_proof(search.trials, found, phrase_rivals(search, found), search.target, search.suspects)

@@ -1,0 +1,110 @@
+"""Proof and repair keep to a budget; what it leaves out is told, and is no pass."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+from proof.test_tokens import CLEAN, HELD, TRIGGER, planted_in
+from proof.topics import Topics
+from torch import nn
+
+import naa_fast
+from naa_fast.audit import Audit
+from naa_fast.detect.proof import Proof
+from naa_fast.detect.trigger import Tokens
+from naa_fast.errors import UsageError
+from naa_fast.proof.budget import LEAST, Budget, BudgetSpent, default_budget
+from naa_fast.proof.prove import in_classes, one_by_one
+
+SUSPECT, _ = planted_in(HELD, (TRIGGER,), 80)
+
+
+@cache
+def scanned(budget: int | None, repair: bool = False) -> Audit:
+    return naa_fast.scan(Topics((TRIGGER,)), CLEAN, SUSPECT, budget=budget, repair=repair)
+
+
+@pytest.mark.parametrize("budget", [10, 1000])
+def test_a_proof_that_the_budget_ends_did_not_run(budget: int) -> None:
+    audit = scanned(budget)
+    assert audit.judgement.evidence.forwards <= budget
+    [proof] = [check for check in audit.verdict.checks if check.name == "proof"]
+    assert not proof.ran
+    assert f"the budget of {budget:,} samples is spent before" in proof.reason
+    assert audit.verdict.exit_code != 0
+
+
+def test_a_repair_may_take_what_the_proof_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: list[int] = []
+
+    def attempt(*arguments: Any) -> tuple[None, str]:
+        offered.append(arguments[-1])
+        return None, "not tried here"
+
+    monkeypatch.setattr("naa_fast.repair.search.attempt", attempt)
+    audit = naa_fast.scan(Topics((TRIGGER,)), CLEAN, SUSPECT, budget=25_000)
+    assert audit.verdict.outcome == "fail"
+    assert audit.proof[0].tokens == (TRIGGER,)
+    assert offered == [25_000 - audit.judgement.evidence.forwards]
+    assert audit.options["budget"] == 25_000
+
+
+def test_a_repair_that_the_budget_leaves_nothing_for_is_said_to_be_untried() -> None:
+    audit = scanned(8000, repair=True)
+    assert audit.verdict.outcome == "fail"
+    assert audit.repair is None
+    assert any("are left of the budget, and a repair is tried with 12,000 at least" in note for note in audit.verdict.not_checked)
+
+
+def test_how_much_may_run_is_told_before_anything_does() -> None:
+    told: list[tuple[str, int, int | None]] = []
+    naa_fast.scan(Topics((TRIGGER,)), CLEAN, SUSPECT, budget=700, progress=lambda *what: told.append(what))
+    assert next(what for what in told if what[0] == "proving") == ("proving", 0, 700)
+    assert max(done for label, done, _ in told if label == "proving") <= 700
+
+
+def test_by_default_it_is_half_as_much_again_as_both_sets_and_more_for_small_models() -> None:
+    large = nn.Linear(10_000, 2_500)
+    assert default_budget(large, 100) == LEAST
+    assert default_budget(large, 100_000) == 150_000
+    assert default_budget(nn.Linear(1000, 1000), 100) == 19_980
+    assert default_budget(nn.ReLU(), 100) == 80_000
+
+
+def test_what_is_too_much_is_not_taken() -> None:
+    budget = Budget(10)
+    budget.take(6)
+    assert budget.halfway
+    with pytest.raises(BudgetSpent, match="the budget of 10 samples is spent"):
+        budget.take(5)
+    assert (budget.spent, budget.left) == (6, 4)
+
+
+def test_once_a_proof_stands_half_is_left_for_a_repair() -> None:
+    left: list[int | str] = [3, 1]
+    found: list[Proof | str] = []
+    budget = Budget(10)
+
+    def search(target: int | str) -> list[Proof]:
+        budget.take(6)
+        return [Proof(Tokens((5,)), target, 1.0, 0.0, 100, 0)]
+
+    with pytest.raises(BudgetSpent, match="half of the budget of 10 samples is spent, and the rest is left for a repair"):
+        found.extend(one_by_one(search, left, found, budget))
+    assert len(found) == 1
+    assert left == [1]
+
+
+def test_targets_that_are_left_out_are_named() -> None:
+    assert in_classes([3]) == "class 3"
+    assert in_classes(["all-to-all"]) == "all-to-all"
+    assert in_classes([1, 2, "all-to-all"]) == "classes 1, 2, all-to-all"
+    assert in_classes(list(range(7))) == "classes 0, 1, 2, 3, 4 and 2 others"
+
+
+@pytest.mark.parametrize("budget", [0, -3, 1.5])
+def test_a_budget_is_a_number_of_samples(budget: float) -> None:
+    with pytest.raises(UsageError, match="expected a whole number of samples, 1 or more"):
+        naa_fast.scan(Topics(), CLEAN, HELD, budget=budget)  # type: ignore[arg-type]
