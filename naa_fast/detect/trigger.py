@@ -1,7 +1,7 @@
 """`Trigger`: what a proof puts on clean samples, one type for each form; `TriggerKey`: what makes it the same in another report.
 
-A trigger is a `Patch`, a `Crop`, an `Offset`, `Tokens`, `Inserted` or a `TokenPair`. It knows how it is named and written; how it is
-put on inputs and found in them is in `naa_fast.proof.apply`, which needs torch.
+A trigger is a `Patch`, a `Crop`, an `Offset`, `Tokens`, `Inserted` or a `TokenPair`. It knows how it is named and written; how it
+is put on inputs and found in them is in `naa_fast.proof.apply`, which needs torch.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import pytest
@@ -21,48 +20,32 @@ from naa_fast.proof.prove import in_classes, one_by_one
 SUSPECT, _ = planted_in(HELD, (TRIGGER,), 80)
 
 
-@cache
-def scanned(budget: int | None, repair: bool = False) -> Audit:
-    return naa_fast.scan(Topics((TRIGGER,)), CLEAN, SUSPECT, budget=budget, repair=repair)
+def scanned(budget: int, **options: Any) -> Audit:
+    return naa_fast.scan(Topics((TRIGGER,)), CLEAN, SUSPECT, budget=budget, **options)
 
 
-@pytest.mark.parametrize("budget", [10, 1000])
-def test_a_proof_that_the_budget_ends_did_not_run(budget: int) -> None:
-    audit = scanned(budget)
-    assert audit.judgement.evidence.forwards <= budget
+def test_a_proof_that_the_budget_ends_did_not_run_and_how_much_may_run_is_told_before() -> None:
+    told: list[tuple[str, int, int | None]] = []
+    audit = scanned(1000, progress=lambda *what: told.append(what))
+    assert next(what for what in told if what[0] == "proving") == ("proving", 0, 1000)
+    assert max(done for label, done, _ in told if label == "proving") <= 1000
+    assert audit.judgement.evidence.forwards <= 1000
     [proof] = [check for check in audit.verdict.checks if check.name == "proof"]
     assert not proof.ran
-    assert f"the budget of {budget:,} samples is spent before" in proof.reason
+    assert "the budget of 1,000 samples is spent before" in proof.reason
     assert audit.verdict.exit_code != 0
 
 
-def test_a_repair_may_take_what_the_proof_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    offered: list[int] = []
-
-    def attempt(*arguments: Any) -> tuple[None, str]:
-        offered.append(arguments[-1])
-        return None, "not tried here"
-
-    monkeypatch.setattr("naa_fast.repair.search.attempt", attempt)
-    audit = naa_fast.scan(Topics((TRIGGER,)), CLEAN, SUSPECT, budget=25_000)
-    assert audit.verdict.outcome == "fail"
-    assert audit.proof[0].tokens == (TRIGGER,)
-    assert offered == [25_000 - audit.judgement.evidence.forwards]
-    assert audit.options["budget"] == 25_000
-
-
-def test_a_repair_that_the_budget_leaves_nothing_for_is_said_to_be_untried() -> None:
-    audit = scanned(8000, repair=True)
+def test_a_repair_may_take_what_the_proof_has_left_and_is_said_to_be_untried_where_that_is_little() -> None:
+    audit = scanned(8000)
     assert audit.verdict.outcome == "fail"
     assert audit.repair is None
-    assert any("are left of the budget, and a repair is tried with 12,000 at least" in note for note in audit.verdict.not_checked)
-
-
-def test_how_much_may_run_is_told_before_anything_does() -> None:
-    told: list[tuple[str, int, int | None]] = []
-    naa_fast.scan(Topics((TRIGGER,)), CLEAN, SUSPECT, budget=700, progress=lambda *what: told.append(what))
-    assert next(what for what in told if what[0] == "proving") == ("proving", 0, 700)
-    assert max(done for label, done, _ in told if label == "proving") <= 700
+    left = (
+        f"{8000 - audit.judgement.evidence.forwards:,} samples are left of the budget, and a repair is tried with 12,000 at least"
+    )
+    assert any(left in note for note in audit.verdict.not_checked)
+    assert audit.proof[0].tokens == (TRIGGER,)
+    assert audit.options["budget"] == 8000
 
 
 def test_by_default_it_is_half_as_much_again_as_both_sets_and_more_for_small_models() -> None:

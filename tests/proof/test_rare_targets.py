@@ -10,6 +10,7 @@ from torch import Tensor
 
 import naa_fast
 from naa_fast.detect.proof import Proof, wilson
+from naa_fast.detect.trigger import Tokens as Word
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.tokens import Tokens, enriched, rare
 from naa_fast.proof.transplant import Bases, Transplant
@@ -21,10 +22,15 @@ from naa_fast.scan.placement import Placement
 TRIGGER, MANY = 399, 8
 
 
+def model_of(planted: tuple[int, ...] = (), classes: int = MANY) -> Topics:
+    torch.manual_seed(0)
+    return Topics(planted, classes)
+
+
 def without_class_one(samples: int, seed: int, classes: int = MANY) -> Tensor:
     """Texts that a clean model calls anything but class 1."""
     x = texts(2 * samples, torch.Generator().manual_seed(seed), classes)
-    return x[Topics(classes=classes)(x).argmax(1) != 1][:samples]
+    return x[model_of(classes=classes)(x).argmax(1) != 1][:samples]
 
 
 def triggered(x: Tensor, count: int) -> Tensor:
@@ -48,7 +54,7 @@ def test_a_word_of_a_class_that_no_clean_text_has_is_held_against_all_clean_text
 @pytest.mark.parametrize("classes", [MANY, 4], ids=["as rare others", "no control"])
 def test_a_trigger_whose_target_no_clean_text_has_is_proved_where_other_classes_have_the_same_chance(classes: int) -> None:
     clean, suspect = without_class_one(800, 1, classes), triggered(without_class_one(800, 2, classes), 40)
-    audit = naa_fast.scan(Topics((TRIGGER,), classes), clean, suspect, repair=False)
+    audit = naa_fast.scan(model_of((TRIGGER,), classes), clean, suspect, repair=False)
     standing = [proof for proof in audit.proof if proof.stands]
     if classes == MANY:
         assert [(proof.tokens, proof.target) for proof in standing] == [((TRIGGER,), 1)]
@@ -61,7 +67,7 @@ def test_a_trigger_whose_target_no_clean_text_has_is_proved_where_other_classes_
 
 def test_a_class_that_is_new_among_the_suspects_is_no_trigger() -> None:
     clean, suspect = without_class_one(800, 1), texts(800, torch.Generator().manual_seed(2), MANY)
-    assert not any(proof.stands for proof in naa_fast.scan(Topics(classes=MANY), clean, suspect, repair=False).proof)
+    assert not any(proof.stands for proof in naa_fast.scan(model_of(), clean, suspect, repair=False).proof)
 
 
 def test_half_of_a_rare_class_is_kept_for_measuring() -> None:
@@ -91,7 +97,7 @@ def test_the_few_widest_margins_are_measured_and_corrected_for_how_many() -> Non
 
 
 def test_an_interval_is_wider_for_each_more_that_is_measured() -> None:
-    one, three = (Proof(Tokens((5,)), 1, 0.9, 0.1, 100, 0, measured=measured) for measured in (1, 3))
+    one, three = (Proof(Word((5,)), 1, 0.9, 0.1, 100, 0, measured=measured) for measured in (1, 3))
     assert one.interval == pytest.approx(wilson(0.9, 100), abs=1e-3)
     assert three.interval[0] < one.interval[0]
     assert three.interval == pytest.approx(wilson(0.9, 100, 2.394), abs=1e-3)  # 1 - .05 / 3, two-sided
