@@ -157,7 +157,7 @@ class Accumulator:
 
     def views(self) -> Views:
         """The batch's own views of its samples, empty if nobody wants them; to be called before `commit`."""
-        return {} if self.samples is None else self.samples.views()
+        return Views() if self.samples is None else self.samples.views()
 
     def commit(self) -> None:
         """Add the batch to the state of every layer: one fold per backend and device."""

@@ -2,16 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from naa_fast.accumulate.frame import Decoder, Frame, Shorten
-from naa_fast.records import ROWS
+from naa_fast.kernels.portable.reduce import home
+from naa_fast.records import ROWS, Array
 
-Views = dict[str, Tensor]
-"""Layer -> `[samples, features]`: the mean over a sample's positions and, if it has several, beside it the maximum."""
+Layout = tuple[tuple[str, int], ...]
+"""The layers of a `Pack` in their order, each with its number of features."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Samples' views of all layers of one device, side by side: `values` `[samples, features + 1]`, the last column 0."""
+
+    layout: Layout
+    values: Tensor
+
+    def rows(self, rows: Array) -> Pack:
+        """Some of the samples (int64)."""
+        return Pack(self.layout, rows_of(self.values, rows))
+
+
+class Views(Mapping[str, Tensor]):
+    """Layer -> `[samples, features]`: the mean over a sample's positions and, if it has several, beside it the maximum.
+
+    A layer's view is one of `packs`, of which there is one for each device that layers lie on.
+    """
+
+    def __init__(self, packs: tuple[Pack, ...] = ()) -> None:
+        self.packs = packs
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Tensor | list[Tensor]]) -> Views:
+        """Packed, by one operation for each device. Of each layer the view, or what lies side by side in it."""
+        places: dict[torch.device, list[tuple[str, list[Tensor]]]] = {}
+        for layer, part in parts.items():
+            held = part if isinstance(part, list) else [part]
+            places.setdefault(held[0].device, []).append((layer, held))
+        packs = []
+        for device, layers in places.items():
+            columns = [column for _, held in layers for column in held]
+            values = torch.cat([*columns, columns[0].new_zeros(len(columns[0]), 1)], 1).to(home(device))
+            packs.append(Pack(tuple((layer, sum(column.shape[1] for column in held)) for layer, held in layers), values))
+        return cls(tuple(packs))
+
+    def rows(self, rows: Array) -> Views:
+        """Of some of the samples (int64)."""
+        return Views(tuple(pack.rows(rows) for pack in self.packs))
+
+    @property
+    def nbytes(self) -> int:
+        return sum(pack.values.nbytes for pack in self.packs)
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Tensor, int, int]]:
+        found = {}
+        for pack in self.packs:
+            start = 0
+            for layer, features in pack.layout:
+                found[layer] = pack.values, start, start + features
+                start += features
+        return found
+
+    def __getitem__(self, layer: str) -> Tensor:
+        values, start, stop = self._places[layer]
+        return values[:, start:stop]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class Samples:
@@ -55,7 +123,7 @@ class Samples:
 
     def views(self) -> Views:
         """Of the batch whose forward has succeeded; to be called before `commit`."""
-        views = {}
+        views: dict[str, Tensor | list[Tensor]] = {}
         for layer, calls in self._seen.items():
             mean = torch.stack([call[0] for call in calls]).mean(0) if len(calls) > 1 else calls[0][0]
             maxima = [call[1] for call in calls if call[1] is not None]
@@ -63,8 +131,9 @@ class Samples:
                 self._several.add(layer)
             elif layer in self._several:  # texts of one token among longer ones
                 maxima = [mean]
-            views[layer] = torch.cat([mean, torch.stack(maxima).amax(0)], 1) if maxima else mean
-        return views
+            largest = torch.stack(maxima).amax(0) if len(maxima) > 1 else maxima[0] if maxima else None
+            views[layer] = mean if largest is None else [mean, largest]
+        return Views.of(views)
 
     def drop(self, layers: set[str]) -> None:
         """Forget these layers, in the batch in flight too."""
@@ -77,6 +146,11 @@ class Samples:
 
     def discard(self) -> None:
         self._seen.clear()
+
+
+def rows_of(x: Tensor, rows: Array) -> Tensor:
+    """Some of the rows of `x` (int64, on the host), on its device."""
+    return x.index_select(0, torch.tensor(rows, device=x.device))
 
 
 def reduced(partials: Any, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:

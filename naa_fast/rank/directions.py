@@ -6,16 +6,17 @@ In a transformer no single neuron has to move for a trigger to be there: what mo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from naa_fast.accumulate import Views
+from naa_fast.accumulate.samples import Layout, Pack
 from naa_fast.detect.directions import FEWEST, KINDS, Projected
-from naa_fast.kernels.portable.reduce import home
 from naa_fast.records import Array, fold_of
 
 ROWS = 32
@@ -28,6 +29,8 @@ WIDEST = 4096
 """Neurons of a layer that are looked at, evenly spaced where it has more."""
 SKETCHED = 4096
 """Samples of each set that fix the directions: they are no better with more."""
+WAITING_BYTES = 64 << 20
+"""Rows of a set that wait to enter its sketches."""
 HELD = 2048
 HELD_BYTES = 256 << 20
 """Samples of each set that the directions are measured on, and what those of all layers may take together."""
@@ -169,22 +172,39 @@ def three(clean: Sketch, suspect: Sketch) -> Tensor:
     return found / found.norm(dim=1, keepdim=True)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Samples of all layers of one device, side by side: `values` `[samples, neurons of all]`, each layer `layout`'s own."""
+
+    layout: Layout
+    values: Tensor
+
+    def layers(self) -> Iterator[tuple[str, Tensor]]:
+        at = 0
+        for name, wide in self.layout:
+            yield name, self.values[:, at : at + wide]
+            at += wide
+
+
 class Directions:
     """Fixes directions on the even folds of both sets, and keeps samples of the odd ones to measure them on.
 
     `neurons` and `samples`: how many the layers and the two sets have, which may be known better later; 0 samples: unknown. Of a
     large set a fixed share is taken, evenly: work and memory do not grow with it. Only the per-sample means count, the first
-    `neurons` features of a view. Memory: 2 BUFFER + 2 HELD float32 a neuron at most, the latter HELD_BYTES a set and FEWEST_HELD
-    a neuron where that is more, both up to four times that where samples were not announced. Time: at most 2 SKETCHED rows a
-    layer, on one core 5 us each at 128 neurons, 240 at 4,096.
+    `neurons` features of a view. Rows wait side by side, in WAITING_BYTES at most, before they enter the sketches: `add` takes
+    two operations, whatever the number of layers. Memory: 2 BUFFER + 2 HELD float32 a neuron at most, the latter HELD_BYTES a
+    set and FEWEST_HELD a neuron where that is more, both up to four times that where samples were not announced. Time: at most
+    2 SKETCHED rows a layer, on one core 5 us each at 128 neurons, 240 at 4,096.
     """
 
     def __init__(self, neurons: Mapping[str, int], samples: tuple[int, int]) -> None:
         self.neurons = dict(neurons)
         self.samples = samples
         self._sketches: list[dict[str, Sketch]] = [{}, {}]
-        self._kept: list[dict[str, list[Tensor]]] = [{}, {}]
+        self._waiting: list[list[Rows]] = [[], []]
+        self._kept: list[list[Rows]] = [[], []]
         self._taken_of: dict[tuple[int, int], int] = {}
+        self._columns: dict[tuple[Layout, tuple[int, ...]], tuple[Tensor, Layout]] = {}
 
     def add(self, which: int, views: Views, items: Array, half: int | None = None) -> None:
         """Enter samples `items` (int64, their places in the set) of the clean (0) or suspect (1) set; `half`: all of even (0) or
@@ -198,38 +218,45 @@ class Directions:
             taken = self._taken_of.get((which, side), 0)
             chosen = chosen[: max(4 * most - taken, 0)]  # more samples than were announced
             self._taken_of[which, side] = taken + len(chosen)
-            for name, view in views.items() if len(chosen) else ():
-                rows = self._taken(name, view).index_select(0, torch.from_numpy(chosen).to(view.device)).to(home(view.device))
-                if side:
-                    self._kept[which].setdefault(name, []).append(rows.float())
-                else:
-                    self._sketches[which].setdefault(name, Sketch(rows.shape[1], rows.device)).add(rows)
+            for pack in views.packs if len(chosen) else ():
+                columns, layout = self._columns_of(pack)
+                values = pack.values if len(chosen) == len(items) else pack.rows(chosen).values
+                rows = Rows(layout, values.index_select(1, columns))
+                (self._kept if side else self._waiting)[which].append(rows)
+        if sum(rows.values.nbytes for rows in self._waiting[which]) > WAITING_BYTES:
+            self._sketch(which)
 
     def forget(self, which: int) -> None:
         """Begin the clean (0) or suspect (1) set anew."""
-        self._sketches[which], self._kept[which] = {}, {}
+        self._sketches[which], self._kept[which], self._waiting[which] = {}, [], []
         self._taken_of = {key: taken for key, taken in self._taken_of.items() if key[0] != which}
 
     def merge(self, other: Directions) -> None:
         """Enter what `other` has taken of other samples of the same sets."""
-        for mine, theirs in zip(self._sketches, other._sketches, strict=True):
-            for name, sketch in theirs.items():
-                if name in mine:
-                    mine[name].merge(sketch)
+        for which in (0, 1):
+            self._sketch(which)
+            other._sketch(which)
+            for name, sketch in other._sketches[which].items():
+                if name in self._sketches[which]:
+                    self._sketches[which][name].merge(sketch)
                 else:
-                    mine[name] = sketch
-        for ours, others in zip(self._kept, other._kept, strict=True):
-            for name, rows in others.items():
-                ours.setdefault(name, []).extend(rows)
+                    self._sketches[which][name] = sketch
+            self._kept[which] += other._kept[which]
         for key, taken in other._taken_of.items():
             self._taken_of[key] = self._taken_of.get(key, 0) + taken
 
     def projected(self) -> list[Projected]:
         """The samples held back, along each layer's directions; layers without enough samples are left out."""
         found = []
+        every: list[dict[str, list[Tensor]]] = [{}, {}]
+        for which in (0, 1):
+            self._sketch(which)
+            for kept in self._kept[which]:
+                for name, rows in kept.layers():
+                    every[which].setdefault(name, []).append(rows)
         for name, clean in self._sketches[0].items():
             suspect = self._sketches[1].get(name)
-            held = [self._kept[which].get(name, []) for which in (0, 1)]
+            held = [every[which].get(name, []) for which in (0, 1)]
             if suspect is None or min(clean.count, suspect.count, *(sum(map(len, rows)) for rows in held)) < FEWEST:
                 continue
             vectors = three(clean, suspect)
@@ -241,17 +268,34 @@ class Directions:
                     found.append(Projected(name, kind, vector, step, values[0][place], values[1][place]))
         return found
 
+    def _sketch(self, which: int) -> None:
+        """Enter the rows that wait into the sketches: many at a time, since a sketch waits for the device."""
+        waiting, self._waiting[which] = self._waiting[which], []
+        for layout, held in groupby(waiting, key=lambda rows: (rows.layout, rows.values.device)):
+            for name, rows in Rows(layout[0], torch.cat([rows.values for rows in held])).layers():
+                self._sketches[which].setdefault(name, Sketch(rows.shape[1], rows.device)).add(rows)
+
     def _most_held(self) -> int:
         """Samples of a set that are held; known once half of the clean set was seen, and the same then for both sets."""
-        neurons = sum(min(sketch.neurons, WIDEST) for sketch in self._sketches[0].values())
+        layers = dict(layer for rows in self._waiting[0][:1] for layer in rows.layout)
+        neurons = sum((layers | {name: sketch.neurons for name, sketch in self._sketches[0].items()}).values())
         return min(HELD, max(FEWEST_HELD, HELD_BYTES // (4 * max(neurons, 1))))
 
     def _step(self, name: str, neurons: int) -> int:
         return max(1, -(-self.neurons.get(name, neurons) // WIDEST))
 
-    def _taken(self, name: str, view: Tensor) -> Tensor:
-        neurons = self.neurons.get(name) or view.shape[1]
-        return view[:, : neurons : self._step(name, neurons)]
+    def _columns_of(self, pack: Pack) -> tuple[Tensor, Layout]:
+        """Which columns of a pack are looked at, and how many of each layer: its neurons, evenly spaced where it has many."""
+        neurons = tuple(self.neurons.get(name) or features for name, features in pack.layout)
+        if (pack.layout, neurons) not in self._columns:
+            at, columns, layout = 0, list[int](), list[tuple[str, int]]()
+            for (name, features), own in zip(pack.layout, neurons, strict=True):
+                taken = range(at, at + min(own, features), self._step(name, features))
+                columns += taken
+                layout.append((name, len(taken)))
+                at += features
+            self._columns[pack.layout, neurons] = torch.tensor(columns, device=pack.values.device), tuple(layout)
+        return self._columns[pack.layout, neurons]
 
 
 def evenly(numbers: Array, share: float) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +15,6 @@ from naa_fast.records import Array
 INPUT_BYTES = 256 << 20
 """Most that the kept inputs of one kind may take on the host."""
 SHOWN = 3
-Lit = Callable[[Array], tuple[Array, Array]]
-"""For some samples of a batch, each layer's largest |z| and the feature it is of: both `[samples, layers]`."""
 
 
 @dataclass(frozen=True)
@@ -138,14 +135,16 @@ class Top:
         self._least = -np.inf
         self._rows = 0
 
-    def add(self, items: Array, scores: Array, predicted: Array, batch: Batch, lit: Lit | None = None) -> None:
-        """Offer a batch of samples `items` of the set. `lit` is asked about those that are kept alone."""
+    def add(self, items: Array, scores: Array, predicted: Array, batch: Batch, lit: Array | None = None) -> None:
+        """Offer a batch of samples `items` of the set. `lit` float64 `[samples, SHOWN, 3]`: of the layers that lit up most in
+        each, strongest first, layer number, feature and |z|.
+        """
         chosen = np.flatnonzero(scores > self._least)
         if not len(chosen):
             return
         x = main_tensor(batch)
         self._rows = min(self.most, int(INPUT_BYTES * len(x) / max(x.nbytes, 1)))
-        neurons = np.zeros((len(chosen), 0, 3)) if lit is None else strongest(*lit(chosen))
+        neurons = np.zeros((len(chosen), 0, 3)) if lit is None else lit[chosen]
         inputs = on_host(taken(batch, chosen)) if self._rows else None
         self._offered.append(Offered(items[chosen], scores[chosen], predicted[chosen], neurons, inputs))
         held_rows = sum(len(one.samples) for one in self._offered if one.batch is not None)
@@ -177,14 +176,6 @@ class Top:
         self._offered = [part for part in parts if len(part.samples)]
         if len(scores) >= self.most:
             self._least = float(np.sort(scores)[-self.most])
-
-
-def strongest(z: Array, feature: Array) -> Array:
-    """`(layer number, feature, z)` of the SHOWN layers that lit up most in each sample: float64 `[samples, SHOWN, 3]`. Both
-    arrays are `[samples, layers]`.
-    """
-    layers = np.argsort(-z, 1, kind="stable")[:, :SHOWN]
-    return np.stack([layers, *(np.take_along_axis(values, layers, 1) for values in (feature, z))], 2).astype(np.float64)
 
 
 class Draw:

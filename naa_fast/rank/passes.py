@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from naa_fast.accumulate import Samples, Views, chosen_classes
+from naa_fast.accumulate.samples import rows_of
 from naa_fast.capture import ClassScores, select
 from naa_fast.capture.selection import Layers, Request
 from naa_fast.detect.findings import plain
@@ -30,7 +31,7 @@ from naa_fast.scan.stopping import StopRequest
 MOST_CLEAN = 1 << 16
 """Clean samples looked at: means, deviations and the calibration are no better with more."""
 HELD_BYTES = 256 << 20
-"""Most that views and inputs of clean samples may take on the host until what they are scored by is known."""
+"""Most that views and inputs of clean samples may take, where they are, until what they are scored by is known."""
 
 SMALLEST = 64
 """Clean samples below which nothing can be ranked: half of them fix the means, the others say what chance does."""
@@ -38,8 +39,8 @@ WORDS = 300
 
 LATE = "a layer could be read for a part of it alone"
 
-Take = Callable[[Batch, Views, Array, Array], None]
-"""Is given some samples, their views, the class predicted for each (int64; -1: none) and their items (int64)."""
+Take = Callable[[Batch, Views, Tensor, Array], None]
+"""Is given some samples, their views, the class predicted for each (int64, on the device; -1: none) and their items (int64)."""
 
 
 class Numbers:
@@ -104,11 +105,7 @@ class SamplePass(Onlooker):
         rows = np.flatnonzero(observed_in(part) & (items < self.most))
         try:
             self.classes = 0 if scores is None else scores.shape[1]
-            predicted = classes_of(part, scores)
-            if len(rows) == part.size:
-                self.hand(part, views, predicted, items)
-            elif len(rows):
-                self.hand(taken(part, rows), rows_of(views, rows), predicted[rows], items[rows])
+            some(self.hand, rows, part, views, classes_of(part, scores, views), items)
         except Exception as error:  # the measurement goes on; whoever ranks by this says what it was
             self.error = error
         return self.error is None and self._numbers.next < self.most
@@ -158,7 +155,7 @@ class RankingPass:
         self.scorer: Scorer | None = None
         self.clean = SamplePass(self._take_clean, MOST_CLEAN)
         self.suspect = SamplePass(lambda *_: None)
-        self._held: list[tuple[Batch, Views, Array, Array]] | None = []
+        self._held: list[tuple[Batch, Views, Tensor, Array]] | None = []
         self._bytes = 0
         self._offered, self._every = 0, 1
         if self.ranks.together:
@@ -180,8 +177,7 @@ class RankingPass:
             self._again(0, self.clean, LATE if late else "this run did not see all of it")
         if self.scorer is None:
             raise InputError("no clean sample can be ranked by", "the mask leaves nothing of any", "look at the mask")
-        scorer, fitted = self.scorer, self.ranks.everyone(self.scorer.references)
-        scorer.references = {}
+        scorer, fitted = self.scorer, self.ranks.everyone(self.scorer.fitted())
         for references in fitted:
             scorer.merge(references)
         scorer.directions.neurons = {name: record.channels for name, record in clean.layers.items()}
@@ -197,6 +193,7 @@ class RankingPass:
         if self._held is None:
             self._again(0, SamplePass(scorer.calibrate, MOST_CLEAN, fold=1), "the views of half of it do not fit in memory")
         self._held = None
+        scorer.settle()
         calibrated = self.ranks.everyone((scorer.calibration, scorer.null_top))
         scorer.calibration, scorer.null_top = calibrated[0]
         for rows, null_top in calibrated[1:]:
@@ -233,7 +230,7 @@ class RankingPass:
 
     def _unread(self, measured: Measurement) -> bool:
         """Whether samples were fitted or scored by a layer that could not be read to the end."""
-        return self.scorer is not None and any(is_among(name, measured.unread) for name in self.scorer.references)
+        return self.scorer is not None and any(is_among(name, measured.unread) for name in self.scorer.layers)
 
     def _whole(self, seen: SamplePass, items: int) -> bool:
         """Whether all processes together have seen so many items; raises what went wrong in any of them."""
@@ -242,7 +239,7 @@ class RankingPass:
                 raise seen.error
         return sum(self.ranks.everyone(seen.seen)) >= items
 
-    def _take_clean(self, part: Batch, views: Views, predicted: Array, items: Array) -> None:
+    def _take_clean(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
         """Fit on samples of even folds, and hold those of odd folds until they can be scored."""
         if self.scorer is None:
             self.scorer = self._scorer(self.clean.classes)
@@ -252,17 +249,16 @@ class RankingPass:
 
     def _scorer(self, classes: int) -> Scorer:
         samples = self.sources[0].samples, self.sources[1].samples
-        return Scorer(classes, self.backend, Directions({}, (min(samples[0] or 0, MOST_CLEAN), samples[1] or 0)))
+        return Scorer(classes, Directions({}, (min(samples[0] or 0, MOST_CLEAN), samples[1] or 0)))
 
-    def _hold(self, part: Batch, views: Views, predicted: Array, items: Array) -> None:
+    def _hold(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
         if self._held is None:
             return
         self._offered += 1
         if self._offered % self._every:
             return
-        seen = {name: view.cpu() for name, view in views.items()}
-        self._bytes += bytes_of(part, seen)
-        self._held.append((part, seen, predicted, items))
+        self._bytes += bytes_of(part, views)
+        self._held.append((part, views, predicted, items))
         if self._bytes <= HELD_BYTES:
             return
         if self.orders[0].repeats and self.ranks.count == 1:
@@ -285,7 +281,7 @@ class RankingPass:
                 f"{source.name} can be read only once", "under torchrun every process reads its start", "use a file or a loader"
             )
 
-        def prime(part: Batch, views: Views, predicted: Array, items: Array) -> None:
+        def prime(part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
             scorer = self.scorer = self._scorer(primed.classes)
             half(lambda part, views, *_: scorer.prime(views), 0)(part, views, predicted, items)
 
@@ -325,28 +321,28 @@ def in_words(error: Exception) -> str:
 
 def half(take: Take, number: int) -> Take:
     """`take`, of samples of even (0) or odd (1) folds alone."""
+    return lambda part, views, predicted, items: some(
+        take, np.flatnonzero(fold_of(items) % 2 == number), part, views, predicted, items
+    )
 
-    def some(part: Batch, views: Views, predicted: Array, items: Array) -> None:
-        rows = np.flatnonzero(fold_of(items) % 2 == number)
-        if len(rows) == part.size:
-            take(part, views, predicted, items)
-        elif len(rows):
-            take(taken(part, rows), rows_of(views, rows), predicted[rows], items[rows])
 
-    return some
+def some(take: Take, rows: Array, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
+    """`take`, of the samples `rows` (int64) of a batch."""
+    if len(rows) == part.size:
+        take(part, views, predicted, items)
+    elif len(rows):
+        take(taken(part, rows), views.rows(rows), rows_of(predicted, rows), items[rows])
 
 
 def bytes_of(part: Batch, views: Views) -> int:
-    return int(main_tensor(part).nbytes) + sum(view.nbytes for view in views.values())
+    return int(main_tensor(part).nbytes) + views.nbytes
 
 
-def rows_of(views: Views, rows: Array) -> Views:
-    return {name: view[rows] for name, view in views.items()}
-
-
-def classes_of(part: Batch, scores: Tensor | None) -> Array:
-    """The predicted class of each sample, -1 where there is none: int64."""
-    return np.full(part.size, -1, np.int64) if scores is None else chosen_classes(scores).cpu().numpy()
+def classes_of(part: Batch, scores: Tensor | None, views: Views) -> Tensor:
+    """The predicted class of each sample, -1 where there is none: int64, on the device."""
+    if scores is not None:
+        return chosen_classes(scores)
+    return torch.full((part.size,), -1, dtype=torch.int64, device=next((pack.values.device for pack in views.packs), "cpu"))
 
 
 def observed_in(batch: Batch) -> Array:

@@ -67,6 +67,31 @@ class Reference:
         self.folds = torch.zeros(groups, folded, dtype=torch.float64, device=where)
         self.products = torch.zeros(folded, folded, dtype=torch.float64, device=where)
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        count: Tensor,
+        pivot: Tensor,
+        width: Tensor,
+        sums: Tensor,
+        squares: Tensor,
+        known: Tensor,
+        folds: Tensor,
+        products: Tensor,
+    ) -> Reference:
+        """One that holds copies of these sums (rank/packed.py adds them up)."""
+        made = cls.__new__(cls)
+        made.count, made.pivot, made.width, made.sums = count.clone(), pivot.clone(), width.clone(), sums.clone()
+        made.squares, made.known, made.folds, made.products = squares.clone(), known.clone(), folds.clone(), products.clone()
+        return made
+
+    def to(self, device: torch.device) -> Reference:
+        """The same, on another device."""
+        for name, value in vars(self).items():
+            setattr(self, name, value.to(device))
+        return self
+
     def add(self, view: Tensor, group: Tensor) -> None:
         """Enter samples `view` `[samples, features]` of groups `group` (int64 `[samples]`).
 

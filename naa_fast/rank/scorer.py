@@ -7,17 +7,21 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from naa_fast.accumulate import Views
 from naa_fast.errors import CaptureError
 from naa_fast.inputs.batches import Batch
 from naa_fast.measurement import Measurement
 from naa_fast.rank.directions import Directions
+from naa_fast.rank.everywhere import Everywhere
 from naa_fast.rank.groups import Groups
 from naa_fast.rank.keep import Draw, Kept, Top, main_tensor
-from naa_fast.rank.reference import Reference, Standing, excess
-from naa_fast.rank.surprise import PARTS, Surprise, fair
+from naa_fast.rank.packed import Fitting
+from naa_fast.rank.reference import Reference
+from naa_fast.rank.surprise import Surprise, fair
 from naa_fast.rank.tokens import TokenCounts, TokenTally
+from naa_fast.rank.waiting import Entry, Waiting
 from naa_fast.records import Array
 
 TOP = 1000
@@ -100,30 +104,51 @@ class Scorer:
     for each clean sample that calibrates, the retained samples, and the scores.
     """
 
-    def __init__(self, classes: int, backend: str, directions: Directions) -> None:
+    def __init__(self, classes: int, directions: Directions) -> None:
         """`classes`: how many the model predicts, 0 where it gives no class scores."""
+        self.classes = classes
         self.groups = Groups.every(classes)
-        self.backend = backend
         self.directions = directions
+        self.fitting: dict[torch.device, Fitting] = {}
         self.references: dict[str, Reference] = {}
+        self.waiting = Waiting()
+        self._tables: dict[torch.device, Tensor] = {}
         self.calibration, self.suspects = Rows(), Rows()
         self.draw, self.top, self.null_top = Draw(DRAWN), Top(TOP), Top(TOP)
         self.tokens = {"clean": TokenTally(), "suspect": TokenTally()}
         self.largest = 1
 
-    def fit(self, part: Batch, views: Views, predicted: Array, items: Array) -> None:
-        """Enter clean samples that fix means, deviations and covariances."""
-        group = torch.from_numpy(self.groups.of(predicted))
-        for name, view in views.items():
-            if name not in self.references:
-                self.references[name] = Reference(self.groups.count, view)
-            self.references[name].add(view, group)
+    def fit(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
+        """Enter clean samples that fix means, deviations and covariances; `predicted` int64 on the device, -1 where none."""
+        group = self._group(predicted)
+        for pack in views.packs:
+            where = pack.values.device
+            fitting = self.fitting.get(where)
+            known = {} if fitting is None else dict(fitting.plan.layout)
+            if any(name not in known for name, _ in pack.layout):
+                held = {} if fitting is None else fitting.references()
+                held |= {name: Reference(self.groups.count, views[name]) for name, _ in pack.layout if name not in known}
+                fitting = self.fitting[where] = Fitting(held)
+            assert fitting is not None
+            fitting.add(pack, group.to(where))
         self.directions.add(0, views, items, half=0)
-        self._drawn(part, predicted)
+        self._wait("fit", part, items, (predicted,))
 
     def prime(self, views: Views) -> None:
         """Fix pivots and widths by samples that are not counted: the same for every process that takes part."""
-        self.references = {name: Reference(self.groups.count, view) for name, view in views.items()}
+        self.fitting = {
+            pack.values.device: Fitting({name: Reference(self.groups.count, views[name]) for name, _ in pack.layout})
+            for pack in views.packs
+        }
+
+    def fitted(self) -> dict[str, Reference]:
+        """What was fitted so far, layer by layer."""
+        return {name: one for fitting in self.fitting.values() for name, one in fitting.references().items()}
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers that samples are ranked by."""
+        return [*self.references] or [name for fitting in self.fitting.values() for name, _ in fitting.plan.layout]
 
     def merge(self, references: Mapping[str, Reference]) -> None:
         """Enter what another process fitted on another part of the clean set, primed by the same samples."""
@@ -134,21 +159,23 @@ class Scorer:
                 self.references[name] = reference
 
     def freeze(self) -> None:
-        """Fix what was fitted. Raises CaptureError where no layer's rows belong to samples."""
+        """Fix what was merged. Raises CaptureError where no layer's rows belong to samples."""
+        places = {name: device for device, fitting in self.fitting.items() for name, _ in fitting.plan.layout}
+        first = next(iter(self.fitting), torch.device("cpu"))
+        self.references = {name: one.to(places.get(name, first)) for name, one in self.references.items()}
+        self.fitting = {}
         self.references = {name: one for name, one in self.references.items() if float(one.count.sum())}
         if not self.references:
             raise CaptureError("no layer's rows belong to samples", "none can be ranked", "choose other layers")
         for reference in self.references.values():
             reference.freeze()
+        self.scoring = Everywhere(self.references)
 
-    def calibrate(self, part: Batch, views: Views, predicted: Array, items: Array) -> None:
+    def calibrate(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
         """Enter clean samples that fixed nothing: they say what chance does."""
         self.directions.add(0, views, items, half=1)
-        said = self._said(self._standing(views, predicted), len(predicted))
-        # Ranked by the plain sum: how surprising the others are is not known before the last of these samples.
-        self.null_top.add(items, np.nan_to_num(said[..., 0]).sum(1), predicted, part)
-        self.calibration.add(items, said, predicted)
-        self._drawn(part, predicted)
+        numbers, absent = self.scoring.score(views, self._group(predicted))
+        self._wait("calibrate", part, items, (predicted, *numbers), absent)
 
     def merge_calibration(self, rows: Rows, null_top: Top) -> None:
         """Enter the samples another process was calibrated on; both were frozen alike."""
@@ -157,6 +184,7 @@ class Scorer:
 
     def weigh(self) -> None:
         """Fix what clean samples make of the layers' numbers, and score them as if they were fresh."""
+        self.settle()
         self.null_items, said, self.null_predicted = self.calibration.joined()
         if not len(said):
             raise CaptureError("no clean sample was left to say what chance does", "half of the clean set fixes the means")
@@ -165,33 +193,26 @@ class Scorer:
         self.surprise = Surprise(said, group, self.groups.count)
         self.null_scores = fair(said, group, self.groups.count)
 
-    def score(self, part: Batch, views: Views, predicted: Array, items: Array) -> None:
+    def score(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
         """Score suspect samples and retain the highest."""
         self.directions.add(1, views, items)
-        standing = self._standing(views, predicted)
-        total = self.surprise.of(self._said(standing, len(predicted)), self.groups.of(predicted))
+        numbers, absent = self.scoring.score(views, self._group(predicted))
+        self._wait("score", part, items, (predicted, *numbers), absent)
 
-        def lit(rows: Array) -> tuple[Array, Array]:
-            lit_z = np.zeros((len(rows), len(self.references)))
-            feature = np.zeros(lit_z.shape, np.int64)
-            for place, name in enumerate(self.references):
-                if name in standing:
-                    z = standing[name].z
-                    largest = z[torch.from_numpy(rows).to(z.device)].abs().max(1)
-                    lit_z[:, place], feature[:, place] = largest.values.cpu().numpy(), largest.indices.cpu().numpy()
-            return lit_z, feature
-
-        self.top.add(items, total, predicted, part, lit)
-        self.suspects.add(items, total, predicted)
-        self._count_tokens("suspect", part, predicted)
+    def settle(self) -> None:
+        """Take in what is still on the device."""
+        for arrived in self.waiting.rest():
+            self._enter(*arrived)
 
     def forget_suspects(self) -> None:
         """Begin the suspect set anew."""
+        self.waiting.forget()
         self.suspects, self.top, self.tokens["suspect"] = Rows(), Top(TOP), TokenTally()
         self.directions.forget(1)
 
     def scored(self) -> Scored:
         """What this process has learned of its suspects, and the clean samples it retained."""
+        self.settle()
         return Scored(self.suspects, self.top, self.directions, self.draw, self.tokens, self.largest)
 
     def take_scored(self, parts: Sequence[Scored]) -> None:
@@ -215,6 +236,7 @@ class Scorer:
 
     def result(self, clean: Measurement, suspect: Measurement) -> Look:
         """All that was seen of sets with these measurements."""
+        self.settle()
         items, scores, predicted = self.suspects.joined()
         tallies = tuple(self.tokens.values())
         known = all(tally.samples and not tally.overflown for tally in tallies)
@@ -239,26 +261,41 @@ class Scorer:
             self.directions,
         )
 
-    def _standing(self, views: Views, predicted: Array) -> dict[str, Standing]:
-        group = torch.from_numpy(self.groups.of(predicted))
-        return {name: self.references[name].standing(view, group) for name, view in views.items() if name in self.references}
+    def _group(self, predicted: Tensor) -> Tensor:
+        """Group of each predicted class, int64 on its device."""
+        if predicted.device not in self._tables:
+            table = torch.from_numpy(self.groups.of(np.arange(-1, self.classes)))
+            self._tables[predicted.device] = table.to(predicted.device)
+        return self._tables[predicted.device].index_select(0, predicted + 1)
 
-    def _said(self, standing: dict[str, Standing], samples: int) -> Array:
-        """What each layer says of the samples, float64 `[samples, layers, PARTS]` on the host; of a branch that this batch did
-        not take an excess of 0, and NaN.
-        """
-        said = np.full((samples, len(self.references), PARTS), np.nan)
-        said[..., 0] = 0.0
-        for place, name in enumerate(self.references):
-            if name in standing:
-                one = standing[name]
-                columns = excess(one.z, self.backend), one.distance, one.margin
-                said[:, place] = torch.stack([column.to(one.z.device) for column in columns], 1).cpu().numpy()
-        return said
+    def _wait(self, verb: str, part: Batch, items: Array, numbers: tuple[Tensor, ...], absent: tuple[int, ...] = ()) -> None:
+        for arrived in self.waiting.add(Entry(verb, part, items, numbers, absent)):
+            self._enter(*arrived)
 
-    def _drawn(self, part: Batch, predicted: Array) -> None:
-        self.draw.add(part, predicted)
-        self._count_tokens("clean", part, predicted)
+    def _enter(self, entries: list[Entry], numbers: list[Array]) -> None:
+        """What came home of samples that went the same way."""
+        verb, predicted, *rest = entries[0].verb, *numbers
+        said = lit = scores = None
+        if verb != "fit":
+            said, lit = self.scoring.at_home(rest, [(len(entry.items), entry.absent) for entry in entries])
+            # Clean samples by the plain sum: how surprising the others are is not known before the last of them.
+            plain = verb == "calibrate"
+            scores = np.nan_to_num(said[..., 0]).sum(1) if plain else self.surprise.of(said, self.groups.of(predicted))
+        at = 0
+        for entry in entries:
+            rows = slice(at, at + len(entry.items))
+            at = rows.stop
+            classes = predicted[rows]
+            if said is not None and lit is not None and scores is not None:
+                if verb == "calibrate":
+                    self.null_top.add(entry.items, scores[rows], classes, entry.part)
+                    self.calibration.add(entry.items, said[rows], classes)
+                else:
+                    self.top.add(entry.items, scores[rows], classes, entry.part, lit[rows])
+                    self.suspects.add(entry.items, scores[rows], classes)
+            if verb != "score":
+                self.draw.add(entry.part, classes)
+            self._count_tokens("suspect" if verb == "score" else "clean", entry.part, classes)
 
     def _count_tokens(self, name: str, part: Batch, predicted: Array) -> None:
         self.largest = max(self.largest, part.size)

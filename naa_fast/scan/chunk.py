@@ -239,7 +239,7 @@ class Runner:
                 scores = self.class_scores(output, part)
                 labels = None if part.labels is None else self.labels.of(part.labels)
                 self.predictions.observe(scores, part.mask, labels)
-                views = {} if self.onlooker is None else self.stage.views()
+                views = Views() if self.onlooker is None else self.stage.views()
             except Exception as error:
                 if self.together or not (isinstance(error, OutOfMemory) or (part.size > 1 and is_out_of_memory(error))):
                     raise

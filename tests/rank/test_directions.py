@@ -13,6 +13,7 @@ from report.examples import PROVENANCE, measured, noise
 from safetensors import safe_open
 
 import naa_fast
+from naa_fast.accumulate import Views
 from naa_fast.detect import directions as detect
 from naa_fast.detect.directions import Direction, measure
 from naa_fast.detect.evidence import Evidence
@@ -111,7 +112,7 @@ def scan(clean: np.ndarray, suspect: np.ndarray, batch: int = 100) -> tuple[Dire
     for which, rows, items, side in ((0, clean, even, 0), (0, clean, odd, 1), (1, suspect, every, None)):
         for i in range(0, len(items), batch):
             part = items[i : i + batch]
-            found.add(which, {"a": torch.from_numpy(rows[part])}, part, side)
+            found.add(which, Views.of({"a": torch.from_numpy(rows[part])}), part, side)
     return measure(found.projected())
 
 

@@ -8,7 +8,6 @@ import torch
 
 from naa_fast.inputs.batches import Batch
 from naa_fast.rank.keep import Top
-from naa_fast.records import Array
 
 RNG = np.random.default_rng(0)
 SCORES = RNG.integers(0, 400, 900).astype(float)  # with ties
@@ -26,9 +25,8 @@ def test_the_highest_are_kept_whatever_the_batches(size: int, room: int, monkeyp
     for at in range(0, 900, size):
         rows = np.arange(at, min(at + size, 900))
 
-        def lit(chosen: Array, rows: Array = rows) -> tuple[Array, Array]:
-            return Z[rows[chosen]], FEATURES[rows[chosen]]
-
+        layers = np.argsort(-Z[rows], 1)[:, :3]
+        lit = np.stack([layers, *(np.take_along_axis(values[rows], layers, 1) for values in (FEATURES, Z))], 2)
         mask = torch.ones(len(rows), 3, dtype=torch.bool)
         top.add(rows, SCORES[rows], rows % 4, Batch((X[rows],), {}, len(rows), mask), lit)
     kept = top.finished()

@@ -1,0 +1,85 @@
+"""`Everywhere`: samples scored in the layers of all devices, and what is told of them once it is on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from naa_fast.accumulate import Views
+from naa_fast.accumulate.samples import Pack
+from naa_fast.rank.keep import SHOWN
+from naa_fast.rank.packed import Scored, Scoring
+from naa_fast.rank.reference import Reference
+from naa_fast.records import Array
+
+
+class Everywhere:
+    """A `Scoring` for each device that has layers; numbers meet on the first one. Layers in the order of `references`."""
+
+    def __init__(self, references: Mapping[str, Reference]) -> None:
+        places: dict[torch.device, dict[str, Reference]] = {}
+        for name, reference in references.items():
+            places.setdefault(reference.pivot.device, {})[name] = reference
+        self.scorings = {device: Scoring(held) for device, held in places.items()}
+        names = [name for scoring in self.scorings.values() for name in scoring.plan.names]
+        self.number = np.array([list(references).index(name) for name in names])
+        self.layers = len(names)
+        self._at_home: list[tuple[Array, Array, Array]] | None = None
+
+    def score(self, views: Views, group: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """`(said [samples, PARTS, layers], layer, column, z)` on the first device, and layers that this batch did not take."""
+        packs = {pack.values.device: pack for pack in views.packs}
+        found, base, absent = [], 0, list[int]()
+        for device, scoring in self.scorings.items():
+            pack = packs.get(device) or Pack((), torch.zeros(len(group), 1, device=device))
+            parts, lacks = scoring.score(pack, group.to(device))
+            found.append(joined(parts))
+            absent += [base + layer for layer in lacks]
+            base += len(scoring.plan.names)
+        return (found[0] if len(found) == 1 else together(found)), tuple(absent)
+
+    def at_home(self, numbers: Sequence[Array], absent: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[Array, Array]:
+        """Of samples on the host: what each layer says of them, float64 `[samples, layers, PARTS]`, and the layers that lit up
+        most, float64 `[samples, at most SHOWN, 3]`, as `keep.Top` takes them. Of a branch that a batch did not take (`absent`,
+        after how many samples the batch has) the excess is 0 and the rest NaN.
+        """
+        said, layer, column, z = numbers
+        told = np.empty((len(said), self.layers, said.shape[1]))
+        told[:, self.number] = said.transpose(0, 2, 1)
+        at = 0
+        for samples, layers in absent:
+            if layers:
+                told[at : at + samples, self.number[list(layers)]] = [0.0, np.nan, np.nan]
+            at += samples
+        return told, np.stack([self.number[layer], self._features(layer, column), z], 2).astype(np.float64)
+
+    def _features(self, layer: Array, column: Array) -> Array:
+        """Which feature of its layer lies in a layer's `column`."""
+        if self._at_home is None:
+            self._at_home = [scoring.plan.at_home() for scoring in self.scorings.values()]
+        found, base = np.zeros_like(layer), 0
+        for start, deal, first in self._at_home:
+            own = (layer >= base) & (layer < base + len(start))
+            found[own] = deal[start[layer[own] - base] + column[own]] - first[layer[own] - base]
+            base += len(start)
+        return found
+
+
+def joined(parts: list[Scored]) -> tuple[Tensor, ...]:
+    """What was scored a part at a time."""
+    columns = [(one.said.permute(1, 0, 2), one.layer, one.column, one.z) for one in parts]
+    return columns[0] if len(columns) == 1 else tuple(torch.cat(held) for held in zip(*columns, strict=True))
+
+
+def together(found: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """What several devices say of the same samples, on the first of them."""
+    device, base, moved = found[0][0].device, 0, list[tuple[Tensor, ...]]()
+    for said, layer, column, z in found:
+        moved.append((said.to(device), layer.to(device) + base, column.to(device), z.to(device)))
+        base += said.shape[2]
+    said, layer, column, z = (torch.cat(held, 2 if place == 0 else 1) for place, held in enumerate(zip(*moved, strict=True)))
+    farthest = z.topk(min(SHOWN, z.shape[1]), 1)
+    return said, layer.gather(1, farthest.indices), column.gather(1, farthest.indices), farthest.values

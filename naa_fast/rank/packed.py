@@ -1,0 +1,319 @@
+"""All layers of a device at once: `Fitting` enters clean samples, `Scoring` says how far samples lie out.
+
+Both do what `Reference` defines for one layer, in a number of torch operations that does not grow with the number of layers, and
+never wait for the device: shapes decide every branch. Start with `Plan`, which lays the layers side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from naa_fast.accumulate.samples import Layout, Pack
+from naa_fast.errors import CaptureError
+from naa_fast.kernels.reference.score import CUT
+from naa_fast.rank.keep import SHOWN
+from naa_fast.rank.reference import FARTHEST, FOLDED, Reference, mixing
+from naa_fast.records import Array
+
+WIDTHS = (16, 64, FOLDED)
+"""How wide a layer's projection may be: of narrower layers the rest is zeros, so that many share one batched product."""
+DEVICE_VALUES, HOST_VALUES = 1 << 26, 1 << 20
+"""Values of a batch that are worked on at a time: four float64 temporaries of that size are alive, on the host in its caches."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """`layers` (a slice of the plan's order) whose features take the same place: `tiles` x `width` `columns` each."""
+
+    layers: slice
+    columns: slice
+    tiles: int
+    width: int
+
+    @property
+    def count(self) -> int:
+        return self.layers.stop - self.layers.start
+
+    def of(self, columns: Tensor) -> Tensor:
+        """Their part of `[samples, columns]`: `[samples, layers, tiles x width]`."""
+        return self._own(columns).reshape(len(columns), self.count, self.tiles * self.width)
+
+    def projected(self, columns: Tensor) -> Tensor:
+        """The sums of their tiles: `[samples, layers, width]`."""
+        if self.tiles == 1:
+            return self.of(columns)
+        return self._own(columns).reshape(len(columns), self.count, self.tiles, self.width).sum(2)
+
+    def _own(self, columns: Tensor) -> Tensor:
+        return columns.narrow(1, self.columns.start, self.columns.stop - self.columns.start)
+
+
+class Plan:
+    """Layers of `layout` in the order of `names`: grouped by the place they take, so that a group is one batched product.
+
+    `deal` int64 `[columns]`: which feature lies in each column, the zero at the end of a `Pack` where there is none; `sign`
+    float32: of features that are added up to FOLDED sums (a CountSketch: Charikar, Chen and Farach-Colton, ICALP 2002; the same
+    number of features in each bucket). `start`: where each layer's features begin in the pack.
+    """
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        self.layout = layout
+        starts, self.features = {}, 0
+        for name, features in layout:
+            starts[name] = self.features
+            self.features += features
+        widths = dict(layout)
+        self.names = sorted(widths, key=lambda name: place_of(widths[name]))
+        self.start = torch.tensor([starts[name] for name in self.names], device=device)
+        deal, sign, self.groups = [], [], []
+        layers = columns = 0
+        for (width, tiles), members in groupby(self.names, key=lambda name: place_of(widths[name])):
+            begun = layers, columns
+            for name in members:
+                features = widths[name]
+                order, signs = torch.arange(features), torch.ones(features)
+                if features > FOLDED:
+                    order, signs = mixing(features, "cpu")
+                room = tiles * width - features
+                deal.append(torch.nn.functional.pad(order + starts[name], (0, room), value=self.features))
+                sign.append(torch.nn.functional.pad(signs, (0, room)))
+                layers, columns = layers + 1, columns + tiles * width
+            self.groups.append(Group(slice(begun[0], layers), slice(begun[1], columns), tiles, width))
+        self.deal, self.sign = torch.cat(deal).to(device), torch.cat(sign).float().to(device)
+        self._others: dict[Layout, tuple[Tensor, list[int], Tensor]] = {}
+
+    def aligned(self, pack: Pack) -> tuple[Tensor, list[int]]:
+        """The pack's values as this plan has them, NaN in layers that it lacks, and which of `names` these are."""
+        if pack.layout == self.layout:
+            return pack.values, []
+        if pack.layout not in self._others:
+            at, taken = 0, dict[str, range]()
+            for name, features in pack.layout:
+                taken[name] = range(at, at + features)
+                at += features
+            columns = [place for name, features in self.layout for place in taken.get(name, [at] * features)]
+            lacks = [name not in taken for name, features in self.layout for _ in range(features)]
+            absent = [place for place, name in enumerate(self.names) if name not in taken]
+            where = self.deal.device
+            unknown = torch.tensor([*lacks, False], device=where)
+            self._others[pack.layout] = torch.tensor([*columns, at], device=where), absent, unknown
+        columns_of, absent, unknown = self._others[pack.layout]
+        values = pack.values.index_select(1, columns_of)
+        return values.masked_fill_(unknown, torch.nan) if absent else values, absent
+
+    def at_home(self) -> tuple[Array, Array, Array]:
+        """On the host, int64: each layer's first column, `deal`, and each layer's first feature."""
+        starts = [group.columns.start + np.arange(group.count) * group.tiles * group.width for group in self.groups]
+        return np.concatenate(starts), self.deal.cpu().numpy(), self.start.cpu().numpy()
+
+    def parts(self, values: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Samples of a batch, of both tensors, that are worked on at a time."""
+        most = HOST_VALUES if values.device.type == "cpu" else DEVICE_VALUES
+        step = max(1, most // max(values.shape[1], 1))
+        for start in range(0, len(values), step):
+            rows = min(step, len(values) - start)
+            yield values.narrow(0, start, rows), other.narrow(0, start, rows)
+
+    def placed(self, centred: Tensor, width: Tensor) -> Tensor:
+        """Finite values about the pivot, in widths, dealt and signed: float32 `[samples, columns]`. Overwrites `centred`."""
+        scaled = centred.div_(width).float().clamp_(-FARTHEST, FARTHEST)
+        return scaled.index_select(1, self.deal).mul_(self.sign)
+
+
+def place_of(features: int) -> tuple[int, int]:
+    """Width and tiles of a layer's projection: few different ones, so that there are few groups."""
+    if features <= FOLDED:
+        return next(width for width in WIDTHS if features <= width), 1
+    return FOLDED, 1 << (-(-features // FOLDED) - 1).bit_length()
+
+
+def side_by_side(parts: list[Tensor], last: float) -> Tensor:
+    """`[..., features]` of all layers, and what stands for the column of zeros behind them."""
+    return torch.cat([*parts, parts[0].new_full((*parts[0].shape[:-1], 1), last)], -1)
+
+
+def square(parts: list[Tensor], rows: int, columns: int) -> Tensor:
+    """Matrices of different sizes in one, zeros around them: `[layers, rows, columns]`."""
+    return torch.stack([torch.nn.functional.pad(p, (0, columns - p.shape[-1], 0, rows - p.shape[-2])) for p in parts])
+
+
+class Fitting:
+    """The sums of `references` (`Reference`, all on one device), to which whole batches are added.
+
+    State a feature: `groups + 3` float64 and a bool; a layer: at most `(groups + FOLDED) x FOLDED` float64.
+    """
+
+    def __init__(self, references: Mapping[str, Reference]) -> None:
+        held = list(references.values())
+        device = held[0].pivot.device
+        layout = tuple((name, len(reference.pivot)) for name, reference in references.items())
+        plan = self.plan = Plan(layout, device)
+        self.pivot = side_by_side([one.pivot for one in held], 0.0)
+        self.width = side_by_side([one.width for one in held], 1.0)
+        self.sums = side_by_side([one.sums for one in held], 0.0)
+        self.squares = side_by_side([one.squares for one in held], 0.0)
+        self.known = torch.cat([*(one.known for one in held), held[0].known.new_ones(1)])
+        self.count = torch.stack([references[name].count for name in plan.names])
+        self.groups = torch.arange(self.count.shape[1], device=device)
+        self.folds, self.products = [], []
+        for group in plan.groups:
+            members = [references[name] for name in plan.names[group.layers]]
+            folds = square([one.folds for one in members], len(self.groups), group.width)
+            self.folds.append(folds.transpose(0, 1).contiguous())
+            self.products.append(square([one.products for one in members], group.width, group.width))
+
+    def add(self, pack: Pack, group: Tensor) -> None:
+        """Enter samples of groups `group` (int64 `[samples]`).
+
+        Raises:
+            CaptureError: another number of features than in a layer's first batch.
+        """
+        widths = dict(self.plan.layout)
+        for name, features in pack.layout:
+            if widths[name] != features:
+                raise CaptureError(
+                    f"a layer gave {features} values a sample", f"expected {widths[name]} as in the first batch", "leave it out"
+                )
+        values, absent = self.plan.aligned(pack)
+        member = (group.unsqueeze(1) == self.groups).double()
+        if absent:
+            present = [place for place in range(len(self.count)) if place not in absent]
+            self.count[present] += member.sum(0)
+        else:
+            self.count += member.sum(0)
+        for part in self.plan.parts(values, member):
+            self._add(*part)
+
+    def _add(self, values: Tensor, member: Tensor) -> None:
+        centred = values - self.pivot
+        self.known |= centred.abs().lt_(torch.inf).any(0)
+        centred.nan_to_num_(0.0, 0.0, 0.0)
+        self.sums.addmm_(member.T, centred)  # a product and no scatter: the order of its sums is fixed
+        self.squares += torch.linalg.vecdot(centred, centred, dim=0)
+        columns = self.plan.placed(centred, self.width)
+        member = member.float()
+        for place, group in enumerate(self.plan.groups):
+            projected = group.projected(columns)
+            folds = member.T @ projected.flatten(1)
+            self.folds[place] += folds.view(self.folds[place].shape)
+            by_layer = projected.transpose(0, 1)
+            self.products[place] += by_layer.mT @ by_layer
+
+    def references(self) -> dict[str, Reference]:
+        """What was fitted of each layer, in the order of the layout."""
+        found, at = {}, 0
+        places = {name: (group, place) for place, group in enumerate(self.plan.groups) for name in self.plan.names[group.layers]}
+        for name, features in self.plan.layout:
+            own = slice(at, at + features)
+            group, place = places[name]
+            index = self.plan.names.index(name)
+            within, folded = index - group.layers.start, min(FOLDED, features)
+            found[name] = Reference.of(
+                count=self.count[index],
+                pivot=self.pivot[own],
+                width=self.width[own],
+                sums=self.sums[:, own],
+                squares=self.squares[own],
+                known=self.known[own],
+                folds=self.folds[place][:, within, :folded],
+                products=self.products[place][within, :folded, :folded],
+            )
+            at += features
+        return found
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Where samples lie in each layer of a plan, in the order of its `names`.
+
+    `said` float32 `[PARTS, samples, layers]`: excess, distance and margin (`Standing`); `layer`, `column` (int64) and `z`
+    (float32) `[samples, at most SHOWN]` of the layers in which one neuron lies farthest out, farthest first.
+    """
+
+    said: Tensor
+    layer: Tensor
+    column: Tensor
+    z: Tensor
+
+
+class Scoring:
+    """Scores samples by frozen `references`, all on one device. Nothing here depends on a value."""
+
+    def __init__(self, references: Mapping[str, Reference]) -> None:
+        held = list(references.values())
+        device = held[0].pivot.device
+        layout = tuple((name, len(reference.pivot)) for name, reference in references.items())
+        plan = self.plan = Plan(layout, device)
+        self.pivot = side_by_side([one.pivot for one in held], 0.0)
+        self.width = side_by_side([one.width for one in held], 1.0)
+        self.mean = side_by_side([one.mean for one in held], 0.0)
+        self.deviation = side_by_side([one.deviation for one in held], 1.0)
+        known = torch.cat([*(one.known for one in held), held[0].known.new_ones(1)])
+        self.unknown = None if bool(known.all()) else ~known
+        ordered = [references[name] for name in plan.names]
+        self.nobody = ~torch.stack([one.others[0] for one in ordered])[:, None]  # [layers, 1, groups]
+        self.whitening, self.centres, self.lengths = [], [], []
+        for group in plan.groups:
+            members = ordered[group.layers]
+            self.whitening.append(square([one.whitening for one in members], group.width, group.width))
+            self.centres.append(
+                square([one.centres for one in members], members[0].centres.shape[0], group.width).mT.contiguous()
+            )
+            self.lengths.append(torch.stack([one.lengths for one in members])[:, None])
+
+    def score(self, pack: Pack, group: Tensor) -> tuple[list[Scored], list[int]]:
+        """Samples of groups `group` (int64), and the layers that this batch did not take: what is said of those means nothing."""
+        known = {name for name, _ in self.plan.layout}
+        if any(name not in known for name, _ in pack.layout):
+            pack = without(pack, known)
+        values, absent = self.plan.aligned(pack)
+        return [self._score(*part, absent) for part in self.plan.parts(values, group)], absent
+
+    def _score(self, values: Tensor, group: Tensor, absent: list[int]) -> Scored:
+        z = self.mean.index_select(0, group)
+        z = torch.sub(values, z, out=z).div_(self.deviation).float()
+        if self.unknown is not None:
+            z = z.masked_fill_(self.unknown, 0.0)
+        columns = z.abs_().index_select(1, self.plan.deal)
+        largest = [one.of(columns).max(2) for one in self.plan.groups]
+        columns = columns.sub_(CUT).clamp_(min=0.0)
+        excess = torch.cat([one.of(columns).sum(2) for one in self.plan.groups], 1).nan_to_num_(torch.inf, torch.inf)
+        most = torch.cat([one.values for one in largest], 1).nan_to_num_(torch.inf, torch.inf)
+        if absent:
+            most.index_fill_(1, torch.tensor(absent, device=most.device), 0.0)
+        farthest = most.topk(min(SHOWN, most.shape[1]), 1)
+        column = torch.cat([one.indices for one in largest], 1).gather(1, farthest.indices)
+        distance, margin = self._distances((values - self.pivot).nan_to_num_(0.0, 0.0, 0.0), group)
+        return Scored(torch.stack([excess, distance, margin]), farthest.indices, column, farthest.values)
+
+    def _distances(self, centred: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened distance from the group's own mean, and what is left of it without that from the nearest other's."""
+        columns = self.plan.placed(centred, self.width)
+        apart = []
+        for place, one in enumerate(self.plan.groups):
+            placed = one.projected(columns).transpose(0, 1) @ self.whitening[place]  # [layers, samples, width]
+            cross = torch.baddbmm(self.lengths[place], placed, self.centres[place], alpha=-2)
+            apart.append(cross.add_(torch.linalg.vecdot(placed, placed).unsqueeze(2)))
+        every = torch.cat(apart)  # [layers, samples, groups]
+        own = group.view(1, -1, 1).expand(len(every), -1, 1)
+        distance = every.gather(2, own)
+        nearest = every.masked_fill_(self.nobody, torch.inf).scatter_(2, own, torch.inf).amin(2, keepdim=True)
+        margin = (distance - nearest).nan_to_num_(0.0, 0.0, 0.0)
+        return distance.squeeze(2).T, margin.squeeze(2).T
+
+
+def without(pack: Pack, known: set[str]) -> Pack:
+    """The pack's layers that are `known`."""
+    at, columns, layout = 0, list[int](), list[tuple[str, int]]()
+    for name, features in pack.layout:
+        if name in known:
+            columns += range(at, at + features)
+            layout.append((name, features))
+        at += features
+    return Pack(tuple(layout), pack.values[:, [*columns, at]])

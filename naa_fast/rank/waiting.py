@@ -1,0 +1,81 @@
+"""`Waiting`: batches whose numbers are still on the device. They come home many at a time, and nobody waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from naa_fast.inputs.batches import Batch
+from naa_fast.rank.keep import main_tensor
+from naa_fast.records import Array
+
+SAMPLES = 4096
+INPUT_BYTES = 256 << 20
+"""At most so many samples, and so many bytes of their inputs, before they come home; twice that while they are on their way."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Samples of a batch: their places in the set, `numbers` on the device (each `[samples, ...]`), and `absent` layers."""
+
+    verb: str
+    part: Batch
+    items: Array
+    numbers: tuple[Tensor, ...]
+    absent: tuple[int, ...] = ()
+
+
+@dataclass
+class Waiting:
+    """In the order in which they were added, `add` and `rest` give entries with their numbers on the host."""
+
+    _entries: list[Entry] = field(default_factory=list)
+    _coming: list[tuple[list[Entry], list[Tensor], torch.cuda.Event | None]] = field(default_factory=list)
+    _samples: int = 0
+    _bytes: int = 0
+
+    def add(self, entry: Entry) -> Iterator[tuple[list[Entry], list[Array]]]:
+        """Let `entry` wait. What comes home for it began to come when the entries before these had all been there."""
+        if self._entries and self._entries[0].verb != entry.verb:
+            self._send()
+        self._entries.append(entry)
+        self._samples += len(entry.items)
+        self._bytes += main_tensor(entry.part).nbytes
+        if self._samples >= SAMPLES or self._bytes >= INPUT_BYTES:
+            self._send()
+        while len(self._coming) > 1 or (self._coming and self._coming[0][2] is None):
+            yield self._arrived()
+
+    def rest(self) -> Iterator[tuple[list[Entry], list[Array]]]:
+        """All that still waits."""
+        self._send()
+        while self._coming:
+            yield self._arrived()
+
+    def forget(self) -> None:
+        self._entries, self._coming, self._samples, self._bytes = [], [], 0, 0
+
+    def _send(self) -> None:
+        """Begin to copy the entries' numbers: into pinned memory, behind what the device has to do."""
+        if not self._entries:
+            return
+        entries, self._entries, self._samples, self._bytes = self._entries, [], 0, 0
+        columns = [torch.cat(parts) for parts in zip(*(entry.numbers for entry in entries), strict=True)]
+        home = [column.to("cpu", non_blocking=True) for column in columns]
+        event = None
+        if columns[0].device.type == "cuda":
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(columns[0].device))
+        elif columns[0].device.type != "cpu":  # copies of other devices cannot be waited for
+            home = [column.cpu() for column in columns]
+        self._coming.append((entries, home, event))
+
+    def _arrived(self) -> tuple[list[Entry], list[Array]]:
+        entries, home, event = self._coming.pop(0)
+        if event is not None:
+            event.synchronize()
+        return entries, [np.asarray(column) for column in home]
