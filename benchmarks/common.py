@@ -1,6 +1,7 @@
 """What every benchmark shares: timing in turns, the conditions a figure was measured under, and rows of results.
 
-`interleaved` times, `row` makes a result, `conditions` says where and when, `write` puts both into one JSON file.
+`interleaved` times, `row` makes a result, `conditions` says where and when, `write` puts both into one JSON file, `table` on the
+screen.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+COLUMNS = ("case", "variant", "median_ms", "p20_ms", "p80_ms", "overhead", "hooked_MB", "layers")
 PACKAGES = ("numpy", "numba", "torch", "cupy-cuda12x", "cupy-cuda13x", "scikit-learn", "torchmetrics", "transformers", "timm")
 
 
@@ -122,3 +124,26 @@ def write(path: str | Path, rows: list[dict[str, Any]], **more: Any) -> None:
     head = json.dumps({**conditions(), **more}, ensure_ascii=False)
     lines = ",\n  ".join(json.dumps(entry, ensure_ascii=False) for entry in rows)
     Path(path).write_text(f'{{"conditions": {head},\n "rows": [\n  {lines}\n ]}}\n')
+
+
+def table(rows: list[dict[str, Any]], columns: tuple[str, ...] = COLUMNS) -> str:
+    """Rows as aligned text."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.3f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+        return "–" if value is None else str(value)
+
+    lines = [list(columns)] + [[text(entry.get(column)) for column in columns] for entry in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def load() -> float | None:
+    """Load average of the last minute, read before a run. Beside other work torch's threads wait for one another far longer than
+    they compute (8 ms a call was seen), ours less so: ratios of such a run flatter us.
+    """
+    found = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    if found is not None and found > 0.5 * cpus():
+        print(f"note: the load average is {found:g} on {cpus()} processors; figures of a busy machine are not to be published")
+    return found

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.end_to_end import table
+from benchmarks.common import table
 
 KEY = ("case", "variant", "rival", "dtype", "shape")
 WITHIN_RUN = {"share_of_read": True, "overhead": False, "times_ours": True}

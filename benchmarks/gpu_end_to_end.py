@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.end_to_end import Decoder, Ours, conv_names, decoder_names, overhead_rows, resnet, shared_copy
+from benchmarks.overhead import Decoder, Ours, conv_names, decoder_names, overhead_rows, resnet, shared_copy
 
 LLAMA = {"hidden": 4096, "intermediate": 11008, "heads": 32, "vocabulary": 32000}
 SMALL_LLAMA = {"hidden": 64, "intermediate": 172, "heads": 4, "vocabulary": 512}

@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from benchmarks.common import cpus, row, write
-from benchmarks.end_to_end import load, table
+from benchmarks.common import cpus, load, row, table, write
 from naa_fast.scan.times import PARTS
 
 MODELS = """

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import interleaved, row, write
-from benchmarks.end_to_end import WrongAnswer, load, table
+from benchmarks.common import interleaved, load, row, table, write
+from benchmarks.overhead import WrongAnswer
 from naa_fast.accumulate import Accumulator
 from naa_fast.capture.views import Layout
 from naa_fast.records import Array

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import naa_fast
-from benchmarks.common import interleaved, row, write
-from benchmarks.end_to_end import load, table
+from benchmarks.common import interleaved, load, row, table, write
 
 WIDTH = 64
 MEGABYTE = 1e6

@@ -34,8 +34,8 @@ import torch
 from torch import Tensor, nn
 
 import naa_fast
-from benchmarks.common import interleaved, paired, row, write
-from benchmarks.end_to_end import Ours, load, shared_copy, table
+from benchmarks.common import interleaved, load, paired, row, table, write
+from benchmarks.overhead import Ours, shared_copy
 from naa_fast.capture import select
 from naa_fast.capture.selection import kind_of
 from naa_fast.inputs.models import load_model

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 import naa_fast
-from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.opening import open_source
 from naa_fast.inputs.pretrained import load_pretrained, load_tokenizer
 from naa_fast.inputs.text import TextOptions
 

@@ -119,8 +119,8 @@ def scan(
 
     from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import Request, unwrapped
-    from naa_fast.inputs.batches import open_source
     from naa_fast.inputs.images import fit_images
+    from naa_fast.inputs.opening import open_source
     from naa_fast.inputs.padding import fitted
     from naa_fast.proof.budget import Budget, default_budget
     from naa_fast.proof.gather import Attempts, gather
@@ -279,8 +279,9 @@ def measure(
     assert not isinstance(progress, bool)  # `shown` has seen to that
     from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import Request
-    from naa_fast.inputs.batches import PartOfSource, open_source
+    from naa_fast.inputs.batches import PartOfSource
     from naa_fast.inputs.images import fit_images
+    from naa_fast.inputs.opening import open_source
     from naa_fast.inputs.padding import fitted
     from naa_fast.measurement import Part
     from naa_fast.scan.loop import measure as run

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from naa_fast.cli.shared import clean
+from naa_fast.report.words import printable
 from naa_fast.scan.progress import LABEL_CELLS, LOG_SECONDS, Progress
 
 STATM = Path("/proc/self/statm")
@@ -53,7 +53,7 @@ class JsonProgress(Progress):
         self._shown_at, self._told = now, None
         entry = {
             "event": "progress",
-            "set": clean(label, LABEL_CELLS),
+            "set": printable(label, LABEL_CELLS),
             "samples": done,
             "total": total,
             "rate": rate and round(rate, 3),

@@ -275,8 +275,8 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
 
 def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:
     """The sets at `paths`; for text with the tokenizer the options name, for images read as they say."""
-    from naa_fast.inputs.batches import is_text, open_source
     from naa_fast.inputs.images import Images, require_images
+    from naa_fast.inputs.opening import is_text, open_source
     from naa_fast.inputs.preprocessing import ImageOptions
 
     text = None

@@ -1,6 +1,12 @@
-"""Judgement: two measurements in, findings and a verdict out. NumPy only; torch is never imported here.
+"""Judgement: two measurements in, findings and a verdict out. NumPy and SciPy only; torch is never imported here.
 
-`judge` in judgement.py is the entry; comparison.py holds the per-neuron numbers, null.py what chance alone would give,
-verdict.py the rules. The function
-`naa_fast.detect`, the classic rule on plain arrays, is in arrays.py.
+Start with `judge` in judgement.py: it compares (comparison.py, axes.py), asks each detector, and gives a verdict (verdict.py).
+
+Detectors: null.py what chance alone would give, tails.py the tails of single neurons, directions.py whole layers, crowd.py
+classes that suspects gather in, proof.py triggers that were tried (trigger.py says what they are); findings.py puts what they
+found into findings, coverage.py and checks.py what ran and what did not, sentences.py the verdict into one sentence.
+evidence.py is what the ranked samples tell, accuracy.py what labels do; repair.py and change.py say what a repair is.
+
+What a script is told: accept.py and baseline.py. The function `naa_fast.detect`, the classic rule on plain arrays, is in
+arrays.py.
 """

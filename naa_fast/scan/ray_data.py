@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from naa_fast.capture import ClassScores
 from naa_fast.errors import InputError, NaaError, UsageError
-from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.opening import open_source
 from naa_fast.measurement import Measurement
 from naa_fast.scan.loop import joined_chunks, measure
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import end_to_end, gpu_end_to_end
+from benchmarks import end_to_end, gpu_end_to_end, overhead
 
 FIELDS = {
     "case",
@@ -82,22 +82,22 @@ def test_copies_and_waits_are_counted_in_a_trace() -> None:
 
 
 def test_a_record_that_differs_from_float64_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = end_to_end.observed
+    right = overhead.observed
 
     def shifted(*arguments: Any) -> Any:
         nbytes, answers = right(*arguments)
         return nbytes, {name: (mean + 0.01, variance) for name, (mean, variance) in answers.items()}
 
-    monkeypatch.setattr(end_to_end, "observed", shifted)
-    model = end_to_end.resnet((1,), False, 4, 4)
-    with pytest.raises(end_to_end.WrongAnswer, match=r"0: mean off by"):
-        end_to_end.overhead_rows("case", model, torch.randn(2, 3, 16, 16), end_to_end.conv_names(model), 1)
+    monkeypatch.setattr(overhead, "observed", shifted)
+    model = overhead.resnet((1,), False, 4, 4)
+    with pytest.raises(overhead.WrongAnswer, match=r"0: mean off by"):
+        overhead.overhead_rows("case", model, torch.randn(2, 3, 16, 16), overhead.conv_names(model), 1)
 
 
 def test_copies_share_weights_but_not_hooks() -> None:
-    model = end_to_end.resnet((1,), False, 4, 4)
-    other = end_to_end.shared_copy(model)
-    kept = end_to_end.hooked(other, ["0"], end_to_end.naive_hook)
+    model = overhead.resnet((1,), False, 4, 4)
+    other = overhead.shared_copy(model)
+    kept = overhead.hooked(other, ["0"], overhead.naive_hook)
     assert all(a is b for a, b in zip(model.parameters(), other.parameters(), strict=True))
     model(torch.randn(2, 3, 16, 16))
     assert kept == {"0": []}
@@ -106,14 +106,14 @@ def test_copies_share_weights_but_not_hooks() -> None:
 @pytest.mark.parametrize("bottleneck", [False, True])
 def test_the_networks_have_the_number_of_convolutions_of_their_names(bottleneck: bool) -> None:
     with torch.device("meta"):
-        model = end_to_end.resnet((3, 4, 6, 3) if bottleneck else (2, 2, 2, 2), bottleneck)
-    assert len(end_to_end.conv_names(model)) == (53 if bottleneck else 20)
+        model = overhead.resnet((3, 4, 6, 3) if bottleneck else (2, 2, 2, 2), bottleneck)
+    assert len(overhead.conv_names(model)) == (53 if bottleneck else 20)
 
 
 def test_decoders_are_hooked_at_the_residual_stream_and_the_mlp_neurons() -> None:
-    model = end_to_end.Decoder(2, 8, 16, 2, 10, gated=True)
-    assert end_to_end.decoder_names(model) == ["layers.0", "layers.0.mlp.act_fn", "layers.1", "layers.1.mlp.act_fn"]
-    assert end_to_end.decoder_names(model, neurons=False) == ["layers.0", "layers.1"]
+    model = overhead.Decoder(2, 8, 16, 2, 10, gated=True)
+    assert overhead.decoder_names(model) == ["layers.0", "layers.0.mlp.act_fn", "layers.1", "layers.1.mlp.act_fn"]
+    assert overhead.decoder_names(model, neurons=False) == ["layers.0", "layers.1"]
 
 
 def test_without_transformers_the_decoder_is_our_own_in_the_same_shape_and_type(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import rivals
-from benchmarks.end_to_end import WrongAnswer
+from benchmarks.overhead import WrongAnswer
 from benchmarks.rivals import RIVALS, Case, Rival
 
 HERE = [rival for rival in RIVALS if rival.module in ("naa_fast", "torch", "numpy", "sklearn")]

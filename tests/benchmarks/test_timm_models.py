@@ -16,7 +16,7 @@ from torch import nn
 
 import naa_fast
 from benchmarks import timm_models
-from benchmarks.end_to_end import Ours
+from benchmarks.overhead import Ours
 from naa_fast.records import Moments
 
 NET = timm_models.Architecture("net", blocks=1, activations=1)

@@ -37,7 +37,7 @@ def test_a_new_refusal_makes_the_table_old(tmp_path: Path, monkeypatch: pytest.M
 
 def test_every_form_of_data_and_place_is_in_the_document() -> None:
     from naa_fast.capture.friendly import NAMES
-    from naa_fast.inputs.batches import ARRAY_SUFFIXES, DATASET, TEXT_SUFFIXES
+    from naa_fast.inputs.opening import ARRAY_SUFFIXES, DATASET, TEXT_SUFFIXES
 
     text = (ROOT / "docs" / "inputs.md").read_text(encoding="utf-8")
     for form in (*ARRAY_SUFFIXES, *TEXT_SUFFIXES, ".tar", ".pt2", "timm:", "hf:", DATASET, *NAMES, "@last"):

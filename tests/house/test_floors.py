@@ -39,6 +39,15 @@ def source_files() -> list[Path]:
     return sorted({f for f in files if "__pycache__" not in f.parts})
 
 
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("**/*.py"))
+
+
+def module_of(path: Path) -> str:
+    """The name a file is imported by."""
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    return f"naa_fast.{name}" if name.startswith("kernels") else name
+
+
 def place_of(path: Path) -> str:
     """The part of the house a file belongs to: its folder or module name under naa_fast, or kernels."""
     parts = path.relative_to(ROOT).parts
@@ -70,6 +79,55 @@ def test_imports_go_down_only(path: Path) -> None:
         if target == place:
             continue
         assert FLOOR_OF[target] < FLOOR_OF[place], f"{path.name} on floor {FLOOR_OF[place]} ({place}) imports {name}"
+
+
+def needed(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules among those `known` that a file imports when it runs, anywhere in it, other than for types."""
+    tree = ast.parse(path.read_text())
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    for_types = {id(inner) for node in typing for part in node.body for inner in ast.walk(part)}
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            # `from package import module` needs the module; `from package import name` the package.
+            found |= {inner if (inner := f"{node.module}.{alias.name}") in known else node.module for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return (found & known.keys()) - {module_of(path)}
+
+
+def circles(files: list[Path]) -> list[str]:
+    """Modules that need one another, also through others and inside functions."""
+    known = {module_of(path): path for path in files}
+    needs = {name: needed(path, known) for name, path in known.items()}
+    while True:
+        # What needs nothing that is left is in no circle, nor what nothing that is left needs.
+        wanted = set[str]().union(*needs.values())
+        left = {name: others & needs.keys() for name, others in needs.items() if name in wanted and others & needs.keys()}
+        if left == needs:
+            return sorted(left)
+        needs = left
+
+
+@pytest.mark.parametrize("files", [source_files(), BENCHMARKS], ids=["naa_fast", "benchmarks"])
+def test_no_modules_need_one_another(files: list[Path]) -> None:
+    assert circles(files) == []
+
+
+def test_a_circle_inside_a_folder_is_seen_where_an_import_is_put_off_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    texts = {
+        "a.py": "from room.b import f\n",
+        "b.py": "def f() -> None:\n    from room import a\n",
+        "c.py": "from typing import TYPE_CHECKING\nfrom room import a\nif TYPE_CHECKING:\n    from room import d\n",
+        "d.py": "from room import c\n",
+    }
+    (tmp_path / "room").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "room" / name).write_text(text)
+    assert circles(sorted((tmp_path / "room").glob("*.py"))) == ["room.a", "room.b"]
 
 
 @pytest.mark.parametrize("path", [p for p in source_files() if place_of(p) in NO_TORCH], ids=lambda p: p.stem)

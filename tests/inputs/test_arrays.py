@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from naa_fast.errors import InputError
-from naa_fast.inputs.batches import Batch, open_source
+from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.opening import open_source
 
 X = np.random.default_rng(0).standard_normal((11, 3, 2)).astype(np.float32)
 

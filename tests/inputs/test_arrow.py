@@ -12,7 +12,7 @@ import pytest
 
 from naa_fast.errors import EXIT_UNSAFE, InputError, NaaError, UnsafeInput
 from naa_fast.inputs import arrow
-from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.opening import open_source
 from naa_fast.inputs.text import TextOptions, TextSource
 
 TEXTS = ["one two", "drei\nvier", "", "cinq \u202e"]

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from naa_fast.errors import EXIT_USAGE, InputError, UsageError
-from naa_fast.inputs.batches import Batch, Source, open_source
+from naa_fast.inputs.batches import Batch, Source
+from naa_fast.inputs.opening import open_source
 
 X = torch.arange(33, dtype=torch.float32).reshape(11, 3)
 IDS = torch.arange(8).reshape(2, 4)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from naa_fast.inputs.batches import Batch, open_source
+from naa_fast.inputs.batches import Batch
 from naa_fast.inputs.fingerprint import Fingerprint, model_fingerprint
+from naa_fast.inputs.opening import open_source
 
 BIG = torch.arange(300_000, dtype=torch.float32).reshape(300, 1000)
 DTYPES = [torch.float32, torch.bfloat16, torch.float8_e4m3fn, torch.int64, torch.bool, torch.complex64, torch.complex128]

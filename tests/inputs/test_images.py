@@ -16,7 +16,8 @@ PIL = pytest.importorskip("PIL.Image", reason="image folders need Pillow (the vi
 
 import naa_fast  # noqa: E402
 from naa_fast.errors import InputError  # noqa: E402
-from naa_fast.inputs.batches import Batch, open_source  # noqa: E402
+from naa_fast.inputs.batches import Batch  # noqa: E402
+from naa_fast.inputs.opening import open_source  # noqa: E402
 
 
 def save(path: Path, mode: str = "RGB", size: tuple[int, int] = (5, 4), fill: int = 0, **options: object) -> Path:

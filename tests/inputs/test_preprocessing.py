@@ -13,9 +13,9 @@ from torch import nn
 import naa_fast
 from naa_fast.cli.main import main
 from naa_fast.errors import UsageError
-from naa_fast.inputs.batches import open_source
 from naa_fast.inputs.formats import as_mode, pixels_of
 from naa_fast.inputs.images import fit_images
+from naa_fast.inputs.opening import open_source
 from naa_fast.inputs.preprocessing import (
     IMAGENET,
     KNOWN,

@@ -25,7 +25,7 @@ from tolerances import assert_record  # noqa: E402
 from naa_fast import audit  # noqa: E402
 from naa_fast.cli.main import main  # noqa: E402
 from naa_fast.errors import EXIT_PASS, EXIT_UNSAFE, InputError, ModelError, NaaError, UnsafeInput, UsageError  # noqa: E402
-from naa_fast.inputs.batches import open_source  # noqa: E402
+from naa_fast.inputs.opening import open_source  # noqa: E402
 from naa_fast.inputs.pretrained import load_pretrained, load_tokenizer  # noqa: E402
 from naa_fast.inputs.text import TextOptions, TextSource, wants_positions  # noqa: E402
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from naa_fast.cli.main import main
 from naa_fast.errors import EXIT_UNSAFE, ModelError, UnsafeInput, UsageError
-from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.opening import open_source
 from naa_fast.inputs.weights import read_weights
 
 

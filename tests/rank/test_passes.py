@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import naa_fast
 from naa_fast.audit import Audit
-from naa_fast.inputs.batches import ArraySource, Batch, Rejected, open_source
+from naa_fast.inputs.batches import ArraySource, Batch, Rejected
+from naa_fast.inputs.opening import open_source
 from naa_fast.rank.passes import Numbers, SamplePass
 
 GENERATOR = torch.Generator().manual_seed(0)

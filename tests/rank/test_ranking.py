@@ -12,7 +12,7 @@ from capture.models import hook_count, mlp
 from scan.test_scan import outputs_of
 
 import naa_fast
-from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.opening import open_source
 from naa_fast.rank import RankingPass
 from naa_fast.rank.reference import FLOOR, PRIOR, SHRINKAGE
 from naa_fast.rank.surprise import Surprise, fair

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import naa_fast
 from naa_fast.errors import InputError, StateMismatch, Stopped, UsageError
-from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.opening import open_source
 from naa_fast.measurement import Measurement
 
 ROWS = torch.randn(230, 12, generator=torch.Generator().manual_seed(1))
@@ -205,7 +205,7 @@ import os, random, signal, sys, time
 from pathlib import Path
 import torch
 from torch import nn
-from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
 
 torch.set_num_threads(1)  # children of a fork have no threads but their own

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import naa_fast
 from naa_fast.errors import InputError, Stopped
-from naa_fast.inputs.batches import Batch, open_source
+from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.opening import open_source
 from naa_fast.scan.feeding import Feed, batches_ahead
 from naa_fast.scan.loop import measure
 from naa_fast.scan.stopping import StopRequest

@@ -14,7 +14,8 @@ from torch import nn
 import naa_fast
 from naa_fast.cli.main import main
 from naa_fast.errors import InputError, UsageError
-from naa_fast.inputs.batches import Rejected, open_source
+from naa_fast.inputs.batches import Rejected
+from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
 from naa_fast.scan.quarantine import Limit, Quarantine, line
 

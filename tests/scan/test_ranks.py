@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 import torch
 from torch import nn
-from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
 from naa_fast.scan.ranks import joined
 
@@ -86,7 +86,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from naa_fast.errors import NaaError
-from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
 from naa_fast.scan.ranks import joined
 

@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from naa_fast.errors import CaptureError
-from naa_fast.inputs.batches import open_source
+from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
 from naa_fast.scan.ranks import joined
 
