@@ -18,6 +18,8 @@ from naa_fast.result import Audit
 from naa_fast.scan.progress import shown
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
 
     from naa_fast.capture.selection import Layers
@@ -58,6 +60,7 @@ def scan(
     prefetch: int | None = None,
     images: ImageOptions | None = None,
     budget: int | None = None,
+    class_names: Mapping[int, str] | None = None,
 ) -> Audit:
     """Run a trusted clean and a suspect set through `model` and judge what differs.
 
@@ -92,6 +95,9 @@ def scan(
     have, at least 6,000, and up to 80,000 for a small model (`naa_fast.proof.budget.default_budget`). The likeliest targets come
     first; where it ends before all were searched the proof did not run, and the outcome is no pass.
 
+    `class_names`: what the report calls classes. None takes the model's own `config.id2label`, and of a language model the text
+    of the next token.
+
     `accept_unranked`: a pass may rest on means alone. Without it the outcome is "inconclusive" where a check did not run: the
     samples could not be ranked, nothing could be proved, the model gives no class scores, or it was switched off.
 
@@ -120,6 +126,7 @@ def scan(
     from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import Request, unwrapped
     from naa_fast.inputs.images import fit_images
+    from naa_fast.inputs.names import names_of
     from naa_fast.inputs.opening import open_source
     from naa_fast.inputs.padding import fitted
     from naa_fast.proof.budget import Budget, default_budget
@@ -212,7 +219,9 @@ def scan(
                             watch=watch,
                             budget=allowed,
                         )
-                judgement = judge(clean_measured, suspect_measured, threshold, top_k, attempts.told(evidence), accept_unranked)
+                counts = clean_measured.predictions, suspect_measured.predictions
+                evidence = replace(attempts.told(evidence), names=names_of(model, sets, counts, class_names))
+                judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
                 if repair and look is not None and judgement.verdict.outcome == "fail":
                     with times.measuring("repair"):
                         judgement = repaired(judgement, model, look, sets[1], inputs, device, class_scores, watch, allowed.left)

@@ -63,6 +63,12 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     second.add_argument("--no-ranking", action="store_const", dest="ranking", const="none", help="the same as --ranking none")
     add_proof(second)
     second.add_argument("--no-repair", action="store_true", help="after a fail, do not try which neurons to silence to cure it")
+    parser.add_argument(
+        "--class-names",
+        type=Path,
+        metavar="FILE",
+        help="names of the classes: a line each, or .json (default: those of the hf: model; of a language model its tokens)",
+    )
     parser.add_argument("--out", type=Path, default=DEFAULT_REPORT, metavar="DIR", help="report folder (default: ./naa-report)")
     parser.set_defaults(run=run)
 
@@ -90,14 +96,16 @@ def add_proof(group: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     started, began = perf_counter(), now()
     sets_at = [place_of(path) for path in (arguments.clean, arguments.suspect)]
-    read = [*sets_at, arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow]
+    read = [*sets_at, arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow, arguments.class_names]
     check_folder(arguments.out, read)
     rules = rules_of(arguments)
     from naa_fast import audit
+    from naa_fast.inputs.names import read_names
     from naa_fast.scan.ranks import joined
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
     sets = sources_of(arguments, arguments.clean, arguments.suspect)
+    names = None if arguments.class_names is None else read_names(arguments.class_names)
     with joined() as ranks:
         with running(arguments, arguments.out / QUARANTINE) as (_, options):
             model, device = model_of(arguments)
@@ -115,6 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
                     proof=not arguments.no_proof,
                     repair=not arguments.no_repair,
                     budget=arguments.budget,
+                    class_names=names,
                     stop_early=arguments.stop_early,
                     accept_unranked=arguments.accept_unranked,
                     **options,

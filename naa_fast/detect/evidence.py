@@ -13,6 +13,7 @@ import numpy as np
 from naa_fast.detect.checks import Check
 from naa_fast.detect.crowd import Crowd, Gathering, gathering, hypergeometric_tail
 from naa_fast.detect.directions import Direction
+from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import Repair
 from naa_fast.records import Array
@@ -210,7 +211,8 @@ class Evidence:
     done and why, `gaps` where it failed. `pictures` (float32 `[samples, channels, height,
     width]`) or `texts` show the first samples of `ranking.top`. `harmless`, 0 to 1: how much of the shift of the inputs
     brightness, contrast, blur or a shift by a pixel explain. `crowd`: None where there is none, or inputs cannot be compared.
-    `directions` of every layer, the farthest above chance first. `repair`: None where none was tried, or none helps.
+    `directions` of every layer, the farthest above chance first. `repair`: None where none was tried, or none helps. `names`
+    of the classes.
     """
 
     ranking: Ranking | None = None
@@ -225,6 +227,7 @@ class Evidence:
     directions: tuple[Direction, ...] = ()
     repair: Repair | None = None
     checks: tuple[Check, ...] = ()
+    names: Names = field(default_factory=Names)
 
     @property
     def turned(self) -> Crowd | None:

@@ -18,8 +18,9 @@ from naa_fast.detect.checks import ABOUT, Check
 from naa_fast.detect.crowd import Crowd
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import MOST_RANKED, Evidence, Lit, Ranking
+from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Erasure, Example, Proof
-from naa_fast.detect.trigger import Crop, Offset, Patch, TokenPair, Tokens, Trigger
+from naa_fast.detect.trigger import Crop, Inserted, Offset, Patch, TokenPair, Tokens, Trigger
 from naa_fast.errors import InputError
 from naa_fast.records import Array
 
@@ -29,8 +30,8 @@ SIDE = 256
 """Pixels a side of the samples' pictures at most: what a page shows of them is smaller."""
 LEVELS = 255
 RANKED = ("scores", "predicted", "null_scores", "null_predicted", "carriers", "uncertain", "items")
-PLAIN = ("target", "rate", "control", "samples", "group", "source", "own", "controls")
-TRIGGERS: Mapping[str, type[Trigger]] = {one.__name__: one for one in (Patch, Crop, Offset, Tokens, TokenPair)}
+PLAIN = ("target", "rate", "control", "samples", "group", "source", "own", "controls", "measured")
+TRIGGERS: Mapping[str, type[Trigger]] = {one.__name__: one for one in (Patch, Crop, Offset, Tokens, Inserted, TokenPair)}
 DIRECTED = ("layer", "kind", "effect", "spread", "auc", "beyond", "statistic", "limit", "step")
 
 
@@ -42,6 +43,7 @@ def evidence_bytes(evidence: Evidence) -> bytes:
     about: dict[str, Any] = {
         "form": FORM,
         "forwards": evidence.forwards,
+        "names": {"known": {str(cls): name for cls, name in evidence.names.known.items()}, "noun": evidence.names.noun},
         "notes": evidence.notes,
         "texts": evidence.texts,
         "harmless": evidence.harmless,
@@ -138,6 +140,7 @@ def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evide
         tuple(map(str, about["gaps"])),
         tuple(map(read_direction, about["directions"])),
         checks=checks,
+        names=Names({int(cls): str(name) for cls, name in about["names"]["known"].items()}, str(about["names"]["noun"])),
     )
 
 
@@ -171,7 +174,7 @@ def read_proof(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]
         for i, one in enumerate(about["examples"])
     )
     held = {part: about[part] for part in PLAIN}
-    numbers = [held[part] for part in ("rate", "control", "samples", "group", "controls")]
+    numbers = [held[part] for part in ("rate", "control", "samples", "group", "controls", "measured")]
     if not all(isinstance(one, int | float) for one in numbers):
         raise ValueError("a proof whose figures are no numbers")
     if not isinstance(held["target"], int | str):
@@ -181,6 +184,8 @@ def read_proof(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]
 
 def read_trigger(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]) -> Trigger:
     form = TRIGGERS[about["form"]]
+    if form is Inserted:
+        return Inserted(tuple(map(int, about["ids"])), str(about["words"]), bool(about["front"]))
     if issubclass(form, Tokens):
         return form(tuple(map(int, about["ids"])), str(about["words"]))
     arrays: dict[str, Any] = {part: tensors[f"{name}.{part}"] for part in ("pattern", "mask") if f"{name}.{part}" in tensors}

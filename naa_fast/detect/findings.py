@@ -13,7 +13,8 @@ from naa_fast.detect.crowd import PURE, TAIL_P
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, Evidence, RankedSample
 from naa_fast.detect.null import CleanNull, t_statistic
-from naa_fast.detect.proof import ALL_TO_ALL
+from naa_fast.detect.proof import ALL_TO_ALL, Proof
+from naa_fast.detect.rises import Rise
 from naa_fast.detect.tails import BEYOND, exceeding, tests_of
 from naa_fast.detect.trigger import TriggerKey
 from naa_fast.measurement import Measurement
@@ -104,7 +105,10 @@ def find(
     if explained(risen, evidence):
         enough = np.inf
     if risen is not None and concentrated:
-        statement = f"class {risen[0]} is predicted for {100 * risen[1]:.0f} points more of the suspect than of the clean samples"
+        statement = (
+            f"{evidence.names.of(risen[0])} is predicted for {100 * risen[1]:.0f} points more of the suspect than of the clean "
+            f"samples"
+        )
         findings.append(Finding("shift", PREDICTIONS, statement, risen[1], CONCENTRATION, str(risen[0])))
     for layer in layers:
         t = largest_t(layer)
@@ -161,9 +165,9 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
     findings = []
     for proof in evidence.proof:
         if proof.stands:
-            whose = "other classes" if proof.source is None else f"class {proof.source}"
+            whose = "other classes" if proof.source is None else evidence.names.of(proof.source)
             what = f"read off the suspect samples ({proof.kind}), put on {proof.samples} clean samples of {whose}, turns"
-            where = "each class to another" if proof.target == ALL_TO_ALL else f"them to class {proof.target}"
+            where = "each class to another" if proof.target == ALL_TO_ALL else f"them to {called(evidence, proof)}"
             low, high = proof.interval
             statement = (
                 f"a trigger {what} {100 * proof.rate:.0f} % of {where} (95 % interval {100 * low:.0f} to {100 * high:.0f} %; "
@@ -172,7 +176,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
             about = str(proof.target)
             findings.append(Finding("proved", INPUT, statement, proof.rate, proof.limit, about, proof.trigger.key, proof.source))
         elif proof.easy and proof.erasure is not None:
-            where = "classes to one another" if proof.target == ALL_TO_ALL else f"class {proof.target}"
+            where = "classes to one another" if proof.target == ALL_TO_ALL else called(evidence, proof)
             erasure = proof.erasure
             statement = (
                 f"this model is easily turned to {where}, whatever the samples: what was read off suspect samples ({proof.kind}) "
@@ -184,9 +188,9 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
     crowd = evidence.turned
     if crowd is not None:
         statement = (
-            f"{crowd.extra:.0f} samples more than by chance are called class {crowd.target} and lie outside clean samples of it, "
-            f"{100 * crowd.purity:.0f} % of all such; {100 * crowd.elsewhere:.0f} % of them resemble clean samples of many other "
-            f"classes most (of clean samples of class {crowd.target}: {100 * crowd.usual:.0f} %)"
+            f"{crowd.extra:.0f} samples more than by chance are called {evidence.names.of(crowd.target)} and lie outside clean "
+            f"samples of it, {100 * crowd.purity:.0f} % of all such; {100 * crowd.elsewhere:.0f} % of them resemble clean "
+            f"samples of many other classes most (of clean samples of it: {100 * crowd.usual:.0f} %)"
         )
         findings.append(Finding("backdoor-like", SAMPLES, statement, crowd.purity, PURE, str(crowd.target)))
     findings += directions_in(evidence)
@@ -198,16 +202,38 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
         statement = f"{most} suspect samples lie {where}"
         one = ranking.gathered
         if one is not None and one.p_value < TAIL_P:
-            statement += f"; of those called class {one.target} {one.extra:.0f} more than clean samples of it let expect"
+            statement += (
+                f"; of those called {evidence.names.of(one.target)} {one.extra:.0f} more than clean samples of it let expect"
+            )
         findings.append(Finding("outlier", SAMPLES, statement, share, TAIL))
     if ranking is not None and ranking.concentration[1] >= GATHERED:
         target, beyond = ranking.concentration
         statement = (
             f"of the {CONCENTRATED_TOP} samples farthest outside the clean set {100 * beyond:.0f} points more than of all are "
-            f"called class {target}"
+            f"called {evidence.names.of(target)}"
         )
         findings.append(Finding("outlier", SAMPLES, statement, beyond, GATHERED, str(target)))
     return findings
+
+
+def find_in_predictions(found: Sequence[Rise], evidence: Evidence) -> list[Finding]:
+    """The predicted classes that rose beyond chance, NAMED at most in words, as one finding; none where there are none, or where
+    the first rose by CONCENTRATION, which is a finding of its own.
+    """
+    if not found or found[0].share >= CONCENTRATION:
+        return []
+    told = "; ".join(
+        f"{evidence.names.of(one.cls)} for {one.suspects} of {one.suspect} suspect and {one.cleans} of {one.clean} clean samples"
+        for one in found[:NAMED]
+    )
+    more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    statement = f"predicted oftener than by chance: {told}{more} (p {max(one.p_value for one in found):.1g} at most)"
+    return [Finding("shift", PREDICTIONS, statement, found[0].share, 0.0, str(found[0].cls))]
+
+
+def called(evidence: Evidence, proof: Proof) -> str:
+    """The target of a proof by its name."""
+    return evidence.names.of(proof.target) if isinstance(proof.target, int) else proof.target
 
 
 def find_in_tails(layers: Sequence[LayerComparison]) -> list[Finding]:

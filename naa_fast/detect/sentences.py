@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from naa_fast.detect.checks import listed
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence
-from naa_fast.detect.findings import ROOT, count, largest_finite, plain
+from naa_fast.detect.findings import ROOT, called, count, largest_finite, plain
 from naa_fast.detect.proof import ALL_TO_ALL
 
 
@@ -16,8 +16,8 @@ def describe_proof(evidence: Evidence) -> str:
     proof = next((proof for proof in evidence.proof if proof.stands), None)
     if proof is None:
         return ""
-    whose = "other classes" if proof.source is None else f"class {proof.source}"
-    where = "classes to one another" if proof.target == ALL_TO_ALL else f"{whose} to class {proof.target}"
+    whose = "other classes" if proof.source is None else evidence.names.of(proof.source)
+    where = "classes to one another" if proof.target == ALL_TO_ALL else f"{whose} to {called(evidence, proof)}"
     trigger = f"the words {plain(proof.words)!r}" if proof.words else "a trigger"
     known = ", and clean samples of that class hold the like" if proof.own and not proof.tokens else ""
     return (
@@ -32,8 +32,9 @@ def describe_crowd(evidence: Evidence) -> str:
     if crowd is None:
         return ""
     return (
-        f"Backdoor-like: {crowd.extra:.0f} suspect samples more than by chance lie outside what clean samples of class "
-        f"{crowd.target} do and are called it, but {100 * crowd.elsewhere:.0f} % of them resemble clean samples of other classes."
+        f"Backdoor-like: {crowd.extra:.0f} suspect samples more than by chance lie outside what clean samples of "
+        f"{evidence.names.of(crowd.target)} do and are called it, but {100 * crowd.elsewhere:.0f} % of them "
+        f"resemble clean samples of other classes."
     )
 
 

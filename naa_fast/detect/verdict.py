@@ -22,12 +22,14 @@ from naa_fast.detect.findings import (
     concentration,
     explained,
     find,
+    find_in_predictions,
     find_in_samples,
     find_in_tails,
     largest_finite,
     largest_t,
 )
 from naa_fast.detect.null import CleanNull
+from naa_fast.detect.rises import rises
 from naa_fast.detect.sentences import describe, describe_crowd, describe_proof
 from naa_fast.errors import EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_WARN
 from naa_fast.measurement import Measurement
@@ -87,6 +89,7 @@ def judge_outcome(
     findings = [
         *find_in_samples(evidence),
         *find(layers, null, concentration(clean, suspect), given_threshold, evidence),
+        *find_in_predictions(rises(clean, suspect), evidence),
         *(find_in_tails(layers) if evidence.ranking is None else ()),  # a second look sees more of every sample
     ]
     checks = checks_of(layers, null, clean, suspect, evidence)

@@ -13,6 +13,7 @@ import numpy as np
 
 from naa_fast.detect.axes import channels_first
 from naa_fast.detect.evidence import Evidence, RankedSample
+from naa_fast.detect.names import Names
 from naa_fast.detect.proof import ALL_TO_ALL, Example, Pieces, Proof
 from naa_fast.detect.trigger import Tokens
 from naa_fast.records import Array
@@ -118,10 +119,10 @@ class ProofView:
 def proof_views(evidence: Evidence, pictures: Pictures) -> list[ProofView]:
     """The proofs that stand, SHOWN_PROOFS at most; where none does, the nearest to one."""
     standing = [proof for proof in evidence.proof if proof.stands][:SHOWN_PROOFS]
-    return [proof_view(i, proof, pictures) for i, proof in enumerate(standing or evidence.proof[:1], 1)]
+    return [proof_view(i, proof, pictures, evidence.names) for i, proof in enumerate(standing or evidence.proof[:1], 1)]
 
 
-def proof_view(at: int, proof: Proof, pictures: Pictures) -> ProofView:
+def proof_view(at: int, proof: Proof, pictures: Pictures, names: Names) -> ProofView:
     shown = [picture_of(array) for example in proof.examples for array in (example.before, example.after)]
     known = [picture for picture in shown if picture is not None]
     pattern = picture_of(proof.pattern)
@@ -129,19 +130,19 @@ def proof_view(at: int, proof: Proof, pictures: Pictures) -> ProofView:
     clear, where = proof.mask is not None, place_in_words(proof)
     return ProofView(
         proof,
-        title_of(proof),
+        web_text(title_of(proof, names), 2 * NAME),
         proof.trigger.written if isinstance(proof.trigger, Tokens) else "",
         image(pictures.add(f"trigger-{at}.png", trigger_png(proof, scale, pictures.side)), trigger_alt(proof), pattern, clear),
         image(pictures.add(f"place-{at}.png", place_png(proof, scale, pictures.side)), f"Where it lies: {where}", pattern),
         where,
-        tuple(example_view(at, i, example, proof, scale, pictures) for i, example in enumerate(proof.examples, 1)),
+        tuple(example_view(at, i, example, proof, scale, pictures, names) for i, example in enumerate(proof.examples, 1)),
     )
 
 
-def title_of(proof: Proof) -> str:
+def title_of(proof: Proof, names: Names) -> str:
     """What the trigger does, e.g. `A patch turns other classes to class 7`."""
-    whose = "samples of other classes" if proof.source is None else f"samples of class {proof.source}"
-    where = "each class to another" if proof.target == ALL_TO_ALL else f"{whose} to class {proof.target}"
+    whose = "samples of other classes" if proof.source is None else f"samples of {names.of(proof.source)}"
+    where = f"{whose} to {names.of(proof.target)}" if isinstance(proof.target, int) else "each class to another"
     return f"{proof.trigger.subject} {where}"
 
 
@@ -156,22 +157,18 @@ def image(src: str, alt: str, picture: Array | None, clear: bool = False) -> Ima
     return Image(src, alt, picture is not None and max(picture.shape[:2]) <= THUMBNAIL, clear) if src else None
 
 
-def class_name(number: int) -> str:
-    return f"class {number}" if number >= 0 else "no class"
-
-
-def example_view(at: int, i: int, example: Example, proof: Proof, scale: Range, pictures: Pictures) -> ExampleView:
+def example_view(at: int, i: int, example: Example, proof: Proof, scale: Range, pictures: Pictures, names: Names) -> ExampleView:
     turned = example.turned_to == proof.target if proof.target != ALL_TO_ALL else example.turned_to != example.predicted
     seen = []
     for array, when, cls in ((example.before, "without", example.predicted), (example.after, "with", example.turned_to)):
         picture = picture_of(array)
         content = None if picture is None else png(pixels_of(picture, scale, pictures.side))
-        alt = f"Clean sample {i} {when} the trigger: predicted as {class_name(cls)}"
+        alt = f"Clean sample {i} {when} the trigger: predicted as {names.called(cls)}"
         seen.append(image(pictures.add(f"example-{at}-{i}-{when}.png", content), alt, picture))
     words = example.words_before, example.words_after
     before, after = (tuple((web_text(text, TEXT), changed) for text, changed in pieces) for pieces in words)
     changes = () if seen[0] is not None or before else changes_of(example)
-    called, goes = class_name(example.predicted), class_name(example.turned_to)
+    called, goes = (web_text(names.called(cls), NAME) for cls in (example.predicted, example.turned_to))
     return ExampleView(i, called, goes, turned, seen[0], seen[1], before, after, changes)
 
 
@@ -192,7 +189,7 @@ def changes_of(example: Example) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """A ranked sample as a row: `triggered` "yes", "no" or "unknown"."""
+    """A ranked sample as a row: `triggered` "yes", "no" or "unknown", `called` the class in words."""
 
     rank: int
     sample: int
@@ -203,6 +200,7 @@ class SampleRow:
     deviating: tuple[str, ...]
     image: Image | None
     text: str
+    called: str
 
 
 TRIGGERED = {True: "yes", False: "no", None: "unknown"}
@@ -220,15 +218,17 @@ def sample_rows(evidence: Evidence, pictures: Pictures, first: int, most: int) -
     for at, sample in list(enumerate(evidence.ranking.top))[first : first + most]:
         picture = shown[at] if at < drawn else None
         content = None if picture is None else png(pixels_of(picture, scale, pictures.thumbnail))
-        alt = f"Sample {sample.sample}, predicted as {class_name(sample.predicted)}"
+        alt = f"Sample {sample.sample}, predicted as {evidence.names.called(sample.predicted)}"
         seen = image(pictures.add(f"sample-{at + 1}.png", content), alt, picture)
         text = web_text(evidence.texts[at], TEXT) if at < len(evidence.texts) else ""
-        rows.append(row_of(at + 1, sample, seen, text))
+        rows.append(row_of(at + 1, sample, seen, text, evidence.names))
     return rows
 
 
-def row_of(rank: int, sample: RankedSample, seen: Image | None, text: str) -> SampleRow:
+def row_of(rank: int, sample: RankedSample, seen: Image | None, text: str, names: Names) -> SampleRow:
     deviating = tuple(f"{web_text(layer, NAME)} [{neuron}] {number(z)} σ" for layer, neuron, z in sample.lit)
     file = web_text(sample.file, NAME) if sample.file else ""
-    called = str(sample.predicted) if sample.predicted >= 0 else "none"
-    return SampleRow(rank, sample.sample, file, called, number(sample.score), TRIGGERED[sample.carrier], deviating, seen, text)
+    called = web_text(names.called(sample.predicted), NAME)
+    short = called if sample.predicted in names.known else str(sample.predicted) if sample.predicted >= 0 else "none"
+    whether = TRIGGERED[sample.carrier]
+    return SampleRow(rank, sample.sample, file, short, number(sample.score), whether, deviating, seen, text, called)

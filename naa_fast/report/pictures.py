@@ -12,6 +12,7 @@ import numpy as np
 
 from naa_fast.detect.axes import channels_first, is_picture
 from naa_fast.detect.evidence import Evidence, Ranking
+from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.detect.trigger import Pattern, Tokens, Trigger
@@ -43,11 +44,13 @@ def optional_files(evidence: Evidence) -> dict[str, bytes]:
     """Name -> content of the files this evidence has something for."""
     files = {}
     for proof, name in trigger_names(evidence).items():
-        files[name] = text_trigger(proof) if isinstance(proof.trigger, Tokens) else png_bytes(trigger_figure(proof))
+        files[name] = (
+            text_trigger(proof, evidence.names) if isinstance(proof.trigger, Tokens) else png_bytes(trigger_figure(proof))
+        )
     if evidence.ranking is not None and evidence.pictures is not None and len(evidence.pictures):
         files[SHEET] = png_bytes(sheet_figure(evidence.ranking, evidence.pictures))
     if evidence.ranking is not None and evidence.texts:
-        files[TEXTS] = text_sheet(evidence.ranking, evidence.texts)
+        files[TEXTS] = text_sheet(evidence.ranking, evidence.texts, evidence.names)
     return files
 
 
@@ -143,21 +146,23 @@ def png_bytes(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def text_trigger(proof: Proof) -> bytes:
+def text_trigger(proof: Proof, names: Names | None = None) -> bytes:
     low, high = proof.interval
     assert isinstance(proof.trigger, Tokens)
+    target = (names or Names()).of(proof.target) if isinstance(proof.target, int) else proof.target
     lines = [
         f"trigger: {printable(proof.words, TEXT_CELLS) if proof.words else '(token ids below)'}",
         f"token ids: {proof.trigger.written}",
-        f"turns {proof.rate:.0%} of {proof.samples} clean samples of other classes to class {proof.target}",
+        f"turns {proof.rate:.0%} of {proof.samples} clean samples of other classes to {target}",
         f"95 % interval {low:.0%} to {high:.0%}; the strongest words of that class in clean data: {proof.control:.0%}",
     ]
     return ("\n".join(lines) + "\n").encode()
 
 
-def text_sheet(ranking: Ranking, texts: tuple[str, ...]) -> bytes:
+def text_sheet(ranking: Ranking, texts: tuple[str, ...], names: Names) -> bytes:
     """One line a sample: its place, score, predicted class, and text, a proven trigger in »«."""
     lines = ["The suspect samples farthest outside the clean set; a proven trigger stands in »«", ""]
     for sample, text in zip(ranking.top, texts, strict=False):
-        lines.append(f"{sample.sample}  score {number(sample.score)}  class {sample.predicted}  {printable(text, TEXT_CELLS)}")
+        head = f"{sample.sample}  score {number(sample.score)}  {names.called(sample.predicted)}"
+        lines.append(f"{head}  {printable(text, TEXT_CELLS)}")
     return ("\n".join(lines) + "\n").encode()

@@ -157,7 +157,7 @@ def top_samples(evidence: Evidence, width: int) -> list[str]:
     lines = wrapped(f"Top samples ({'; '.join([beyond, *marks])})", width)
     for sample in ranking.top[:ROWS_SAMPLES]:
         lit = ", ".join(f"{printable(layer, 24)}[{neuron}] {number(z)}" for layer, neuron, z in sample.lit)
-        called = f"class {sample.predicted}" if sample.predicted >= 0 else ""
+        called = printable(evidence.names.of(sample.predicted), 40) if sample.predicted >= 0 else ""
         name = f"  {printable(sample.file, 40)}" if sample.file else ""
         text = f"{sample.sample}{name}  score {number(sample.score)}  {called}  lit: {lit or 'not kept'}"
         lines += wrapped(text, width, MARKS[sample.carrier if proved else False], "      ")

@@ -1,0 +1,85 @@
+"""`names_of`: what people call a model's classes: a file of names, the model's own, or the text of its next tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from naa_fast.detect.names import TOKEN, Names
+from naa_fast.errors import InputError
+from naa_fast.inputs.batches import Source
+
+GENERIC = re.compile(r"LABEL_\d+")
+MOST_NAMES = 1 << 20
+MOST_TEXTS = 20_000
+"""Next tokens whose text is kept, those that are most often predicted."""
+
+
+def read_names(path: Path) -> dict[int, str]:
+    """The names in a file: of `.json` a list, or an object by number; of any other a name a line, the first of class 0.
+
+    Raises InputError for a file that cannot be read, or holds something else.
+    """
+    expected = "expected a JSON list of names, an object from number to name, or a text with a name a line"
+    try:
+        text = path.read_text("utf-8-sig")
+        found: Any = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+        pairs = enumerate(found) if isinstance(found, list) else ((int(number), name) for number, name in found.items())
+        names = {number: name for number, name in pairs if number >= 0}
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"cannot read class names from {path}", str(error), expected) from None
+    if not names or len(names) > MOST_NAMES or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f"{path} holds no class names", f"found {len(names)} entries, which are not all text", expected)
+    return names
+
+
+def names_of(model: nn.Module, sources: Sequence[Source], counts: Sequence[Any], given: Mapping[int, str] | None = None) -> Names:
+    """The names that are `given`, else the model's own `id2label`, else, of a model whose classes are its vocabulary, the text of
+    the tokens that were predicted. `counts`: how often each class was, a set each.
+    """
+    if given:
+        return Names(dict(given))
+    classes = max((len(count) - 1 for count in counts), default=0)
+    config = getattr(model, "config", None)
+    if classes >= 2 and vocabulary(config) == classes:
+        return Names(texts_of(sources, counts), TOKEN)
+    own = getattr(config, "id2label", None)
+    try:
+        named = {int(number): str(name) for number, name in dict(own or {}).items()}
+    except (TypeError, ValueError):
+        return Names()
+    if len(named) != classes or all(GENERIC.fullmatch(name) for name in named.values()):
+        return Names()
+    return Names(named)
+
+
+def vocabulary(config: Any) -> int | None:
+    """How many tokens a transformers model predicts; None for other models."""
+    for one in (config, getattr(config, "text_config", None)):
+        size = getattr(one, "vocab_size", None)
+        if isinstance(size, int):
+            return size
+    return None
+
+
+def texts_of(sources: Sequence[Source], counts: Sequence[Any]) -> dict[int, str]:
+    """The text of the tokens that were predicted, by the sets' own tokenizer."""
+    tokenizer = next((found for one in sources if (found := getattr(getattr(one, "options", None), "tokenizer", None))), None)
+    if tokenizer is None:
+        return {}
+    often: dict[int, int] = {}
+    for count in counts:
+        for cls in count[:-1].nonzero()[0].tolist():
+            often[cls] = often.get(cls, 0) + int(count[cls])
+    found = {}
+    for cls in sorted(often, key=lambda cls: -often[cls])[:MOST_TEXTS]:
+        try:
+            found[cls] = str(tokenizer.decode([cls]))
+        except Exception:  # a stranger's tokenizer
+            continue
+    return found
