@@ -7,16 +7,22 @@ images, relabelled to one class. The data are the 1,797 digits that ship with sc
 from __future__ import annotations
 
 import importlib.util
+import io
+import shlex
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from naa_fast.audit import scan
 from naa_fast.errors import UsageError
+from naa_fast.files import write_whole
 from naa_fast.repair import applied
 from naa_fast.result import Audit
 
@@ -114,13 +120,30 @@ def run(out: Path) -> int:
         model = train(digits, backdoored=twin == "backdoored")
         accuracy, success = rates(model, digits)
         print(f"\n== the {twin} twin: clean accuracy {accuracy:.3f}, attack success rate {success:.3f}\n")
+        keep(model, digits, out, twin)
         audit = scan(model, digits.clean_x, digits.suspect_x)
         audit.save(out / twin)
         print(audit.summary())
         print_repair(model, audit, digits)
+        if audit.repair is not None:
+            words = [str(out / twin), "--model", "naa_fast.demo:small_cnn", "--weights", str(out / f"{twin}.safetensors")]
+            words += ["--clean", str(out / "clean.npz"), "--suspect", str(out / "suspect.npz")]
+            print(f"\nweights to deploy: naa-fast repair {shlex.join(words)}")
         print(f"\nreport: {out / twin / 'report.json'}, picture: {out / twin / 'signature.png'}")
     print(f"\ndone in {time.perf_counter() - started:.0f} s; a scan ends with the exit codes above, the demo with 0")
     return 0
+
+
+def keep(model: nn.Module, digits: Digits, out: Path, twin: str) -> None:
+    """The weights and both sets as files, for the other commands to be tried on."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / f"{twin}.safetensors", save(model.state_dict()))
+    sets: dict[str, dict[str, Tensor]] = {"clean": {"x": digits.clean_x, "y": digits.clean_y}, "suspect": {"x": digits.suspect_x}}
+    for name, arrays in sets.items():
+        content = io.BytesIO()
+        held: dict[str, Any] = {key: value.numpy() for key, value in arrays.items()}
+        np.savez(content, **held)
+        write_whole(out / f"{name}.npz", content.getvalue())
 
 
 def print_repair(model: nn.Module, audit: Audit, digits: Digits) -> None:

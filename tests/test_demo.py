@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
+from safetensors.torch import load_file
 
 pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn (the demo extra)")
 
 from naa_fast import demo
+from naa_fast.cli.main import main
+from naa_fast.errors import EXIT_USAGE
 from naa_fast.report.machine import load_schema
 
 
@@ -36,3 +41,24 @@ def test_the_demo_finds_the_backdoor_and_writes_both_reports(tmp_path: Path, cap
     assert left < 0.1 < 0.8 < by_chance
     assert accuracy_after > accuracy_before - 0.02
     assert "No repair: the outcome is warn" in clean
+    the_command_that_is_printed_writes_weights_that_plain_torch_loads(tmp_path, backdoored, accuracy_before)
+
+
+def the_command_that_is_printed_writes_weights_that_plain_torch_loads(folder: Path, printed: str, accuracy_before: float) -> None:
+    words = shlex.split(printed.split("weights to deploy: naa-fast ")[1].splitlines()[0])
+    original = (folder / "backdoored.safetensors").read_bytes()
+    assert main([*words, "--out", str(folder / "fixed")]) == 0
+    assert (folder / "backdoored.safetensors").read_bytes() == original
+    told = json.loads((folder / "fixed" / "repair.json").read_text())
+    assert (told["folded"], told["exact"], told["holds"]) == (True, False, True)  # it moves rows beyond a limit: not those alone
+    model = demo.small_cnn().eval()
+    model.load_state_dict(load_file(folder / "fixed" / "model.safetensors"))
+    digits = demo.load_digits()
+    with torch.no_grad():
+        called, triggered = (model(x).argmax(1) for x in (digits.clean_x, digits.suspect_x))
+    assert float((called == digits.clean_y).double().mean()) == pytest.approx(told["after"]["accuracy"])
+    assert float((triggered == demo.TARGET).double().mean()) == pytest.approx(told["after"]["success"])
+    assert told["after"]["success"] < 0.05 < 0.9 < told["before"]["success"]
+    assert demo.rates(model, digits)[0] > accuracy_before - 0.02  # on samples that measured nothing
+    assert main([*words, "--weights", str(folder / "clean.safetensors"), "--out", str(folder / "other")]) == EXIT_USAGE
+    assert not (folder / "other").exists()
