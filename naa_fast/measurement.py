@@ -30,10 +30,12 @@ from naa_fast.records import (
     LayerRecord,
     check_packed,
 )
+from naa_fast.reference import Reference
 
 FORMAT = "naa-fast/measurement/2"
-READ = (FORMAT, "naa-fast/measurement/1")
-"""Formats that can be read: 1 had no histograms."""
+WITH_REFERENCE = "naa-fast/measurement/3"
+READ = (WITH_REFERENCE, FORMAT, "naa-fast/measurement/1")
+"""Formats that can be read: 1 had no histograms, 2 is written where there is no reference."""
 MOST_PARTS = 100_000
 HEADER_KEY = "naa_fast"  # one key: several would be written in an order that changes from run to run
 
@@ -83,7 +85,8 @@ class Measurement:
     class scores); `labelled` int64 `[2, classes + 1]`: samples labelled with each class, and those predicted as it, the last
     column for labels beyond the classes (`[2, 0]` without labels); `shards`, `parts` and `provenance` accumulate (`provenance`:
     sorted distinct strings under each key). `parts`: which shards of a set these are, empty for a set that was not cut.
-    What `unread` names is not in `layers`.
+    What `unread` names is not in `layers`. `reference`: what suspects can be ranked by without a clean sample, None where it was
+    not asked for.
 
     >>> measured = naa_fast.measure(model, clean)
     >>> measured.layers["0"].sample_mean.mean.shape
@@ -98,6 +101,7 @@ class Measurement:
     predictions: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     parts: tuple[Part, ...] = ()
     labelled: Array = field(default_factory=lambda: np.zeros((2, 0), np.int64))
+    reference: Reference | None = None
 
     def __post_init__(self) -> None:
         joined = {key: tuple(sorted(set(values))) for key, values in sorted(self.provenance.items())}
@@ -147,7 +151,8 @@ class Measurement:
         return [Part.of(number, count, items) for number in range(1, count + 1) if number not in here]
 
     def merge(self, other: Measurement) -> Measurement:
-        """Both sets together, as if measured in one pass (accuracy: `Moments.merge`); the order of the two changes no bit.
+        """Both sets together, as if measured in one pass (accuracy: `Moments.merge`); the order of the two changes no bit of the
+        records. A reference needs one in both.
 
         >>> halves = naa_fast.measure(model, clean[:256]), naa_fast.measure(model, clean[256:], first_index=256)
         >>> halves[0].merge(halves[1])
@@ -186,6 +191,7 @@ class Measurement:
             predictions,
             self.parts + other.parts,
             joined_labels(self.labelled, other.labelled),
+            None if self.reference is None or other.reference is None else self.reference.merge(other.reference),
         )
 
     def require_same_subject(self, other: Measurement, verb: str) -> None:
@@ -251,6 +257,9 @@ class Measurement:
             "parts": [[p.number, p.count, p.items] for p in self.parts],
             "provenance": {key: list(values) for key, values in self.provenance.items()},
         }
+        if self.reference is not None:
+            tensors |= self.reference.tensors()
+            header |= {"format": WITH_REFERENCE, "reference": self.reference.header()}
         return bytes(save_tensors(tensors, {HEADER_KEY: json.dumps(header, ensure_ascii=True)}))
 
     def digest(self) -> str:
@@ -303,6 +312,8 @@ class Measurement:
             if header.get("bins", BIN_RULE) != BIN_RULE:
                 raise ValueError(f"histograms with bins {header['bins']!r}, this version reads {BIN_RULE!r}")
             tensors = load_tensors(content)
+            of_reference = {name: tensors.pop(name) for name in [*tensors] if name.startswith("r")}
+            reference = Reference.read(header["reference"], of_reference) if "reference" in header else None
             kept = sum(name.startswith("h") for name in tensors)
             labelled = tensors.pop("labelled", np.zeros((2, 0), np.int64))
             if len(tensors) != 3 * len(header["layers"]) + 2 * kept + 1:
@@ -328,7 +339,8 @@ class Measurement:
             if any(shard.samples < 0 or shard.skipped < 0 for shard in shards):
                 raise ValueError("a shard of fewer than 0 samples")
             provenance = {str(key): tuple(map(str, values)) for key, values in header["provenance"].items()}
-            return cls(layers, str(header["model"]), str(header["input_dtype"]), shards, provenance, predictions, parts, labelled)
+            subject = str(header["model"]), str(header["input_dtype"])
+            return cls(layers, *subject, shards, provenance, predictions, parts, labelled, reference)
         except UsageError as error:
             raise InputError("not a measurement file, or a damaged one", error.headline, remedy) from None
         except KeyError as error:

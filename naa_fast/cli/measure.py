@@ -60,6 +60,11 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--shard", type=shard, metavar="I/N", help="measure the I-th of N parts of the data, for merge to join (from 1/N to N/N)"
     )
+    parser.add_argument(
+        "--reference",
+        action="store_true",
+        help="keep what suspects are ranked by, for `scan --reference`: a clean set is then read once and for all",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.naa.safetensors", help="measurement file to write")
     parser.set_defaults(run=run)
 
@@ -87,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
             shard=arguments.shard,
             times=times,
             stop_early=arguments.stop_early,
+            reference=arguments.reference,
             **options,
         )
     if ranks.rank == 0:
@@ -110,7 +116,7 @@ def require_subject(arguments: argparse.Namespace) -> None:
 def set_beside(arguments: argparse.Namespace) -> dict[str, object]:
     """The options that mean nothing beside --activations, as given."""
     of_images = ("image_mode", "resize", "center_crop", "normalize")
-    names = ("model", "data", "weights", "checkpoint", "resume", "tokenizer", "scores", *of_images)
+    names = ("model", "data", "weights", "checkpoint", "resume", "tokenizer", "scores", "reference", *of_images)
     return {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in names}
 
 

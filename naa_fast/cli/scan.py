@@ -27,7 +27,8 @@ from naa_fast.cli.shared import (
     running,
     sources_of,
 )
-from naa_fast.errors import NaaError, Stopped
+from naa_fast.errors import NaaError, Stopped, UsageError
+from naa_fast.measurement import Measurement
 from naa_fast.report.run import now
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "compare how a model's neurons respond to a trusted and to a suspect set"
     parser = verbs.add_parser("scan", help=about, description=about, parents=parents)
     add_model(parser)
-    add_sets(parser)
+    add_sets(parser, reference=True)
     add_running(parser)
     add_long(parser)
     add_judging(parser)
@@ -73,10 +74,18 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=run)
 
 
-def add_sets(parser: argparse.ArgumentParser) -> None:
-    """The options that name a trusted and a suspect set."""
+def add_sets(parser: argparse.ArgumentParser, reference: bool = False) -> None:
+    """The options that name a trusted and a suspect set; with `reference` what was kept of the trusted one will do."""
     data = parser.add_argument_group("data")
-    data.add_argument("--clean", required=True, type=Path, metavar="PATH", help=f"samples you trust: {DATA_HELP}")
+    trusted = data.add_mutually_exclusive_group(required=True)
+    trusted.add_argument("--clean", type=Path, metavar="PATH", help=f"samples you trust: {DATA_HELP}")
+    if reference:
+        trusted.add_argument(
+            "--reference",
+            type=Path,
+            metavar="FILE.naa.safetensors",
+            help="what `measure --reference` kept of them, in their place: no clean sample is read, and nothing can be proved",
+        )
     data.add_argument("--suspect", required=True, type=Path, metavar="PATH", help="samples in question, in the same form")
     add_text(data)
     add_images(data)
@@ -95,7 +104,7 @@ def add_proof(group: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     started, began = perf_counter(), now()
-    sets_at = [place_of(path) for path in (arguments.clean, arguments.suspect)]
+    sets_at = [place_of(path) for path in (trusted_of(arguments), arguments.suspect)]
     read = [*sets_at, arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow, arguments.class_names]
     check_folder(arguments.out, read)
     rules = rules_of(arguments)
@@ -104,7 +113,10 @@ def run(arguments: argparse.Namespace) -> int:
     from naa_fast.scan.ranks import joined
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
-    sets = sources_of(arguments, arguments.clean, arguments.suspect)
+    given = None if arguments.reference is None else Measurement.load(arguments.reference)
+    if given is not None and given.reference is None:
+        raise UsageError(f"{arguments.reference} has no reference", "measure the clean set with --reference, or give --clean")
+    sets = sources_of(arguments, *([] if given is not None else [arguments.clean]), arguments.suspect)
     names = None if arguments.class_names is None else read_names(arguments.class_names)
     with joined() as ranks:
         with running(arguments, arguments.out / QUARANTINE) as (_, options):
@@ -115,6 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
             try:
                 found = audit.scan(
                     model,
+                    *([] if given is None else [given]),
                     *sets,
                     top_k=arguments.top_k,
                     threshold=arguments.threshold,
@@ -145,10 +158,15 @@ def named(found: Audit, arguments: argparse.Namespace, began: str, loading: floa
     assert found.times is not None
     found.times.add("loading", loading)
     weights, command = str(arguments.weights or ""), tuple(arguments.command)
-    sets: dict[str, Any] = {"clean": str(arguments.clean), "suspect": str(arguments.suspect)}
+    sets: dict[str, Any] = {"clean": str(trusted_of(arguments)), "suspect": str(arguments.suspect)}
     if DIGESTED.intersection(arguments.format):
         sets["files"] = digests(arguments.weights, arguments.model)
     return replace(found, run=replace(found.run, model=arguments.model, weights=weights, command=command, began=began, **sets))
+
+
+def trusted_of(arguments: argparse.Namespace) -> Path:
+    """Where the trusted set is, or what was kept of it."""
+    return Path(arguments.clean if getattr(arguments, "reference", None) is None else arguments.reference)
 
 
 def digests(weights: Path | None, model: str) -> dict[str, str]:

@@ -15,9 +15,11 @@ from torch import nn
 from naa_fast.capture import ClassScores
 from naa_fast.detect.axes import channels_first, either_way, is_picture
 from naa_fast.detect.checks import Check, did_not_run, ran, unranked
+from naa_fast.detect.crowd import TAIL_P
 from naa_fast.detect.directions import FEWEST
 from naa_fast.detect.directions import measure as measured_directions
 from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
+from naa_fast.detect.findings import GATHERED
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.trigger import Decoder, TokenPair, Tokens
 from naa_fast.errors import InputError
@@ -103,6 +105,8 @@ def gather(
         numbering=Order.of(suspect).words,
     )
     checks = (*ran("ranking"), *(() if proof else did_not_run("it was switched off", "proof")))
+    if look.by_reference:
+        checks, proof = (*ran("ranking"), *without_clean(ranking)), False
     evidence = Evidence(ranking, checks=checks)
     images = cache(lambda: clean_images(look))
     again = SuspectsAgain(suspect, look, watch)
@@ -131,6 +135,17 @@ def gather(
         return evidence, images()
     except Exception:  # as the proof has said
         return evidence, None
+
+
+def without_clean(ranking: Ranking) -> tuple[Check, ...]:
+    """Whether there was anything to prove, where no clean sample is at hand to prove it on."""
+    gathered = ranking.concentration[1] >= GATHERED
+    if ranking.p_value < TAIL_P or gathered or ranking.not_finite:
+        reason = (
+            "samples lie outside the clean set, and a trigger is proved on clean samples: give the clean set itself (--clean)"
+        )
+        return did_not_run(reason, "proof")
+    return ran("proof")
 
 
 def with_proofs(

@@ -18,13 +18,8 @@ from naa_fast.accumulate import Views
 from naa_fast.accumulate.samples import Layout, Pack
 from naa_fast.detect.directions import FEWEST, KINDS, Projected
 from naa_fast.records import Array, fold_of
+from naa_fast.reference import BUFFER, EXACT, ROWS
 
-ROWS = 32
-"""Rows a sketch keeps."""
-BUFFER = 128
-"""Rows it holds before it cuts them down to ROWS again."""
-EXACT = 256
-"""Neurons of a layer that is kept exactly, at most: less time than cutting down from 1,000 samples on, and twice the memory."""
 WIDEST = 4096
 """Neurons of a layer that are looked at, evenly spaced where it has more."""
 SKETCHED = 4096
@@ -83,6 +78,25 @@ class Sketch:
             self.lost += other.lost
             self.energy += other.energy - (other.rows().double() ** 2).sum() if not self.exact else 0.0
             self._enter(other.rows(), other.mean, other.count)
+
+    def saved(self) -> dict[str, Array]:
+        """Its state as `naa_fast.reference.LayerReference` has it."""
+        counted = np.array([self.count, float(self.energy), self.lost])
+        rows = self._scatter if self.exact else self._rows[: self._held]
+        return {"rows_count": counted, "rows_mean": self.mean.cpu().numpy().copy(), "rows": rows.cpu().numpy().copy()}
+
+    @classmethod
+    def restored(cls, saved: Mapping[str, Array]) -> Sketch:
+        """Inverse of `saved`, on the host."""
+        made = cls(len(saved["rows_mean"]), torch.device("cpu"))
+        made.count, made.lost = int(saved["rows_count"][0]), float(saved["rows_count"][2])
+        made.energy, made.mean = torch.tensor(saved["rows_count"][1]), torch.tensor(saved["rows_mean"])
+        if made.exact:
+            made._scatter = torch.tensor(saved["rows"])
+        else:
+            made._held = len(saved["rows"])
+            made._rows[: made._held] = torch.tensor(saved["rows"])
+        return made
 
     def rows(self) -> Tensor:
         """B: float32 `[at most BUFFER, neurons]`, B'B the scatter about the mean as far as it is kept."""
@@ -162,7 +176,7 @@ def three(clean: Sketch, suspect: Sketch) -> Tensor:
     generalised eigenvalue in the span of what was kept).
     """
     covariance = Covariance.of(clean)
-    apart = (suspect.mean - clean.mean).cpu()
+    apart = suspect.mean.cpu() - clean.mean.cpu()
     rows = torch.cat([suspect.rows().cpu().double(), suspect.count**0.5 * apart[None]])
     white = covariance.power(rows, -0.5)
     _, vectors = torch.linalg.eigh(white @ white.T)
@@ -174,10 +188,13 @@ def three(clean: Sketch, suspect: Sketch) -> Tensor:
 
 @dataclass(frozen=True)
 class Rows:
-    """Samples of all layers of one device, side by side: `values` `[samples, neurons of all]`, each layer `layout`'s own."""
+    """Samples of all layers of one device, side by side: `values` `[samples, neurons of all]` as `layout` says, and their places
+    in the set, int64.
+    """
 
     layout: Layout
     values: Tensor
+    items: Array
 
     def layers(self) -> Iterator[tuple[str, Tensor]]:
         at = 0
@@ -221,10 +238,34 @@ class Directions:
             for pack in views.packs if len(chosen) else ():
                 columns, layout = self._columns_of(pack)
                 values = pack.values if len(chosen) == len(items) else pack.rows(chosen).values
-                rows = Rows(layout, values.index_select(1, columns))
+                rows = Rows(layout, values.index_select(1, columns), items[chosen])
                 (self._kept if side else self._waiting)[which].append(rows)
         if sum(rows.values.nbytes for rows in self._waiting[which]) > WAITING_BYTES:
             self._sketch(which)
+
+    def saved(self, features: Mapping[str, int]) -> dict[str, dict[str, Array]]:
+        """What is known of the clean set, as `naa_fast.reference.LayerReference` has it, of layers with so many features."""
+        self._sketch(0)
+        kept: dict[str, list[tuple[Tensor, Array]]] = {}
+        for rows in self._kept[0]:
+            for name, values in rows.layers():
+                kept.setdefault(name, []).append((values, rows.items))
+        found = {}
+        for name, wide in features.items():
+            sketch = self._sketches[0].get(name) or Sketch(len(self._looked_at(name, wide)), torch.device("cpu"))
+            parts = kept.get(name, [])
+            held = torch.cat([values for values, _ in parts]).float().cpu().numpy() if parts else np.zeros((0, sketch.neurons))
+            items = np.concatenate([items for _, items in parts]) if parts else np.zeros(0, np.int64)
+            found[name] = sketch.saved() | {"held": held.astype(np.float32), "held_items": items}
+        return found
+
+    def restore(self, saved: Mapping[str, Mapping[str, Array]]) -> None:
+        """Take up what `saved` gave."""
+        self._sketches[0] = {name: Sketch.restored(arrays) for name, arrays in saved.items()}
+        self._kept[0] = [
+            Rows(((name, arrays["held"].shape[1]),), torch.tensor(arrays["held"]), arrays["held_items"])
+            for name, arrays in saved.items()
+        ]
 
     def forget(self, which: int) -> None:
         """Begin the clean (0) or suspect (1) set anew."""
@@ -271,8 +312,10 @@ class Directions:
     def _sketch(self, which: int) -> None:
         """Enter the rows that wait into the sketches: many at a time, since a sketch waits for the device."""
         waiting, self._waiting[which] = self._waiting[which], []
-        for layout, held in groupby(waiting, key=lambda rows: (rows.layout, rows.values.device)):
-            for name, rows in Rows(layout[0], torch.cat([rows.values for rows in held])).layers():
+        for (layout, _), held in groupby(waiting, key=lambda rows: (rows.layout, rows.values.device)):
+            together = list(held)
+            values, items = torch.cat([rows.values for rows in together]), np.concatenate([rows.items for rows in together])
+            for name, rows in Rows(layout, values, items).layers():
                 self._sketches[which].setdefault(name, Sketch(rows.shape[1], rows.device)).add(rows)
 
     def _most_held(self) -> int:
@@ -284,14 +327,18 @@ class Directions:
     def _step(self, name: str, neurons: int) -> int:
         return max(1, -(-self.neurons.get(name, neurons) // WIDEST))
 
+    def _looked_at(self, name: str, features: int) -> range:
+        """Which of a layer's features are looked at."""
+        return range(0, min(self.neurons.get(name) or features, features), self._step(name, features))
+
     def _columns_of(self, pack: Pack) -> tuple[Tensor, Layout]:
         """Which columns of a pack are looked at, and how many of each layer: its neurons, evenly spaced where it has many."""
         neurons = tuple(self.neurons.get(name) or features for name, features in pack.layout)
         if (pack.layout, neurons) not in self._columns:
             at, columns, layout = 0, list[int](), list[tuple[str, int]]()
-            for (name, features), own in zip(pack.layout, neurons, strict=True):
-                taken = range(at, at + min(own, features), self._step(name, features))
-                columns += taken
+            for name, features in pack.layout:
+                taken = self._looked_at(name, features)
+                columns += [at + column for column in taken]
                 layout.append((name, len(taken)))
                 at += features
             self._columns[pack.layout, neurons] = torch.tensor(columns, device=pack.values.device), tuple(layout)

@@ -20,8 +20,10 @@ from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement, is_among
 from naa_fast.rank.directions import Directions
 from naa_fast.rank.keep import main_tensor, taken
+from naa_fast.rank.saved import arrays_of, layers_of, reference_of
 from naa_fast.rank.scorer import Look, Scorer
 from naa_fast.records import Array, fold_of
+from naa_fast.reference import Reference
 from naa_fast.scan.chunk import Onlooker, Progress, Runner, first_line
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
@@ -131,6 +133,7 @@ class RankingPass:
     of its own, but half of the clean set where the views of the other half do not fit in HELD_BYTES and the set can be read
     again (else a fair share of it calibrates, and `notes` say so), and each set where a resumed scan has not seen all of it.
     Under `torchrun` every process fits, calibrates and scores its own chunks; what they learned is joined between the passes.
+    With `saving` what was learned of the clean set is `saved` as well; its items begin at `first`.
     """
 
     def __init__(
@@ -144,8 +147,12 @@ class RankingPass:
         backend: str = "auto",
         progress: Progress | None = None,
         scores: ClassScores | None = None,
+        saving: bool = False,
+        first: int = 0,
     ) -> None:
         self.model = model
+        self.saving, self.first = saving, first
+        self.saved: Reference | None = None
         self.sources = clean, suspect
         self.orders = Order.of(clean), Order.of(suspect)
         self.layers, self.backend, self.progress, self.scores = layers, backend, progress, scores
@@ -153,7 +160,7 @@ class RankingPass:
         self.ranks = Ranks.here(model)
         self.notes: list[str] = []
         self.scorer: Scorer | None = None
-        self.clean = SamplePass(self._take_clean, MOST_CLEAN)
+        self.clean = SamplePass(self._take_clean, first + MOST_CLEAN)
         self.suspect = SamplePass(lambda *_: None)
         self._held: list[tuple[Batch, Views, Tensor, Array]] | None = []
         self._bytes = 0
@@ -162,6 +169,8 @@ class RankingPass:
             raise InputError(
                 "the model is spread over several processes", "its samples are ranked with a model that one process holds"
             )
+        if self.ranks.count > 1 and saving:
+            raise InputError("a reference is not made under torchrun", "measure shards with --reference, and merge them")
         if self.ranks.count > 1:
             self._prime()
 
@@ -182,6 +191,7 @@ class RankingPass:
             scorer.merge(references)
         scorer.directions.neurons = {name: record.channels for name, record in clean.layers.items()}
         scorer.directions.samples = min(clean.samples, MOST_CLEAN), self.sources[1].samples or clean.samples
+        arrays = arrays_of(scorer.references) if self.saving else {}
         with self.ranks.sharing(), torch.no_grad():
             self._tell(0)
             scorer.freeze()
@@ -198,6 +208,10 @@ class RankingPass:
         scorer.calibration, scorer.null_top = calibrated[0]
         for rows, null_top in calibrated[1:]:
             scorer.merge_calibration(rows, null_top)
+        if self.saving:
+            arrays = {name: sums for name, sums in arrays.items() if name in scorer.references}
+            layers = layers_of(arrays, scorer.directions)
+            self.saved = reference_of(scorer.classes, clean.samples, layers, *scorer.calibration.joined())
         scorer.weigh()
         self.suspect = SamplePass(scorer.score)
         return self
@@ -261,7 +275,7 @@ class RankingPass:
         self._held.append((part, views, predicted, items))
         if self._bytes <= HELD_BYTES:
             return
-        if self.orders[0].repeats and self.ranks.count == 1:
+        if self.orders[0].repeats and self.ranks.count == 1 and not self.first:
             self._held = None
             return
         if self._every == 1:
@@ -294,6 +308,8 @@ class RankingPass:
     def _again(self, which: int, samples: SamplePass, why: str) -> None:
         """One more pass over the clean (0) or suspect (1) set, without its statistics."""
         source, order = self.sources[which], self.orders[which]
+        if self.first:
+            raise InputError(f"{source.name} would have to be read again: {why}", "that is not done of a part of a set")
         if self.ranks.count > 1:
             raise InputError(f"{source.name} would have to be read again: {why}", "that is not done under torchrun")
         if not order.repeats:

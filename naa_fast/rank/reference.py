@@ -66,6 +66,7 @@ class Reference:
         folded = min(FOLDED, like.shape[1])
         self.folds = torch.zeros(groups, folded, dtype=torch.float64, device=where)
         self.products = torch.zeros(folded, folded, dtype=torch.float64, device=where)
+        self.projected: Tensor | None = None
 
     @classmethod
     def of(
@@ -79,17 +80,19 @@ class Reference:
         known: Tensor,
         folds: Tensor,
         products: Tensor,
+        projected: Tensor | None = None,
     ) -> Reference:
-        """One that holds copies of these sums (rank/packed.py adds them up)."""
+        """One that holds copies of these sums (rank/packed.py adds them up); `projected`: samples in `folds` and `products`."""
         made = cls.__new__(cls)
         made.count, made.pivot, made.width, made.sums = count.clone(), pivot.clone(), width.clone(), sums.clone()
         made.squares, made.known, made.folds, made.products = squares.clone(), known.clone(), folds.clone(), products.clone()
+        made.projected = None if projected is None else projected.clone()
         return made
 
     def to(self, device: torch.device) -> Reference:
         """The same, on another device."""
         for name, value in vars(self).items():
-            setattr(self, name, value.to(device))
+            setattr(self, name, value if value is None else value.to(device))
         return self
 
     def add(self, view: Tensor, group: Tensor) -> None:
@@ -136,7 +139,10 @@ class Reference:
 
     def folded(self, centred: Tensor) -> Tensor:
         """Finite values about the pivot, in deviations of the first samples: float32 `[samples, at most FOLDED]`."""
-        scaled = (centred / self.width).float().clamp_(-FARTHEST, FARTHEST)
+        return self.projection((centred / self.width).float().clamp_(-FARTHEST, FARTHEST))
+
+    def projection(self, scaled: Tensor) -> Tensor:
+        """`scaled` `[samples, features]` added up with signs to at most FOLDED sums."""
         features = scaled.shape[1]
         if features <= FOLDED:
             return scaled
@@ -153,12 +159,14 @@ class Reference:
         freedom = (total - (self.count > 0).sum()).clamp(min=1)
         self.deviation = floored((within.clamp(min=0) / freedom).sqrt())
         self.unknown = None if self.known.all() else ~self.known
-        self._whiten(freedom)
+        self._whiten()
         del self.products, self.folds  # .6 MB a layer
 
-    def _whiten(self, freedom: Tensor) -> None:
+    def _whiten(self) -> None:
         """Fix the map to coordinates that vary alike and apart within groups, and where the groups' means lie in them."""
-        mean = self.folds / self.count.clamp(min=1)[:, None]
+        count = self.count if self.projected is None else self.projected
+        freedom = (count.sum() - (count > 0).sum()).clamp(min=1)
+        mean = self.folds / count.clamp(min=1)[:, None]
         covariance = (self.products - self.folds.T @ mean) / freedom
         # A layer may be all but fixed by the class: of what lies below the rounding of float32 sums nothing is known.
         least = ROUNDED * self.products.diagonal() / freedom

@@ -64,7 +64,7 @@ class Look:
     (float64, int64); `layers` the names behind the layer numbers in `top`, and how many neurons each has; `drawn` clean batches
     with their predicted classes; `clean_tokens`, `suspect_tokens` None unless the input is token ids. `top` are the
     highest-ranked suspects, `null_top` clean ones by the excess of single neurons alone: their scores are not known while they
-    pass. Both are numbered as the scores are.
+    pass. Both are numbered as the scores are. `by_reference`: the clean set was measured before, and none of its samples is here.
     """
 
     items: Array
@@ -81,6 +81,7 @@ class Look:
     clean_tokens: TokenCounts | None
     suspect_tokens: TokenCounts | None
     directions: Directions
+    by_reference: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class Scorer:
         self.fitting: dict[torch.device, Fitting] = {}
         self.references: dict[str, Reference] = {}
         self.waiting = Waiting()
+        self.scoring: Everywhere | None = None
+        self.by_reference = False
         self._tables: dict[torch.device, Tensor] = {}
         self.calibration, self.suspects = Rows(), Rows()
         self.draw, self.top, self.null_top = Draw(DRAWN), Top(TOP), Top(TOP)
@@ -173,6 +176,7 @@ class Scorer:
 
     def calibrate(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
         """Enter clean samples that fixed nothing: they say what chance does."""
+        assert self.scoring is not None
         self.directions.add(0, views, items, half=1)
         numbers, absent = self.scoring.score(views, self._group(predicted))
         self._wait("calibrate", part, items, (predicted, *numbers), absent)
@@ -195,6 +199,11 @@ class Scorer:
 
     def score(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
         """Score suspect samples and retain the highest."""
+        if self.scoring is None:  # the clean set was measured before: its layers go where the model's are
+            places = {name: pack.values.device for pack in views.packs for name, _ in pack.layout}
+            first = next(iter(places.values()), predicted.device)
+            self.references = {name: one.to(places.get(name, first)) for name, one in self.references.items()}
+            self.scoring = Everywhere(self.references)
         self.directions.add(1, views, items)
         numbers, absent = self.scoring.score(views, self._group(predicted))
         self._wait("score", part, items, (predicted, *numbers), absent)
@@ -259,6 +268,7 @@ class Scorer:
             clean_tokens,
             suspect_tokens,
             self.directions,
+            self.by_reference,
         )
 
     def _group(self, predicted: Tensor) -> Tensor:
@@ -277,6 +287,7 @@ class Scorer:
         verb, predicted, *rest = entries[0].verb, *numbers
         said = lit = scores = None
         if verb != "fit":
+            assert self.scoring is not None
             said, lit = self.scoring.at_home(rest, [(len(entry.items), entry.absent) for entry in entries])
             # Clean samples by the plain sum: how surprising the others are is not known before the last of them.
             plain = verb == "calibrate"

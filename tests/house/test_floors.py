@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = [
     {"errors", "files"},
     {"records"},
-    {"histograms"},
+    {"histograms", "reference"},
     {"measurement"},
     {"kernels"},
     {"ops"},
@@ -31,7 +31,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-NO_TORCH = ("detect", "report", "records", "histograms", "measurement", "errors", "files")
+NO_TORCH = ("detect", "report", "records", "histograms", "reference", "measurement", "errors", "files")
 
 
 def source_files() -> list[Path]:

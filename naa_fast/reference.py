@@ -1,0 +1,250 @@
+"""`Reference`: what suspects are held against, measured once and saved with the clean measurement. NumPy alone.
+
+Bounded bytes a neuron whatever the number of classes and samples, and mergeable: parts of a clean set, measured anywhere, join.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+
+import numpy as np
+
+from naa_fast.errors import StateMismatch
+from naa_fast.records import Array
+
+CALIBRATION = 4096
+"""Clean samples that say what chance does, at most."""
+HELD = 256
+"""Clean samples of a layer that directions are measured on, at most."""
+ROWS = 32
+"""Rows a sketch keeps (rank/directions.py)."""
+BUFFER = 128
+"""Rows it holds before it cuts them down to ROWS again."""
+EXACT = 256
+"""Neurons of a layer that is kept exactly, at most: less time than cutting down from 1,000 samples on, and twice the memory."""
+PARTS = 3
+
+
+@dataclass(frozen=True)
+class LayerReference:
+    """What clean samples do in one layer: sums by predicted class, and a sketch of what varies in its neurons.
+
+    G groups of classes, F features (means, and maxima of samples with several positions), P = min(F, 256) projected ones, N
+    neurons looked at for directions. `count` [G] samples; `pivot` [F] what values are centred on, `anchor` [P] its projection;
+    `width` [F] what they are divided by before they are projected; `sums` [G, F], `squares` [F]; `known` bool [F];
+    `projected` [G] samples in `folds` [G, P] and `products` [P, P]. `rows_count` [3]: samples, energy and what was lost of the
+    sketch; `rows_mean` [N]; `rows` its scatter float64 [N, N], or float32 [at most 128, N] of more than 256 neurons; `held`
+    float32 [K, N] samples that fixed none of it, of places `held_items` int64 [K]. All others float64.
+    """
+
+    count: Array
+    pivot: Array
+    anchor: Array
+    width: Array
+    sums: Array
+    squares: Array
+    known: Array
+    projected: Array
+    folds: Array
+    products: Array
+    rows_count: Array
+    rows_mean: Array
+    rows: Array
+    held: Array
+    held_items: Array
+
+    def merge(self, other: LayerReference) -> LayerReference:
+        """Both parts together: exact but for rounding. Projections that are in other widths are not added up, where features
+        share sums: that of more samples is kept. Pairwise updates: Chan, Golub and LeVeque, The American Statistician 37(3),
+        1983.
+        """
+        for name in ("pivot", "count", "rows_mean"):
+            mine, theirs = (len(getattr(one, name)) for one in (self, other))
+            if mine != theirs:
+                raise StateMismatch("cannot merge two references", f"{name}: {mine} / {theirs} values", "measure both alike")
+        if not same(self.width, other.width) and self._narrower(other):
+            return other.merge(self)
+        apart = other.pivot - self.pivot
+        projected, folds, products = self._projections(other)
+        held, items = chosen(HELD, (self.held, other.held), (self.held_items, other.held_items))
+        return LayerReference(
+            self.count + other.count,
+            self.pivot,
+            self.anchor,
+            self.width,
+            self.sums + other.sums + other.count[:, None] * apart,
+            self.squares + other.squares + 2 * apart * other.sums.sum(0) + apart**2 * other.count.sum(),
+            self.known | other.known,
+            projected,
+            folds,
+            products,
+            *self._sketches(other),
+            held,
+            items,
+        )
+
+    def _narrower(self, other: LayerReference) -> bool:
+        """Whether the other's projection is the one to keep, where only one can be."""
+        mine, theirs = ((float(one.projected.sum()), one.width.tobytes()) for one in (self, other))
+        return len(self.pivot) > len(self.anchor) and theirs > mine
+
+    def _projections(self, other: LayerReference) -> tuple[Array, Array, Array]:
+        """`projected`, `folds` and `products` of both, in this one's widths and about its pivot."""
+        if not same(self.width, other.width) and len(self.pivot) > len(self.anchor):
+            return self.projected, self.folds, self.products
+        scale = other.width[0] / self.width[0]  # one for all features where these do not share sums
+        moved = other.anchor - self.anchor / scale
+        crossed = np.outer(other.folds.sum(0), moved)
+        products = other.products + crossed + crossed.T + other.projected.sum() * np.outer(moved, moved)
+        folds = other.folds + other.projected[:, None] * moved
+        return self.projected + other.projected, self.folds + scale * folds, self.products + scale**2 * products
+
+    def _sketches(self, other: LayerReference) -> tuple[Array, Array, Array]:
+        """`rows_count`, `rows_mean` and `rows` of both (Ross, Lim, Lin and Yang, IJCV 77, 2008)."""
+        ours, theirs = float(self.rows_count[0]), float(other.rows_count[0])
+        if not ours or not theirs:
+            kept = self if ours else other
+            return kept.rows_count, kept.rows_mean, kept.rows
+        between = (other.rows_mean - self.rows_mean) * (ours * theirs / (ours + theirs)) ** 0.5
+        mean = self.rows_mean + (other.rows_mean - self.rows_mean) * (theirs / (ours + theirs))
+        counted = self.rows_count + other.rows_count + np.array([0.0, float(between @ between), 0.0])
+        if len(mean) <= EXACT:
+            return counted, mean, self.rows + other.rows + np.outer(between, between)
+        rows = np.concatenate([self.rows, other.rows, between[None]]).astype(np.float64)
+        if len(rows) > BUFFER:
+            values, vectors = np.linalg.eigh(rows @ rows.T)
+            values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
+            scale = np.sqrt((values[:ROWS] - values[ROWS]).clip(min=0) / values[:ROWS].clip(min=1e-300))
+            rows, lost = (vectors[:, :ROWS] * scale).T @ rows, float(values[ROWS])
+            counted = counted + np.array([0.0, 0.0, lost])
+        return counted, mean, rows.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What clean samples do: in each of `layers`, and what is said of those that fixed nothing of it.
+
+    `classes`: how many the model predicts (0: it gives no class scores), `samples` of the set. `items` int64 [C]: places of at
+    most CALIBRATION clean samples; `said` float32 [C, layers, 3]: their excess, distance and margin in each layer; `predicted`
+    int64 [C], -1 for none. Samples of parts that merged are said what their own part's sums say.
+    """
+
+    classes: int
+    samples: int
+    layers: Mapping[str, LayerReference]
+    items: Array
+    said: Array
+    predicted: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", MappingProxyType(dict(self.layers)))
+
+    def merge(self, other: Reference) -> Reference:
+        """Both parts of a clean set together. Raises StateMismatch for other classes or layers."""
+        if self.classes != other.classes:
+            raise StateMismatch("cannot merge two references", f"classes: {self.classes} / {other.classes}", "measure both alike")
+        if self.layers.keys() != other.layers.keys():
+            name = min(self.layers.keys() ^ other.layers.keys())
+            raise StateMismatch(
+                "cannot merge two references", f"{name} is in one of them alone", "measure both with the same --layers"
+            )
+        order = [list(other.layers).index(name) for name in self.layers]
+        items = self.items, other.items
+        said, kept = chosen(CALIBRATION, (self.said, other.said[:, order]), items)
+        predicted, _ = chosen(CALIBRATION, (self.predicted, other.predicted), items)
+        layers = {name: layer.merge(other.layers[name]) for name, layer in self.layers.items()}
+        return Reference(self.classes, self.samples + other.samples, layers, kept, said, predicted)
+
+    def without(self, names: tuple[str, ...]) -> Reference:
+        """The same without some layers."""
+        kept = [place for place, name in enumerate(self.layers) if name not in names]
+        layers = {name: layer for name, layer in self.layers.items() if name not in names}
+        return Reference(self.classes, self.samples, layers, self.items, self.said[:, kept], self.predicted)
+
+    def tensors(self) -> dict[str, Array]:
+        """What goes into a measurement file."""
+        found = {"r.items": self.items, "r.said": self.said, "r.predicted": self.predicted}
+        for index, layer in enumerate(self.layers.values()):
+            found |= {f"r{index}.{kept.name}": np.ascontiguousarray(getattr(layer, kept.name)) for kept in fields(layer)}
+        return found
+
+    def header(self) -> dict[str, object]:
+        return {"classes": self.classes, "samples": self.samples, "layers": list(self.layers)}
+
+    @classmethod
+    def read(cls, header: Mapping[str, object], tensors: Mapping[str, Array]) -> Reference:
+        """Inverse of `tensors` and `header`. Raises ValueError or KeyError where they do not fit each other."""
+        names, classes, samples = header["layers"], header["classes"], header["samples"]
+        if not isinstance(names, list) or len({*map(str, names)}) != len(names):
+            raise ValueError("a reference whose layers have no names of their own")
+        if not isinstance(classes, int) or not isinstance(samples, int) or min(classes, samples) < 0:
+            raise ValueError("a reference of no number of classes or samples")
+        items, said, predicted = (tensors[f"r.{name}"] for name in ("items", "said", "predicted"))
+        require("items", items, (len(items),), np.int64)
+        require("said", said, (len(items), len(names), PARTS), np.float32)
+        require("predicted", predicted, (len(items),), np.int64)
+        if len(predicted) and not -1 <= predicted.min() <= predicted.max() < max(classes, 1 << 31):
+            raise ValueError("a reference with classes that there are not")
+        layers = {}
+        for index, name in enumerate(names):
+            layer = LayerReference(**{kept.name: tensors[f"r{index}.{kept.name}"] for kept in fields(LayerReference)})
+            check(str(name), layer)
+            layers[str(name)] = layer
+        if len({len(layer.count) for layer in layers.values()}) > 1:
+            raise ValueError("a reference whose layers have different groups of classes")
+        return cls(classes, samples, layers, items, said, predicted)
+
+
+def same(a: Array, b: Array) -> bool:
+    return a is b or np.array_equal(a, b)
+
+
+def chosen(most: int, values: tuple[Array, Array], items: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The `values` of at most so many samples and their `items`, in order: spread evenly over any stretch (multiples of the
+    golden ratio), and the same whatever was merged first.
+    """
+    both, places = np.concatenate(values), np.concatenate(items)
+    key = places.astype(np.uint64) * np.uint64(2654435769) % np.uint64(1 << 32)
+    kept = np.lexsort((places, key))[:most]
+    kept = kept[np.argsort(places[kept], kind="stable")]
+    return both[kept], places[kept]
+
+
+def check(name: str, layer: LayerReference) -> None:
+    """Raise ValueError unless a layer's arrays fit each other."""
+    groups, features, wide = len(layer.count), len(layer.pivot), len(layer.rows_mean)
+    folded, neurons, held = min(features, EXACT), wide, len(layer.held_items)
+    shapes: dict[str, tuple[tuple[int, ...], type]] = {
+        "count": ((groups,), np.float64),
+        "pivot": ((features,), np.float64),
+        "anchor": ((folded,), np.float64),
+        "width": ((features,), np.float64),
+        "sums": ((groups, features), np.float64),
+        "squares": ((features,), np.float64),
+        "known": ((features,), np.bool_),
+        "projected": ((groups,), np.float64),
+        "folds": ((groups, folded), np.float64),
+        "products": ((folded, folded), np.float64),
+        "rows_count": ((3,), np.float64),
+        "rows_mean": ((neurons,), np.float64),
+        "rows": (
+            (wide, wide) if wide <= EXACT else (min(len(layer.rows), BUFFER), wide),
+            np.float64 if wide <= EXACT else np.float32,
+        ),
+        "held": ((held, neurons), np.float32),
+        "held_items": ((held,), np.int64),
+    }
+    for field, (shape, dtype) in shapes.items():
+        array = getattr(layer, field)
+        require(f"layer {name}: {field}", array, shape, dtype)
+        if dtype == np.float64 and not np.isfinite(array).all():
+            raise ValueError(f"layer {name}: {field} of a reference is not finite")
+    if features == 0 or not (layer.width > 0).all() or (layer.count < 0).any() or (layer.rows_count < 0).any():
+        raise ValueError(f"layer {name}: widths or counts of a reference that are below 0")
+
+
+def require(name: str, array: Array, shape: tuple[int, ...], dtype: type) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"{name}: {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}")
