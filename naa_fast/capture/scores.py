@@ -218,8 +218,8 @@ def candidate(
     if not is_dense(x):
         return None
     x = whole(x)
-    positions = next((given.shape[1] for given in (ids, mask) if given is not None and given.ndim == 2), None)
-    if x.ndim == 3 and x.shape[:2] == (size, positions) and x.shape[2] > 1:
+    positions = {given.shape[1] for given in (ids, mask) if given is not None and given.ndim == 2}
+    if x.ndim == 3 and x.shape[0] == size and x.shape[1] in positions and x.shape[2] > 1:
         # As wide as the vocabulary, or nearly: the next token. Narrower ones are labels of the tokens, and none of the text.
         known = 0 if origins is None else origins.vocabulary(ids)
         if 2 * x.shape[2] < known:

@@ -15,6 +15,8 @@ from naa_fast.errors import InputError, UsageError
 SHOWN = 10
 LABELS = ("label", "labels")
 """Fields that hold the class of a text, where a file has one; the first of them counts."""
+MESSAGES = "messages"
+"""The field of a conversation."""
 DELIMITERS = (",", ";", "\t", "|")
 LONGEST_FIELD = 2**31 - 1
 """Characters of a CSV field: the file is read whole in any case. Python's own limit of 131,072 is one of the process."""
@@ -32,6 +34,15 @@ class Texts(list[str]):
         super().__init__(texts)
         self.labels: list[str | None] = [None] * len(self) if labels is None else list(labels)
         self.reading = reading
+
+
+class Chat(str):
+    """A conversation as JSON, a list of messages: the tokenizer's chat template makes a text of it."""
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        found: list[dict[str, str]] = json.loads(self)
+        return found
 
 
 class Duplicate(ValueError):
@@ -149,15 +160,30 @@ def record_of(row: list[str], header: list[str], where: str) -> dict[str, str]:
 
 
 def text_of(record: dict[str, Any], field: str | None, where: str) -> str:
-    """The text in one record. `field` None means "text"."""
+    """The text in one record. `field` None means "text", or without one "messages": the turns of a conversation (`Chat`)."""
     name = "text" if field is None else field
+    if field is None and name not in record and isinstance(record.get(MESSAGES), list):
+        name = MESSAGES
     if name not in record:
         found = ", ".join(repr(key) for key in list(record)[:SHOWN]) or "none"
         raise InputError(f"{where} has no field {name!r}", f"fields found: {found}", "name the one to scan with --text-field")
     value = record[name]
+    if isinstance(value, list):
+        return chat_of(value, name, where)
     if not isinstance(value, str):
         raise InputError(f"{where} holds no text", f"field {name!r} is a {type(value).__name__}", "expected a string")
     return value
+
+
+def chat_of(value: list[Any], name: str, where: str) -> Chat:
+    """The messages of a record. Raises InputError for what is no list of turns in text."""
+    turns = [isinstance(turn, dict) and all(isinstance(turn.get(part), str) for part in ("role", "content")) for turn in value]
+    if not value or not all(turns):
+        what = f"entry {turns.index(False)} of field {name!r} is none" if value else f"field {name!r} is empty"
+        raise InputError(
+            f"{where} holds no conversation", what, 'expected [{"role": "user", "content": "..."}, ...], all of it text'
+        )
+    return Chat(json.dumps(value))
 
 
 def label_of(record: dict[str, Any], field: str | None) -> str | None:

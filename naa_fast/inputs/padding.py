@@ -13,6 +13,7 @@ from torch import nn
 
 from naa_fast.inputs.batches import IterableSource, Source
 from naa_fast.inputs.masks import parameters_of
+from naa_fast.inputs.positions import positions_of
 from naa_fast.inputs.text import TextSource
 
 _LENT: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
@@ -35,7 +36,7 @@ def fitted(model: nn.Module, source: Source) -> Source:
         if config is not None:
             _LENT[model] = known
     padded = copy.copy(source)
-    padded.options = replace(source.options, pad_id=known)
+    padded.options = replace(source.options, pad_id=known, positions=positions_of(model))
     return padded
 
 

@@ -23,6 +23,8 @@ def positions_of(model: nn.Module) -> int | None:
     512
     """
     config = getattr(model, "config", None)
+    if hasattr(config, "relative_attention_num_buckets"):  # T5 and its like count distances, which have no end
+        return None
     text = getattr(config, "text_config", None)
     for one in (config, text):
         for name in NAMES:

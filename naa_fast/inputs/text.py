@@ -16,7 +16,7 @@ from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.arrow import read_dataset, read_parquet
 from naa_fast.inputs.batches import Batch, Rejected
 from naa_fast.inputs.labels import Labels
-from naa_fast.inputs.lines import LABELS, Texts, read_csv, read_jsonl, read_lines
+from naa_fast.inputs.lines import LABELS, Chat, Texts, read_csv, read_jsonl, read_lines
 from naa_fast.records import FOLD_BLOCK, FOLDS
 
 SIDES = ("right", "left")
@@ -37,7 +37,8 @@ class TextOptions:
     None refuses a text longer than the tokenizer's limit, since what is cut off is never scanned. `skip_special`: the tokens the
     tokenizer adds around a text are seen by the model and left out of the statistics; a special token written in the text itself
     counts, or a trigger could hide as one. `position_ids`: pass them, counted from the first real token (`wants_positions`).
-    `bucket`: batch texts of like length together, see `by_length`. `pad_id`: the model's own padding token, if it is known.
+    `bucket`: batch texts of like length together, see `by_length`. `pad_id`: the model's own padding token, if it is known, and
+    `positions` how many tokens it has positions for: a longer text is refused whatever the tokenizer's limit.
     """
 
     tokenizer: Any
@@ -48,6 +49,15 @@ class TextOptions:
     position_ids: bool = False
     bucket: bool = False
     pad_id: int | None = None
+    positions: int | None = None
+
+    @property
+    def limit(self) -> tuple[int, str]:
+        """Most tokens of a text, and whose limit that is."""
+        own = getattr(self.tokenizer, "model_max_length", NO_LIMIT)
+        if self.positions is not None and self.positions < own:
+            return self.positions, "which the model has positions for"
+        return own, "the tokenizer's limit"
 
     @property
     def fill(self) -> int:
@@ -139,26 +149,49 @@ class TextSource:
         if not text.strip():
             return [], []
         where = f"sample {index} of {self.name}"
-        limit = getattr(options.tokenizer, "model_max_length", NO_LIMIT)
+        limit, whose = options.limit
         cutting: dict[str, Any] = {}
         if options.max_length is not None:
             cutting = {"truncation": True, "max_length": options.max_length}
         try:
             text.encode("utf-8")
-            encoded = options.tokenizer(text, return_special_tokens_mask=True, **cutting)
+            if isinstance(text, Chat):
+                encoded = self.conversation(text, where)
+            else:
+                encoded = options.tokenizer(text, return_special_tokens_mask=True, **cutting)
+        except InputError:
+            raise
         except Exception as error:  # tokenizers are many, and the text is anybody's
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"{where} cannot be tokenised", first, "correct the text or leave it out") from error
         ids, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
         if options.max_length is not None and len(ids) >= options.max_length:
             self._cut.add(index)
-        if options.max_length is None and len(ids) > limit and limit < NO_LIMIT:
+        beyond = options.max_length is None or limit == options.positions  # a tokenizer's limit may be a person's to exceed
+        if beyond and len(ids) > limit and limit < NO_LIMIT:
             raise InputError(
                 f"{where} has {len(ids)} tokens",
-                f"expected at most {limit}, the tokenizer's limit",
+                f"expected at most {limit}, {whose}",
                 f"cut long texts with --max-length {limit}; what is cut off is not scanned",
             )
         return ids, special
+
+    def conversation(self, chat: Chat, where: str) -> dict[str, list[int]]:
+        """A conversation by the tokenizer's own template, up to where the model is to answer; a long one cut in front, so that it
+        is asked to. Raises InputError where there is no template.
+        """
+        tokenizer, messages = self.options.tokenizer, chat.messages
+        if not getattr(tokenizer, "chat_template", None):
+            raise InputError(
+                f"{where} is a conversation",
+                "the tokenizer has no chat template to make a text of it",
+                "write the text as the model reads it in the field 'text', or name the tokenizer of a chat model",
+            )
+        asked = messages[-1]["role"] != "assistant"
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked)
+        encoded = tokenizer(text, add_special_tokens=False, return_special_tokens_mask=True)
+        last = slice(-(self.options.max_length or NO_LIMIT), None)  # the template has its own marks
+        return {name: list(encoded[name])[last] for name in ("input_ids", "special_tokens_mask")}
 
 
 def by_length(rows: list[tuple[int, Row]]) -> list[tuple[int, Row]]:

@@ -15,6 +15,7 @@ from naa_fast.accumulate import chosen_classes
 from naa_fast.capture import ClassScores
 from naa_fast.capture.selection import unwrapped
 from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.last_logits import LastLogits
 from naa_fast.inputs.positions import positions_of
 from naa_fast.proof.budget import Budget
 from naa_fast.proof.inserted import Inserted
@@ -107,7 +108,8 @@ class Transplant:
     `template`: a batch of the clean set, whose first sample lends what a forward needs beside the input proper. `last`: the model
     takes images with their channels last, candidates and rows have them first. `class_scores` say which output they are; None: by
     the first one's names and shapes. `watch` is told `forwards` whenever they grow, and may end all by raising. `budget`: what it
-    may run, with others; it raises before more is run.
+    may run, with others; it raises before more is run. `whole_outputs`: a language model gives logits at every position, as what
+    is hooked into it expects.
     """
 
     def __init__(
@@ -120,9 +122,11 @@ class Transplant:
         class_scores: ClassScores | None = None,
         watch: Callable[[int], None] | None = None,
         budget: Budget | None = None,
+        whole_outputs: bool = False,
     ) -> None:
         self.model = model
         self.budget = budget
+        self.last_logits = LastLogits(None) if whole_outputs else LastLogits.of(model)
         self.room = positions_of(unwrapped(model))
         self.last = last
         self.place = place
@@ -190,8 +194,9 @@ class Transplant:
             if self.budget is not None:
                 self.budget.take(batch.size)
             try:
-                output = self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
-                found = self.class_scores.read(output, batch.size, batch.score_mask)
+                asked, mask = self.last_logits.narrowed(batch)
+                output = self.model(*self.place.moved(asked.arguments), **self.place.moved(asked.keywords))
+                found = self.class_scores.read(output, batch.size, mask)
             except Exception as error:
                 if batch.size == 1 or not is_out_of_memory(error):
                     raise

@@ -267,7 +267,9 @@ def attempt(
     if found.ranking is None or not drawn or not places:
         return None, "no layer's output can be changed" if drawn else "no clean samples were kept"
     tell = None if watch is None else lambda forwards: watch("repairing", forwards, max(forwards, budget))
-    transplant = Transplant(model, Placement.of(model, device), seen.largest, drawn[0][0], class_scores=scores, watch=tell)
+    transplant = Transplant(
+        model, Placement.of(model, device), seen.largest, drawn[0][0], class_scores=scores, watch=tell, whole_outputs=True
+    )
     with evaluating(model):
         trial = trial_of(transplant, drawn, suspect, found.ranking, proof, None if images is None else images[0])
         if trial is None:

@@ -25,6 +25,7 @@ from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageErro
 from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.fingerprint import Fingerprint
 from naa_fast.inputs.labels import LabelOrder
+from naa_fast.inputs.last_logits import LastLogits
 from naa_fast.inputs.loaded import told_of
 from naa_fast.measurement import Measurement, Shard
 from naa_fast.records import Array
@@ -128,6 +129,8 @@ class Runner:
         self.labels = LabelOrder(getattr(source, "label_names", ()), getattr(source, "labelled", ""), unwrapped(model))
         self.selection = selection
         self.capture = Capture(model, selection, self.stage)
+        self.last_logits = LastLogits.of(model, [layer.module for layer in selection.layers])
+        self.score_mask: Tensor | None = None
         self.most: float = float("inf")
         self.input_dtype = ""
         self.batches_seen = 0
@@ -284,7 +287,8 @@ class Runner:
         """The model's output for one batch. Its exception becomes a ModelError that names the batch and the layer it rose in."""
         try:
             with self.scores.followed(self.model):
-                output = self.model(*self.place.moved(batch.arguments), **self.place.moved(batch.keywords))
+                asked, self.score_mask = self.last_logits.narrowed(batch)
+                output = self.model(*self.place.moved(asked.arguments), **self.place.moved(asked.keywords))
             self.capture.completed()
             return None if self.capture.stop_early else output  # predictions of the first batch alone would tell nothing
         except Enough:
@@ -317,7 +321,7 @@ class Runner:
             return None
         x = next(iter(tensors_of(part)), None)
         ids = x if x is not None and x.ndim == 2 and not x.is_floating_point() and part.decoder_mask is None else None
-        scores = self.scores.read(output, part.size, part.score_mask, ids)
+        scores = self.scores.read(output, part.size, self.score_mask, ids)
         self.unscored = self.unscored or scores is None
         return scores
 
