@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import secrets
 from pathlib import Path
+
+
+def nearest_files(path: Path) -> list[str]:
+    """A line that names what lies where `path` was sought and is called much like it; none where nothing is."""
+    try:
+        names = [entry.name for entry in os.scandir(path.parent)]
+    except OSError:
+        return []
+    close = difflib.get_close_matches(path.name, names, n=1) or [name for name in names if Path(name).stem == path.stem][:1]
+    return [f"did you mean {path.parent / close[0]}?"] if close else []
 
 
 def write_whole(path: Path, content: bytes) -> None:

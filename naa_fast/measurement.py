@@ -18,7 +18,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from naa_fast.errors import InputError, StateMismatch, UsageError
-from naa_fast.files import write_whole
+from naa_fast.files import nearest_files, write_whole
 from naa_fast.histograms import dense, sparse
 from naa_fast.records import (
     BIN_RULE,
@@ -292,7 +292,7 @@ class Measurement:
                 )
             content = path.read_bytes()
         except OSError as error:
-            raise InputError(f"cannot read measurement {path}", str(error.strerror)) from None
+            raise InputError(f"cannot read measurement {path}", str(error.strerror), *nearest_files(path)) from None
         try:
             return cls.from_bytes(content)
         except InputError as error:

@@ -39,6 +39,7 @@ class WrongAnswer(NaaError):
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "time the kernels on this machine against its read bandwidth, torch and NumPy (under a minute)"
     parser = verbs.add_parser("bench", help=about, description=about, parents=parents)
+    parser.examples = ("naa-fast bench --device cpu",)
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to measure (default: a GPU if there is one)")
     parser.add_argument(
         "--megabytes",

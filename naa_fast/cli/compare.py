@@ -16,6 +16,7 @@ from naa_fast.report.run import Run, now
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "judge two measurements of one model, without the model"
     parser = verbs.add_parser("compare", help=about, description=about, parents=parents)
+    parser.examples = ("naa-fast compare clean.naa.safetensors suspect.naa.safetensors --out naa-report",)
     parser.add_argument("clean", type=Path, metavar="CLEAN", help="measurement of the set you trust")
     parser.add_argument("suspect", type=Path, metavar="SUSPECT", help="measurement of the set in question")
     add_judging(parser)

@@ -12,6 +12,7 @@ from naa_fast.cli.outputs import check_folder
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "train a small network with a backdoor and a clean twin, scan both, cut the backdoor out"
     parser = verbs.add_parser("demo", help=about, description=about, parents=parents)
+    parser.examples = ("naa-fast demo --out naa-demo",)
     parser.add_argument(
         "--out", type=Path, default=Path("naa-demo"), metavar="DIR", help="folder for both reports (default: ./naa-demo)"
     )

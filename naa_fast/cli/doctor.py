@@ -28,6 +28,7 @@ PACKAGES = (
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "show versions, devices, and which backend computes what, with the reasons"
     parser = verbs.add_parser("doctor", help=about, description=about, parents=parents)
+    parser.examples = ("naa-fast doctor",)
     parser.set_defaults(run=run)
 
 

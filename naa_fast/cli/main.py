@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from naa_fast.cli import bench, compare, demo, doctor, measure, merge, rank, repair, report, scan
-from naa_fast.cli.shared import Log, emit, note, quiet_stdout, tell
+from naa_fast.cli import bench, compare, config, demo, doctor, measure, merge, rank, repair, report, scan
+from naa_fast.cli.shared import Log, clean, emit, note, quiet_stdout, tell
 from naa_fast.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, NaaError, UsageError
 
 PROGRAM = "naa-fast"
@@ -25,6 +28,8 @@ class Parser(argparse.ArgumentParser):
     """argparse, with its complaints in this project's form and exit code, and `examples` at the end of its help."""
 
     examples: Sequence[str] = ()
+    words: Sequence[str] = ()
+    """What is parsed, for what is said of it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
@@ -33,11 +38,38 @@ class Parser(argparse.ArgumentParser):
         shown = "".join(f"  {line}\n" for line in self.examples)  # as they are: a wrapped command cannot be copied
         return super().format_help() + (f"\nexamples:\n{shown}" if shown else "")
 
+    @property
+    def verbs(self) -> dict[str, Parser]:
+        """The parsers of the verbs, by name."""
+        return dict(self._subparsers._group_actions[0].choices or {}) if self._subparsers is not None else {}
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         if message.endswith("required: VERB"):
             verbs = ", ".join(verb.__name__.rpartition(".")[2] for verb in VERBS)
             raise UsageError("no verb given", f"verbs: {verbs}", f"for more: {self.prog} --help")
-        raise UsageError(message, f"for more: {self.prog} --help")
+        raise UsageError(message, *self.near(message), f"for more: {self.prog} --help")
+
+    def near(self, message: str) -> list[str]:
+        """What was meant: of a choice the nearest one, of an option those of the verb that are called alike or begin so."""
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice is not None:
+            return meant(choice[1], re.findall(r"[\w-]+", choice[2]))
+        if message.startswith("unrecognized arguments:"):
+            verb = self.verbs.get(verb_of(self.words), self)
+            known = [name for action in verb._actions for name in action.option_strings]
+            unknown = [word.partition("=")[0] for word in message.split()[2:] if word.startswith("--")]
+            return [line for word in unknown for line in meant(word, known)]
+        return []
+
+
+def meant(word: str, known: Iterable[str]) -> list[str]:
+    known = list(known)
+    close = [name for name in known if len(word) > 3 and name.startswith(word)] or difflib.get_close_matches(word, known, n=1)
+    return [f"did you mean {' or '.join(close[:3])}?"] if close else []
 
 
 class ShowVersion(argparse.Action):
@@ -61,7 +93,7 @@ def build_parser() -> Parser:
         epilog=EPILOG,
         parents=[common],
     )
-    parser.add_argument("--version", action=ShowVersion, nargs=0, help="show the version and exit")
+    parser.add_argument("-V", "--version", action=ShowVersion, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(metavar="VERB", dest="verb", required=True)
     for verb in VERBS:
         verb.add(verbs, [common])
@@ -93,7 +125,12 @@ def run(words: list[str], arguments: argparse.Namespace) -> int:
         if hasattr(stream, "reconfigure"):  # a report must not fail on a name the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        build_parser().parse_args(words, arguments)
+        parser = build_parser()
+        path = config.given(words) if verb_of(words) == "scan" else None
+        scans = [("", words)] if path is None else config.expanded(words, path, parser.verbs["scan"])
+        if len(scans) > 1:
+            return several(scans, arguments)
+        parser.parse_args(scans[0][1], arguments)
         Log.as_json = getattr(arguments, "log", "text") == "json"
         code = int(arguments.run(arguments))
         sys.stdout.flush()
@@ -121,6 +158,27 @@ def run(words: list[str], arguments: argparse.Namespace) -> int:
         hint = [] if debug else ["  this was not foreseen; --debug shows where it happened"]
         note(f"error: {type(error).__name__}: {first}", *hint)
         return EXIT_ERROR
+
+
+def several(scans: Sequence[tuple[str, list[str]]], arguments: argparse.Namespace) -> int:
+    """Run the scans of a config one after the other, and print a table of them. What ends one by an error ends no other."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("several scans under torchrun", "each of them would share the processes", "start one torchrun a scan")
+    rows = []
+    for name, words in scans:
+        own = argparse.Namespace(outcome="", decision="", command=arguments.command)
+        emit(f"== {clean(name)}")
+        code = run(words, own)
+        report = config.report_at(own) if own.outcome else None
+        rows.append((name, code, report, getattr(own, "out", Path())))
+        if code in (EXIT_STOPPED, EXIT_INTERRUPTED):
+            break
+    emit("\n".join(["", *config.table_of(rows)]))
+    return config.worst([code for _, code, _, _ in rows])
+
+
+def verb_of(words: Sequence[str]) -> str:
+    return next((word for word in words if not word.startswith("-")), "")
 
 
 def show_trace(debug: bool) -> None:

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "measure one set and save the measurement"
     parser = verbs.add_parser("measure", help=about, description=about, parents=parents)
+    parser.examples = (
+        "naa-fast measure --model net.py:build --data clean.npz --out clean.naa.safetensors",
+        "naa-fast measure --model net.py:build --data clean.npz --shard 1/4 --out clean-1.naa.safetensors",
+    )
     add_model(parser, required=False)
     data = parser.add_argument_group("data")
     data.add_argument("--data", type=Path, metavar="PATH", help=DATA_HELP)

@@ -16,6 +16,7 @@ SHOWN = 10
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "join measurements of parts of one set, as if measured in one go"
     parser = verbs.add_parser("merge", help=about, description=about, parents=parents)
+    parser.examples = ("naa-fast merge clean-*.naa.safetensors --out clean.naa.safetensors",)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="measurement files of one model")
     parser.add_argument("--partial", action="store_true", help="accept that shards are missing; the report will say which")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="measurement file to write")

@@ -7,11 +7,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from naa_fast.errors import UsageError
+from naa_fast.errors import InputError, UsageError
+from naa_fast.files import write_whole
 
 QUARANTINE = "quarantine.jsonl"
-CONFIG = "scan.toml"
-"""The options as resolved, which `scan --config` takes again."""
 PROBE = 1 << 16
 """Bytes that are written for a try, and taken away again, before any work: a report is larger than that."""
 REPORT_FILES = (
@@ -29,6 +28,7 @@ REPORT_FILES = (
 def check_folder(folder: Path, inputs: Sequence[Path | None] = ()) -> None:
     """Raise UsageError if a report cannot go to `folder`, or a file of it would take the place of an input. Makes nothing."""
     from naa_fast.report.evidence_view import FOLDER
+    from naa_fast.report.folder import CONFIG
     from naa_fast.report.formats import FORMAT_FILES
     from naa_fast.report.pictures import OPTIONAL
 
@@ -95,6 +95,17 @@ def refuse_unwritable(folder: Path) -> None:
             f"--out: {folder} cannot be written to",
             f"writing {PROBE:,} bytes in {nearest}: {error.strerror or error}",
             "make room on its disk, or choose another --out",
+        ) from None
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole, its folder made if absent. Raises InputError where it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}", str(error.strerror or error), "name a folder that can be written, with room on its disk"
         ) from None
 
 

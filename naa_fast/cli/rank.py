@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naa_fast.cli.outputs import check_file, quarantine_of
+from naa_fast.cli.outputs import check_file, quarantine_of, write
 from naa_fast.cli.scan import add_proof, add_sets
 from naa_fast.cli.shared import (
     add_long,
@@ -49,6 +49,7 @@ no proof could be tried, so that nobody knows which samples carry a trigger."""
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "list the suspect samples that lie farthest outside what clean samples do"
     parser = verbs.add_parser("rank", help=about, description=about, epilog=EPILOG, parents=parents)
+    parser.examples = ("naa-fast rank --model net.py:build --clean clean.npz --suspect suspect.npz -k all --out samples.csv",)
     add_model(parser)
     add_sets(parser)
     add_running(parser)
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         for block in blocks(lines):
             emit(block.removesuffix("\n"))
     else:
-        write(arguments.out, lines)
+        write(arguments.out, "".join(lines).encode("utf-8"))
         rows = min(len(ranking.scores), arguments.k or len(ranking.scores))
         emit(clean(f"{arguments.out}: {rows:,} of {counted(len(ranking.scores), 'sample')}"))
     untried = [check for check in found.verdict.checks if check.name == "proof" and not arguments.no_proof]
@@ -124,15 +125,3 @@ def blocks(lines: Iterable[str]) -> Iterator[str]:
     left = iter(lines)
     while block := "".join(islice(left, LINES_AT_ONCE)):
         yield block
-
-
-def write(path: Path, lines: Iterable[str]) -> None:
-    from naa_fast.files import write_whole
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, "".join(lines).encode("utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}", str(error.strerror or error), "name a folder that can be written, with room on its disk"
-        ) from None

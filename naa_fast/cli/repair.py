@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naa_fast.cli.outputs import check_file
+from naa_fast.cli.outputs import check_file, write
 from naa_fast.cli.scan import DATA_HELP
 from naa_fast.cli.shared import (
     add_images,
@@ -137,8 +137,6 @@ def require_same_model(model: Any, digest: str, folder: Path) -> None:
 
 
 def write_figures(path: Path, content: dict[str, Any]) -> None:
-    from naa_fast.repair.deploy import write
-
     write(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode("ascii"))
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from naa_fast.cli.config import toml_of
 from naa_fast.cli.judging import add_judging, deliver, rules_of
-from naa_fast.cli.outputs import QUARANTINE, check_folder
+from naa_fast.cli.outputs import QUARANTINE, check_file, check_folder, write
 from naa_fast.cli.shared import (
     DEFAULT_REPORT,
     add_images,
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
     from naa_fast.result import Audit
     from naa_fast.scan.ranks import Ranks
 
+EXAMPLES = (
+    "naa-fast scan --model net.py:build --weights net.safetensors --clean clean.npz --suspect suspect.npz",
+    "naa-fast scan --model timm:resnet50 --weights model.safetensors --clean clean/ --suspect suspect/ --resize 224",
+    "naa-fast scan --model hf:./classifier --clean clean.jsonl --suspect suspect.jsonl --format sarif,junit",
+    "naa-fast scan --config scan.toml --out reports/today",
+)
 DIGESTED = frozenset(("sarif", "intoto"))
 """Formats that name the files of the model by their digest."""
 DATA_HELP = (
@@ -49,6 +56,7 @@ DATA_HELP = (
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "compare how a model's neurons respond to a trusted and to a suspect set"
     parser = verbs.add_parser("scan", help=about, description=about, parents=parents)
+    parser.examples = EXAMPLES
     add_model(parser)
     add_sets(parser, reference=True)
     add_running(parser)
@@ -71,7 +79,15 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
         help="names of the classes: a line each, or .json (default: those of the hf: model; of a language model its tokens)",
     )
     parser.add_argument("--out", type=Path, default=DEFAULT_REPORT, metavar="DIR", help="report folder (default: ./naa-report)")
-    parser.set_defaults(run=run)
+    files = parser.add_argument_group("options from a file")
+    files.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help="options by the same names; [[scan]] before those of each of several models",
+    )
+    files.add_argument("--save-config", type=Path, metavar="FILE.toml", help="write the options as resolved, for --config")
+    parser.set_defaults(run=run, parser=parser)
 
 
 def add_sets(parser: argparse.ArgumentParser, reference: bool = False) -> None:
@@ -107,6 +123,10 @@ def run(arguments: argparse.Namespace) -> int:
     sets_at = [place_of(path) for path in (trusted_of(arguments), arguments.suspect)]
     read = [*sets_at, arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow, arguments.class_names]
     check_folder(arguments.out, read)
+    config = toml_of(arguments, arguments.parser).encode("utf-8")
+    if arguments.save_config is not None:
+        check_file(arguments.save_config, read)
+        write(arguments.save_config, config)
     rules = rules_of(arguments)
     from naa_fast import audit
     from naa_fast.inputs.names import read_names
@@ -149,7 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
         if stop is not None:
             note(*stop.headline.splitlines(), *(f"  {line}" for line in stop.details))
             rules = replace(rules, stopped=(stop.headline, stop.exit_code))
-        return code_of_all(named(found, arguments, began, loading), arguments, rules, ranks)
+        return code_of_all(named(found, arguments, began, loading), arguments, rules, ranks, config)
 
 
 def named(found: Audit, arguments: argparse.Namespace, began: str, loading: float) -> Audit:
@@ -182,16 +202,18 @@ def digests(weights: Path | None, model: str) -> dict[str, str]:
     return found
 
 
-def code_of_all(found: Audit, arguments: argparse.Namespace, rules: Rules, ranks: Ranks) -> int:
+def code_of_all(found: Audit, arguments: argparse.Namespace, rules: Rules, ranks: Ranks, config: bytes) -> int:
     """Rank 0's exit code, on every rank once it has delivered: torchrun ends all of them with the first that fails."""
     if ranks.rank:
         return int(ranks.tell(None))
+    from naa_fast.report.folder import CONFIG
     from naa_fast.scan.stopping import stop_on_signals
 
     code, fault = None, None
     try:
         with stop_on_signals():  # what is being written is written to its end
             code = deliver(found, arguments, rules)
+            write(arguments.out / CONFIG, config)
         if found.times is not None and not arguments.json:  # the report has them
             note(found.times.words())
     except NaaError as error:

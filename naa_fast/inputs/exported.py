@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from naa_fast.errors import ModelError, UnsafeInput
+from naa_fast.files import nearest_files
 from naa_fast.inputs.weights import FIRST_SAFE_TORCH, first_line, some, torch_version
 
 KNOWN = re.compile(
@@ -67,7 +68,9 @@ def load_exported(path: Path) -> nn.Module:
         ModelError: no such file, or a damaged one.
     """
     if not path.is_file():
-        raise ModelError(f"no such exported program: {path}", "expected a .pt2 file as torch.export.save writes it")
+        raise ModelError(
+            f"no such exported program: {path}", *nearest_files(path), "expected a .pt2 file as torch.export.save writes it"
+        )
     if torch_version() < FIRST_SAFE_TORCH:
         raise UnsafeInput(f"refused to load {path}", f"torch {torch.__version__} has known holes", "install torch 2.10 or newer")
     members = read_members(path)

@@ -16,12 +16,14 @@ from torch import nn
 
 from naa_fast.capture.runnable import advice
 from naa_fast.errors import ModelError, NaaError, UsageError
+from naa_fast.files import nearest_files
 from naa_fast.inputs.exported import load_exported
 from naa_fast.inputs.timm_models import PREFIX as TIMM
 from naa_fast.inputs.timm_models import load_timm
 from naa_fast.inputs.weights import TORCH_SUFFIXES, first_line, load_weights, read_weights
 
 FORM = "expected FILE.py:FUNCTION or package.module:FUNCTION"
+FORMS = "or hf:FOLDER (Hugging Face), timm:NAME (an architecture of timm), or a FILE.pt2 of torch.export"
 EXPORTED = ".pt2"
 SHOWN = 12
 
@@ -65,9 +67,12 @@ def load_model(
             raise UsageError(
                 f"model '{spec}' is a file of weights, or of TorchScript",
                 "weights need the code of their model, and TorchScript is a program that cannot be hooked",
-                f"name both: --model FILE.py:FUNCTION --weights {spec}; or a .pt2 of torch.export",
+                f"this file is --weights: --model FILE.py:FUNCTION --weights {spec}",
+                "or with an architecture of timm: --model timm:NAME; of a Hugging Face folder the folder: --model hf:FOLDER; "
+                "or a program saved by torch.export: --model FILE.pt2",
             )
-        raise UsageError(f"model '{spec}' is not of a form that can be loaded", FORM)
+        folder = [f"this is a folder: --model hf:{spec}, if it has a config.json"] if Path(spec).is_dir() else []
+        raise UsageError(f"model '{spec}' is not of a form that can be loaded", *folder, FORM, FORMS)
     state = None if weights is None else read_weights(weights, trusted)
     is_file = place.endswith(".py")
     with importable(Path(place).parent if is_file else Path.cwd()):
@@ -102,7 +107,7 @@ def importable(folder: Path) -> Iterator[None]:
 def import_file(path: Path) -> ModuleType:
     """A Python file as a module under a name of its own."""
     if not path.is_file():
-        raise UsageError(f"no such model file: {path}", f"searched from {Path.cwd()}", FORM)
+        raise UsageError(f"no such model file: {path}", f"searched from {Path.cwd()}", *nearest_files(path), FORM)
     name = f"_naa_fast_model_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None, "the name ends in .py"

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from naa_fast.errors import InputError, UnsafeInput, UsageError
+from naa_fast.files import nearest_files
 from naa_fast.inputs.arrays import open_columns
 from naa_fast.inputs.batches import ArraySource, IterableSource, Source
 from naa_fast.inputs.images import ImageFolder, ImageTar
@@ -73,7 +74,7 @@ def open_path(path: Path, batch_size: int, text: TextOptions | None = None, imag
         return open_text(place_of(path), batch_size, text)
     suffix = path.suffix.lower()
     if not path.exists():
-        raise InputError(f"no such data: {path}", "the path does not exist", known)
+        raise InputError(f"no such data: {path}", "the path does not exist", *nearest_files(path), known)
     if path.is_dir():
         return ImageFolder(path, batch_size, images)
     if suffix in UNSAFE_SUFFIXES:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from naa_fast.errors import ModelError, UnsafeInput, UsageError
+from naa_fast.files import nearest_files
 from naa_fast.inputs.states import Weights, first_line, load_weights, some, state_dicts
 
 __all__ = ["first_line", "load_weights", "read_weights", "some"]
@@ -43,7 +44,9 @@ def read_weights(path: Path, trusted: str | None = None) -> Weights:
     """
     suffix = path.suffix.lower()
     if not path.is_file():
-        raise ModelError(f"no such weights: {path}", "expected a .safetensors file, or one written by torch.save")
+        raise ModelError(
+            f"no such weights: {path}", *nearest_files(path), "expected a .safetensors file, or one written by torch.save"
+        )
     kind = kind_of(path)
     if trusted is not None:
         return weights_of(unpickled(path, trusted, kind), path, trusted=True)

@@ -25,6 +25,8 @@ from naa_fast.report.table import table_lines
 from naa_fast.report.words import printable
 
 REPORT = "report.json"
+CONFIG = "scan.toml"
+"""The options of a scan as resolved, which the command line writes after all else."""
 PATH_CELLS = 200
 
 
@@ -70,7 +72,7 @@ def write_report(
     last = {**format_files(formats, report), REPORT: report}
     for name, content in last.items():
         write(folder / name, content)
-    for name in {*OPTIONAL, *FORMAT_FILES} - small.keys() - last.keys():  # of an older report in the same place
+    for name in {*OPTIONAL, *FORMAT_FILES, CONFIG} - small.keys() - last.keys():  # of an older report in the same place
         remove(folder / name)
     return [folder / name for name in ("clean.naa.safetensors", "suspect.naa.safetensors", *small, *last)]
 

@@ -21,6 +21,7 @@ from naa_fast.cli.main import main
 from naa_fast.cli.outputs import REPORT_FILES
 from naa_fast.errors import EXIT_ERROR, EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_UNSAFE, EXIT_USAGE, EXIT_WARN
 from naa_fast.measurement import Measurement
+from naa_fast.report.folder import CONFIG
 from naa_fast.report.pictures import VECTORS
 
 CODE = """
@@ -75,7 +76,7 @@ def test_scan_finds_the_planted_neurons_and_writes_the_report(here: Path, capsys
     captured = capsys.readouterr()
     assert captured.out.startswith("WARN (exit code 1)"), "what the classes themselves are is no trigger"
     assert re.search(r"\nreport: naa-report/report\.html \(\d+ files in naa-report/\)\n$", captured.out)
-    assert {path.name for path in (here / "naa-report").iterdir()} == {*REPORT_FILES, VECTORS, "page"}
+    assert {path.name for path in (here / "naa-report").iterdir()} == {*REPORT_FILES, VECTORS, CONFIG, "page"}
     report = json.loads((here / "naa-report" / "report.json").read_text())
     assert report["outcome"] == "warn"
     (layer,) = report["layers"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from naa_fast.cli.main import build_parser, main
 from naa_fast.cli.shared import model_arguments
 from naa_fast.errors import EXIT_USAGE, UsageError
 
-VERBS = ("scan", "rank", "measure", "merge", "compare", "demo", "doctor")
+VERBS = ("scan", "rank", "measure", "merge", "compare", "report", "repair", "demo", "doctor", "bench")
 HEAVY = ("torch", "numpy", "numba", "cupy", "matplotlib", "safetensors", "PIL")
 SCAN = ["scan", "--model", "m.py:build", "--clean", "c.npz", "--suspect", "s.npz"]
 
@@ -96,7 +97,11 @@ def test_an_unknown_verb_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> 
         (["measure", "--model", "m:f", "--data", "d"], "required: --out"),
         (["merge", "--out", "x"], "required: FILE"),
         (["compare", "a"], "required: SUSPECT"),
-        ([*SCAN, "--thresh", "1"], "unrecognized arguments: --thresh 1"),
+        ([*SCAN, "--thresh", "1"], "unrecognized arguments: --thresh 1\n  did you mean --threshold?"),
+        ([*SCAN, "--bach-size", "1"], "did you mean --batch-size?"),
+        ([*SCAN, "--fail-on", "prooved"], "did you mean proved?"),
+        (["scna"], "did you mean scan?"),
+        ([*SCAN, "--format", "sarif,pdf"], "'pdf' is no format of a report: expected some of sarif, junit, markdown, intoto"),
         ([*SCAN, "--device", "gpu"], "'gpu' is not a device: expected auto, cpu"),
         ([*SCAN, "--backend", "fast"], "invalid choice: 'fast'"),
         ([*SCAN, "--top-k", "0"], "argument --top-k: '0' is not a whole number of 1 or more"),
@@ -115,8 +120,25 @@ def test_a_wrong_word_is_named_with_exit_code_4(capsys: pytest.CaptureFixture[st
     assert "for more: naa-fast " in text
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_help_ends_with_commands_that_are_understood(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    examples = capsys.readouterr().out.split("\nexamples:\n")[1].splitlines()
+    assert examples
+    for line in examples:
+        program, *words = shlex.split(line)
+        assert (program, words[0]) == ("naa-fast", verb)
+        if "--config" not in words:
+            build_parser().parse_args(words)
+
+
+def test_a_word_like_no_other_gets_no_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean" not in usage(capsys, *SCAN, "--xyzzy")
+
+
+@pytest.mark.parametrize("word", ["--version", "-V"])
+def test_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 0
     assert capsys.readouterr().out.startswith("naa-fast 0.")
 
 
