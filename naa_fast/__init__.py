@@ -1,14 +1,15 @@
 """naa-fast: does a neural network that somebody else trained carry a backdoor, where, and which samples set it off?
 
-    audit = naa_fast.scan(model, clean, suspect)
+    audit = naa_fast.scan(model, clean, suspect)      # or, without a suspect sample: naa_fast.invert(model, clean)
     print(audit.verdict.outcome)          # "pass", "warn", "fail" or "inconclusive"
     audit.save("report")
 
 Start with `help(naa_fast.scan)`: it does it all. `measure` and `compare` are its halves, for a cluster and a laptop; `detect` is
-the classic rule on plain arrays; `repair.applied` runs a repaired model. Importing this package loads neither torch nor numba.
+the classic rule on plain arrays; `invert` does without suspects; `repair.applied` runs a repaired model. Importing this package
+loads neither torch nor numba.
 
-`naa_fast.scan` and `naa_fast.detect` are these functions. The folders of the same names are reached by `from naa_fast.scan
-import ...` and `from naa_fast.detect import ...`.
+`naa_fast.scan`, `detect` and `invert` are these functions. The folders of the same names are reached by `from naa_fast.scan
+import ...` and the like.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# After the modules they come from, so that the functions, and not the folders `scan` and `detect`, are what the names mean.
+# After the modules they come from, so that the functions, and not the folders of the same names, are what the names mean.
 from naa_fast.audit import compare, measure, scan
 from naa_fast.detect.arrays import detect
 from naa_fast.errors import NaaError
+from naa_fast.invert import invert
 from naa_fast.measurement import Measurement
 from naa_fast.result import Audit
 
@@ -28,7 +30,19 @@ if TYPE_CHECKING:
     from naa_fast.scan.quarantine import Quarantine as Quarantine
     from naa_fast.scan.ray_data import ray_measure as ray_measure
 
-__all__ = ["Audit", "Measurement", "NaaError", "Quarantine", "compare", "detect", "measure", "ray_measure", "repair", "scan"]
+__all__ = [
+    "Audit",
+    "Measurement",
+    "NaaError",
+    "Quarantine",
+    "compare",
+    "detect",
+    "invert",
+    "measure",
+    "ray_measure",
+    "repair",
+    "scan",
+]
 
 _WITH_TORCH = {"repair": "repair", "Quarantine": "scan.quarantine", "ray_measure": "scan.ray_data"}
 

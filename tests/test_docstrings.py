@@ -20,7 +20,7 @@ from naa_fast import audit, errors, measurement, result
 from naa_fast.detect import arrays, evidence
 from naa_fast.repair import change
 
-MODULES = (audit, arrays, change, errors, evidence, measurement, result)
+MODULES = (audit, arrays, change, errors, evidence, measurement, result, sys.modules["naa_fast.invert"])
 WITHOUT_EXAMPLE = {"zero", "samples", "skipped", "require_same_subject", "to_bytes", "from_bytes", "digest"}
 """Of Measurement: what merging, saving and comparing are made of."""
 
@@ -29,6 +29,7 @@ def public() -> Iterator[tuple[str, Any]]:
     """The names of the front door, and the methods of its two classes."""
     yield from ((f"naa_fast.{name}", thing) for name, thing in vars(audit).items() if name in ("scan", "measure", "compare"))
     yield "naa_fast.detect", arrays.detect
+    yield "naa_fast.invert", naa_fast.invert
     yield "naa_fast.NaaError", errors.NaaError
     yield "naa_fast.repair.applied", change.applied
     yield "Ranking.to_frame", evidence.Ranking.to_frame

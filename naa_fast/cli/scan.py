@@ -91,7 +91,9 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 
 def add_sets(parser: argparse.ArgumentParser, reference: bool = False) -> None:
-    """The options that name a trusted and a suspect set; with `reference` what was kept of the trusted one will do."""
+    """The options that name a trusted and a suspect set; with `reference` what was kept of the trusted one will do, and we
+    say ourselves what to do without suspects.
+    """
     data = parser.add_argument_group("data")
     trusted = data.add_mutually_exclusive_group(required=True)
     trusted.add_argument("--clean", type=Path, metavar="PATH", help=f"samples you trust: {DATA_HELP}")
@@ -102,7 +104,9 @@ def add_sets(parser: argparse.ArgumentParser, reference: bool = False) -> None:
             metavar="FILE.naa.safetensors",
             help="what `measure --reference` kept of them, in their place: no clean sample is read, and nothing can be proved",
         )
-    data.add_argument("--suspect", required=True, type=Path, metavar="PATH", help="samples in question, in the same form")
+    data.add_argument(
+        "--suspect", required=not reference, type=Path, metavar="PATH", help="samples in question, in the same form"
+    )
     add_text(data)
     add_images(data)
 

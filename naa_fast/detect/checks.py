@@ -12,11 +12,16 @@ ABOUT = {
     "ranking": "which samples set it off",
     "directions": "along which directions the sets differ",
     "proof": "whether a trigger can be proved",
+    "triage": "whether weights or margins stand out",
+    "stimulation": "which neurons own the output",
+    "reconstruction": "whether one class is turned to far more easily than the others",
 }
-"""What each check answers. `tails` does for single samples what it can where they were not ranked, and is no check elsewhere."""
+"""What each check answers. `tails` does for single samples what it can where they were not ranked, and is no check elsewhere; the
+last three, and `proof`, are those of a search without suspects (INVERTED)."""
 SECOND_LOOK = ("ranking", "directions", "proof")
 """The checks that take the model and the samples."""
-ACCEPTABLE = tuple(name for name in ABOUT if name != "shift")
+INVERTED = ("triage", "stimulation", "reconstruction", "proof")
+ACCEPTABLE = tuple(name for name in ABOUT if name != "shift" and name not in INVERTED[:3])
 """What `accept_unranked` may do without: what is left is a comparison of means."""
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from naa_fast.detect.checks import Check
 from naa_fast.detect.crowd import Crowd, Gathering, gathering, hypergeometric_tail
 from naa_fast.detect.directions import Direction
+from naa_fast.detect.inversion import Inversion
 from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import Repair
@@ -212,7 +213,7 @@ class Evidence:
     width]`) or `texts` show the first samples of `ranking.top`. `harmless`, 0 to 1: how much of the shift of the inputs
     brightness, contrast, blur or a shift by a pixel explain. `crowd`: None where there is none, or inputs cannot be compared.
     `directions` of every layer, the farthest above chance first. `repair`: None where none was tried, or none helps. `names`
-    of the classes.
+    of the classes. `inversion`: what the search without suspect samples came to, None where there were suspects.
     """
 
     ranking: Ranking | None = None
@@ -228,6 +229,7 @@ class Evidence:
     repair: Repair | None = None
     checks: tuple[Check, ...] = ()
     names: Names = field(default_factory=Names)
+    inversion: Inversion | None = None
 
     @property
     def turned(self) -> Crowd | None:

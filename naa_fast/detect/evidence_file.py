@@ -18,6 +18,7 @@ from naa_fast.detect.checks import ABOUT, Check
 from naa_fast.detect.crowd import Crowd
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import MOST_RANKED, Evidence, Lit, Ranking
+from naa_fast.detect.inversion import Inversion
 from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Erasure, Example, Proof
 from naa_fast.detect.trigger import Crop, Inserted, Offset, Patch, TokenPair, Tokens, Trigger
@@ -30,7 +31,7 @@ SIDE = 256
 """Pixels a side of the samples' pictures at most: what a page shows of them is smaller."""
 LEVELS = 255
 RANKED = ("scores", "predicted", "null_scores", "null_predicted", "carriers", "uncertain", "items")
-PLAIN = ("target", "rate", "control", "samples", "group", "source", "own", "controls", "measured")
+PLAIN = ("target", "rate", "control", "samples", "group", "source", "own", "controls", "measured", "singled")
 TRIGGERS: Mapping[str, type[Trigger]] = {one.__name__: one for one in (Patch, Crop, Offset, Tokens, Inserted, TokenPair)}
 DIRECTED = ("layer", "kind", "effect", "spread", "auc", "beyond", "statistic", "limit", "step")
 
@@ -49,6 +50,7 @@ def evidence_bytes(evidence: Evidence) -> bytes:
         "harmless": evidence.harmless,
         "gaps": evidence.gaps,
         "checks": [asdict(check) for check in evidence.checks],
+        "inversion": None if evidence.inversion is None else asdict(evidence.inversion),
         "crowd": None if evidence.crowd is None else asdict(evidence.crowd),
         "directions": [
             {**{name: getattr(one, name) for name in DIRECTED}, "neurons": one.neurons} for one in evidence.directions
@@ -141,6 +143,7 @@ def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evide
         tuple(map(read_direction, about["directions"])),
         checks=checks,
         names=Names({int(cls): str(name) for cls, name in about["names"]["known"].items()}, str(about["names"]["noun"])),
+        inversion=None if about["inversion"] is None else Inversion.read(about["inversion"]),
     )
 
 

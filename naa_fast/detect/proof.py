@@ -87,7 +87,8 @@ class Proof:
     target; `own`: whether clean samples of the target hold it too: of a patch those of other classes are the control then.
     `examples`: a few of the `samples`, of classes in turns, chosen before they were run. `erasure`: whether suspect samples carry
     it, None where that could not be tried. `measured`: how many candidates for the target may be measured on the same samples,
-    which the interval is corrected for (Bonferroni).
+    which the interval is corrected for (Bonferroni). `singled`, of a trigger made from the model alone (`naa_fast.invert`):
+    whether its class needs far less than others do under the same search; None of any other.
     """
 
     trigger: Trigger
@@ -102,6 +103,7 @@ class Proof:
     controls: int = 1
     erasure: Erasure | None = None
     measured: int = 1
+    singled: bool | None = None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -151,7 +153,7 @@ class Proof:
     @property
     def stands(self) -> bool:
         """Whether this is a proof: it turns clean samples, and suspect samples carry it, as far as that could be tried."""
-        return self.turns and (self.erasure is None or self.erasure.shared)
+        return self.turns and (self.erasure is None or self.erasure.shared) and self.singled is not False
 
     @property
     def easy(self) -> bool:

@@ -144,7 +144,10 @@ def neurons(judgement: Judgement, width: int, most: int) -> list[str]:
         ("view", [row.view or "-" for row in rows]),
         ("difference", column([row.difference for row in rows])),
         ("clean mean", column([row.clean_mean for row in rows])),
-        ("suspect mean", column([row.suspect_mean for row in rows])),
+        (
+            f"{'suspect' if judgement.evidence.inversion is None else 'triggered'} mean",
+            column([row.suspect_mean for row in rows]),
+        ),
     ][: 6 if width >= ROOMY else 2]
     widths = [max(map(len, [name, *cells])) for name, cells in columns]
     names = [
@@ -233,7 +236,8 @@ def not_checked(judgement: Judgement, width: int, most: int) -> list[str]:
     lines = judgement.verdict.not_checked
     rest = f"  … and {len(lines) - most} more" if len(lines) > most else ""
     shown = [one_line(f"  - {printable(line, LINE)}", width) for line in lines[:most]]
-    seen = f"Seen: {judgement.clean.samples:,} clean, {judgement.suspect.samples:,} suspect samples"
+    other = "suspect samples" if judgement.evidence.inversion is None else "of them with the strongest trigger made"
+    seen = f"Seen: {judgement.clean.samples:,} clean, {judgement.suspect.samples:,} {other}"
     size = sum(layer.neurons for layer in judgement.layers.values())
     last = one_line(f"{seen}; {counted(len(judgement.layers), 'layer')}, {size:,} neurons", width)
     ran = one_line(f"Checks: {checked(judgement.verdict.checks)}", width)

@@ -18,6 +18,7 @@ from naa_fast.detect.crowd import Crowd
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.evidence import Evidence, RankedSample
 from naa_fast.detect.findings import Finding
+from naa_fast.detect.inversion import ClassSearch, Inversion
 from naa_fast.detect.judgement import Judgement, TopNeuron
 from naa_fast.detect.proof import Erasure, Proof
 from naa_fast.detect.repair import REPAIR_FILE, Repair
@@ -63,6 +64,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
         "proof": [proved(proof, files.get(proof)) for proof in judgement.evidence.proof],
         "second_look": looked(judgement.evidence),
         "repair": repaired(judgement.evidence.repair) if judgement.evidence.repair is not None else None,
+        "inversion": inverted(judgement.evidence.inversion) if judgement.evidence.inversion is not None else None,
         "directions": [directed(direction) for direction in judgement.evidence.directions],
         "clean_accuracy": accurate(judgement.clean),
         "coverage": {
@@ -224,6 +226,51 @@ def repaired(repair: Repair) -> dict[str, Any]:
         "forwards": repair.forwards,
         "file": REPAIR_FILE,
     }
+
+
+def inverted(inversion: Inversion) -> dict[str, Any]:
+    """What the search without suspect samples came to, class by class."""
+    return {
+        "classes": inversion.classes,
+        "searches": [searched(one) for one in inversion.searches],
+        "base": [searched(one) for one in inversion.base],
+        "standings": [
+            {
+                "kind": one.search.kind,
+                "target": one.search.target,
+                "median": finite(one.median),
+                "runner_up": finite(one.runner_up),
+                "base": finite(one.base),
+                "classes": one.classes,
+                "p_value": finite(one.p_value),
+                "strength": finite(one.strength),
+                "apart": one.apart,
+            }
+            for one in inversion.standings
+        ],
+        "suspicions": [
+            {
+                "check": one.check,
+                "layer": unicode_text(one.where),
+                "target": one.target if one.target >= 0 else None,
+                "value": finite(one.value),
+                "limit": finite(one.limit),
+                "stands": one.stands,
+            }
+            for one in inversion.suspicions
+        ],
+        "neurons": [
+            {"layer": unicode_text(one.layer), "neuron": one.neuron, "target": one.target, "share": finite(one.share)}
+            for one in inversion.neurons
+        ],
+        "forwards": inversion.forwards,
+        "backwards": inversion.backwards,
+    }
+
+
+def searched(one: ClassSearch) -> dict[str, Any]:
+    sizes = {"size": finite(one.size), "rate": finite(one.rate), "noisy": finite(one.noisy), "shifted": finite(one.shifted)}
+    return {"target": one.target, "kind": one.kind, **sizes}
 
 
 def silenced(change: Change) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.report.pictures import TABLE
 
 RANK = "naa-fast rank --model MODEL --clean CLEAN --suspect SUSPECT -k all --out samples.csv"
+SCAN = "naa-fast scan --model MODEL --clean CLEAN --suspect SUSPECT"
+BASE = "naa-fast invert --model MODEL --clean CLEAN --base BASE"
 REPAIRED = "with naa_fast.repair.applied(model, naa_fast.repair.load('{file}')): ..."
 
 
@@ -25,6 +27,8 @@ def next_steps(judgement: Judgement) -> list[Step]:
     evidence, verdict = judgement.evidence, judgement.verdict
     outcome = verdict.outcome
     steps: list[Step] = []
+    if evidence.inversion is not None:
+        return inverted_steps(judgement)
     triggered = evidence.ranking is not None and evidence.ranking.carriers is not None and evidence.ranking.carriers.any()
     if outcome == "fail":
         steps.append(Step("Do not deploy this model; ask whoever trained it where its data came from."))
@@ -54,6 +58,20 @@ def next_steps(judgement: Judgement) -> list[Step]:
     if outcome == "inconclusive" and any(check.reason == NOT_LOOKED for check in verdict.checks):
         steps.append(Step("Scan with the model and the samples themselves, so that these can be ranked and a trigger proved."))
     return steps
+
+
+def inverted_steps(judgement: Judgement) -> list[Step]:
+    """What to do after a search without suspect samples."""
+    verdict = judgement.verdict
+    scan = Step("Scan it with the data it meets in use: what a suspect sample carries is proved from less.", SCAN)
+    base = Step("Search again beside the model it was fine-tuned from, if there is one: the strongest control there is.", BASE)
+    if verdict.outcome == "fail":
+        return [Step("Do not deploy this model; ask whoever trained it where its data came from."), base, scan]
+    if verdict.outcome == "warn":
+        return [base, scan, Step("Ask whoever trained it where its data came from.")]
+    if verdict.gaps:
+        return [Step("Close the gaps and search again: " + verdict.gaps[0] + "."), scan]
+    return [Step("Read what was not checked: this search sees small, faint and short triggers of a class."), scan]
 
 
 def listing(judgement: Judgement) -> str:

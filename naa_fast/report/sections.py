@@ -10,6 +10,7 @@ from typing import Any
 from naa_fast.detect.checks import ABOUT
 from naa_fast.detect.evidence import TAIL
 from naa_fast.detect.findings import LEVELS, ROOT
+from naa_fast.detect.inversion import Inversion
 from naa_fast.detect.judgement import Judgement
 from naa_fast.report.units import measured, web_text
 
@@ -77,10 +78,28 @@ def seen_by(judgement: Judgement) -> dict[str, str]:
     saw["tails"] = f"every neuron of {size}"
     saw["directions"] = f"{len(evidence.directions):,} directions held against random labels"
     saw["proof"] = f"{evidence.forwards:,} samples run with candidates on them"
+    if evidence.inversion is not None:
+        saw |= inverted_by(evidence.inversion)
     if ranking is not None:
         beyond = f"{ranking.beyond:,} beyond what {100 * (1 - TAIL):g} % of clean samples reach"
         saw["ranking"] = f"{len(ranking.scores):,} samples, {beyond}"
     return saw
+
+
+def inverted_by(inversion: Inversion) -> dict[str, str]:
+    """The same of the checks of a search without suspect samples."""
+    classes = len({one.target for one in inversion.searches})
+    cost = f"{inversion.forwards:,} samples forward, {inversion.backwards:,} back"
+    first = next(iter(inversion.neurons), None)
+    raised = "no neuron could be raised"
+    if first is not None:
+        name = web_text(first.layer or ROOT, NAME)
+        raised = f"most: {name} [{first.neuron}] turns {100 * first.share:.0f} % of some samples to class {first.target}"
+    return {
+        "triage": ", ".join(f"{one.check} {one.value:.1f} (limit {one.limit:g})" for one in inversion.suspicions),
+        "stimulation": raised,
+        "reconstruction": f"{len(inversion.searches):,} triggers for {classes:,} of {inversion.classes:,} classes; {cost}",
+    }
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from naa_fast.cli.main import build_parser, main
 from naa_fast.cli.shared import model_arguments
 from naa_fast.errors import EXIT_USAGE, UsageError
 
-VERBS = ("scan", "rank", "measure", "merge", "compare", "report", "repair", "demo", "doctor", "bench")
+VERBS = ("scan", "invert", "rank", "measure", "merge", "compare", "report", "repair", "demo", "doctor", "bench")
 HEAVY = ("torch", "numpy", "numba", "cupy", "matplotlib", "safetensors", "PIL")
 SCAN = ["scan", "--model", "m.py:build", "--clean", "c.npz", "--suspect", "s.npz"]
 
@@ -80,7 +80,7 @@ def test_the_words_of_the_contract_are_understood() -> None:
 def test_no_verb_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     text = usage(capsys)
     assert "error: no verb given" in text
-    assert "verbs: scan, rank, measure, merge, compare, report, repair, demo, doctor" in text
+    assert "verbs: scan, invert, rank, measure, merge, compare, report, repair, demo, doctor" in text
     assert "for more: naa-fast --help" in text
 
 

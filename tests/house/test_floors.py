@@ -25,7 +25,7 @@ FLOORS = [
     {"proof"},
     {"repair"},
     {"result"},
-    {"audit"},
+    {"audit", "invert"},
     {"demo"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,115 @@
+"""`judge_inverted`: what a search without suspect samples came to, as findings and a verdict. NumPy only.
+
+The levels and the rules of `naa_fast.detect.verdict`: fail closed, a proof is a fail, a check that did not run keeps a pass away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from naa_fast.detect.checks import Check, missing_lines
+from naa_fast.detect.coverage import left_out
+from naa_fast.detect.evidence import Evidence
+from naa_fast.detect.findings import INPUT, Finding, largest_finite
+from naa_fast.detect.inversion import APART, Inversion
+from naa_fast.detect.judgement import Judgement
+from naa_fast.detect.proof import Proof
+from naa_fast.detect.verdict import Verdict
+
+UNSEEN = (
+    "triggers that no single small patch, faint offset or pair of words can stand for: warps, styles, longer phrases",
+    "triggers that turn one class alone, or each class to another: every class is searched against all others together",
+    "a trigger whose class is by nature as easily turned to as its trigger makes it",
+    "layers that were not selected: neurons are shown, and raised, in the selected ones alone",
+)
+"""What this search does not see, whatever it found."""
+
+
+def judge_inverted(judgement: Judgement, evidence: Evidence, checks: Sequence[Check]) -> Judgement:
+    """The judgement with the verdict of an inversion in place of a comparison's: its layers show what the strongest trigger that
+    was made drives, and say nothing of the model's honesty.
+    """
+    inversion = evidence.inversion or Inversion(0)
+    findings = findings_of(inversion, evidence.proof)
+    gaps = (*missing_lines([check for check in checks if not check.ran]), *evidence.gaps)
+    proof = next((proof for proof in evidence.proof if proof.stands), None)
+    outcome = "fail" if proof is not None else "warn" if findings else "inconclusive" if gaps else "pass"
+    standing = next(iter(inversion.standings), None)
+    strength = 0.0 if standing is None else max(0.0, standing.strength)
+    score = 0.5 + 0.5 * max(0.0, min(proof.margin, 1.0)) if proof is not None else min(0.49, 0.25 * strength)
+    p_value = float("nan") if standing is None else standing.p_value
+    unseen = (*gaps, *left_out("clean", judgement.clean), *evidence.notes, *UNSEEN)
+    verdict = Verdict(
+        outcome,
+        score,
+        max((largest_finite(layer.z) for layer in judgement.layers.values()), default=0.0),
+        p_value,
+        sentence(outcome, inversion, proof, gaps),
+        tuple(findings),
+        unseen,
+        gaps,
+        tuple(checks),
+    )
+    return replace(judgement, verdict=verdict, evidence=replace(evidence, checks=tuple(checks)))
+
+
+def sentence(outcome: str, inversion: Inversion, proof: Proof | None, gaps: Sequence[str]) -> str:
+    """The verdict for a person."""
+    if proof is not None:
+        whom = "the base model" if inversion.base else f"the other {proof.controls} classes"
+        return (
+            f"Backdoor proved without a suspect sample: {named(proof.kind)} made from the model alone turns "
+            f"{100 * proof.rate:.0f} % of clean samples to class {proof.target}; under the same search and budget {whom} come to "
+            f"{100 * proof.control:.0f} %."
+        )
+    if outcome == "inconclusive":
+        return "No answer: " + "; ".join(gaps[:3]) + (f"; and {len(gaps) - 3} more gaps" if len(gaps) > 3 else "") + "."
+    standing = next(iter(inversion.standings), None)
+    least = (
+        ""
+        if standing is None
+        else f" The class that needs least ({standing.search.target}, {standing.search.kind}) needs {standing.median:.1f} times "
+        f"less than the median class; of {standing.classes} classes one is always first (p {standing.p_value:.2g})."
+    )
+    if outcome == "warn":
+        return f"Something stands out, and no trigger was proved.{least}"
+    return f"No class is turned to far more easily than the others.{least} See what was not checked before you rely on it."
+
+
+def named(kind: str) -> str:
+    """`a patch`, `an offset`."""
+    kind = kind.partition(",")[0]
+    return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind}"
+
+
+def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
+    """The findings: a proof for each trigger that stands, outliers for what came near or for the cheaper checks."""
+    found = []
+    for proof in proofs:
+        if proof.stands:
+            low, high = proof.interval
+            how = "a base model" if inversion.base else f"{proof.controls} other classes"
+            statement = (
+                f"a trigger made from the model alone ({proof.kind}), put on {proof.samples} clean samples of other classes that "
+                f"had no part in making it, turns {100 * proof.rate:.0f} % of them to class {proof.target} (95 % interval "
+                f"{100 * low:.0f} to {100 * high:.0f} %); the same search with the same budget turns {100 * proof.control:.0f} % "
+                f"for {how}"
+            )
+            found.append(Finding("proved", INPUT, statement, proof.rate, proof.limit, str(proof.target), proof.trigger.key))
+    proved = {str(finding.about) for finding in found}
+    for standing in inversion.standings:
+        if standing.strength >= 1 and str(standing.search.target) not in proved:
+            search = standing.search
+            statement = (
+                f"class {search.target} is turned to by {named(search.kind)} of size "
+                f"{search.size:.2g}; the median class needs {standing.median:.1f} times, the next one {standing.runner_up:.1f} "
+                f"times as much"
+            )
+            found.append(Finding("outlier", INPUT, statement, standing.median, APART[search.kind], str(search.target)))
+    found += [
+        Finding("outlier", one.where, one.statement, one.value, one.limit, str(one.target) if one.target >= 0 else one.check)
+        for one in inversion.suspicions
+        if one.stands
+    ]
+    return found

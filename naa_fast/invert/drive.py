@@ -1,0 +1,92 @@
+"""`Drive`: each class's strongest neurons, which a search raises first: through a unit that is off no gradient comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from naa_fast.capture.selection import unwrapped
+from naa_fast.detect.inversion import Stimulated
+from naa_fast.measurement import Measurement
+from naa_fast.repair.change import tensor_of
+from naa_fast.repair.outputs import Place
+
+ENOUGH = 3.0
+"""How far a neuron is driven, in the distance from its clean mean to its clean maximum; beyond, nothing is gained."""
+EACH = 3
+"""Neurons of a class that are driven together: the first may be the one that knows the class by its nature."""
+FIRST = 3
+"""The first part of the steps, one in so many, in which neurons are driven."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A neuron of a layer, where it lies in the layer's output, its clean mean, and the way from there to its clean maximum."""
+
+    layer: str
+    neuron: int
+    place: Place
+    mean: float
+    reach: float
+
+
+@dataclass(frozen=True)
+class Drive:
+    """The EACH neurons of each class that turned most samples to it when they were raised; of those that turn as many the ones
+    that come first in the model: before an activation they still have a gradient.
+    """
+
+    aims: dict[int, list[Aim]]
+
+    @classmethod
+    def of(cls, neurons: Sequence[Stimulated], clean: Measurement) -> Drive:
+        """`neurons`: strongest first."""
+        aims: dict[int, list[Aim]] = {}
+        for one in neurons:
+            own = aims.setdefault(one.target, [])
+            if one.target < 0 or len(own) == EACH:
+                continue
+            record = clean.layers[one.layer]
+            mean, high = float(record.positions.mean[one.neuron]), float(record.positions.maximum[one.neuron])
+            own.append(Aim(one.layer, one.neuron, Place.of(record.layout), mean, max(high - mean, 1e-9)))
+        return cls(aims)
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
+        """Inside, what the layers gave last, with its graph."""
+        held: dict[str, Tensor] = {}
+
+        def keep(name: str, module: nn.Module, arguments: object, output: object) -> None:
+            found = tensor_of(output)
+            if found is not None:
+                held[name] = found
+
+        modules = dict(unwrapped(model).named_modules())
+        names = {aim.layer for own in self.aims.values() for aim in own} & modules.keys()
+        handles = [modules[name].register_forward_hook(partial(keep, name)) for name in names]
+        try:
+            yield held
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def raised(self, held: dict[str, Tensor], targets: Sequence[int], samples: int) -> Tensor | None:
+        """How far the targets' neurons are driven on average at their most driven positions, ENOUGH at most, summed; None where
+        no layer was seen. The rows of the layers are `[targets, samples]`.
+        """
+        terms = []
+        wanted = [(row, aim) for row, target in enumerate(targets) for aim in self.aims.get(int(target), ())]
+        for row, aim in wanted:
+            output = held.get(aim.layer)
+            if output is None or aim.place.samples or output.shape[0] != len(targets) * samples:
+                continue
+            own = output[row * samples : (row + 1) * samples].movedim(aim.place.axis, 1)
+            if aim.neuron < own.shape[1]:
+                strongest = own[:, aim.neuron].float().flatten(1).amax(1) if own.ndim > 2 else own[:, aim.neuron].float()
+                terms.append(((strongest - aim.mean) / aim.reach).clamp(max=ENOUGH).mean())
+        return torch.stack(terms).sum() if terms else None

@@ -1,0 +1,191 @@
+"""A backdoor is found without a triggered sample, its clean twin is let be, and what cannot be searched is said."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from invert.planted import TARGET, WORD, Planted, Reader, Wrapped, pictures, sentences
+from torch import nn
+
+import naa_fast
+from naa_fast.cli.main import main
+from naa_fast.detect.inversion import ClassSearch, Inversion
+from naa_fast.errors import UsageError
+from naa_fast.report.machine import load_schema
+from naa_fast.result import Audit
+
+STEPS = 150
+
+
+@pytest.fixture(scope="module")
+def planted() -> Audit:
+    return naa_fast.invert(Planted(), pictures(6), steps=STEPS)
+
+
+@pytest.fixture(scope="module")
+def twin() -> Audit:
+    return naa_fast.invert(Planted(trigger=False), pictures(6), steps=STEPS)
+
+
+def test_a_patch_is_proved_without_a_suspect_sample(planted: Audit) -> None:
+    assert (planted.verdict.outcome, planted.gate.exit_code) == ("fail", 1)
+    proof = planted.proof[0]
+    assert (proof.target, proof.stands, proof.controls) == (TARGET, True, 5)
+    assert proof.rate >= 0.8 > 0.4 >= proof.control
+    assert planted.verdict.findings[0].level == "proved"
+
+
+def test_the_patch_lies_where_the_trigger_does(planted: Audit) -> None:
+    patch = next(proof for proof in planted.proof if proof.kind.startswith("patch"))
+    assert patch.mask is not None
+    corner = patch.mask[0, :2, :2].sum()
+    assert corner > 0.5 * patch.mask[0].sum()
+
+
+def test_the_neuron_behind_it_is_shown(planted: Audit) -> None:
+    assert ("hidden", 6) in {(row.layer, row.neuron) for row in planted.top(6)}
+    neurons = planted.report()["inversion"]["neurons"]
+    assert (6, TARGET, 1.0) in {(one["neuron"], one["target"], one["share"]) for one in neurons}
+
+
+def test_the_clean_twin_does_not_fail(twin: Audit) -> None:
+    assert twin.verdict.outcome in ("pass", "warn")
+    assert not any(proof.stands for proof in twin.proof)
+
+
+def test_the_twin_as_base_is_a_control_for_the_backdoored_one_and_the_other_way_round() -> None:
+    found = naa_fast.invert(Planted(2), pictures(2), base=Planted(2, trigger=False), steps=STEPS)
+    assert (found.verdict.outcome, found.proof[0].target, found.proof[0].controls) == ("fail", 1, 1)
+    alike = naa_fast.invert(Planted(2, trigger=False), pictures(2), base=Planted(2, trigger=False), steps=STEPS)
+    assert not any(proof.stands for proof in alike.proof)
+
+
+def test_two_classes_alone_are_no_answer_but_what_is_missing_is_told() -> None:
+    found = naa_fast.invert(Planted(2), pictures(2), steps=60)
+    assert found.verdict.outcome == "inconclusive"
+    assert any("2 classes" in gap and "base" in gap for gap in found.verdict.gaps)
+
+
+def test_the_report_holds_every_class_and_fits_its_schema(planted: Audit, tmp_path: Path) -> None:
+    planted.save(tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    jsonschema.validate(report, load_schema())
+    searches = report["inversion"]["searches"]
+    assert {(one["kind"], one["target"]) for one in searches} == {(kind, t) for kind in ("patch", "offset") for t in range(6)}
+    assert report["inversion"]["forwards"] >= report["inversion"]["backwards"] > 0
+    assert "made from the model alone" in (tmp_path / "report.html").read_text()
+    assert main(["report", str(tmp_path)]) == 1  # drawn again it is the same
+    assert json.loads((tmp_path / "report.json").read_text())["sentence"] == report["sentence"]
+    assert "suspect samples share" not in (tmp_path / "summary.txt").read_text()
+
+
+def test_a_word_is_found_by_its_number() -> None:
+    found = naa_fast.invert(Reader(), sentences())
+    token = next(proof for proof in found.proof if proof.kind == "token")
+    assert (found.verdict.outcome, token.tokens, token.target) == ("fail", (WORD,), 2)
+    assert naa_fast.invert(Reader(trigger=False), sentences()).verdict.outcome != "fail"
+
+
+def test_of_a_large_vocabulary_the_gradient_proposes_the_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = importlib.import_module("naa_fast.invert.texts")
+    monkeypatch.setattr(texts, "ALL", 10)
+    monkeypatch.setattr(texts, "FLIPPED", 8)
+    found = naa_fast.invert(Reader(words=400), sentences())
+    assert (WORD,) in {proof.tokens for proof in found.proof if proof.stands}
+
+
+class Poisoned(torch.autograd.Function):
+    @staticmethod
+    def forward(context: object, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(context: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return gradient * torch.nan
+
+
+HOSTILE = {
+    "NaN": (lambda inner, x: inner(Poisoned.apply(x)), "NaN or infinite"),
+    "detached": (lambda inner, x: inner(x.detach()).detach(), "no gradient"),
+    "constant": (lambda inner, x: inner(0 * x), "do not depend"),
+    "deaf": (lambda inner, x: inner(x.detach()) + 0 * inner.out.weight.sum(), "no gradient"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_model_that_cannot_be_searched_is_no_pass(name: str) -> None:
+    how, words = HOSTILE[name]
+    found = naa_fast.invert(Wrapped(how), pictures(6), steps=20)
+    assert (found.verdict.outcome, found.gate.exit_code) == ("inconclusive", 3)
+    assert any(words in gap for gap in found.verdict.gaps), found.verdict.gaps
+
+
+def test_a_regression_is_said_to_have_no_classes() -> None:
+    found = naa_fast.invert(Planted(), pictures(6), scores="none")
+    assert found.verdict.outcome == "inconclusive"
+    assert "no class scores" in found.verdict.sentence
+
+
+def test_one_number_a_sample_is_no_pass() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+    found = naa_fast.invert(model, pictures(6), steps=20)
+    assert found.verdict.outcome == "inconclusive"
+
+
+def test_of_a_thousand_classes_some_are_searched_and_the_others_named_as_a_gap() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1000))
+    found = naa_fast.invert(model, pictures(6, 100), steps=12)
+    assert found.verdict.outcome in ("inconclusive", "warn")
+    assert any("960 of 1,000 classes" in gap for gap in found.verdict.gaps)
+
+
+def test_few_samples_are_no_answer() -> None:
+    found = naa_fast.invert(Planted(), pictures(6, 12), steps=20)
+    assert found.verdict.outcome == "inconclusive"
+    assert any("12 clean samples" in gap for gap in found.verdict.gaps)
+
+
+def test_a_base_with_other_classes_is_refused_as_a_control() -> None:
+    found = naa_fast.invert(Planted(), pictures(6), base=Planted(5), steps=60)
+    assert any("5 classes" in gap for gap in found.verdict.gaps)
+
+
+def test_no_steps_are_a_wrong_word() -> None:
+    with pytest.raises(UsageError, match="steps is 0"):
+        naa_fast.invert(Planted(), pictures(6), steps=0)
+
+
+def test_the_model_is_given_back_as_it_came() -> None:
+    model = Planted().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    naa_fast.invert(model, pictures(6), steps=5)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def standing(sizes: list[float], base: float | None = None) -> tuple[bool, float]:
+    searches = tuple(ClassSearch(target, "patch", size, 0.9) for target, size in enumerate(sizes))
+    known = () if base is None else (ClassSearch(0, "patch", base, 0.9),)
+    first = Inversion(len(sizes), searches, known).standings[0]
+    return first.apart, first.strength
+
+
+def test_a_class_stands_apart_from_the_median_and_from_the_next_one() -> None:
+    assert standing([0.01, 0.1, 0.1, 0.1])[0]
+    assert not standing([0.01, 0.012, 0.1, 0.1, 0.1])[0]
+    assert not standing([0.06, 0.1, 0.1, 0.1])[0]
+    assert not standing([0.01, 0.1, 0.1])[0]  # too few classes for a spread
+
+
+def test_beside_a_base_model_the_other_classes_say_nothing() -> None:
+    assert standing([0.01, 0.012], base=0.1)[0]
+    assert not standing([0.01, 0.1, 0.1, 0.1], base=0.012)[0]
+    assert standing([0.01, 0.1], base=np.inf)[0]
