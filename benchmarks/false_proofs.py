@@ -1,6 +1,6 @@
 """False proofs: how often a scan proves a trigger where there is none, on trained models of 10, 100 and 1,000 classes.
 
-    python -m benchmarks.false_proofs            # 200 clean pairs and 10 backdoored models a size; a stopped run goes on
+    python -m benchmarks.false_proofs            # 200 searched clean pairs and 10 backdoored models a size; a stopped run goes on
 
 A class is a number of one, two or three handwritten digits (scikit-learn's, 8 x 8, side by side). Of the digits 1,000 train the
 models; clean pairs are drawn from the other 797. With 100 and 1,000 classes the classes are as frequent as 1 / (rank + 5), in
@@ -32,6 +32,8 @@ from naa_fast.detect.proof import wilson
 SAMPLES = {1: 398, 2: 800, 3: 2000}
 """Samples of a set, by the digits of a class."""
 CLEAN_MODELS, PAIRS, BACKDOORED = 2, 200, 10
+MOST = 4
+"""Times as many pairs at most, until PAIRS of them had a class to search for."""
 TRIGGERED = 0.05
 TRAINED_ON = 1000
 STEPS, TUNED, BATCH, RATE = 800, 300, 256, 2e-3
@@ -236,18 +238,19 @@ def backdoored_row(width: int, number: int, folder: Path, steps: int) -> dict[st
 
 
 def summary(width: int, clean: list[dict[str, Any]], backdoored: list[dict[str, Any]]) -> dict[str, Any]:
-    """One line of the table: counts, intervals (Wilson 1927, 95 %) and what the search cost."""
+    """One line of the table: counts, the upper end of the interval (Wilson 1927, 95 %) over the searched pairs, and the cost."""
     false = sum(bool(r["proofs"]) for r in clean)
     proved = sum(any(p["target"] == r["target"] for p in r["proofs"]) for r in backdoored)
     outcomes = {o: sum(r["outcome"] == o for r in clean) for o in ("pass", "warn", "fail", "inconclusive")}
     searched = [r["forwards"] for r in clean if r["forwards"]]
+    most = wilson(false / len(searched), len(searched))[1] if searched else 1.0
     return {
         "classes": 10**width,
         "samples_a_set": SAMPLES[width],
         "accuracy": round(float(np.mean([r["accuracy"] for r in clean])), 3),
         "clean_pairs": len(clean),
         "false_proofs": false,
-        "false_proofs_at_most": round(wilson(false / len(clean), len(clean))[1], 4),
+        "false_proofs_at_most": round(most, 4),
         "outcomes": outcomes,
         "proof_did_not_run": sum(any("control" in reason for reason in r["unrun"]) for r in clean),
         "searched": len(searched),
@@ -276,7 +279,9 @@ def main() -> None:
     rows = []
     for width in words.widths:
         backdoored = [backdoored_row(width, number, words.folder, words.steps) for number in range(words.backdoored)]
-        clean = [clean_row(width, number, words.folder, words.steps) for number in range(words.pairs)]
+        clean = []
+        while sum(bool(row["forwards"]) for row in clean) < words.pairs and len(clean) < MOST * words.pairs:
+            clean.append(clean_row(width, len(clean), words.folder, words.steps))
         rows.append(summary(width, clean, backdoored))
         print(json.dumps(rows[-1], indent=1), flush=True)
     write(words.out, rows)
