@@ -138,6 +138,7 @@ def scan(
     from naa_fast.rank import RankingPass, ReferencePass
     from naa_fast.repair.search import repaired
     from naa_fast.scan.loop import measure as run
+    from naa_fast.scan.options import RunOptions
     from naa_fast.scan.ranks import Ranks
     from naa_fast.scan.stopping import StopRequest, Watch, stop_on_signals
     from naa_fast.scan.times import Times
@@ -147,37 +148,34 @@ def scan(
         raise UsageError(f"budget is {budget!r}", "expected a whole number of samples, 1 or more, or none for the default")
     if listed not in RANKINGS:
         raise UsageError(f"ranking is {ranking!r}", f"expected one of {', '.join(RANKINGS)}, or True or False")
+    request = Request(layers, exclude)
+    running = RunOptions(
+        layers=request,
+        batch_size=batch_size,
+        device=device,
+        backend=backend,
+        scores=scores,
+        stop_early=stop_early,
+        prefetch=prefetch,
+        chunk_size=chunk_size,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        resume=resume,
+    )
     times, class_scores, seed = Times(), ClassScores(scores), torch.initial_seed()
 
     def measured(name: str, source: Source, onlooker: Onlooker | None) -> Measurement:
         if quarantine is not None:
             quarantine.begin(name)
-        return run(
-            model,
-            source,
-            layers=request,
-            device=device,
-            backend=backend,
-            progress=progress,
-            chunk_size=chunk_size,
-            checkpoint=None if checkpoint is None else Path(checkpoint) / name,
-            resume=resume,
-            stop_early=stop_early,
-            quarantine=quarantine,
-            times=times,
-            prefetch=prefetch,
-            onlooker=onlooker,
-            scores=class_scores,
-        )
+        company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times, "scores": class_scores}
+        return run(model, source, running.of(name), onlooker=onlooker, **company)
 
-    options: dict[str, Any] = {"batch_size": batch_size, "device": str(device), "backend": backend}
+    options = running.told()
     options |= {"ranking": listed, "proof": proof, "repair": repair, "scores": scores}
     options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked, "budget": budget}
     given = given_measurement(clean)
     opened = [fitted(model, open_source(data, batch_size, images=images)) for data in ((clean, suspect)[given is not None :])]
     fit_images(model, opened, images)
     sets = opened[0], opened[-1]  # with a reference no clean set is read
-    request = Request(layers, exclude)
     if exclude is not None:
         options["exclude"] = asked_words(exclude)
     ranks, attempts, watch = Ranks.here(model), Attempts(), Watch(progress, StopRequest())
@@ -201,7 +199,7 @@ def scan(
             scoring = attempts.ranking(lambda: fitting.calibrate(clean_measured))
         if watch.cut:
             raise stopped(watch.stop.name, checkpoint)
-    request = request.without(clean_measured.unread)
+    running = replace(running, layers=request.without(clean_measured.unread))
     suspect_measured = measured("suspect", sets[1], None if scoring is None else scoring.suspect)
     if layers is None:
         clean_measured, suspect_measured = with_common_layers(clean_measured, suspect_measured)
@@ -307,7 +305,6 @@ def measure(
     Measurement(500 samples, 3 layers)
     """
     assert not isinstance(progress, bool)  # `shown` has seen to that
-    from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import Request
     from naa_fast.inputs.batches import PartOfSource
     from naa_fast.inputs.images import fit_images
@@ -316,7 +313,20 @@ def measure(
     from naa_fast.measurement import Part
     from naa_fast.rank import RankingPass
     from naa_fast.scan.loop import measure as run
+    from naa_fast.scan.options import RunOptions
 
+    running = RunOptions(
+        layers=Request(layers, exclude),
+        batch_size=batch_size,
+        device=device,
+        backend=backend,
+        scores=scores,
+        stop_early=stop_early,
+        prefetch=prefetch,
+        chunk_size=chunk_size,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        resume=resume,
+    )
     source = fitted(model, open_source(data, batch_size, images=images))
     fit_images(model, [source], images)
     parts: tuple[Part, ...] = ()
@@ -334,24 +344,9 @@ def measure(
     if reference:
         chosen: dict[str, Any] = {"layers": Request(layers, exclude), "device": device, "backend": backend, "progress": progress}
         ranking = RankingPass(model, source, source, saving=True, first=first_index, **chosen)
-    measured = run(
-        model,
-        source,
-        layers=Request(layers, exclude),
-        device=device,
-        backend=backend,
-        progress=progress,
-        first_index=first_index,
-        chunk_size=chunk_size,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        resume=resume,
-        stop_early=stop_early,
-        quarantine=quarantine,
-        times=times,
-        prefetch=prefetch,
-        scores=ClassScores(scores),
-        onlooker=None if ranking is None else ranking.clean,
-    )
+    company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times}
+    company |= {"first_index": first_index, "onlooker": None if ranking is None else ranking.clean}
+    measured = run(model, source, running, **company)
     if ranking is not None:
         measured = replace(measured, reference=ranking.calibrate(measured).saved)
     return replace(measured, parts=parts)

@@ -48,6 +48,7 @@ from naa_fast.report.run import Run, now
 from naa_fast.result import Audit
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.loop import measure as measured_by
+from naa_fast.scan.options import RunOptions
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.ranks import Ranks
 from naa_fast.scan.times import Times
@@ -95,12 +96,12 @@ def inverted(
     fit_images(model, (source,), images)
     draw = Draw(DRAWN)
     seen = SamplePass(lambda part, views, predicted, items: draw.add(part, predicted.cpu().numpy()))
-    running: dict[str, Any] = {"device": device, "backend": backend, "progress": progress, "times": times}
-    running |= {"scores": class_scores}
+    company: dict[str, Any] = {"progress": progress, "times": times, "scores": class_scores}
     if quarantine is not None:
         quarantine.begin("clean")
     request = Request(layers, exclude)
-    of_clean = measured_by(model, source, layers=request, quarantine=quarantine, prefetch=prefetch, onlooker=seen, **running)
+    running = RunOptions(request, batch_size, device, backend, scores, prefetch=prefetch)
+    of_clean = measured_by(model, source, running, quarantine=quarantine, onlooker=seen, **company)
     if seen.error is not None:
         raise seen.error
     with times.measuring("proof"), evaluating(model), nullcontext() if base is None else evaluating(base):
@@ -109,12 +110,12 @@ def inverted(
         decode = decoder(source)
         evidence = replace(found.evidence, proof=tuple(with_words(proof, decode) for proof in found.evidence.proof))
     triggered = Triggered(found.triggered or [batch for batch, _ in draw.batches])
-    of_triggered = measured_by(model, triggered, layers=request.without(of_clean.unread), **running)
+    of_triggered = measured_by(model, triggered, replace(running, layers=request.without(of_clean.unread)), **company)
     if layers is None:
         of_clean, of_triggered = with_common_layers(of_clean, of_triggered)
     judgement = judge_inverted(judge(of_clean, of_triggered, None, top_k, evidence), evidence, found.checks)
     times.total = perf_counter() - began
-    options = {"batch_size": batch_size, "device": str(device), "backend": backend, "scores": scores, "top_k": top_k}
+    options = running.told() | {"scores": scores, "top_k": top_k}
     options |= {"steps": steps, "base": base is not None, "search": "without suspect samples"}
     named = Run(type(unwrapped(model)).__qualname__, "", source.name, NAME, (), began_at, now())
     return Audit(judgement, options, times, named, seed)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import nn
 from naa_fast.capture import ClassScores, select
 from naa_fast.capture.fast_path import fast_path_off
 from naa_fast.capture.runnable import require_runnable
-from naa_fast.capture.selection import Layers, Request, unwrapped
+from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, NaaError, RankLost, StateMismatch, Stopped, UsageError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.fingerprint import model_fingerprint
@@ -26,6 +25,7 @@ from naa_fast.records import LayerRecord
 from naa_fast.scan.checkpoint import Checkpoints, Progressed
 from naa_fast.scan.chunk import Onlooker, Progress, Runner, version_of
 from naa_fast.scan.feeding import Feed, Range, batches_ahead
+from naa_fast.scan.options import RunOptions
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.quarantine import Quarantine
 from naa_fast.scan.ranks import Ranks, Round, Turn
@@ -40,44 +40,32 @@ comes home after each: rare enough to cost nothing, often enough that what an in
 def measure(
     model: nn.Module,
     source: Source,
+    options: RunOptions = RunOptions(),  # noqa: B008  (frozen)
     *,
-    layers: Layers | Request = None,
-    device: str | torch.device = "auto",
-    backend: str = "auto",
     progress: Progress | None = None,
     first_index: int = 0,
-    chunk_size: int | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    stop_early: bool = False,
-    interval_s: float = 60.0,
     quarantine: Quarantine | None = None,
     times: Times | None = None,
-    prefetch: int | None = None,
     onlooker: Onlooker | None = None,
     scores: ClassScores | None = None,
 ) -> Measurement:
     """Per-neuron records of the chosen layers over all samples of `source`.
 
     The model runs in eval mode without gradients and is given back in the mode it came in, with no hook left on it, also when
-    it raises. A batch that does not fit into memory is halved until it does, and the notes say so. `device` "auto" leaves the
-    model where it is. Floating-point inputs are cast to the model's own precision.
-
-    `stop_early`: forwards end after the last chosen layer. Records are the same, predictions are not counted.
+    it raises. A batch that does not fit into memory is halved until it does, and the notes say so. Floating-point inputs are cast
+    to the model's own precision.
 
     `first_index`: global index of the set's first sample, for a part of a larger set; it decides the calibration folds and tells
     parts apart when they merge.
 
-    With `checkpoint`, a folder, the set is cut into chunks of `chunk_size` items whose records merge in order. Finished chunks
-    are saved there every `interval_s` seconds and when a signal asks to stop; `resume` goes on from there and gives the same
-    bytes as a run that was never interrupted. Under `torchrun` with an initialised process group the ranks share the chunks, and
+    With a checkpoint the set is cut into chunks whose records merge in order; a run that goes on from one gives the same bytes as
+    one that was never interrupted. Under `torchrun` with an initialised process group the ranks share the chunks, and
     every rank returns the whole. Batch and chunk size change no more than the last bits; the number of ranks nothing. A rank that
     fails ends the job on all of them, with a checkpoint of what was finished.
 
-    `quarantine` takes the items that could not be used, and says how many are too many. `times` is added to. `prefetch`: batches
-    a thread reads ahead (see `naa_fast.scan.feeding.batches_ahead`); it changes no bit. `onlooker` sees each sample's own views
-    of the layers on the way and changes no bit either; what it does with them comes to the cost. `scores` says which output the
-    class scores are, by the first batch unless it knows already.
+    `quarantine` takes the items that could not be used, and says how many are too many. `times` is added to. `onlooker` sees each
+    sample's own views of the layers on the way and changes no bit; what it does with them comes to the cost. `scores` says which
+    output the class scores are where another set has been asked already; None: by `options.scores` and the first batch.
 
     Raises:
         InputError: no sample, a batch that cannot be read, or too many bad items. ModelError: the forward raised; names layer
@@ -88,10 +76,9 @@ def measure(
         StateMismatch: the checkpoint is of something else. Stopped: a signal came, and the checkpoint is written.
         RankLost: another rank failed or died.
     """
-    if chunk_size is None and (checkpoint is not None or Ranks.here().count > 1):
-        chunk_size = CHUNK_SIZE
-    if chunk_size is not None and chunk_size < 1:
-        raise UsageError(f"chunk size is {chunk_size}", "expected 1 or more")
+    if options.chunk_size is None and (options.checkpoint is not None or Ranks.here().count > 1):
+        options = replace(options, chunk_size=CHUNK_SIZE)
+    chunk_size = options.chunk_size
     sampler = getattr(getattr(source, "data", None), "sampler", None)
     if chunk_size is not None and isinstance(sampler, torch.utils.data.RandomSampler):
         raise UsageError(
@@ -99,31 +86,25 @@ def measure(
         )
     if first_index < 0:
         raise UsageError(f"first index is {first_index}", "expected 0 or more")
-    if resume and checkpoint is None:
-        raise UsageError("resume without a checkpoint", "name the folder the checkpoints are in")
     require_runnable(model)
-    scores = scores or ClassScores()
-    if stop_early and scores.key is not None:
-        raise UsageError("scores with stop_early", "the forwards end before the model gives any", "leave one of them out")
-    place = Placement.of(model, device)
-    selection = select(model, layers)
+    scores = scores or ClassScores(options.scores)
+    place = Placement.of(model, options.device)
+    selection = select(model, options.layers)
     fingerprint = model_fingerprint(unwrapped(model))
     checkpoints = None
-    if checkpoint is not None:
+    if options.checkpoint is not None:
         subject = {
             "model": fingerprint,
             "data": source.name,
             "samples": str(source.samples),
             "layers": ", ".join(layer.label for layer in selection.layers),
             "device": place.device.type,
-            "backend": backend,
-            "chunk size": str(chunk_size),
             "first index": str(first_index),
-            "scores": scores.key or "",
+            **options.bound(),
             "batch size": str(getattr(source, "batch_size", "as given")),
             "version": version_of("naa-fast"),
         }
-        checkpoints = Checkpoints(checkpoint, subject, interval_s)
+        checkpoints = Checkpoints(options.checkpoint, subject, options.interval_s)
     # Without a checkpoint there is nothing to finish for: signals keep their usual meaning.
     signals = stop_on_signals() if checkpoints is not None else nullcontext(StopRequest())
     quarantine, times = quarantine or Quarantine(), times or Times()
@@ -131,13 +112,13 @@ def measure(
     began = perf_counter()
     with evaluating(model), torch.no_grad(), signals as stop:
         runner = Runner(
-            model, source, selection, place, backend, fingerprint, stop, progress, first_index, quarantine, times, scores
+            model, source, selection, place, options.backend, fingerprint, stop, progress, first_index, quarantine, times, scores
         )
-        runner.capture.stop_early = stop_early
+        runner.capture.stop_early = options.stop_early
         runner.onlooker = onlooker
         with runner.capture as capture:
             try:
-                total, fresh = run_chunks(runner, chunk_size, checkpoints, resume, prefetch)
+                total, fresh = run_chunks(runner, options, checkpoints)
             finally:
                 times.total += perf_counter() - began
                 if Ranks.here().rank == 0:
@@ -152,24 +133,23 @@ def measure(
     return total
 
 
-def run_chunks(
-    runner: Runner, chunk_size: int | None, checkpoints: Checkpoints | None, resume: bool, prefetch: int | None
-) -> tuple[Measurement, bool]:
-    """All chunks, joined in order, and whether this process ran any itself. Without a `chunk_size` the set is one chunk.
+def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | None) -> tuple[Measurement, bool]:
+    """All chunks, joined in order, and whether this process ran any itself. Without a chunk size the set is one chunk.
 
     Round by round every rank takes one chunk; rank 0 joins them and writes the checkpoints. A round in which a rank was stopped
     or failed is dropped: the resumed scan runs its chunks again from their start.
     """
     ranks, source, quarantine = Ranks.here(runner.model), runner.source, runner.quarantine
     runner.together = ranks.together
-    begun = begin(runner, ranks, checkpoints, resume, chunk_size)
+    chunk_size = options.chunk_size
+    begun = begin(runner, ranks, checkpoints, options.resume, chunk_size)
     total, chunk, more, fresh = begun.measurement, begun.next_chunk, not begun.finished, False
 
     def keep(finished: bool = False) -> None:
         if checkpoints is not None and ranks.rank == 0:
             checkpoints.save(Progressed(chunk, total, tuple(quarantine.found), finished))
 
-    ahead = batches_ahead(source, runner.place.device, prefetch)
+    ahead = batches_ahead(source, runner.place.device, options.prefetch)
     pinned = runner.place.device if ahead > 0 and runner.place.device.type == "cuda" else None
     ranges = spans(chunk + ranks.first, ranks.step, chunk_size)
     # A rank of a model that is spread over all of them may not stop by itself between two batches.

@@ -11,6 +11,7 @@ from naa_fast.errors import InputError, NaaError, UsageError
 from naa_fast.inputs.opening import open_source
 from naa_fast.measurement import Measurement
 from naa_fast.scan.loop import joined_chunks, measure
+from naa_fast.scan.options import RunOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +49,7 @@ def ray_measure(
         raise UsageError("ray_measure needs Ray, which is not installed", "pip install 'naa-fast[ray]'") from None
     if actors < 1:
         raise UsageError(f"{actors} actors", "expected 1 or more")
-    options = {"layers": layers, "batch_size": batch_size, "device": device, "backend": backend, "scores": scores}
+    options = RunOptions(layers, batch_size, device, backend, scores)
     whole = dataset.materialize()
     names = whole.columns() or []
     if not names:
@@ -76,18 +77,18 @@ def rows_of(block: Any) -> int:
 class Worker:
     """One actor: a model, and how to measure with it."""
 
-    def __init__(self, model_factory: Callable[[], nn.Module], options: dict[str, Any]) -> None:
+    def __init__(self, model_factory: Callable[[], nn.Module], options: RunOptions) -> None:
         self.model = model_factory()
-        self.options = dict(options)
-        self.batch_size = self.options.pop("batch_size")
-        self.options["scores"] = ClassScores(self.options["scores"])
+        self.options = options
+        self.scores = ClassScores(options.scores)
 
     def measure(self, block: Any, first_index: int) -> tuple[bytes, list[str]]:
         """One block's measurement as the bytes of its file; or the lines of an error, which Ray would wrap in its own."""
         if len(block) == 0:
             return Measurement.zero().to_bytes(), []
         try:
-            measured = measure(self.model, open_source(block, self.batch_size), first_index=first_index, **self.options)
+            source = open_source(block, self.options.batch_size)
+            measured = measure(self.model, source, self.options, first_index=first_index, scores=self.scores)
         except NaaError as error:
             return b"", [error.headline, *error.details]
         return measured.to_bytes(), []

@@ -13,11 +13,13 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from naa_fast.accumulate import Views
-from naa_fast.inputs.batches import Batch, open_source
+from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.opening import open_source
 from naa_fast.rank import RankingPass
 from naa_fast.rank.directions import Directions
 from naa_fast.rank.scorer import Scorer
 from naa_fast.scan.loop import measure
+from naa_fast.scan.options import RunOptions
 
 BUDGET = 60
 """Operations of ranking a batch, beyond the hooks (DESIGN: budgets). Views of tensors cost no launch and are not counted."""
@@ -71,12 +73,12 @@ def counted(layers: int, batches: int, verb: str, positions: bool, ranking: bool
     passes = RankingPass(model, clean, suspect, backend="portable")
     if verb == "fit":
         with Dispatched() as dispatched:
-            measure(model, clean, backend="portable", onlooker=passes.clean if ranking else None)
+            measure(model, clean, RunOptions(backend="portable"), onlooker=passes.clean if ranking else None)
         return dispatched
     if ranking:
-        passes.calibrate(measure(model, clean, backend="portable", onlooker=passes.clean))
+        passes.calibrate(measure(model, clean, RunOptions(backend="portable"), onlooker=passes.clean))
     with Dispatched() as dispatched:
-        measure(model, suspect, backend="portable", onlooker=passes.suspect if ranking else None)
+        measure(model, suspect, RunOptions(backend="portable"), onlooker=passes.suspect if ranking else None)
     return dispatched
 
 

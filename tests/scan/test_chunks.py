@@ -89,16 +89,11 @@ def test_a_resumed_scan_gives_the_same_bytes(tmp_path: Path, crash: int) -> None
 def run_with_interval(options: dict[str, object], progress: object) -> Measurement:
     """`measure` with a checkpoint after every chunk."""
     from naa_fast.scan.loop import measure
+    from naa_fast.scan.options import RunOptions
 
     source = open_source(ROWS, int(options["batch_size"]))  # type: ignore[call-overload]
-    return measure(
-        model(),
-        source,
-        progress=progress,  # type: ignore[arg-type]
-        chunk_size=options["chunk_size"],  # type: ignore[arg-type]
-        checkpoint=options["checkpoint"],  # type: ignore[arg-type]
-        interval_s=0,
-    )
+    run = RunOptions(chunk_size=options["chunk_size"], checkpoint=options["checkpoint"], interval_s=0)  # type: ignore[arg-type]
+    return measure(model(), source, run, progress=progress)  # type: ignore[arg-type]
 
 
 def test_without_resume_an_old_checkpoint_is_forgotten(tmp_path: Path) -> None:
@@ -207,6 +202,7 @@ import torch
 from torch import nn
 from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
+from naa_fast.scan.options import RunOptions
 
 torch.set_num_threads(1)  # children of a fork have no threads but their own
 torch.manual_seed(0)
@@ -215,8 +211,8 @@ x = torch.randn(600, 12, generator=torch.Generator().manual_seed(1))
 root, rng = Path(sys.argv[1]), random.Random(3)
 
 def scan(folder, resume, pause):
-    return measure(model, open_source(x, 10), chunk_size=20, checkpoint=root / folder, resume=resume, interval_s=0,
-                   backend="reference", progress=lambda *told: time.sleep(pause))
+    options = RunOptions(chunk_size=20, checkpoint=root / folder, resume=resume, interval_s=0, backend="reference")
+    return measure(model, open_source(x, 10), options, progress=lambda *told: time.sleep(pause))
 
 expected = scan("whole", False, 0).digest()
 for kill in range(20):

@@ -21,6 +21,7 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.inputs.opening import open_source
 from naa_fast.scan.feeding import Feed, batches_ahead
 from naa_fast.scan.loop import measure
+from naa_fast.scan.options import RunOptions
 from naa_fast.scan.stopping import StopRequest
 from naa_fast.scan.times import Times
 
@@ -67,7 +68,7 @@ def no_thread_is_left() -> Iterator[None]:
 def test_a_slow_source_is_read_while_the_model_runs() -> None:
     def seconds(prefetch: int) -> tuple[float, Times]:
         times = Times()
-        measure(Pause(0.04), Slow(0.04), layers="", backend="reference", prefetch=prefetch, times=times)
+        measure(Pause(0.04), Slow(0.04), RunOptions(layers="", backend="reference", prefetch=prefetch), times=times)
         return times.total, times
 
     apart, before = seconds(0)
@@ -103,7 +104,9 @@ def test_what_the_source_raises_comes_in_its_place_and_names_the_batch() -> None
     for prefetch in (0, 2):
         told.clear()
         with pytest.raises(InputError, match="reading batch 7 of slow failed\n  OSError: disk on fire"):
-            measure(nn.Identity(), Slow(0, 70), prefetch=prefetch, progress=lambda label, done, total: told.append(done))
+            measure(
+                nn.Identity(), Slow(0, 70), RunOptions(prefetch=prefetch), progress=lambda label, done, total: told.append(done)
+            )
         assert told == [10, 20, 30, 40, 50, 60, 70]
 
 
@@ -114,7 +117,7 @@ def test_a_model_that_raises_stops_the_reading() -> None:
 
     source = Slow(0.001)
     with pytest.raises(naa_fast.NaaError, match="the model raised RuntimeError on batch 0"):
-        measure(Breaks(), source, layers="")
+        measure(Breaks(), source, RunOptions(layers=""))
     assert source.read <= 5
 
 

@@ -17,6 +17,7 @@ from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Rejected
 from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
+from naa_fast.scan.options import RunOptions
 from naa_fast.scan.quarantine import Limit, Quarantine, line
 
 BROKEN = (3, 4, 17, 39)
@@ -40,8 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(folder: Path, **options: Any) -> tuple[naa_fast.Measurement, list[Rejected]]:
     quarantine = Quarantine(None, options.pop("max_bad", None))
     source = open_source(folder, options.pop("batch_size", 5))
+    beside = {name: options.pop(name) for name in ("progress", "first_index") if name in options}
     torch.manual_seed(0)
-    measured = measure(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU()), source, quarantine=quarantine, **options)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU())
+    measured = measure(model, source, RunOptions(**options), quarantine=quarantine, **beside)
     return measured, quarantine.found
 
 

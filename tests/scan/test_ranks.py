@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
+from naa_fast.scan.options import RunOptions
 from naa_fast.scan.ranks import joined
 
 torch.set_num_threads(1)
@@ -31,8 +32,8 @@ def progress(label, done, total):
 
 data = x if form == "tensor" else (part for part in x.split(20))
 with joined() as ranks:
-    result = measure(model, open_source(data, 20), chunk_size=40, checkpoint=folder, resume=crash == 0, interval_s=0,
-                     backend="reference", progress=progress)
+    options = RunOptions(chunk_size=40, checkpoint=folder, resume=crash == 0, interval_s=0, backend="reference")
+    result = measure(model, open_source(data, 20), options, progress=progress)
     print(result.digest(), result.samples, flush=True)
 """
 
@@ -88,6 +89,7 @@ from torch import nn
 from naa_fast.errors import NaaError
 from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
+from naa_fast.scan.options import RunOptions
 from naa_fast.scan.ranks import joined
 
 torch.set_num_threads(1)
@@ -108,7 +110,7 @@ x = torch.arange(330.)[:, None] + torch.zeros(12)
 with joined(timeout_s=4) as ranks:
     try:
         model = nn.Sequential(Fails(), nn.Linear(12, 20))
-        measure(model, open_source(x, 20), chunk_size=40, checkpoint=Path(sys.argv[1]), backend="reference")
+        measure(model, open_source(x, 20), RunOptions(chunk_size=40, checkpoint=Path(sys.argv[1]), backend="reference"))
     except NaaError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         os._exit(2)

@@ -26,6 +26,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from naa_fast.errors import CaptureError
 from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
+from naa_fast.scan.options import RunOptions
 from naa_fast.scan.ranks import joined
 
 torch.set_num_threads(1)
@@ -45,7 +46,7 @@ def spread(how):
     return network
 
 def scan(network):
-    return measure(network, open_source(x, 20), chunk_size=100, backend="reference")
+    return measure(network, open_source(x, 20), RunOptions(chunk_size=100, backend="reference"))
 
 if __name__ == "__main__":
     with joined(timeout_s=20) as ranks:

@@ -1,0 +1,60 @@
+"""`RunOptions`: how sets are run through a model: one value from the front door to the loop, and what binds a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from naa_fast.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from naa_fast.capture.selection import Layers, Request
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a set is run through a model; every set of a scan in the same way.
+
+    `layers`: see `naa_fast.capture.select`; None: the default. `device` "auto" leaves the model where it is, `backend` "auto"
+    takes the fastest. `batch_size`: samples a forward, where the set is cut into batches here. `scores`: which output the class
+    scores are; None: by names and shapes. `stop_early`: forwards end after the last chosen layer; records are the same, but
+    predictions are not counted. `prefetch`: batches a thread reads ahead, which changes no bit.
+
+    `checkpoint`: the folder in which finished chunks of `chunk_size` items are kept, every `interval_s` seconds and when a signal
+    asks to stop; `resume` goes on from there. Raises UsageError where these do not go together.
+    """
+
+    layers: Layers | Request = None
+    batch_size: int = 256
+    device: str | torch.device = "auto"
+    backend: str = "auto"
+    scores: str | None = None
+    stop_early: bool = False
+    prefetch: int | None = None
+    chunk_size: int | None = None
+    checkpoint: Path | None = None
+    resume: bool = False
+    interval_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise UsageError(f"chunk size is {self.chunk_size}", "expected 1 or more")
+        if self.resume and self.checkpoint is None:
+            raise UsageError("resume without a checkpoint", "name the folder the checkpoints are in")
+        if self.stop_early and self.scores is not None:
+            raise UsageError("scores with stop_early", "the forwards end before the model gives any", "leave one of them out")
+
+    def of(self, name: str) -> RunOptions:
+        """The same for one set of several, whose checkpoint is a folder of its own inside the common one."""
+        return self if self.checkpoint is None else replace(self, checkpoint=self.checkpoint / name)
+
+    def bound(self) -> dict[str, str]:
+        """What a checkpoint is refused for where it differs: these decide the bits, or which neurons there are."""
+        return {"backend": self.backend, "chunk size": str(self.chunk_size), "scores": self.scores or ""}
+
+    def told(self) -> dict[str, Any]:
+        """What a report says of them."""
+        return {"batch_size": self.batch_size, "device": str(self.device), "backend": self.backend}
