@@ -92,7 +92,7 @@ def scan(
     fixed order are numbered as they were read. `proof` reads candidate triggers off those and measures them on clean samples.
     Cost:
     ranking looks while it measures and needs no forward of its own, but one of half the clean set where its views do not fit in
-    256 MB, and one of each set that a resumed scan did not see whole; each batch's scores come to the host. Proofs run some
+    256 MB; a resumed scan goes on where it was. Scores come to the host every few thousand samples. Proofs run some
     ten thousand samples more, within the `budget`; the report tells how many.
 
     `budget`: samples that proof and repair may run through the model together. None: one and a half times as many as both sets

@@ -12,7 +12,7 @@ from naa_fast.capture.selection import Request
 from naa_fast.errors import InputError
 from naa_fast.inputs.batches import Source
 from naa_fast.measurement import Measurement, is_among
-from naa_fast.rank.passes import LATE, RankingPass, SamplePass
+from naa_fast.rank.passes import LATE, RankingPass
 from naa_fast.rank.saved import directions_of, sums_of
 from naa_fast.rank.scorer import Look, Scorer
 
@@ -51,7 +51,7 @@ class ReferencePass(RankingPass):
         scorer.scoring = None
         scorer.calibration.add(reference.items, reference.said.astype("float64"), reference.predicted)
         scorer.weigh()
-        self.suspect = SamplePass(scorer.score)
+        self.suspect = self._scoring(scorer)
         return self
 
     def result(self, clean: Measurement, suspect: Measurement) -> Look | None:

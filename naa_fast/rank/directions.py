@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -266,6 +267,16 @@ class Directions:
             Rows(((name, arrays["held"].shape[1]),), torch.tensor(arrays["held"]), arrays["held_items"])
             for name, arrays in saved.items()
         ]
+
+    def of_one(self, which: int) -> dict[str, Any]:
+        """What was taken of one set alone."""
+        taken = {key: count for key, count in self._taken_of.items() if key[0] == which}
+        return {"sketches": self._sketches[which], "waiting": self._waiting[which], "kept": self._kept[which], "taken": taken}
+
+    def take_one(self, which: int, told: dict[str, Any]) -> None:
+        """Go on from what `of_one` gave."""
+        self._sketches[which], self._waiting[which], self._kept[which] = (told[key] for key in ("sketches", "waiting", "kept"))
+        self._taken_of |= told["taken"]
 
     def forget(self, which: int) -> None:
         """Begin the clean (0) or suspect (1) set anew."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,17 @@ from naa_fast.accumulate import Samples, Views, chosen_classes
 from naa_fast.accumulate.samples import rows_of
 from naa_fast.capture import ClassScores, select
 from naa_fast.capture.selection import Layers, Request
-from naa_fast.detect.findings import plain
+from naa_fast.detect.findings import plain as printable
 from naa_fast.errors import InputError, NaaError
 from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement, is_among
 from naa_fast.rank.directions import Directions
 from naa_fast.rank.keep import main_tensor, taken
+from naa_fast.rank.numbers import Numbers
 from naa_fast.rank.saved import arrays_of, layers_of, reference_of
 from naa_fast.rank.scorer import Look, Scorer
+from naa_fast.rank.state import NotKept, built, from_bytes, plain, to_bytes
 from naa_fast.records import Array, fold_of
 from naa_fast.reference import Reference
 from naa_fast.scan.chunk import Onlooker, Progress, Runner, first_line
@@ -45,28 +48,6 @@ Take = Callable[[Batch, Views, Tensor, Array], None]
 """Is given some samples, their views, the class predicted for each (int64, on the device; -1: none) and their items (int64)."""
 
 
-class Numbers:
-    """Which item of a set each sample is: usable ones come in order, and those left out are told before the next one comes."""
-
-    def __init__(self) -> None:
-        self.next = 0
-        self._bad: set[int] = set()
-
-    def left_out(self, rejected: tuple[Rejected, ...]) -> None:
-        self._bad = {item for item in self._bad if item >= self.next} | {bad.index for bad in rejected}
-
-    def start(self, item: int) -> None:
-        """Say which item comes next."""
-        self.next = item
-
-    def of(self, samples: int) -> Array:
-        """The items of the next samples, int64."""
-        items = self.next + np.arange(samples + len(self._bad))
-        items = items[~np.isin(items, list(self._bad))][:samples] if self._bad else items
-        self.next = int(items[-1]) + 1 if samples else self.next
-        return items
-
-
 class SamplePass(Onlooker):
     """Hands each sample's views to `take` while a set is run. What goes wrong ends the handing on and never the run: `error`.
 
@@ -82,6 +63,8 @@ class SamplePass(Onlooker):
         self.classes = 0
         self.neurons: dict[str, int] = {}
         self.error: Exception | None = None
+        self.learned: Callable[[], dict[str, Any]] | None = None
+        self.go_on: Callable[[dict[str, Any]], None] | None = None
         self._numbers = Numbers()
 
     def begin(self, start: int, neurons: dict[str, int]) -> None:
@@ -111,6 +94,27 @@ class SamplePass(Onlooker):
         except Exception as error:  # the measurement goes on; whoever ranks by this says what it was
             self.error = error
         return self.error is None and self._numbers.next < self.most
+
+    def snapshot(self) -> Callable[[], bytes] | None:
+        if self.error is not None or self.learned is None:
+            return None
+        try:
+            state = plain([self.seen, self.classes, self._numbers, self.learned()])
+        except NotKept:  # inputs of the user's own types: a resumed scan has to look again
+            return None
+        except Exception as error:  # as in `take`
+            self.error = error
+            return None
+        return lambda: to_bytes(state)
+
+    def restore(self, content: bytes) -> None:
+        if self.go_on is None:
+            return
+        try:
+            self.seen, self.classes, self._numbers, learned = built(from_bytes(content))
+            self.go_on(learned)
+        except Exception as error:  # the measurement goes on; whoever ranks by this says what it was
+            self.error = error
 
     def _items_of(self, batch: Batch) -> Array:
         if batch.items is None:
@@ -161,6 +165,7 @@ class RankingPass:
         self.notes: list[str] = []
         self.scorer: Scorer | None = None
         self.clean = SamplePass(self._take_clean, first + MOST_CLEAN)
+        self.clean.learned, self.clean.go_on = self._learned, self._go_on
         self.suspect = SamplePass(lambda *_: None)
         self._held: list[tuple[Batch, Views, Tensor, Array]] | None = []
         self._bytes = 0
@@ -213,8 +218,25 @@ class RankingPass:
             layers = layers_of(arrays, scorer.directions)
             self.saved = reference_of(scorer.classes, clean.samples, layers, *scorer.calibration.joined())
         scorer.weigh()
-        self.suspect = SamplePass(scorer.score)
+        self.suspect = self._scoring(scorer)
         return self
+
+    def _scoring(self, scorer: Scorer) -> SamplePass:
+        found = SamplePass(scorer.score)
+        found.learned, found.go_on = scorer.learned_of_suspects, scorer.go_on_with_suspects
+        return found
+
+    def _learned(self) -> dict[str, Any]:
+        """What the clean set has told so far."""
+        told = {"held": self._held, "bytes": self._bytes, "offered": self._offered, "every": self._every, "notes": self.notes}
+        return told | {"scorer": None if self.scorer is None else self.scorer.learned_of_clean()}
+
+    def _go_on(self, told: dict[str, Any]) -> None:
+        self._held, self._bytes, self._offered, self._every = (told[key] for key in ("held", "bytes", "offered", "every"))
+        self.notes[:] = told["notes"]
+        if told["scorer"] is not None:
+            self.scorer = self._scorer(self.clean.classes)
+            self.scorer.go_on_with_clean(told["scorer"])
 
     def result(self, clean: Measurement, suspect: Measurement) -> Look | None:
         """The ranking of sets with these measurements, under `torchrun` on rank 0 alone. Raises NaaError."""
@@ -332,7 +354,7 @@ def in_words(error: Exception) -> str:
         if isinstance(error, NaaError)
         else f"{type(error).__name__}: {first_line(error)}"
     )
-    return plain(words)[:WORDS]
+    return printable(words)[:WORDS]
 
 
 def half(take: Take, number: int) -> Take:

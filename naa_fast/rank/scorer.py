@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -218,6 +219,32 @@ class Scorer:
         self.waiting.forget()
         self.suspects, self.top, self.tokens["suspect"] = Rows(), Top(TOP), TokenTally()
         self.directions.forget(1)
+
+    def learned_of_clean(self) -> dict[str, Any]:
+        """What the clean samples have told before they are frozen, all of it at home (rank/state.py)."""
+        self.settle()
+        told = {"fitted": self.fitted(), "draw": self.draw, "tokens": self.tokens["clean"], "largest": self.largest}
+        return told | {"directions": self.directions}
+
+    def go_on_with_clean(self, told: dict[str, Any]) -> None:
+        places: dict[torch.device, dict[str, Reference]] = {}
+        for name, one in told["fitted"].items():
+            places.setdefault(one.pivot.device, {})[name] = one
+        self.fitting = {device: Fitting(held) for device, held in places.items()}
+        self.draw, self.tokens["clean"], self.largest = told["draw"], told["tokens"], told["largest"]
+        self.directions = told["directions"]
+
+    def learned_of_suspects(self) -> dict[str, Any]:
+        """What the suspects have told, all of it at home."""
+        self.settle()
+        told = {"suspects": self.suspects, "top": self.top, "tokens": self.tokens["suspect"], "largest": self.largest}
+        return told | {"directions": self.directions.of_one(1)}
+
+    def go_on_with_suspects(self, told: dict[str, Any]) -> None:
+        self.suspects, self.top, self.tokens["suspect"], self.largest = (
+            told[key] for key in ("suspects", "top", "tokens", "largest")
+        )
+        self.directions.take_one(1, told["directions"])
 
     def scored(self) -> Scored:
         """What this process has learned of its suspects, and the clean samples it retained."""

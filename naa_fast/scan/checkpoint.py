@@ -15,7 +15,7 @@ from naa_fast.files import write_whole
 from naa_fast.inputs.batches import Rejected
 from naa_fast.measurement import Measurement
 
-FORMAT = "naa-fast/checkpoint/2"
+FORMAT = "naa-fast/checkpoint/3"
 KEPT = 2
 PATTERN = f"checkpoint-{'[0-9]' * 9}.naa"
 
@@ -23,7 +23,7 @@ PATTERN = f"checkpoint-{'[0-9]' * 9}.naa"
 @dataclass(frozen=True)
 class Progressed:
     """How far a scan came: chunks before `next_chunk` are in `measurement`, and what they left out in `rejected`; `finished` when
-    that was all of them.
+    that was all of them. `onlooker`: what its snapshot gave, empty where none was kept.
     """
 
     next_chunk: int
@@ -31,13 +31,15 @@ class Progressed:
     rejected: tuple[Rejected, ...] = ()
     finished: bool = False
     note: str = ""
+    onlooker: bytes = b""
 
 
 class Checkpoints:
     """The checkpoints of one set in one folder.
 
     `subject` says what is being measured, with which options, in words; a checkpoint of another subject is refused. A file is
-    one line of JSON (with a checksum of all) and a measurement.
+    one line of JSON (with a checksum of all), a measurement, and what its onlooker had learned: a ranking's state holds samples
+    that were retained.
     """
 
     def __init__(self, folder: Path, subject: Mapping[str, str], interval_s: float) -> None:
@@ -58,13 +60,15 @@ class Checkpoints:
 
     def save(self, progressed: Progressed) -> None:
         """Write a checkpoint, then drop all but the last KEPT. A full disk leaves the one before."""
-        content = progressed.measurement.to_bytes()
+        measured = progressed.measurement.to_bytes()
+        content = measured + progressed.onlooker
         header: dict[str, Any] = {
             "format": FORMAT,
             "subject": self.subject,
             "next_chunk": progressed.next_chunk,
             "rejected": [[bad.index, bad.file, bad.reason] for bad in progressed.rejected],
             "finished": progressed.finished,
+            "measurement_bytes": len(measured),
         }
         header["sha256"] = checksum(header, content)
         path = self.folder / f"checkpoint-{progressed.next_chunk:09d}.naa"
@@ -94,14 +98,14 @@ class Checkpoints:
         damaged = []
         for path in sorted(self.folder.glob(PATTERN), reverse=True):
             try:
-                header, measurement = read(path)
+                header, measurement, onlooker = read(path)
                 rejected = tuple(Rejected(*bad) for bad in header["rejected"])
             except (OSError, ValueError, KeyError, TypeError, NaaError) as error:
                 damaged.append(f"{path.name} is damaged ({str(error).splitlines()[0]})")
                 continue
             self.require_same_subject(path, header["subject"])
             note = f"{'; '.join(damaged)}: went back to {path.name}" if damaged else ""
-            return Progressed(int(header["next_chunk"]), measurement, rejected, bool(header["finished"]), note)
+            return Progressed(int(header["next_chunk"]), measurement, rejected, bool(header["finished"]), note, onlooker)
         if damaged:
             raise InputError(f"no checkpoint in {self.folder} is whole", *damaged, "start again without --resume")
         return None
@@ -121,12 +125,15 @@ def checksum(header: Mapping[str, Any], content: bytes) -> str:
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + content).hexdigest()
 
 
-def read(path: Path) -> tuple[dict[str, Any], Measurement]:
-    """Header and measurement of a checkpoint. Raises ValueError, KeyError or NaaError on one that is not whole."""
+def read(path: Path) -> tuple[dict[str, Any], Measurement, bytes]:
+    """Header, measurement and the onlooker's bytes of a checkpoint. Raises ValueError, KeyError or NaaError on one that is not
+    whole.
+    """
     line, newline, content = path.read_bytes().partition(b"\n")
     header = json.loads(line)
     if not newline or header["format"] != FORMAT:
         raise ValueError("not a checkpoint of this version")
     if checksum({key: value for key, value in header.items() if key != "sha256"}, content) != header["sha256"]:
         raise ValueError("its checksum does not match")
-    return header, Measurement.from_bytes(content)
+    length = int(header["measurement_bytes"])
+    return header, Measurement.from_bytes(content[:length]), content[length:]

@@ -76,6 +76,13 @@ class Onlooker:
         """Samples whose forward succeeded, in order, each once; `scores` see `ClassScores`. Whether it wants to see more."""
         return False
 
+    def snapshot(self) -> Callable[[], bytes] | None:
+        """Gives what it has learned until now as bytes, later, for a checkpoint; None where it keeps nothing."""
+        return None
+
+    def restore(self, content: bytes) -> None:
+        """Go on from what a `snapshot` gave."""
+
 
 class OutOfMemory(Exception):
     """A forward of more than one sample ran out of memory; fewer may fit."""

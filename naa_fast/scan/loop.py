@@ -145,9 +145,16 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
     begun = begin(runner, ranks, checkpoints, options.resume, chunk_size)
     total, chunk, more, fresh = begun.measurement, begun.next_chunk, not begun.finished, False
 
+    # Each rank's onlooker learns from its own chunks, and one of them cannot be gone on from.
+    watcher = runner.onlooker if checkpoints is not None and ranks.count == 1 else None
+    if watcher is not None and begun.onlooker:
+        watcher.restore(begun.onlooker)
+    learned = None if watcher is None else watcher.snapshot()
+
     def keep(finished: bool = False) -> None:
         if checkpoints is not None and ranks.rank == 0:
-            checkpoints.save(Progressed(chunk, total, tuple(quarantine.found), finished))
+            onlooker = b"" if learned is None else learned()
+            checkpoints.save(Progressed(chunk, total, tuple(quarantine.found), finished, onlooker=onlooker))
 
     ahead = batches_ahead(source, runner.place.device, options.prefetch)
     pinned = runner.place.device if ahead > 0 and runner.place.device.type == "cuda" else None
@@ -178,6 +185,7 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
             for part in told.parts:
                 total = joined_chunks(total, part)
             chunk += ranks.step
+            learned = None if watcher is None else watcher.snapshot()
             more = told.more and chunk_size is not None
             more = more and not (source.samples is not None and chunk * (chunk_size or 0) >= source.samples)
             if not more or (checkpoints is not None and checkpoints.due):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 import naa_fast
 from naa_fast.audit import Audit
-from naa_fast.inputs.batches import ArraySource, Batch, Rejected
-from naa_fast.inputs.opening import open_source
-from naa_fast.rank.passes import Numbers, SamplePass
+from naa_fast.inputs.batches import Batch, Rejected
+from naa_fast.rank.numbers import Numbers
+from naa_fast.rank.passes import SamplePass
 
 GENERATOR = torch.Generator().manual_seed(0)
 CLEAN, SUSPECT = torch.randn(300, 12, generator=GENERATOR), torch.randn(210, 12, generator=GENERATOR)
@@ -181,34 +181,6 @@ def test_batches_that_do_not_fit_are_looked_at_in_halves_and_each_sample_once(mo
     assert model.samples == 510
     own = ranked_by_passes_of_their_own(Counting(mlp(), most=60), CLEAN, SUSPECT, {"batch_size": 100}, monkeypatch)
     require_same(found, own)
-
-
-def test_a_resumed_scan_looks_again_because_it_has_not_seen_all(tmp_path: Path) -> None:
-    options = {"batch_size": 50, "checkpoint": tmp_path, "chunk_size": 100}
-    first, again = Counting(mlp()), Counting(mlp())
-    found = scanned(first, CLEAN, SUSPECT, **options)
-    assert first.samples == 510
-    resumed = scanned(again, CLEAN, SUSPECT, resume=True, **options)
-    assert again.samples == 510, "nothing to measure, and one look at every sample"
-    require_same(resumed, found)
-
-
-def test_a_scan_that_stopped_half_way_looks_again_at_what_it_had_measured_before(tmp_path: Path) -> None:
-    class Dies(ArraySource):
-        def batches(self, start: int = 0, stop: int | None = None) -> Any:
-            if start >= 200:
-                raise RuntimeError("gone")
-            yield from super().batches(start, stop)
-
-    whole = open_source(CLEAN, 50)
-    assert isinstance(whole, ArraySource)
-    options = {"checkpoint": tmp_path, "chunk_size": 100}
-    with pytest.raises(naa_fast.errors.NaaError):
-        scanned(Counting(mlp()), Dies(whole.name, whole.x, None, None, 50), SUSPECT, **options)
-    model = Counting(mlp())
-    found = scanned(model, whole, SUSPECT, resume=True, **options)
-    assert model.samples == 100 + 210 + 300, "the clean set alone was not seen whole"
-    require_same(found, scanned(Counting(mlp()), whole, SUSPECT, chunk_size=100))
 
 
 def test_many_classes_take_no_pass_of_their_own() -> None:
