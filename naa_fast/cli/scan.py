@@ -124,6 +124,12 @@ def add_proof(group: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     started, began = perf_counter(), now()
+    if arguments.suspect is None:
+        raise UsageError(
+            "no --suspect",
+            "expected the samples in question, some of which may carry a trigger",
+            "without any such set: naa-fast invert --model MODEL --clean CLEAN",
+        )
     sets_at = [place_of(path) for path in (trusted_of(arguments), arguments.suspect)]
     read = [*sets_at, arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow, arguments.class_names]
     check_folder(arguments.out, read)

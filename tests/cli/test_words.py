@@ -93,7 +93,7 @@ def test_an_unknown_verb_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["scan"], "the following arguments are required: --model, --clean, --suspect"),
+        (["scan"], "the following arguments are required: --model"),
         (["measure", "--model", "m:f", "--data", "d"], "required: --out"),
         (["merge", "--out", "x"], "required: FILE"),
         (["compare", "a"], "required: SUSPECT"),
