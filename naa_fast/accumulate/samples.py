@@ -154,9 +154,10 @@ def rows_of(x: Tensor, rows: Array) -> Tensor:
 
 
 def reduced(partials: Any, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """As `mean_and_maximum`, to rounding, without reading `x` again if the host's `reduce` has been there.
+    """Each sample's mean and maximum per neuron, as `mean_and_maximum` gives them to rounding, out of the partials that `reduce`
+    has made on the host: no second read of `x`.
 
-    Its means leave non-finite values out, and here they must be seen: then `x` is read.
+    Those means leave non-finite values out, which must be seen here: where there are any, or no partials, `x` is read.
     """
     mean = getattr(partials, "sample_mean", None)  # kernels/cpu alone keeps them
     if mean is None or not partials.per_sample or partials.counts[:, 2].any():

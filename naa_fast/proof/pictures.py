@@ -123,8 +123,11 @@ def image_search(trials: Trials, suspects: Rows, pool: Pool, target: int | str) 
 
 
 def tried_for(search: Search) -> Iterator[Proof | None]:
-    """What a group shares first; where that is no good proof, windows of single samples, and what clean samples hold too; then,
-    where nothing stands, what a group shares against one class.
+    """The best candidate of each kind for one target, measured: None where it turns too little to be worth a control.
+
+    In this order, the cheapest first, and no further once a proof stands at a rate of GOOD: (1) what the suspects of the target
+    share, as a patch or an offset; (2) windows cut out of single suspects; (3) patches that clean samples of the target hold as
+    well; (4) only where nothing stands, small patches against samples of one source class.
     """
     target, controls = search.sought.target, Later(search.trials, search.shared, search.controls)
     tried = search.shared(search.sought)

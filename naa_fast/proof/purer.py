@@ -1,4 +1,8 @@
-"""`purer_groups`: the samples of a group that share what its highest-ranked ones share, whoever else was ranked among them."""
+"""`purer_groups`: matched-filter refinement. Of a group of suspects those that carry the common pattern, without the bystanders.
+
+A group of high-ranked suspects holds samples without the trigger too, and an average over all of them blurs it. A filter made of
+what the highest-ranked share picks out those that hold it; what is averaged over these alone is a cleaner reconstruction.
+"""
 
 from __future__ import annotations
 

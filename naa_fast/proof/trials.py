@@ -68,7 +68,9 @@ class Trials:
         self._after.clear()
 
     def rate(self, candidate: Candidate, target: int | str, part: int) -> tuple[float, int]:
-        """Share of samples turned to the target, or for all-to-all to where the choosing part says their class goes."""
+        """Attack success rate of a candidate on a part, and of how many samples. All-to-all has no one target: there a sample counts
+        if it goes where most of its class went in the choosing part.
+        """
         before = self.parts[part].predicted
         after = self.after(candidate, part)
         if isinstance(target, int):

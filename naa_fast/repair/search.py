@@ -41,8 +41,8 @@ BUDGET, MEASURING, LEAST = 60_000, 6_000, 12_000
 """Samples through the model that a repair takes at most; so many of them are left for what runs already, and what measures, when
 nothing more is tried; the least that one is tried with."""
 LOOKED, TRIED, CURED = 24, 6, 2
-"""Layers that one change is tried in, those with the largest z, and, where nothing can be tuned, of these the likeliest that all
-are tried in; CURED of them where a repair cures already."""
+"""How many layers are looked at. LOOKED: those with the largest z, in which one change each is tried. Where nothing can be tuned,
+all changes are then tried in the TRIED layers where that one left least of the trigger, or in CURED once a repair ends it."""
 FITTED, STEPS, MORE = 3, 40, 60
 """Layers in which a change is tuned, those where it left least as it was found, by so many steps; the best of them by more."""
 SCREENING, FIXING = 96, 200

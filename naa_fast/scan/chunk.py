@@ -73,7 +73,9 @@ class Onlooker:
         return batch
 
     def take(self, part: Batch, views: Views, scores: Tensor | None) -> bool:
-        """Samples whose forward succeeded, in order, each once; `scores` see `ClassScores`. Whether it wants to see more."""
+        """See samples whose forward succeeded, in order and each once, with their views and class scores (`ClassScores`; None
+        without). False where it has seen enough: no more are brought then.
+        """
         return False
 
     def snapshot(self) -> Callable[[], bytes] | None:
