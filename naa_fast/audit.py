@@ -134,8 +134,9 @@ def scan(
     from naa_fast.inputs.opening import open_source
     from naa_fast.inputs.padding import fitted
     from naa_fast.proof.budget import Budget, default_budget
-    from naa_fast.proof.gather import Attempts, gather
+    from naa_fast.proof.gather import gather
     from naa_fast.rank import RankingPass, ReferencePass
+    from naa_fast.rank.attempts import Attempts
     from naa_fast.repair.search import repaired
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.options import RunOptions

@@ -16,20 +16,16 @@ from naa_fast.detect.checks import ACCEPTABLE, Check, missing_lines
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.coverage import UNSEEN, checks_of, coverage_gaps, left_out, never_seen, observed, rarest, unread_layers
 from naa_fast.detect.crowd import TAIL_P
+from naa_fast.detect.detectors import DETECTORS, Sets
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import (
     Finding,
     concentration,
     explained,
-    find,
-    find_in_predictions,
-    find_in_samples,
-    find_in_tails,
     largest_finite,
     largest_t,
 )
 from naa_fast.detect.null import CleanNull
-from naa_fast.detect.rises import rises
 from naa_fast.detect.sentences import describe, describe_crowd, describe_proof
 from naa_fast.errors import EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_WARN
 from naa_fast.measurement import Measurement
@@ -86,12 +82,8 @@ def judge_outcome(
     """Apply the rules. `given_threshold`: the abnormal neurons come from the user's threshold, not from the null;
     `accept_unranked`: a pass may do without the checks of ACCEPTABLE.
     """
-    findings = [
-        *find_in_samples(evidence),
-        *find(layers, null, concentration(clean, suspect), given_threshold, evidence),
-        *find_in_predictions(rises(clean, suspect), evidence),
-        *(find_in_tails(layers) if evidence.ranking is None else ()),  # a second look sees more of every sample
-    ]
+    sets = Sets(clean, suspect, layers, null, given_threshold, evidence)
+    findings = [finding for detector in DETECTORS for finding in detector(sets)]
     checks = checks_of(layers, null, clean, suspect, evidence)
     missing = [check for check in checks if not check.ran]
     waived = [check for check in missing if accept_unranked and check.name in ACCEPTABLE]

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from naa_fast.detect.trigger import Decoder
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.arrow import read_dataset, read_parquet
-from naa_fast.inputs.batches import Batch, Rejected
+from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.labels import Labels
 from naa_fast.inputs.lines import LABELS, Chat, Texts, read_csv, read_jsonl, read_lines
 from naa_fast.records import FOLD_BLOCK, FOLDS
@@ -260,3 +261,18 @@ def wants_positions(model: nn.Module) -> bool:
         "with padding on the left its activations would depend on the padding",
         "use --padding-side right",
     )
+
+
+def decoder(source: Source) -> Decoder | None:
+    """Token ids to text by the set's own tokenizer, if it has one; the ids where it fails, as a stranger's tokenizer may."""
+    tokenizer = getattr(getattr(source, "options", None), "tokenizer", None)
+    if tokenizer is None:
+        return None
+
+    def decode(tokens: tuple[int, ...]) -> str:
+        try:
+            return str(tokenizer.decode(list(tokens)))
+        except Exception:
+            return " ".join(map(str, tokens))
+
+    return decode

@@ -27,6 +27,7 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.inputs.images import fit_images
 from naa_fast.inputs.opening import open_source
 from naa_fast.inputs.padding import fitted
+from naa_fast.inputs.text import decoder
 from naa_fast.invert.descent import GOAL, descend
 from naa_fast.invert.drive import Drive
 from naa_fast.invert.images import FORMS, WORTH, Searched, Trigger, prove_images, search_images
@@ -36,7 +37,6 @@ from naa_fast.invert.texts import prove_texts, search_texts
 from naa_fast.invert.triage import triage
 from naa_fast.measurement import Measurement
 from naa_fast.proof.examples import with_words
-from naa_fast.proof.gather import decoder
 from naa_fast.proof.images import CleanImages
 from naa_fast.proof.prove import alike
 from naa_fast.proof.tokens import Tokens

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from naa_fast.capture import ClassScores
-from naa_fast.detect.axes import channels_first, either_way, is_picture
-from naa_fast.detect.checks import Check, did_not_run, ran, unranked
+from naa_fast.detect.axes import either_way
+from naa_fast.detect.checks import Check, did_not_run, ran
 from naa_fast.detect.crowd import TAIL_P
 from naa_fast.detect.directions import FEWEST
 from naa_fast.detect.directions import measure as measured_directions
 from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
 from naa_fast.detect.findings import GATHERED
-from naa_fast.detect.proof import Proof
-from naa_fast.detect.trigger import Decoder, TokenPair, Tokens
-from naa_fast.errors import InputError
+from naa_fast.detect.trigger import Decoder
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.order import Order
+from naa_fast.inputs.text import decoder
 from naa_fast.proof.budget import Budget
 from naa_fast.proof.carriers import carriers
 from naa_fast.proof.crowd import crowd_of
@@ -36,40 +34,10 @@ from naa_fast.rank.keep import main_tensor
 from naa_fast.rank.passes import in_words
 from naa_fast.rank.scorer import Look
 from naa_fast.records import Array
+from naa_fast.report.retained import SHOWN, shown
 from naa_fast.scan.stopping import Watch
 
-SHOWN = 48
 WHOSE = "which samples carry it, and what classes they came from"
-
-
-Made = TypeVar("Made")
-
-
-class Attempts:
-    """Ranking, which a verdict can stand without, is attempted: what goes wrong is a check that did not run, and nothing that was
-    measured is lost.
-    """
-
-    def __init__(self) -> None:
-        self.checks: tuple[Check, ...] = ()
-        self.notes: list[str] = []
-
-    def unranked(self, reason: str) -> None:
-        """Say why samples are not ranked."""
-        self.checks = unranked(reason)
-
-    def ranking(self, step: Callable[[], Made]) -> Made | None:
-        """What `step` makes; None where it fails."""
-        try:
-            return step()
-        except Exception as error:  # whatever the model or the data did
-            words = in_words(error)
-            self.unranked(words if isinstance(error, InputError) else f"the attempt ended with {words}")
-            return None
-
-    def told(self, evidence: Evidence) -> Evidence:
-        """The evidence with what did not run, and why."""
-        return replace(evidence, notes=(*self.notes, *evidence.notes), checks=(*self.checks, *evidence.checks))
 
 
 def gather(
@@ -128,9 +96,7 @@ def gather(
                 evidence = replace(evidence, gaps=(*evidence.gaps, f"{what}: {reason}"))
             else:
                 evidence = replace(evidence, checks=(*evidence.checks, *did_not_run(reason, what)))
-    assert evidence.ranking is not None
-    pictures, texts = shown(look, evidence.ranking, evidence.proof, decoder(suspect))
-    evidence = replace(evidence, pictures=pictures, texts=texts)
+    evidence = with_samples(evidence, look, decoder(suspect))
     try:
         return evidence, images()
     except Exception:  # as the proof has said
@@ -223,60 +189,17 @@ def lit_in(seen: Look) -> dict[int, Lit]:
     }
 
 
-def shown(seen: Look, ranking: Ranking, proofs: Sequence[Proof], decode: Decoder | None) -> tuple[Array | None, tuple[str, ...]]:
-    """Pictures or texts of the first samples of the ranking, as far as their inputs were kept, none after a gap."""
-    rows = {kept.sample: kept for kept in seen.top if kept.row is not None}
-    first = list(itertools.takewhile(lambda kept: kept is not None, (rows.get(int(place)) for place in ranking.order[:SHOWN])))
-    inputs = [kept.row for kept in first if kept is not None and kept.row is not None]
-    if not inputs:
-        return None, ()
-    if inputs[0].is_floating_point() or inputs[0].ndim != 1:
-        drawn = [x.float().numpy() for x in inputs]
-        alike = is_picture(drawn[0]) and all(x.shape == drawn[0].shape for x in drawn)
-        return (np.stack([channels_first(x) for x in drawn]) if alike else None), ()
-    triggers = [proof.trigger for proof in proofs if proof.stands and isinstance(proof.trigger, Tokens)]
-    masks = [kept.mask for kept in first if kept is not None]
-    own = [x[m] if m is not None and m.shape == x.shape else x[x != 0] for x, m in zip(inputs, masks, strict=True)]
-    ids = [[int(i) for i in x.flatten()] for x in own]
-    return None, tuple(marked(one, triggers_in(one, triggers), decode) for one in ids)
+def with_samples(found: Evidence, seen: Look, decode: Decoder | None) -> Evidence:
+    """The evidence with pictures or texts of the highest-ranked samples, as far as their inputs were kept, none after a gap."""
+    assert found.ranking is not None
+    kept = {sample.sample: sample for sample in seen.top if sample.row is not None}
+    first = [kept.get(int(place)) for place in found.ranking.order[:SHOWN]]
+    samples = [sample for sample in itertools.takewhile(lambda sample: sample is not None, first) if sample is not None]
+    rows = [as_array(sample.row) for sample in samples if sample.row is not None]
+    masks = [None if sample.mask is None else sample.mask.numpy() for sample in samples]
+    pictures, texts = shown(rows, masks, [proof.trigger for proof in found.proof if proof.stands], decode)
+    return replace(found, pictures=pictures, texts=texts)
 
 
-def triggers_in(ids: list[int], triggers: Sequence[Tokens]) -> list[tuple[int, ...]]:
-    """What to mark in a text, phrases before each of two words apart."""
-    return [tokens for trigger in sorted(triggers, key=lambda t: isinstance(t, TokenPair)) for tokens in trigger.marks(ids)]
-
-
-def marked(ids: list[int], triggers: Sequence[tuple[int, ...]], decode: Decoder | None) -> str:
-    """The tokens as text, what is a trigger between » and «."""
-
-    def words(part: list[int]) -> str:
-        return decode(tuple(part)) if decode is not None else " ".join(map(str, part))
-
-    pieces: list[str] = []
-    plain: list[int] = []
-    at = 0
-    while at < len(ids):
-        found = next((t for t in triggers if tuple(ids[at : at + len(t)]) == t), None)
-        if found is None:
-            plain.append(ids[at])
-            at += 1
-            continue
-        pieces += [words(plain), f"»{words(list(found)).strip()}«"]
-        plain = []
-        at += len(found)
-    return " ".join(piece for piece in (*pieces, words(plain)) if piece)
-
-
-def decoder(source: Source) -> Decoder | None:
-    """Token ids to text by the set's own tokenizer, if it has one; the ids where it fails, as a stranger's tokenizer may."""
-    tokenizer = getattr(getattr(source, "options", None), "tokenizer", None)
-    if tokenizer is None:
-        return None
-
-    def decode(tokens: tuple[int, ...]) -> str:
-        try:
-            return str(tokenizer.decode(list(tokens)))
-        except Exception:
-            return " ".join(map(str, tokens))
-
-    return decode
+def as_array(row: torch.Tensor) -> Array:
+    return (row.float() if row.is_floating_point() or row.ndim != 1 else row).numpy()

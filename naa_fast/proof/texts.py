@@ -174,8 +174,8 @@ def apart_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs
     """The proof of two words that turn texts together, wherever they stand; None where no pair is one.
 
     Two ordinary words of a class turn many texts as well, because their effects add up. A pair counts only if it turns
-    PROVED_MARGIN more than either of its words does when it stands there twice. Controls: pairs of clean texts (`clean`, made when
-    first needed, each for its target), and each word twice.
+    PROVED_MARGIN more than either of its words does when it stands there twice. Controls: pairs of clean texts (`clean`, made
+    when first needed, each for its target), and each word twice.
     """
     trials, target, suspects = search.trials, search.target, search.suspects
 

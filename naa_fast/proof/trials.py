@@ -68,8 +68,8 @@ class Trials:
         self._after.clear()
 
     def rate(self, candidate: Candidate, target: int | str, part: int) -> tuple[float, int]:
-        """Attack success rate of a candidate on a part, and of how many samples. All-to-all has no one target: there a sample counts
-        if it goes where most of its class went in the choosing part.
+        """Attack success rate of a candidate on a part, and of how many samples. All-to-all has no one target: there a sample
+        counts if it goes where most of its class went in the choosing part.
         """
         before = self.parts[part].predicted
         after = self.after(candidate, part)

@@ -18,13 +18,13 @@ from naa_fast.detect.trigger import TokenPair, Tokens
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apart import MOST_PAIRS, Apart, Held, fewest_together, meeting
 from naa_fast.proof.apply import closenesses, holds_all
-from naa_fast.proof.gather import marked, triggers_in
 from naa_fast.proof.rivals import Search, Suspects
 from naa_fast.proof.texts import apart_proof
 from naa_fast.proof.tokens import CHANCE, parts_of
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.proof.trials import Trials
 from naa_fast.report.pictures import text_trigger
+from naa_fast.report.retained import marked, triggers_in
 from naa_fast.scan.placement import Placement
 
 GENERATOR = torch.Generator().manual_seed(0)

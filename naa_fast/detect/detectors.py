@@ -1,0 +1,55 @@
+"""`DETECTORS`: where findings come from, in the order they are told. A detector is a function of `Sets`; `judge_outcome` combines
+what they find and knows none of them by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.evidence import Evidence
+from naa_fast.detect.findings import Finding, concentration, find, find_in_predictions, find_in_samples, find_in_tails
+from naa_fast.detect.null import CleanNull
+from naa_fast.detect.rises import rises
+from naa_fast.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class Sets:
+    """What detectors may read: both measurements and their `layers` compared, what chance alone would give (`null`), whether the
+    limit on single neurons is the user's, and what the ranked samples tell (`evidence`).
+    """
+
+    clean: Measurement
+    suspect: Measurement
+    layers: Sequence[LayerComparison]
+    null: CleanNull
+    given_threshold: bool
+    evidence: Evidence
+
+
+Detector = Callable[[Sets], list[Finding]]
+
+
+def in_samples(sets: Sets) -> list[Finding]:
+    """Proofs, target-class outlier clusters, directions, and samples beyond the clean limit."""
+    return find_in_samples(sets.evidence)
+
+
+def in_layers(sets: Sets) -> list[Finding]:
+    """Layers that shift, neurons that stand out, values that are not finite."""
+    return find(sets.layers, sets.null, concentration(sets.clean, sets.suspect), sets.given_threshold, sets.evidence)
+
+
+def in_predictions(sets: Sets) -> list[Finding]:
+    """Predicted classes that rise beyond chance."""
+    return find_in_predictions(rises(sets.clean, sets.suspect), sets.evidence)
+
+
+def in_tails(sets: Sets) -> list[Finding]:
+    """Samples beyond the clean ones of a neuron, where samples were not ranked: ranking sees more of every sample."""
+    return find_in_tails(sets.layers) if sets.evidence.ranking is None else []
+
+
+DETECTORS: tuple[Detector, ...] = (in_samples, in_layers, in_predictions, in_tails)
