@@ -19,6 +19,8 @@ from naa_fast.cli.shared import (
     add_model,
     add_running,
     add_text,
+    clean,
+    emit,
     fit_positions,
     model_of,
     model_place,
@@ -28,7 +30,7 @@ from naa_fast.cli.shared import (
     running,
     sources_of,
 )
-from naa_fast.errors import NaaError, Stopped, UsageError
+from naa_fast.errors import EXIT_PASS, NaaError, Stopped, UsageError
 from naa_fast.measurement import Measurement
 from naa_fast.report.run import now
 
@@ -87,6 +89,9 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
         help="options by the same names; [[scan]] before those of each of several models",
     )
     files.add_argument("--save-config", type=Path, metavar="FILE.toml", help="write the options as resolved, for --config")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what the scan would keep (layers, neurons, bytes, passes, samples), and end"
+    )
     parser.set_defaults(run=run, parser=parser)
 
 
@@ -154,28 +159,32 @@ def run(arguments: argparse.Namespace) -> int:
             require_baseline_of(model, rules)
             fit_positions(model, sets)
             loading = perf_counter() - started
-            try:
-                found = audit.scan(
-                    model,
-                    *([] if given is None else [given]),
-                    *sets,
-                    top_k=arguments.top_k,
-                    threshold=arguments.threshold,
-                    device=device,
-                    ranking=arguments.ranking,
-                    proof=not arguments.no_proof,
-                    repair=not arguments.no_repair,
-                    budget=arguments.budget,
-                    class_names=names,
-                    stop_early=arguments.stop_early,
-                    accept_unranked=arguments.accept_unranked,
-                    **options,
-                )
-                stop = None
-            except Stopped as error:
-                if error.audit is None:
-                    raise
-                found, stop = error.audit, error
+            plan = planned_by(arguments, model, given, sets, device) if arguments.dry_run else []
+            if not plan:
+                try:
+                    found = audit.scan(
+                        model,
+                        *([] if given is None else [given]),
+                        *sets,
+                        top_k=arguments.top_k,
+                        threshold=arguments.threshold,
+                        device=device,
+                        ranking=arguments.ranking,
+                        proof=not arguments.no_proof,
+                        repair=not arguments.no_repair,
+                        budget=arguments.budget,
+                        class_names=names,
+                        stop_early=arguments.stop_early,
+                        accept_unranked=arguments.accept_unranked,
+                        **options,
+                    )
+                    stop = None
+                except Stopped as error:
+                    if error.audit is None:
+                        raise
+                    found, stop = error.audit, error
+        if plan:
+            return EXIT_PASS if ranks.rank else emitted(plan)
         if stop is not None:
             note(*stop.headline.splitlines(), *(f"  {line}" for line in stop.details))
             rules = replace(rules, stopped=(stop.headline, stop.exit_code))
@@ -192,6 +201,22 @@ def named(found: Audit, arguments: argparse.Namespace, began: str, loading: floa
     if DIGESTED.intersection(arguments.format):
         sets["files"] = digests(arguments.weights, arguments.model)
     return replace(found, run=replace(found.run, model=arguments.model, weights=weights, command=command, began=began, **sets))
+
+
+def planned_by(arguments: argparse.Namespace, model: nn.Module, given: Measurement | None, sets: Any, device: Any) -> list[str]:
+    """What the scan would keep, in words."""
+    from naa_fast.capture.selection import Request
+    from naa_fast.rank.plan import planned
+
+    options: dict[str, Any] = {"device": device, "backend": arguments.backend, "ranking": arguments.ranking != "none"}
+    request = Request(arguments.layers, arguments.exclude)
+    return planned(model, given or sets[0], sets[-1], layers=request, **options).lines()
+
+
+def emitted(lines: list[str]) -> int:
+    for line in lines:
+        emit(clean(line))
+    return EXIT_PASS
 
 
 def trusted_of(arguments: argparse.Namespace) -> Path:

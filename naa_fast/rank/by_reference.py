@@ -48,7 +48,6 @@ class ReferencePass(RankingPass):
         scorer.merge({name: sums_of(layer) for name, layer in reference.layers.items()})
         with torch.no_grad():
             scorer.freeze()
-        scorer.scoring = None
         scorer.calibration.add(reference.items, reference.said.astype("float64"), reference.predicted)
         scorer.weigh()
         self.suspect = self._scoring(scorer)

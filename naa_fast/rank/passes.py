@@ -214,7 +214,7 @@ class RankingPass:
         for rows, null_top in calibrated[1:]:
             scorer.merge_calibration(rows, null_top)
         if self.saving:
-            arrays = {name: sums for name, sums in arrays.items() if name in scorer.references}
+            arrays = {name: sums for name, sums in arrays.items() if name in scorer.layers}
             layers = layers_of(arrays, scorer.directions)
             self.saved = reference_of(scorer.classes, clean.samples, layers, *scorer.calibration.joined())
         scorer.weigh()

@@ -116,6 +116,7 @@ class Scorer:
         self.waiting = Waiting()
         self.scoring: Everywhere | None = None
         self.by_reference = False
+        self._names: list[str] = []
         self._tables: dict[torch.device, Tensor] = {}
         self.calibration, self.suspects = Rows(), Rows()
         self.draw, self.top, self.null_top = Draw(DRAWN), Top(TOP), Top(TOP)
@@ -152,7 +153,7 @@ class Scorer:
     @property
     def layers(self) -> list[str]:
         """The layers that samples are ranked by."""
-        return [*self.references] or [name for fitting in self.fitting.values() for name, _ in fitting.plan.layout]
+        return self._names or [*self.references] or [name for fitting in self.fitting.values() for name, _ in fitting.plan.layout]
 
     def merge(self, references: Mapping[str, Reference]) -> None:
         """Enter what another process fitted on another part of the clean set, primed by the same samples."""
@@ -173,7 +174,13 @@ class Scorer:
             raise CaptureError("no layer's rows belong to samples", "none can be ranked", "choose other layers")
         for reference in self.references.values():
             reference.freeze()
-        self.scoring = Everywhere(self.references)
+        self._names = [*self.references]
+        if not self.by_reference:
+            self._place()
+
+    def _place(self) -> None:
+        """Lay what was frozen side by side; nothing else of it is needed any more."""
+        self.scoring, self.references = Everywhere(self.references), {}
 
     def calibrate(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
         """Enter clean samples that fixed nothing: they say what chance does."""
@@ -204,8 +211,9 @@ class Scorer:
             places = {name: pack.values.device for pack in views.packs for name, _ in pack.layout}
             first = next(iter(places.values()), predicted.device)
             self.references = {name: one.to(places.get(name, first)) for name, one in self.references.items()}
-            self.scoring = Everywhere(self.references)
+            self._place()
         self.directions.add(1, views, items)
+        assert self.scoring is not None
         numbers, absent = self.scoring.score(views, self._group(predicted))
         self._wait("score", part, items, (predicted, *numbers), absent)
 
@@ -286,7 +294,7 @@ class Scorer:
             predicted,
             self.null_scores,
             self.null_predicted,
-            {name: neurons.get(name, 0) for name in self.references},
+            {name: neurons.get(name, 0) for name in self.layers},
             groups,
             numbered(self.top.finished(), items),
             numbered(self.null_top.finished(), self.null_items),

@@ -1,0 +1,157 @@
+"""`Plan`: what a scan will keep, and where, said before it starts (`planned`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from naa_fast.accumulate import Samples, Views
+from naa_fast.capture import select
+from naa_fast.capture.selection import Layers, Request
+from naa_fast.errors import InputError
+from naa_fast.inputs.batches import Batch, Source
+from naa_fast.inputs.order import Order
+from naa_fast.measurement import Measurement
+from naa_fast.rank.directions import FEWEST_HELD, HELD, HELD_BYTES, WAITING_BYTES, WIDEST
+from naa_fast.rank.groups import Groups
+from naa_fast.rank.keep import INPUT_BYTES, main_tensor, taken
+from naa_fast.rank.packed import place_of
+from naa_fast.rank.passes import HELD_BYTES as VIEW_BYTES
+from naa_fast.rank.passes import MOST_CLEAN
+from naa_fast.rank.scorer import DRAWN, TOP
+from naa_fast.rank.waiting import INPUT_BYTES as WAITING_INPUTS
+from naa_fast.rank.waiting import SAMPLES as WAITING_SAMPLES
+from naa_fast.reference import BUFFER, EXACT
+from naa_fast.scan.chunk import Onlooker, Runner
+from naa_fast.scan.loop import evaluating
+from naa_fast.scan.placement import Placement
+from naa_fast.scan.stopping import StopRequest
+
+STATE, BIN_BYTES = 600, 1020
+"""Bytes a neuron of statistics, and of one histogram (means; maxima where samples have several positions)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a scan keeps: `layers` with `neurons` in all, `samples` of both sets (None: not known), `passes` over each, and bytes
+    by what they are for, on the `device` (most at a time) and on the host.
+    """
+
+    device: str
+    layers: int
+    neurons: int
+    samples: tuple[int | None, int | None]
+    passes: tuple[int, int]
+    on_device: dict[str, int]
+    on_host: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        told = [f"{self.layers:,} layer{'s' * (self.layers != 1)}, {self.neurons:,} neurons"]
+        for name, samples, passes in zip(("clean", "suspect"), self.samples, self.passes, strict=True):
+            many = "an unknown number of samples" if samples is None else f"{samples:,} samples"
+            told.append(f"{name}: {many}, {passes} pass{'es' * (passes != 1)}" if passes else f"{name}: none is read")
+        for where, parts in ((self.device, self.on_device), ("host", self.on_host)):
+            each = ", ".join(f"{what} {in_units(size)}" for what, size in parts.items() if size)
+            told.append(f"{where}: {in_units(sum(parts.values()))} at most ({each})")
+        told.append(f"on the device {sum(self.on_device.values()) / max(self.neurons, 1):,.0f} bytes a neuron")
+        return told
+
+
+def in_units(size: int) -> str:
+    """Bytes as a person says them."""
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g} {units[0]}"
+
+
+class Shapes(Onlooker):
+    """Looks at one sample: how many features each layer has, and how many classes there are."""
+
+    def __init__(self) -> None:
+        self.neurons: dict[str, int] = {}
+        self.features: dict[str, int] = {}
+        self.classes = 0
+        self.input_bytes = 0
+
+    def begin(self, start: int, neurons: dict[str, int]) -> None:
+        self.neurons = neurons
+
+    def wanted(self, batch: Batch) -> Batch:
+        return replace(taken(batch, np.arange(1)), items=None)
+
+    def take(self, part: Batch, views: Views, scores: Tensor | None) -> bool:
+        self.features = {name: view.shape[1] for name, view in views.items()}
+        self.classes = 0 if scores is None else scores.shape[1]
+        self.input_bytes = main_tensor(part).nbytes
+        return False
+
+
+def planned(
+    model: nn.Module,
+    clean: Source | Measurement,
+    suspect: Source,
+    *,
+    layers: Layers | Request = None,
+    device: str | torch.device = "auto",
+    backend: str = "auto",
+    ranking: bool = True,
+) -> Plan:
+    """What a scan of these sets will keep. Cost: one sample through the model.
+
+    Raises InputError where a set can be read only once, or its first batch has no sample.
+    """
+    source = suspect if isinstance(clean, Measurement) else clean
+    if not Order.of(source).restarts:
+        raise InputError(
+            f"{source.name} can be read only once", "a plan reads its first sample", "use a file, a tensor or a loader"
+        )
+    place, shapes = Placement.of(model, device), Shapes()
+    runner = Runner(model, source, select(model, layers), place, backend, "", StopRequest(), None)
+    with evaluating(model), torch.no_grad(), runner.capture:
+        runner.run_past(shapes, Samples(), 1)
+    if not shapes.features:
+        raise InputError(
+            f"{source.name} gave no sample whose layers could be read", "nothing can be planned", "choose other layers"
+        )
+    neurons = sum(shapes.neurons[name] for name in shapes.features)
+    several = sum(shapes.neurons[name] for name, wide in shapes.features.items() if wide > shapes.neurons[name])
+    on_device = {"statistics": STATE * neurons, "histograms": BIN_BYTES * (neurons + several)}
+    on_host = {"measurements": 2 * sum(on_device.values())}
+    of_clean = None if isinstance(clean, Measurement) else clean.samples
+    if ranking:
+        more, kept = of_ranking(shapes, of_clean, suspect.samples, isinstance(clean, Measurement))
+        on_device, on_host = on_device | more, on_host | kept
+    views = min(of_clean or MOST_CLEAN, MOST_CLEAN) // 2 * (4 * sum(shapes.features.values()) + shapes.input_bytes)
+    again = ranking and not isinstance(clean, Measurement) and views > VIEW_BYTES and Order.of(source).repeats
+    passes = 0 if isinstance(clean, Measurement) else 1 + again, 1
+    return Plan(str(place), len(shapes.features), neurons, (of_clean, suspect.samples), passes, on_device, on_host)
+
+
+def of_ranking(
+    shapes: Shapes, clean: int | None, suspect: int | None, by_reference: bool
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Most bytes that ranking keeps at a time, on the device and on the host."""
+    groups, features = Groups.every(shapes.classes).count, sum(shapes.features.values())
+    wide = [width for width, _ in map(place_of, shapes.features.values())]
+    fitting = (groups + 3) * 8 * features + sum(8 * width * (width + groups) for width in wide)
+    scoring = (groups + 3) * 8 * features + sum(4 * width * (width + groups) for width in wide)
+    looked_at = [min(shapes.neurons[name], WIDEST) for name in shapes.features]
+    sketches = 2 * sum(8 * n * n if n <= EXACT else 4 * BUFFER * n for n in looked_at)
+    row = 4 * sum(looked_at)
+    most = min(HELD, max(FEWEST_HELD, HELD_BYTES // max(row, 1)))
+    held = sum(min(most, MOST_CLEAN if samples is None else samples // 2 + 1) * row for samples in (clean, suspect))
+    waiting = sum(min(WAITING_BYTES, (MOST_CLEAN if samples is None else samples // 2 + 1) * row) for samples in (clean, suspect))
+    calibrating = min(clean or MOST_CLEAN, MOST_CLEAN) // 2 * 4 * features
+    numbers = 2 * WAITING_SAMPLES * (12 * len(shapes.features) + 68)
+    on_device = {"ranking": max(fitting, scoring), "directions": sketches + held + waiting, "numbers that wait": numbers}
+    on_device["clean samples' views"] = 0 if by_reference else min(VIEW_BYTES, calibrating)
+    inputs = min(INPUT_BYTES, TOP * shapes.input_bytes)
+    on_host = {"retained samples": inputs if by_reference else 2 * inputs + min(INPUT_BYTES, DRAWN * shapes.input_bytes)}
+    on_host["samples that wait"] = 2 * min(WAITING_INPUTS, WAITING_SAMPLES * shapes.input_bytes)
+    on_host["scores"] = 24 * ((clean or 0) // 2 + (suspect or 0)) + 12 * len(shapes.features) * ((clean or 0) // 2)
+    return on_device, on_host
