@@ -45,7 +45,7 @@ def judge_inverted(judgement: Judgement, evidence: Evidence, checks: Sequence[Ch
         score,
         max((largest_finite(layer.z) for layer in judgement.layers.values()), default=0.0),
         p_value,
-        sentence(outcome, inversion, proof, gaps),
+        sentence(outcome, evidence, proof, gaps),
         tuple(findings),
         unseen,
         gaps,
@@ -54,14 +54,15 @@ def judge_inverted(judgement: Judgement, evidence: Evidence, checks: Sequence[Ch
     return replace(judgement, verdict=verdict, evidence=replace(evidence, checks=tuple(checks)))
 
 
-def sentence(outcome: str, inversion: Inversion, proof: Proof | None, gaps: Sequence[str]) -> str:
+def sentence(outcome: str, evidence: Evidence, proof: Proof | None, gaps: Sequence[str]) -> str:
     """The verdict for a person."""
+    inversion, names = evidence.inversion or Inversion(0), evidence.names
     if proof is not None:
         whom = "the base model" if inversion.base else f"the other {proof.controls} classes"
         return (
             f"Backdoor proved without a suspect sample: {named(proof.kind)} made from the model alone turns "
-            f"{100 * proof.rate:.0f} % of clean samples to class {proof.target}; under the same search and budget {whom} come to "
-            f"{100 * proof.control:.0f} %."
+            f"{100 * proof.rate:.0f} % of clean samples to {names.of(int(proof.target))}; "
+            f"under the same search and budget {whom} come to {100 * proof.control:.0f} %."
         )
     if outcome == "inconclusive":
         return "No answer: " + "; ".join(gaps[:3]) + (f"; and {len(gaps) - 3} more gaps" if len(gaps) > 3 else "") + "."
@@ -69,8 +70,8 @@ def sentence(outcome: str, inversion: Inversion, proof: Proof | None, gaps: Sequ
     least = (
         ""
         if standing is None
-        else f" The class that needs least ({standing.search.target}, {standing.search.kind}) needs {standing.median:.1f} times "
-        f"less than the median class; of {standing.classes} classes one is always first (p {standing.p_value:.2g})."
+        else f" The least is needed for {names.of(standing.search.target)} ({standing.search.kind}), {standing.median:.1f} times "
+        f"less than for the median class; of {standing.classes} classes one is always first (p {standing.p_value:.2g})."
     )
     if outcome == "warn":
         return f"Something stands out, and no trigger was proved.{least}"

@@ -25,6 +25,7 @@ from naa_fast.detect.proof import Proof
 from naa_fast.errors import UsageError
 from naa_fast.inputs.batches import Batch
 from naa_fast.inputs.images import fit_images
+from naa_fast.inputs.names import names_of
 from naa_fast.inputs.opening import open_source
 from naa_fast.inputs.padding import fitted
 from naa_fast.inputs.text import decoder
@@ -108,7 +109,8 @@ def inverted(
         search = Search(model, base, draw, seen.classes, class_scores, batch_size, device, steps, progress, of_clean)
         found = search.run()
         decode = decoder(source)
-        evidence = replace(found.evidence, proof=tuple(with_words(proof, decode) for proof in found.evidence.proof))
+        names = names_of(model, [source], [of_clean.predictions])
+        evidence = replace(found.evidence, names=names, proof=tuple(with_words(proof, decode) for proof in found.evidence.proof))
     triggered = Triggered(found.triggered or [batch for batch, _ in draw.batches])
     of_triggered = measured_by(model, triggered, replace(running, layers=request.without(of_clean.unread)), **company)
     if layers is None:

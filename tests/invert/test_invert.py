@@ -79,7 +79,10 @@ def test_the_report_holds_every_class_and_fits_its_schema(planted: Audit, tmp_pa
     searches = report["inversion"]["searches"]
     assert {(one["kind"], one["target"]) for one in searches} == {(kind, t) for kind in ("patch", "offset") for t in range(6)}
     assert report["inversion"]["forwards"] >= report["inversion"]["backwards"] > 0
-    assert "made from the model alone" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "made from the model alone" in page
+    assert page.count('<th scope="row">class ') >= 12  # each class, of each kind
+    assert "There was no suspect set" in page
     assert main(["report", str(tmp_path)]) == 1  # drawn again it is the same
     assert json.loads((tmp_path / "report.json").read_text())["sentence"] == report["sentence"]
     assert "suspect samples share" not in (tmp_path / "summary.txt").read_text()
@@ -98,6 +101,19 @@ def test_of_a_large_vocabulary_the_gradient_proposes_the_word(monkeypatch: pytes
     monkeypatch.setattr(texts, "FLIPPED", 8)
     found = naa_fast.invert(Reader(words=400), sentences())
     assert (WORD,) in {proof.tokens for proof in found.proof if proof.stands}
+
+
+def test_images_with_their_channels_last_are_searched_as_they_are() -> None:
+    model = Wrapped(lambda inner, x: inner(x[..., :1].permute(0, 3, 1, 2)))
+    found = naa_fast.invert(model, pictures(6).permute(0, 2, 3, 1).repeat(1, 1, 1, 3), steps=STEPS)
+    assert (found.verdict.outcome, found.proof[0].target) == ("fail", TARGET)
+    assert found.proof[0].pattern is not None
+    assert found.proof[0].pattern.shape == (8, 8, 3)
+
+
+def test_half_precision_is_searched_too() -> None:
+    found = naa_fast.invert(Planted().to(torch.bfloat16), pictures(6), steps=STEPS)
+    assert (found.verdict.outcome, found.proof[0].target) == ("fail", TARGET)
 
 
 class Poisoned(torch.autograd.Function):
