@@ -120,7 +120,47 @@ def test_a_kernel_that_answers_wrongly_is_not_timed(monkeypatch: pytest.MonkeyPa
     right = bench.Kernel.positions
     monkeypatch.setattr(bench.Kernel, "positions", lambda self: (right(self)[0] + 0.01, right(self)[1]))
     with pytest.raises(bench.WrongAnswer, match=r"\[N,D\] float32: neuron 0 is off by 0\.0"):
-        bench.kernel_row("[N,D]", "float32", 1 << 16, torch.device("cpu"))
+        bench.kernel_row("[N,D]", "float32", 1 << 16, torch.device("cpu"), 1.0)
+
+
+def test_no_more_than_a_minute_is_spent_and_what_is_left_out_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(0, 10_000, 15))  # every look at the clock is 15 seconds later
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: float(next(clock)))
+    assert bench.run(arguments("--device", "cpu", "--megabytes", "1")) == 0
+    captured = capsys.readouterr()
+    assert "left out, 40 s had gone: " in captured.err
+    assert captured.err.rstrip().endswith("channels_last float32; fewer --megabytes take less")
+    assert "a forward with every convolution hooked" in captured.out
+
+
+def test_slow_rivals_are_timed_once_on_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "SLOW", 0.0)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    row = bench.kernel_row("NCHW", "float32", 1 << 20, torch.device("cpu"), 1.0)
+    assert all(row[f"ratio_to_{name}"] > 0 for name in ("torch_mean", "torch_var_mean", "numpy_mean"))
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=["text", "json"])
+def test_more_than_all_of_the_read_is_explained(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "CASES", bench.CASES[:1])
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    row = bench.kernel_row
+
+    def faster(*given: Any) -> dict[str, Any]:
+        return {**row(*given), "share_of_read": 1.2, "faster_than_read": True}
+
+    monkeypatch.setattr(bench, "kernel_row", faster)
+    assert bench.run(arguments("--device", "cpu", "--megabytes", "1", *words)) == 0
+    out = capsys.readouterr().out
+    if words:
+        assert json.loads(out)["conditions"]["note"] == bench.FASTER
+    else:
+        assert "= 120%* of read" in out
+        assert out.rstrip().endswith(bench.FASTER)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
