@@ -82,6 +82,18 @@ class ShowVersion(argparse.Action):
         parser.exit()
 
 
+class ShowCompletion(argparse.Action):
+    """`--completion SHELL`: the script that completes the command line, by shtab."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: Any, shell: Any, option: str | None = None) -> None:
+        try:
+            import shtab
+        except ImportError:
+            raise UsageError("--completion needs shtab", "install it: pip install 'naa-fast[completion]'") from None
+        emit(shtab.complete(parser, shell=shell))
+        parser.exit()
+
+
 def build_parser() -> Parser:
     """The whole command line. Each verb adds itself and the function that runs it."""
     common = argparse.ArgumentParser(add_help=False)
@@ -94,6 +106,12 @@ def build_parser() -> Parser:
         parents=[common],
     )
     parser.add_argument("-V", "--version", action=ShowVersion, nargs=0, help="show the version and exit")
+    parser.add_argument(
+        "--completion",
+        action=ShowCompletion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print the shell's completion script and exit",
+    )
     verbs = parser.add_subparsers(metavar="VERB", dest="verb", required=True)
     for verb in VERBS:
         verb.add(verbs, [common])
