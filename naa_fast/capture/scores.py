@@ -21,6 +21,16 @@ COLUMNS, POSITIONS, LOGIT, PROBABILITY = "columns", "positions", "logit", "proba
 SINGLE = (LOGIT, PROBABILITY)
 SHOWN = 3
 TINY = 1e-6
+NOT_SCORES = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        embed embeds embedding embeddings emb projector projection projections box boxes bbox bboxes keypoint keypoints coord
+        coords depth regression regressor reg pose angle
+        """,
+    )
+)
+"""Words in the name of the layer that gives a model's only row of numbers which leave it open whether they are classes."""
 REGRESSION = "the model's configuration calls it a regression"
 
 
@@ -187,6 +197,11 @@ def taken(best: Sequence[Candidate], reason: str, alone: bool) -> ScoreOutput:
             f"which output the class scores are: {one.words} was taken, {others} could be meant as well; "
             f"name it with scores= or --scores"
         )
+    elif one.form == COLUMNS and one.item.tier < 1 and (said := NOT_SCORES & words_in(one.origin.layer)):
+        gap = (
+            f"whether {one.item.words} holds class scores: they come from layer {one.origin.layer!r}, and {min(said)!r} says "
+            f"otherwise; name it with scores= or --scores, or say 'none'"
+        )
     elif (
         one.item.tier < 1
         and one.origin.kind <= Kind.UNKNOWN
@@ -199,6 +214,11 @@ def taken(best: Sequence[Candidate], reason: str, alone: bool) -> ScoreOutput:
             f"name it with scores= or --scores, or say 'none'"
         )
     return ScoreOutput(one.item.path, one.form, words, gap)
+
+
+def words_in(layer: str) -> set[str]:
+    """The words that a layer's name is made of, in small letters."""
+    return set(re.findall(r"[a-z]+", layer.lower()))
 
 
 def reading(one: Candidate) -> str:

@@ -96,12 +96,14 @@ def find(
     """All findings, layer by layer. `risen`: see `concentration`.
 
     A large shift alone can be a harmless change that the first layers see; one that also turns the predictions to one class is
-    what a backdoor does. Without class predictions the shift has to speak for itself.
+    what a backdoor does. Without class predictions it has to speak for itself, but for images, where it
+    stays a shift: a logo on every one moves neurons as far.
     """
     findings = []
     chance = null.limit
     concentrated = risen is not None and risen[1] >= CONCENTRATION
-    enough = CERTAIN_Z if risen is None else BACKDOOR_Z if concentrated else np.inf
+    alone = risen is None and evidence.pictures is None
+    enough = CERTAIN_Z if alone else BACKDOOR_Z if concentrated else np.inf
     if explained(risen, evidence):
         enough = np.inf
     if risen is not None and concentrated:
