@@ -7,6 +7,7 @@ is tested against it. Start with `Moments.of` (the definition of every statistic
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,7 @@ FOLDS = 8
 FOLD_BLOCK = 8
 """Sample `i` of a set belongs to fold `(i // FOLD_BLOCK) % FOLDS`: independent of batch size, even over any 64 in a row."""
 
+SAMPLES_SECOND = ", samples on axis 1"
 ROWS = "rows, not samples"
 """In the layout of a layer whose rows belong to no sample in particular."""
 
@@ -35,6 +37,28 @@ ROWS = "rows, not samples"
 def rows_layout(layout: str) -> str:
     """The words for the same neurons where rows are not samples."""
     return layout if layout.endswith(ROWS) else f"{layout.partition(',')[0]}, {ROWS}"
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Which `axis` of an `ndim`-dimensional output holds the neurons, and which the `samples` (1: the sequence comes first).
+    `str` is what a record's `layout` says, and `read` takes it back.
+    """
+
+    axis: int
+    ndim: int
+    samples: int = 0
+
+    def __str__(self) -> str:
+        return f"axis {self.axis} of {self.ndim}" + (SAMPLES_SECOND if self.samples else "")
+
+    @classmethod
+    def read(cls, layout: str) -> Axes:
+        """Raises ValueError where it is no such layout."""
+        words = re.fullmatch(rf"axis (-?\d+) of (\d+)({SAMPLES_SECOND})?(, {ROWS})?", layout)
+        if words is None:
+            raise ValueError(f"'{layout}' is no layout")
+        return cls(int(words[1]), int(words[2]), 1 if words[3] else 0)
 
 
 MOMENT_FIELDS = ("mean", "m2", "m3", "m4", "minimum", "maximum")

@@ -19,7 +19,7 @@ from tolerances import assert_record
 from naa_fast.errors import InputError, StateMismatch
 from naa_fast.kernels import reference
 from naa_fast.measurement import Measurement, Shard
-from naa_fast.records import LayerRecord
+from naa_fast.records import Axes, LayerRecord, rows_layout
 
 X = np.random.default_rng(11).standard_normal((257, 5, 3)).astype(np.float32) * 4 + 100
 _digests = itertools.count()
@@ -217,3 +217,15 @@ def test_damaged_histograms_are_refused(damage: Any, words: str) -> None:
     header = json.loads(content[8 : 8 + length])["__metadata__"]
     with pytest.raises(InputError, match=words):
         Measurement.from_bytes(bytes(safetensors.numpy.save(tensors, header)))
+
+
+@pytest.mark.parametrize("axes", [Axes(1, 2), Axes(2, 3, 1), Axes(1, 4), Axes(-1, 3)], ids=str)
+def test_the_words_of_a_layout_are_read_back(axes: Axes) -> None:
+    assert Axes.read(str(axes)) == axes
+    assert Axes.read(rows_layout(str(axes))) == dataclasses.replace(axes, samples=0), "rows of no sample have no axis of samples"
+
+
+@pytest.mark.parametrize("words", ["", "NCHW", "axis one of 2", "axis 1 of 4, and more", "axis 1 of 4\n"])
+def test_other_words_are_no_layout(words: str) -> None:
+    with pytest.raises(ValueError, match="is no layout"):
+        Axes.read(words)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from naa_fast.capture.experts import ROUTING, is_fused, routing
+from naa_fast.capture.experts import routing
 from naa_fast.capture.outputs import is_quantised, pick, whole
+from naa_fast.capture.points import Output, Routing
 from naa_fast.capture.row_order import RowOrder, with_samples_first
 from naa_fast.capture.selection import Layer, Selection, unwrapped
 from naa_fast.capture.tokens import LastToken
@@ -23,7 +24,6 @@ from naa_fast.capture.views import Layout, known_axis, layout_of, readable
 from naa_fast.errors import CaptureError
 from naa_fast.records import ROWS, rows_layout
 
-INPUT = "in"
 WITNESS = {1: -1, -1: -2}
 """What a compiled witness passes for a layer's number: the code of its channel axis."""
 AXES = {code: axis for axis, code in WITNESS.items()}
@@ -201,7 +201,7 @@ class Capture:
 
         def hook(module: nn.Module, arguments: Any, keywords: Any) -> None:
             given = (*arguments, *keywords.values())
-            if layer.item == ROUTING:
+            if isinstance(layer.point, Routing):
                 observe(module, arguments, routing(layer.name, module, given))
                 return
             tensors = (value for value in given if isinstance(value, Tensor) and value.is_floating_point())
@@ -227,7 +227,7 @@ class Capture:
 
         def hook(module: nn.Module, arguments: Any, output: Any) -> None:
             if torch.compiler.is_compiling():
-                tensor = output if of_input(layer) else pick(layer.name, output, layer.item)[0]
+                tensor = picked_of(layer, output)[0]
                 if not isinstance(tensor, Tensor):
                     return  # nothing that could be handed on: it never fires
                 torch.ops.naa_fast.observe(tensor, tickets[tensor.device], slot, index)
@@ -277,7 +277,7 @@ class Capture:
         began = perf_counter()
         layer = self.selection.layers[index]
         label, axis = self._names[index], self._axes[index]
-        part, note = (output, "") if picked or of_input(layer) else pick(layer.name, output, layer.item)
+        part, note = (output, "") if picked else picked_of(layer, output)
         tensor = readable(label, part if type(part) is Tensor else whole(part)).detach()
         if not tensor.numel():
             self.empty.add(label)
@@ -360,7 +360,12 @@ class Capture:
 
 def of_input(layer: Layer) -> bool:
     """Whether what is read is on its way into the module."""
-    return layer.item == INPUT or (layer.item == ROUTING and is_fused(layer.module))
+    return not isinstance(layer.point, Output)
+
+
+def picked_of(layer: Layer, output: Any) -> tuple[Any, str]:
+    """The tensor of what a module returned that is read, and a note; of what it was given the hook has picked it already."""
+    return pick(layer.name, output, layer.point.key) if isinstance(layer.point, Output) else (output, "")
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 
 from naa_fast.capture import friendly
 from naa_fast.capture.experts import holder_of, is_fused
+from naa_fast.capture.points import WHOLE, HookPoint, point_of
 from naa_fast.capture.views import type_of
 from naa_fast.errors import UsageError
 
@@ -31,18 +32,21 @@ Layers = LayerSpec | Sequence[LayerSpec] | None
 
 @dataclass(frozen=True)
 class Layer:
-    """A module to hook.
-
-    `item` picks one tensor of an output that holds several (`name:item` in a request); "in" is the input. `last`: only the last
+    """A module to hook, and where: `point` says which tensor of it is read (`name:item` in a request). `last`: only the last
     observed position of each sample (`name@last`). `rows`: its rows are the tokens some expert was given, of no sample in
     particular.
     """
 
     name: str
     module: nn.Module
-    item: str | None = None
+    point: HookPoint = WHOLE
     last: bool = False
     rows: bool = False
+
+    @property
+    def item(self) -> str | None:
+        """The word behind the colon, None for none."""
+        return self.point.word
 
     @property
     def label(self) -> str:
@@ -187,9 +191,15 @@ def matches(modules: dict[str, nn.Module], request: LayerSpec) -> list[Layer]:
     last = request.endswith(LAST) and request not in modules
     place = request.removesuffix(LAST) if last else request
     if place in friendly.NAMES and place not in modules:
-        return [Layer(name, modules[name], item, last) for name, item in friendly.resolve(modules, place)]
+        return [
+            Layer(name, modules[name], point_of(item, modules[name]), last) for name, item in friendly.resolve(modules, place)
+        ]
     pattern, colon, item = place.partition(":")
-    found = [Layer(name, module, item if colon else None, last) for name, module in modules.items() if fnmatchcase(name, pattern)]
+    found = [
+        Layer(name, module, point_of(item if colon else None, module), last)
+        for name, module in modules.items()
+        if fnmatchcase(name, pattern)
+    ]
     if not found:
         near = difflib.get_close_matches(pattern, modules, n=5, cutoff=0.3) or [name for name in modules if name][:5]
         raise UsageError(

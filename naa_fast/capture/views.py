@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from naa_fast.capture.outputs import members
 from naa_fast.errors import CaptureError
+from naa_fast.records import Axes
 
 CHANNELS_FIRST = (
     nn.modules.conv._ConvNd,
@@ -35,16 +35,8 @@ CHANNELS_LAST = (
 )
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which axis of an `ndim`-dimensional output holds the neurons, and which the samples (1: the sequence comes first)."""
-
-    axis: int
-    ndim: int
-    samples: int = 0
-
-    def __str__(self) -> str:
-        return f"axis {self.axis} of {self.ndim}" + (", samples on axis 1" if self.samples else "")
+class Layout(Axes):
+    """The axes of an output, and how to see it by them."""
 
     def view(self, output: Tensor) -> Tensor:
         """`output` as `[outer, channels, inner]`: a view wherever the strides allow one, and they do for every dense output,

@@ -15,7 +15,7 @@ from naa_fast.detect.findings import ROOT, concentration, count, plain
 from naa_fast.detect.null import MIN_FOLD, MIN_FOLDS, CleanNull
 from naa_fast.detect.tails import critical, tests_of
 from naa_fast.measurement import Measurement, is_among
-from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord
+from naa_fast.records import FOLD_BLOCK, FOLDS, LayerRecord
 
 MIN_SUSPECT = 16
 SHOWN = 10
@@ -83,7 +83,7 @@ def counted_predictions(clean: Measurement, suspect: Measurement) -> Check:
 
 
 def single_samples(layers: Sequence[LayerComparison]) -> Check:
-    blind = [layer for layer in layers if not tests_of(layer) and not layer.clean.layout.endswith(ROWS)]
+    blind = [layer for layer in layers if not tests_of(layer) and not layer.clean.of_rows]
     if not blind:
         return Check("tails", True)
     return Check("tails", False, f"no histograms of single samples in {len(blind)} of {len(layers)} layers")
@@ -113,7 +113,7 @@ def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Mea
         records = {layer.name: (layer.clean if name == "clean" else layer.suspect).positions for layer in layers}
         broken = {where: int(((r.nonfinite > 0) & (r.count > 0)).sum()) for where, r in records.items()}
         gaps += together(broken, f"NaN or infinite on some {name} samples")
-    blurred = [layer.name or ROOT for layer in layers if layer.clean.layout.endswith(ROWS)]
+    blurred = [layer.name or ROOT for layer in layers if layer.clean.of_rows]
     if blurred:
         more = f" and {len(blurred) - 1} more layer{'s' * (len(blurred) > 2)}" if len(blurred) > 1 else ""
         gaps.append(f"{blurred[0]}{more}: its rows cannot be told apart by sample, so chance cannot be calibrated on it")

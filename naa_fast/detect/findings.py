@@ -18,7 +18,6 @@ from naa_fast.detect.rises import Rise
 from naa_fast.detect.tails import BEYOND, exceeding, tests_of
 from naa_fast.detect.trigger import TriggerKey
 from naa_fast.measurement import Measurement
-from naa_fast.records import ROWS
 
 NONE = Evidence()
 NAMED = 3
@@ -115,7 +114,7 @@ def find(
     for layer in layers:
         t = largest_t(layer)
         z = largest_finite(layer.z)
-        if t > chance and not layer.clean.layout.endswith(ROWS):
+        if t > chance and not layer.clean.of_rows:
             findings.append(
                 Finding("shift", layer.name, "the sets differ by more than the clean set differs from itself", t, chance)
             )

@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from naa_fast.records import ROWS, Array, Folds, LayerRecord, Moments
+from naa_fast.records import Array, Folds, LayerRecord, Moments
 
 MARGIN = 1.25
 """On the largest of the folds' maxima. Eight draws say little about a tail: 1.25 keeps the rate of false alarms of fresh clean
@@ -73,7 +73,7 @@ def clean_null(layers: Iterable[LayerRecord]) -> CleanNull:
     per_fold: list[Array] = []
     tests = 0
     for record in layers:
-        if record.layout.endswith(ROWS):
+        if record.of_rows:
             continue
         for folds, whole in ((record.mean_folds, record.sample_mean), (record.max_folds, record.sample_max)):
             per_fold.append(folds_against_rest(folds))

@@ -16,7 +16,7 @@ import numpy as np
 
 from naa_fast.detect.comparison import RESOLUTION, LayerComparison
 from naa_fast.detect.crowd import TAIL_P, hypergeometric_tail
-from naa_fast.records import BINS, ROWS, Array, Moments, bin_of, bin_values
+from naa_fast.records import BINS, Array, Moments, bin_of, bin_values
 
 BEYOND = 0.001
 """Share of clean samples beyond the clean point that suspects are counted against; beside it, those beyond every clean one."""
@@ -101,7 +101,7 @@ class Exceeding:
 
 def tests_of(layer: LayerComparison) -> int:
     """How many tests `exceeding` makes of a layer: two sides and two limits of each neuron and view; 0 without histograms."""
-    if not layer.clean.bins or not layer.suspect.bins or layer.clean.layout.endswith(ROWS):
+    if not layer.clean.bins or not layer.suspect.bins or layer.clean.of_rows:
         return 0
     return 4 * len(views(layer)) * layer.neurons
 

@@ -16,7 +16,7 @@ from naa_fast.capture.selection import unwrapped
 from naa_fast.detect.inversion import Stimulated
 from naa_fast.invert.setting import Setting
 from naa_fast.measurement import Measurement
-from naa_fast.records import ROWS, Array, LayerRecord
+from naa_fast.records import Array, LayerRecord
 from naa_fast.repair.change import replaced
 from naa_fast.repair.outputs import Place
 
@@ -36,7 +36,7 @@ def stimulate(setting: Setting, clean: Measurement) -> tuple[list[Stimulated], s
     x, predicted = setting.rows(setting.fit)
     x, predicted = x[:SAMPLES], predicted[:SAMPLES]
     modules = dict(unwrapped(setting.transplant.model).named_modules())
-    usable = {name: record for name, record in clean.layers.items() if name in modules and not record.layout.endswith(ROWS)}
+    usable = {name: record for name, record in clean.layers.items() if name in modules and not record.of_rows}
     usable = {name: record for name, record in usable.items() if record.channels != setting.classes}
     chosen = list(usable.items())[-LAYERS:]
     found: list[Stimulated] = []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from naa_fast.capture.selection import unwrapped
 from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.records import Axes
 from naa_fast.repair.change import tensor_of
 
 HELD_BYTES = 512 << 20
@@ -41,8 +42,9 @@ class Place:
 
     @classmethod
     def of(cls, layout: str) -> Place:
-        """Of the words of a measurement's layout: "axis 1 of 4, samples on axis 1"."""
-        return cls(int(layout.split()[1]), 1 if "samples on axis 1" in layout else 0)
+        """Of a record's layout."""
+        axes = Axes.read(layout)
+        return cls(axes.axis, axes.samples)
 
     def parts(self, output: Tensor) -> Tensor:
         moved = output.detach().movedim(self.axis, -1)

@@ -22,7 +22,6 @@ from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.rank.again import SuspectsAgain
 from naa_fast.rank.passes import in_words
 from naa_fast.rank.scorer import Look
-from naa_fast.records import ROWS
 from naa_fast.repair.candidates import Pair, Seen, candidates, random_like
 from naa_fast.repair.change import applied
 from naa_fast.repair.fit import FOLLOWS, TUNED, Fit, Lesson
@@ -230,7 +229,7 @@ def some(bases: Bases | None, most: int) -> Bases | None:
 def places_of(layers: Mapping[str, LayerComparison], model: nn.Module) -> dict[str, Place]:
     """The LOOKED layers with the largest z whose rows belong to samples."""
     modules = dict(unwrapped(model).named_modules())
-    whole = {name: one for name, one in layers.items() if name and name in modules and ROWS not in one.clean.layout}
+    whole = {name: one for name, one in layers.items() if name and name in modules and not one.clean.of_rows}
     usable = {name: one for name, one in whole.items() if np.isfinite(one.z).any()}
     strongest = sorted(usable, key=lambda name: -float(np.nanmax(usable[name].z)))[:LOOKED]
     return {name: Place.of(usable[name].clean.layout) for name in usable if name in strongest}

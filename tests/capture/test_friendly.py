@@ -10,6 +10,7 @@ from torch import nn
 
 from naa_fast import audit
 from naa_fast.capture import friendly, select
+from naa_fast.capture.points import Input, Output, Routing, point_of
 from naa_fast.errors import UsageError
 
 
@@ -99,3 +100,15 @@ def test_an_input_is_read_before_it_is_overwritten(by_keyword: bool) -> None:
         torch.from_numpy(measured.layers["inner:in"].positions.mean), (2 * x).double().mean(0), atol=1e-6, rtol=1e-6
     )
     assert (measured.layers["inner"].positions.mean == 0).all()
+
+
+def test_the_words_of_a_request_are_parsed_once_into_what_is_read() -> None:
+    plain, fused = nn.Linear(2, 2), type("ToyExperts", (nn.Module,), {})()
+    fused.weight = nn.Parameter(torch.zeros(2, 3, 4))
+    assert point_of(None, plain) == Output(None)
+    assert point_of("logits", plain) == Output("logits")
+    assert point_of("in", plain) == Input()
+    assert point_of("routing", fused) == Routing()
+    assert point_of("routing", plain) == Output("routing"), "an item of that name, where there are no fused experts"
+    words = [point.word for point in (Output(), Output("logits"), Input(), Routing())]
+    assert words == [None, "logits", "in", "routing"]
