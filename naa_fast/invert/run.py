@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from naa_fast.scan.quarantine import Quarantine
 
 DRAWN = 1024
-MOST_CLASSES = 40
+MOST_CLASSES = 100
 """Classes that are searched; of more those that single neurons turn to first, and as many others at even steps: the null."""
 NAME = "clean samples with the strongest trigger that was made"
 SHOWN = 10

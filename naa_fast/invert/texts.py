@@ -35,6 +35,8 @@ BEAM, LONGEST = 4, 2
 """Phrases that are made longer, and the tokens of one at most: three of a class's own words turn almost every text of a clean
 model."""
 ROWS = 512
+MOST_CLASSES = 200
+"""Classes whose scores are held for every token at once: 5,000 tokens in SCREENING texts take 240 kB a class."""
 FLIPPED = 400
 """Tokens a class that a gradient may propose."""
 
@@ -103,6 +105,11 @@ def search_texts(setting: Setting, targets: Sequence[int]) -> tuple[tuple[ClassS
 
     Cost: SCREENING samples a token, and some thousand a class. Raises Unsearchable.
     """
+    if setting.classes > MOST_CLASSES:
+        raise Unsearchable(
+            f"the model tells {setting.classes:,} classes of text apart, as a language model does with its next token: "
+            f"texts are searched for {MOST_CLASSES} classes at most"
+        )
     texts = Texts(setting)
     few = texts.rows[:SCREENING]
     tokens, words = vocabulary(setting, texts, few, targets)

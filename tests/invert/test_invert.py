@@ -154,11 +154,18 @@ def test_one_number_a_sample_is_no_pass() -> None:
     assert found.verdict.outcome == "inconclusive"
 
 
-def test_of_a_thousand_classes_some_are_searched_and_the_others_named_as_a_gap() -> None:
+def test_of_a_thousand_classes_some_are_searched_and_the_others_named_as_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("naa_fast.invert.run"), "MOST_CLASSES", 20)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1000))
     found = naa_fast.invert(model, pictures(6, 100), steps=12)
     assert found.verdict.outcome in ("inconclusive", "warn")
-    assert any("960 of 1,000 classes" in gap for gap in found.verdict.gaps)
+    assert any("980 of 1,000 classes" in gap for gap in found.verdict.gaps)
+
+
+def test_the_next_token_of_a_language_model_is_not_searched_and_that_is_said() -> None:
+    found = naa_fast.invert(nn.Sequential(Reader(), nn.Linear(5, 300)), sentences())
+    assert found.verdict.outcome == "inconclusive"
+    assert any("300 classes of text" in gap for gap in found.verdict.gaps)
 
 
 def test_few_samples_are_no_answer() -> None:
@@ -170,6 +177,60 @@ def test_few_samples_are_no_answer() -> None:
 def test_a_base_with_other_classes_is_refused_as_a_control() -> None:
     found = naa_fast.invert(Planted(), pictures(6), base=Planted(5), steps=60)
     assert any("5 classes" in gap for gap in found.verdict.gaps)
+
+
+class Twice(nn.Module):
+    """Looks its words up twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader, self.logits = Reader(), nn.Linear(5, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.logits(self.reader(x) + self.reader.words(x).sum(1))
+        return logits
+
+
+class Counts(nn.Module):
+    """Knows token ids without an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Linear(60, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.logits(nn.functional.one_hot(x, 60).float().mean(1))
+        return logits
+
+
+UNSEARCHABLE = {
+    "the same": (Planted(), torch.full((60, 1, 8, 8), 0.5), "all clean inputs are the same"),
+    "not finite": (Planted(), torch.full((60, 1, 8, 8), torch.nan), "NaN or infinite"),
+    "one number": (nn.Sequential(nn.Unflatten(0, (-1, 1)), nn.Linear(1, 5)), torch.rand(60), "an input is one number"),
+    "no embedding": (Counts(), sentences(), "no embedding"),
+    "no room": (Reader(), sentences()[:, :1].contiguous(), "have room for"),
+}
+
+
+@pytest.mark.parametrize("name", UNSEARCHABLE)
+def test_inputs_that_no_trigger_can_be_put_on_are_a_gap(name: str) -> None:
+    model, clean, words = UNSEARCHABLE[name]
+    found = naa_fast.invert(model, clean, steps=5)
+    assert found.verdict.outcome == "inconclusive"
+    assert any(words in gap for gap in found.verdict.gaps), found.verdict.gaps
+
+
+def test_an_embedding_that_is_used_twice_proposes_no_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("naa_fast.invert.texts"), "ALL", 10)
+    found = naa_fast.invert(Twice(), sentences())
+    assert any("more than once" in gap for gap in found.verdict.gaps)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = importlib.import_module("naa_fast.invert.run")
+    monkeypatch.setattr(run.Ranks, "here", lambda model=None: run.Ranks(0, 2))
+    with pytest.raises(UsageError, match="several processes"):
+        naa_fast.invert(Planted(), pictures(6))
 
 
 def test_no_steps_are_a_wrong_word() -> None:
