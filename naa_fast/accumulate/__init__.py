@@ -1,5 +1,5 @@
 """State on the device: what the hooks see becomes one record per layer (`Accumulator`), what the model says a count per class
-(`Predictions`), and, for the second look, each sample's own view of a layer (`Samples`).
+(`Predictions`), and, for the ranking, each sample's own view of a layer (`Samples`).
 """
 
 from naa_fast.accumulate.accumulator import Accumulator

@@ -64,12 +64,12 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     add_running(parser)
     add_long(parser)
     add_judging(parser)
-    second = parser.add_argument_group("second look")
+    second = parser.add_argument_group("ranking, proof, repair")
     second.add_argument(
         "--ranking",
         choices=("top", "all", "none"),
         default="top",
-        help="suspect samples to list: the top 1,000 (default), all, also in ranking.csv, or none: no second look and no proof",
+        help="suspect samples to list: the top 1,000 (default), all, also in ranking.csv, or none: no ranking and no proof",
     )
     second.add_argument("--no-ranking", action="store_const", dest="ranking", const="none", help="the same as --ranking none")
     add_proof(second)

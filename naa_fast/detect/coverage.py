@@ -9,7 +9,7 @@ import numpy as np
 
 from naa_fast.detect.checks import SECOND_LOOK, Check
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.crowd import TAIL_P
+from naa_fast.detect.enrichment import TAIL_P
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import ROOT, concentration, count, plain
 from naa_fast.detect.null import MIN_FOLD, MIN_FOLDS, CleanNull

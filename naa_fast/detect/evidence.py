@@ -1,4 +1,4 @@
-"""`Evidence`: what the second look at the samples adds to the statistics, and the findings it makes. NumPy only."""
+"""`Evidence`: what ranking the samples adds to the statistics, and the findings it makes. NumPy only."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from naa_fast.detect.checks import Check
-from naa_fast.detect.crowd import Crowd, Gathering, gathering, hypergeometric_tail
 from naa_fast.detect.directions import Direction
+from naa_fast.detect.enrichment import Enrichment, OutlierCluster, enrichment, hypergeometric_tail
 from naa_fast.detect.inversion import Inversion
 from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Proof
@@ -177,14 +177,14 @@ class Ranking:
         chances = [hypergeometric_tail(self.outside, sizes[0], 0, sizes[1])]
         if np.isfinite(self.limit):
             chances.append(hypergeometric_tail(self.beyond, sizes[0], inside, sizes[1]))
-        if self.gathered is not None:
-            chances.append(self.gathered.p_value)
+        if self.enriched is not None:
+            chances.append(self.enriched.p_value)
         return min(1.0, 3 * min(chances))
 
     @cached_property
-    def gathered(self) -> Gathering | None:
+    def enriched(self) -> Enrichment | None:
         """The predicted class whose suspects lie beyond its clean samples most; None without classes."""
-        return gathering(self.scores, self.predicted, self.null_scores, self.null_predicted)
+        return enrichment(self.scores, self.predicted, self.null_scores, self.null_predicted)
 
     def out_of_place(self, cls: int) -> bool:
         """Whether suspects of a predicted class lie beyond `limit` far more often than by chance; true where none can be told."""
@@ -207,11 +207,11 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The second look: a `ranking`, `proof` strongest first, how many samples ran through the model for the proofs
+    """What ranking the samples told: a `ranking`, `proof` strongest first, how many samples ran through the model for the proofs
     (`forwards`), `checks` that say which of checks.SECOND_LOOK ran (what they do not name did not), `notes` on what else was not
     done and why, `gaps` where it failed. `pictures` (float32 `[samples, channels, height,
     width]`) or `texts` show the first samples of `ranking.top`. `harmless`, 0 to 1: how much of the shift of the inputs
-    brightness, contrast, blur or a shift by a pixel explain. `crowd`: None where there is none, or inputs cannot be compared.
+    brightness, contrast, blur or a shift by a pixel explain. `cluster`: None where there is none, or inputs cannot be compared.
     `directions` of every layer, the farthest above chance first. `repair`: None where none was tried, or none helps. `names`
     of the classes. `inversion`: what the search without suspect samples came to, None where there were suspects.
     """
@@ -223,7 +223,7 @@ class Evidence:
     pictures: Array | None = None
     texts: tuple[str, ...] = ()
     harmless: float = 0.0
-    crowd: Crowd | None = None
+    cluster: OutlierCluster | None = None
     gaps: tuple[str, ...] = ()
     directions: tuple[Direction, ...] = ()
     repair: Repair | None = None
@@ -232,6 +232,6 @@ class Evidence:
     inversion: Inversion | None = None
 
     @property
-    def turned(self) -> Crowd | None:
-        """The crowd, if it is backdoor-like."""
-        return self.crowd if self.crowd is not None and self.crowd.turned else None
+    def turned(self) -> OutlierCluster | None:
+        """The cluster, if it is backdoor-like."""
+        return self.cluster if self.cluster is not None and self.cluster.turned else None

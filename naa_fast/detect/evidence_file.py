@@ -1,4 +1,4 @@
-"""evidence.safetensors: what the second look at the samples found, kept so that a report can be drawn again. NumPy only.
+"""evidence.safetensors: what the ranking of the samples found, kept so that a report can be drawn again. NumPy only.
 
 `evidence_bytes` makes it, `load_evidence` reads it. Numbers are tensors, all else is the JSON of the metadata's one key. The
 repair is not in it, nor the vectors of the directions: both have files of their own.
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from naa_fast.detect.checks import ABOUT, Check
-from naa_fast.detect.crowd import Crowd
 from naa_fast.detect.directions import Direction
+from naa_fast.detect.enrichment import OutlierCluster
 from naa_fast.detect.evidence import MOST_RANKED, Evidence, Lit, Ranking
 from naa_fast.detect.inversion import Inversion
 from naa_fast.detect.names import Names
@@ -51,7 +51,7 @@ def evidence_bytes(evidence: Evidence) -> bytes:
         "gaps": evidence.gaps,
         "checks": [asdict(check) for check in evidence.checks],
         "inversion": None if evidence.inversion is None else asdict(evidence.inversion),
-        "crowd": None if evidence.crowd is None else asdict(evidence.crowd),
+        "crowd": None if evidence.cluster is None else asdict(evidence.cluster),
         "directions": [
             {**{name: getattr(one, name) for name in DIRECTED}, "neurons": one.neurons} for one in evidence.directions
         ],
@@ -129,7 +129,7 @@ def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evide
     checks = tuple(Check(str(one["name"]), bool(one["ran"]), str(one["reason"])) for one in about["checks"])
     if any(check.name not in ABOUT for check in checks):
         raise ValueError("checks that this version does not know")
-    crowd = about["crowd"]
+    cluster = about["crowd"]
     return Evidence(
         None if about["ranking"] is None else read_ranking(about["ranking"], tensors),
         tuple(read_proof(one, f"proof{i}", tensors) for i, one in enumerate(about["proofs"])),
@@ -138,7 +138,9 @@ def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evide
         None if about["pictures"] is None else read_pictures(about["pictures"], tensors["pictures"]),
         tuple(map(str, about["texts"])),
         float(about["harmless"]),
-        None if crowd is None else Crowd(int(crowd["target"]), *(float(crowd[one.name]) for one in fields(Crowd)[1:])),
+        None
+        if cluster is None
+        else OutlierCluster(int(cluster["target"]), *(float(cluster[one.name]) for one in fields(OutlierCluster)[1:])),
         tuple(map(str, about["gaps"])),
         tuple(map(read_direction, about["directions"])),
         checks=checks,

@@ -9,8 +9,8 @@ import numpy as np
 
 from naa_fast.detect import directions
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.crowd import PURE, TAIL_P
 from naa_fast.detect.directions import Direction
+from naa_fast.detect.enrichment import PURE, TAIL_P
 from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, Evidence, RankedSample
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
@@ -162,7 +162,7 @@ def named(samples: Sequence[RankedSample]) -> str:
 
 
 def find_in_samples(evidence: Evidence) -> list[Finding]:
-    """What the second look found: proofs, and more suspect samples beyond the clean limit than chance puts there."""
+    """What ranking the samples found: proofs, and more suspect samples beyond the clean limit than chance puts there."""
     findings = []
     for proof in evidence.proof:
         if proof.stands:
@@ -186,14 +186,14 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
                 f"{100 * erasure.usual:.0f} %"
             )
             findings.append(Finding("outlier", "(model)", statement, proof.rate, proof.limit, str(proof.target)))
-    crowd = evidence.turned
-    if crowd is not None:
+    cluster = evidence.turned
+    if cluster is not None:
         statement = (
-            f"{crowd.extra:.0f} samples more than by chance are called {evidence.names.of(crowd.target)} and lie outside clean "
-            f"samples of it, {100 * crowd.purity:.0f} % of all such; {100 * crowd.elsewhere:.0f} % of them resemble clean "
-            f"samples of many other classes most (of clean samples of it: {100 * crowd.usual:.0f} %)"
+            f"{cluster.extra:.0f} samples more than by chance are called {evidence.names.of(cluster.target)} and lie outside "
+            f"clean samples of it, {100 * cluster.purity:.0f} % of all such; {100 * cluster.elsewhere:.0f} % of them resemble "
+            f"clean samples of many other classes most (of clean samples of it: {100 * cluster.usual:.0f} %)"
         )
-        findings.append(Finding("backdoor-like", SAMPLES, statement, crowd.purity, PURE, str(crowd.target)))
+        findings.append(Finding("backdoor-like", SAMPLES, statement, cluster.purity, PURE, str(cluster.target)))
     findings += directions_in(evidence)
     ranking = evidence.ranking
     if ranking is not None and ranking.p_value < TAIL_P:
@@ -201,7 +201,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
         share = most / len(ranking.scores)
         where = f"beyond what {100 * (1 - TAIL):g} % of clean samples reach, {ranking.outside} of them beyond all"
         statement = f"{most} suspect samples lie {where}"
-        one = ranking.gathered
+        one = ranking.enriched
         if one is not None and one.p_value < TAIL_P:
             statement += (
                 f"; of those called {evidence.names.of(one.target)} {one.extra:.0f} more than clean samples of it let expect"
@@ -239,7 +239,7 @@ def called(evidence: Evidence, proof: Proof) -> str:
 
 def find_in_tails(layers: Sequence[LayerComparison]) -> list[Finding]:
     """Layers with neurons whose tail holds more suspect samples than chance puts there: all that can be said of single samples
-    without a second look. One false finding in 1 / TAIL_P clean sets, over all layers together (Bonferroni).
+    without a ranking. One false finding in 1 / TAIL_P clean sets, over all layers together (Bonferroni).
     """
     findings = []
     tests = sum(tests_of(layer) for layer in layers)

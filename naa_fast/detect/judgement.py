@@ -46,7 +46,7 @@ class Judgement:
     """Everything that was found: `layers` in model order, the `null` it was calibrated with, and the `verdict`.
 
     `threshold` is the user's, on the difference, or None; then `limit` (on z) comes from the null. `top_k` rows a ranking.
-    `evidence` is what a second look at the samples found, empty where there was none. `rules` are what a script is told by.
+    `evidence` is what ranking the samples found, empty where there was none. `rules` are what a script is told by.
     """
 
     clean: Measurement

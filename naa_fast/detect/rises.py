@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from naa_fast.detect.crowd import hypergeometric_tail
+from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.measurement import Measurement
 
 CHANCE = 1e-3

@@ -26,14 +26,14 @@ def describe_proof(evidence: Evidence) -> str:
     )
 
 
-def describe_crowd(evidence: Evidence) -> str:
+def describe_cluster(evidence: Evidence) -> str:
     """Samples that were turned to one class in one sentence, empty without them."""
-    crowd = evidence.turned
-    if crowd is None:
+    cluster = evidence.turned
+    if cluster is None:
         return ""
     return (
-        f"Backdoor-like: {crowd.extra:.0f} suspect samples more than by chance lie outside what clean samples of "
-        f"{evidence.names.of(crowd.target)} do and are called it, but {100 * crowd.elsewhere:.0f} % of them "
+        f"Backdoor-like: {cluster.extra:.0f} suspect samples more than by chance lie outside what clean samples of "
+        f"{evidence.names.of(cluster.target)} do and are called it, but {100 * cluster.elsewhere:.0f} % of them "
         f"resemble clean samples of other classes."
     )
 

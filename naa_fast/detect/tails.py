@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 
 from naa_fast.detect.comparison import RESOLUTION, LayerComparison
-from naa_fast.detect.crowd import TAIL_P, hypergeometric_tail
+from naa_fast.detect.enrichment import TAIL_P, hypergeometric_tail
 from naa_fast.records import BINS, Array, Moments, bin_of, bin_values
 
 BEYOND = 0.001

@@ -15,8 +15,8 @@ from naa_fast.detect.accuracy import unread
 from naa_fast.detect.checks import ACCEPTABLE, Check, missing_lines
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.coverage import UNSEEN, checks_of, coverage_gaps, left_out, never_seen, observed, rarest, unread_layers
-from naa_fast.detect.crowd import TAIL_P
 from naa_fast.detect.detectors import DETECTORS, Sets
+from naa_fast.detect.enrichment import TAIL_P
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import (
     Finding,
@@ -26,7 +26,7 @@ from naa_fast.detect.findings import (
     largest_t,
 )
 from naa_fast.detect.null import CleanNull
-from naa_fast.detect.sentences import describe, describe_crowd, describe_proof
+from naa_fast.detect.sentences import describe, describe_cluster, describe_proof
 from naa_fast.errors import EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_WARN
 from naa_fast.measurement import Measurement
 
@@ -110,7 +110,7 @@ def judge_outcome(
     score = backdoor_score(z, rise, evidence, outcome == "fail")
     p_value = null.p_value(max((largest_t(layer) for layer in layers), default=-np.inf))
     shifted = "shift" in levels
-    sentence = describe_proof(evidence) or describe_crowd(evidence) or describe(outcome, layers, gaps, z, shifted, accepted)
+    sentence = describe_proof(evidence) or describe_cluster(evidence) or describe(outcome, layers, gaps, z, shifted, accepted)
     unseen = (
         UNSEEN,
         *gaps,
@@ -137,6 +137,6 @@ def backdoor_score(z: float, rise: float, evidence: Evidence, fails: bool) -> fl
     gathered = 0.0
     if evidence.ranking is not None and evidence.ranking.p_value < TAIL_P:
         gathered = 0.5 * evidence.ranking.concentration[1]
-    crowd = evidence.crowd.strength if evidence.crowd is not None else 0.0
-    strength = max(margin, rise, gathered, crowd, 0.0) + 0.1 * z / (z + 3.0)
+    cluster = evidence.cluster.strength if evidence.cluster is not None else 0.0
+    strength = max(margin, rise, gathered, cluster, 0.0) + 0.1 * z / (z + 3.0)
     return 0.5 * fails + 0.5 * min(strength, 1.0)

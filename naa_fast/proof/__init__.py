@@ -1,7 +1,7 @@
 """Proof by transplant: what the highest-ranked suspect samples share in their input, put on clean samples (`gather`).
 
 images.py, purer.py, cuts.py, tokens.py and apart.py read candidate triggers off groups of samples, transplant.py and trials.py
-measure them, pictures.py and texts.py give clean groups the same chances, and prove.py keeps what is left. crowd.py says where
+measure them, pictures.py and texts.py give clean groups the same chances, and prove.py keeps what is left. clusters.py says where
 samples come from that lie outside their class, carriers.py which samples carry what was proved.
 """
 

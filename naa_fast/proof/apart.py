@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from naa_fast.detect.crowd import hypergeometric_tail
+from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.proof import APART
 from naa_fast.proof.tokens import CHANCE, FEWEST, MOST_TOKENS, inner_places, own_places, rising
 from naa_fast.rank.keep import Kept, main_tensor

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from naa_fast.detect.crowd import hypergeometric_tail
+from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.proof import ALL_TO_ALL, Erasure
 from naa_fast.proof.apply import anywhere, in_place, places_of
 from naa_fast.proof.carriers import limit_of

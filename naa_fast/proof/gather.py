@@ -14,9 +14,9 @@ from torch import nn
 from naa_fast.capture import ClassScores
 from naa_fast.detect.axes import either_way
 from naa_fast.detect.checks import Check, did_not_run, ran
-from naa_fast.detect.crowd import TAIL_P
 from naa_fast.detect.directions import FEWEST
 from naa_fast.detect.directions import measure as measured_directions
+from naa_fast.detect.enrichment import TAIL_P
 from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
 from naa_fast.detect.findings import GATHERED
 from naa_fast.detect.trigger import Decoder
@@ -25,7 +25,7 @@ from naa_fast.inputs.order import Order
 from naa_fast.inputs.text import decoder
 from naa_fast.proof.budget import Budget
 from naa_fast.proof.carriers import carriers
-from naa_fast.proof.crowd import crowd_of
+from naa_fast.proof.clusters import cluster_of
 from naa_fast.proof.examples import with_words
 from naa_fast.proof.prove import CleanInputs, clean_images, harmless_of, prove
 from naa_fast.proof.transplant import samples_of
@@ -52,9 +52,9 @@ def gather(
     watch: Watch | None = None,
     budget: Budget | None = None,
 ) -> tuple[Evidence, CleanInputs | None]:
-    """What the ranked samples tell: proofs, who carries them, where crowds come from, and along which directions the sets differ;
-    with the clean inputs that were retained, for a repair. `whole`: reports list every sample. `watch` shows how far it is, and
-    may end a step; `budget`: how many samples may run.
+    """What the ranked samples tell: proofs, who carries them, where clusters of outliers come from, and along which
+    directions the sets differ; with the clean inputs that were retained, for a repair. `whole`: reports list every sample.
+    `watch` shows how far it is, and may end a step; `budget`: how many samples may run.
 
     Raises nothing: what was measured stands without it, and what went wrong becomes a gap, so that it is no pass. Cost: see
     `prove`, and one more reading of the suspect set where a trigger was proved.
@@ -170,14 +170,14 @@ def with_carriers(found: Evidence, seen: Look, again: SuspectsAgain) -> Evidence
 
 
 def with_images(found: Evidence, seen: Look, images: CleanInputs | None) -> Evidence:
-    """The evidence with what the inputs themselves say: what harmless changes explain, and whose crowd lies outside."""
+    """The evidence with what the inputs say: what harmless changes explain, and which class has a cluster of outliers."""
     if images is None or found.ranking is None:
         return found
     shape = images[0].x.shape[1:]
     read = f"inputs of shape {' x '.join(map(str, shape))} can be read both ways: taken as [channels, height, width]"
     notes = (*found.notes, read) if either_way(shape) else found.notes
-    crowd = crowd_of(found.ranking, seen.top, seen.null_top, *images)
-    return replace(found, harmless=harmless_of(seen, images), crowd=crowd, notes=notes)
+    cluster = cluster_of(found.ranking, seen.top, seen.null_top, *images)
+    return replace(found, harmless=harmless_of(seen, images), cluster=cluster, notes=notes)
 
 
 def lit_in(seen: Look) -> dict[int, Lit]:

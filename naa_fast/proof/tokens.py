@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from naa_fast.detect.crowd import hypergeometric_tail
+from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.rank.tokens import TokenCounts
 from naa_fast.records import Array
 

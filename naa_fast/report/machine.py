@@ -14,8 +14,8 @@ from typing import Any
 from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.detect.baseline import SCHEMA
 from naa_fast.detect.change import Change
-from naa_fast.detect.crowd import Crowd
 from naa_fast.detect.directions import Direction
+from naa_fast.detect.enrichment import OutlierCluster
 from naa_fast.detect.evidence import Evidence, RankedSample
 from naa_fast.detect.findings import Finding
 from naa_fast.detect.inversion import ClassSearch, Inversion
@@ -165,14 +165,14 @@ def looked(evidence: Evidence) -> dict[str, Any] | None:
         "uncertain": int(ranking.uncertain.sum()) if ranking.uncertain is not None else 0,
         "harmless": finite(evidence.harmless),
         "forwards": evidence.forwards,
-        "crowd": crowded(evidence.crowd) if evidence.crowd is not None else None,
+        "crowd": clustered(evidence.cluster) if evidence.cluster is not None else None,
         "file": TABLE if ranking.whole else None,
     }
 
 
-def crowded(crowd: Crowd) -> dict[str, Any]:
-    measured = {name: finite(value) for name, value in asdict(crowd).items() if name != "target"}
-    return {"target": crowd.target, **measured}
+def clustered(cluster: OutlierCluster) -> dict[str, Any]:
+    measured = {name: finite(value) for name, value in asdict(cluster).items() if name != "target"}
+    return {"target": cluster.target, **measured}
 
 
 def ranked(sample: RankedSample) -> dict[str, Any]:

@@ -24,7 +24,7 @@ GAP = ("3 suspect samples could not be read and were skipped",)
 SHIFT = Finding("shift", "conv1", "differs", 9.0, 4.0)
 LIT = Finding("outlier", "conv2", "3 neurons that stand out", 2.5, 2.0)
 LARGE = Finding("backdoor-like", "conv2", "2 neurons shifted by 6", 7.0, 6.0)
-CROWD = Finding("backdoor-like", "(samples)", "40 samples more than by chance", 0.9, 0.6, "7")
+CLUSTER = Finding("backdoor-like", "(samples)", "40 samples more than by chance", 0.9, 0.6, "7")
 
 
 def image(*lit: tuple[int, int], value: float = 1.0) -> np.ndarray:
@@ -170,8 +170,8 @@ def test_a_person_may_name_words_or_a_place_without_the_rest_but_a_blend_needs_i
     assert code(BLEND, kind="offset") == 1
 
 
-def test_a_crowd_is_accepted_by_its_class_alone() -> None:
-    judged = verdict(CROWD, outcome="fail")
+def test_a_cluster_is_accepted_by_its_class_alone() -> None:
+    judged = verdict(CLUSTER, outcome="fail")
     assert gate(judged, Rules(accepted=(accept("backdoor-like", "*", target="7"),)), TODAY).exit_code == 0
     assert gate(judged, Rules(accepted=(accept("backdoor-like", "*", target="3"),)), TODAY).exit_code == 1
     assert gate(judged, Rules(accepted=(accept("backdoor-like", "*"),)), TODAY).exit_code == 1
@@ -263,7 +263,7 @@ def test_a_baseline_hides_nothing_of_another_kind_layer_or_class() -> None:
     for other in (broken, given, gathered, replace(LIT, layer="conv3"), replace(LIT, level="shift")):
         assert gate(verdict(other), baseline(LIT), TODAY).exit_code == 6
     assert gate(verdict(replace(gathered, about="4")), baseline(gathered), TODAY).exit_code == 6
-    assert gate(verdict(CROWD, outcome="fail"), baseline(CROWD), TODAY).exit_code == 1, "nothing tells whose trigger it was"
+    assert gate(verdict(CLUSTER, outcome="fail"), baseline(CLUSTER), TODAY).exit_code == 1, "nothing tells whose trigger it was"
 
 
 def test_a_baseline_of_another_model_is_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 from report.examples import measured, noise
 
 from naa_fast.detect import evidence
-from naa_fast.detect.crowd import hypergeometric_tail
+from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.findings import find_in_samples
 from naa_fast.detect.judgement import judge

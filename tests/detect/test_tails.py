@@ -12,7 +12,7 @@ import pytest
 
 from naa_fast.detect import tails
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.crowd import TAIL_P
+from naa_fast.detect.enrichment import TAIL_P
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.findings import find_in_tails
 from naa_fast.detect.judgement import Judgement, judge

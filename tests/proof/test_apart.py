@@ -12,7 +12,7 @@ from proof.topics import LENGTH, TopicsApart, texts
 from torch import Tensor
 
 import naa_fast
-from naa_fast.detect.crowd import hypergeometric_tail
+from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.proof import APART, Proof
 from naa_fast.detect.trigger import TokenPair, Tokens
 from naa_fast.inputs.batches import Batch

@@ -1,4 +1,4 @@
-"""Triggers that share no place, have two samples in all, or turn one class alone, and crowds that were turned to one class."""
+"""Triggers that share no place, have two samples in all, or turn one class alone, and clusters that were turned to one class."""
 
 from __future__ import annotations
 

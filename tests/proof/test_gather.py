@@ -207,7 +207,7 @@ def test_a_proof_outlives_what_comes_after_it(monkeypatch: pytest.MonkeyPatch) -
 
     gathering = sys.modules["naa_fast.proof.gather"]  # the package has a function of this name
     monkeypatch.setattr(gathering, "carriers", full)
-    monkeypatch.setattr(gathering, "crowd_of", full)
+    monkeypatch.setattr(gathering, "cluster_of", full)
     audit = scanned(Quadrants("patch"))
     assert audit.proof[0].stands
     assert audit.verdict.outcome == "fail"

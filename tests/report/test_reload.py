@@ -13,7 +13,7 @@ from report.examples import EXAMPLES, classic, pictured, too_few, worded
 
 from naa_fast.cli.main import main
 from naa_fast.detect.accept import Rules
-from naa_fast.detect.crowd import Crowd
+from naa_fast.detect.enrichment import OutlierCluster
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.evidence_file import evidence_bytes, load_evidence
 from naa_fast.detect.judgement import Judgement
@@ -129,11 +129,11 @@ def evidence_with(**changes: Any) -> Evidence:
 def test_evidence_keeps_all_its_numbers(tmp_path: Path) -> None:
     path = tmp_path / "evidence.safetensors"
     proof = replace(pictured().evidence.proof[0], erasure=Erasure(9, 0.8, 0.1, np.float64(1e-4)), source=3, own=True)
-    crowd = Crowd(7, 12.0, 0.9, 1e-9, 0.8, 0.1, 0.5, 0.2)
-    kept = evidence_with(proof=(proof,), crowd=crowd, notes=("one",), gaps=("two",), harmless=0.3)
+    cluster = OutlierCluster(7, 12.0, 0.9, 1e-9, 0.8, 0.1, 0.5, 0.2)
+    kept = evidence_with(proof=(proof,), cluster=cluster, notes=("one",), gaps=("two",), harmless=0.3)
     path.write_bytes(evidence_bytes(kept))
     found = load_evidence(path)
-    assert (found.crowd, found.notes, found.gaps, found.harmless) == (crowd, ("one",), ("two",), 0.3)
+    assert (found.cluster, found.notes, found.gaps, found.harmless) == (cluster, ("one",), ("two",), 0.3)
     (one,) = found.proof
     assert (one.erasure, one.source, one.own, one.rate) == (proof.erasure, 3, True, proof.rate)
     assert (type(one.trigger), one.trigger.kind, one.trigger.key) == (Patch, proof.trigger.kind, proof.trigger.key)

@@ -1,4 +1,6 @@
-"""`gathering`: the predicted class whose suspects lie farther out than clean samples of it; `Crowd`: where they come from."""
+"""Enrichment of a target class: whether more of its suspects lie outside than by chance (`enrichment`), and whether those are a
+cluster of outliers that came from other classes (`OutlierCluster`).
+"""
 
 from __future__ import annotations
 
@@ -19,17 +21,17 @@ TAIL_P = 1e-3
 CHANCE = 2.0
 """Standard errors that other classes' counts may lie above what is expected without telling against the largest."""
 PURE, ELSEWHERE, SPREAD = 0.75, 0.3, 0.4
-"""What a crowd needs to be backdoor-like. In some 20 sets of backdoors of halves A and B with one target and many sources, on 5 %
-and all of the samples, the purity was .87 and more (.65 of 450 digits), other classes' share .47 above the usual, their spread
-.56. Of 120 sets of eleven clean models all those as pure, beyond chance (black images, blur), resembled their own class or one
-other."""
-CROWD_HARMLESS = 0.8
-"""Where brightness, contrast, blur and the like explain this share of what sets a crowd's inputs off, they are the reason: of
+"""What a cluster needs to be backdoor-like. In some 20 sets of backdoors of halves A and B with one target and many sources, on
+5 % and all of the samples, the purity was .87 and more (.65 of 450 digits), other classes' share .47 above the usual, their
+spread .56. Of 120 sets of eleven clean models all those as pure, beyond chance (black images, blur), resembled their own class
+or one other."""
+CLUSTER_HARMLESS = 0.8
+"""Where brightness, contrast, blur and the like explain this share of what sets a cluster's inputs off, they are the reason: of
 black images .96 and more, of backdoors that are told .67 at most."""
 
 
 @dataclass(frozen=True)
-class Gathering:
+class Enrichment:
     """`beyond` of the `samples` suspects predicted as `target` lie above `limit`, as do `usual` of `clean` clean ones.
 
     `p_value`: that two clean sets differ as much, over all classes and SHARES. `purity`: their share of what all classes have too
@@ -51,7 +53,7 @@ class Gathering:
         return self.beyond - self.usual * self.samples / self.clean
 
 
-def gathering(scores: Array, predicted: Array, null_scores: Array, null_predicted: Array) -> Gathering | None:
+def enrichment(scores: Array, predicted: Array, null_scores: Array, null_predicted: Array) -> Enrichment | None:
     """The class with the smallest chance of so many suspects beyond its own clean samples. None without classes that have FEWEST.
 
     Scores float64, classes int64 (-1: none) of suspects and of clean samples that fixed nothing. Fisher's exact test of each
@@ -79,28 +81,28 @@ def usable(clean: int) -> list[float]:
     return [share for share in SHARES if share * clean >= 1]
 
 
-def counted(target: int, own: Array, clean: Array, share: float) -> Gathering:
+def counted(target: int, own: Array, clean: Array, share: float) -> Enrichment:
     limit = float(np.quantile(clean, 1 - share, method="higher"))
     beyond, usual = int((own > limit).sum()), int((clean > limit).sum())
     chance = hypergeometric_tail(beyond, len(own), usual, len(clean))
-    return Gathering(target, limit, beyond, len(own), usual, len(clean), chance, 1.0)
+    return Enrichment(target, limit, beyond, len(own), usual, len(clean), chance, 1.0)
 
 
-def likelier(one: Gathering) -> tuple[float, float]:
+def likelier(one: Enrichment) -> tuple[float, float]:
     return one.p_value, -one.extra
 
 
-def spread_of(one: Gathering) -> float:
+def spread_of(one: Enrichment) -> float:
     """Standard error of `extra` by chance: of the suspects' count and of the clean one it is held against."""
     ratio = one.samples / one.clean
     return float(np.sqrt(max(one.usual, 1) * ratio * (1 + ratio)))
 
 
 @dataclass(frozen=True)
-class Crowd:
+class OutlierCluster:
     """Suspects of one predicted class beyond what clean samples of it reach, and where they come from.
 
-    `extra`, `purity` and `p_value` as of `Gathering`; `elsewhere`: share of these whose nearest clean input is predicted as
+    `extra`, `purity` and `p_value` as of `Enrichment`; `elsewhere`: share of these whose nearest clean input is predicted as
     another class, `usual` the same of clean samples of that class; `spread`: 1 less the share of the commonest of those other
     classes; `harmless`: how much of what sets their inputs off brightness, contrast, blur and the like explain.
     """
@@ -121,13 +123,13 @@ class Crowd:
         Nothing but noise, or blank images, are outside as one too, but resemble no class or one alone; a class that has become
         more frequent resembles itself.
         """
-        gathered = self.p_value < TAIL_P and self.purity >= PURE and self.harmless < CROWD_HARMLESS
-        return gathered and self.elsewhere - self.usual >= ELSEWHERE and self.spread >= SPREAD
+        enriched = self.p_value < TAIL_P and self.purity >= PURE and self.harmless < CLUSTER_HARMLESS
+        return enriched and self.elsewhere - self.usual >= ELSEWHERE and self.spread >= SPREAD
 
     @property
     def strength(self) -> float:
-        """How near it comes to such a crowd, 0 to 1."""
-        if self.harmless >= CROWD_HARMLESS:
+        """How near it comes to such a cluster, 0 to 1."""
+        if self.harmless >= CLUSTER_HARMLESS:
             return 0.0
         sure = min(1.0, log(max(self.p_value, 1e-300)) / log(TAIL_P))
         pure, spread = max(0.0, 2 * self.purity - 1), min(1.0, self.spread / SPREAD)

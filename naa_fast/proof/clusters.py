@@ -1,4 +1,4 @@
-"""`crowd_of`: whether the samples outside the clean set are one class's crowd that came from the others."""
+"""`cluster_of`: whether the samples outside the clean set are a cluster of one class that came from the others."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from naa_fast.detect.crowd import Crowd
+from naa_fast.detect.enrichment import OutlierCluster
 from naa_fast.detect.evidence import Ranking
 from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.prove import rows_like
@@ -19,9 +19,9 @@ SAME = 1e-5
 """Squared distance of an image from itself, over its squares, up to which rounding takes it."""
 
 
-def crowd_of(
+def cluster_of(
     ranking: Ranking, kept: Sequence[Kept], null_kept: Sequence[Kept], clean: CleanImages, predicted: Array
-) -> Crowd | None:
+) -> OutlierCluster | None:
     """The class whose suspects lie beyond its clean samples most, and the classes that the clean images nearest to them have.
 
     `clean` inputs with the class `predicted` for each; `kept`: the highest-ranked suspects, `null_kept` clean samples that fixed
@@ -29,11 +29,11 @@ def crowd_of(
     None where no class has more beyond than expected. Cost: distances between at most 2,000 kept and 4,096 clean images of
     SIDE x SIDE values a channel.
     """
-    gathered = ranking.gathered
+    enriched = ranking.enriched
     known = predicted >= 0
-    if gathered is None or gathered.extra <= 0 or not known.any():
+    if enriched is None or enriched.extra <= 0 or not known.any():
         return None
-    target, limit, reference, predicted = gathered.target, gathered.limit, coarse(clean.x[known]), predicted[known]
+    target, limit, reference, predicted = enriched.target, enriched.limit, coarse(clean.x[known]), predicted[known]
     classes = max(int(predicted.max(initial=0)), target) + 1
 
     def of_target(found: Sequence[Kept], scores: Array) -> list[Array]:
@@ -44,15 +44,15 @@ def crowd_of(
         return None
     own = resembled(reference[predicted == target], reference, predicted, classes)
     usual = resembled(coarse(np.stack(chance)), reference, predicted, classes) if chance else own
-    by_chance = len(rows) * (1 - gathered.extra / gathered.beyond)
+    by_chance = len(rows) * (1 - enriched.extra / enriched.beyond)
     more = resembled(coarse(np.stack(rows)), reference, predicted, classes) - usual * (by_chance / max(usual.sum(), 1))
     more, own = np.delete(more, target), np.delete(own / max(own.sum(), 1), target)
     positive = np.maximum(more, 0)
-    return Crowd(
+    return OutlierCluster(
         target,
-        gathered.extra,
-        gathered.purity,
-        gathered.p_value,
+        enriched.extra,
+        enriched.purity,
+        enriched.p_value,
         elsewhere=float(np.clip(more.sum() / max(len(rows) - by_chance, 1), 0, 1)),
         usual=float(own.sum()) if (predicted == target).any() else 1.0,
         spread=1.0 - float(positive.max() / positive.sum()) if positive.any() else 0.0,

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from naa_fast.detect.crowd import CROWD_HARMLESS, TAIL_P, Crowd, gathering
+from naa_fast.detect.enrichment import CLUSTER_HARMLESS, TAIL_P, OutlierCluster, enrichment
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.findings import find_in_samples
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.crowd import coarse, crowd_of, resembled
+from naa_fast.proof.clusters import cluster_of, coarse, resembled
 from naa_fast.proof.images import CleanImages
 from naa_fast.rank.keep import Kept
 
@@ -23,7 +23,7 @@ def single(x: Any) -> Batch:
     return Batch((torch.from_numpy(x)[None],), {}, 1, None)
 
 
-def crowd(where: np.ndarray, clean: np.ndarray, called: np.ndarray, score: float = 50.0) -> Crowd | None:
+def cluster(where: np.ndarray, clean: np.ndarray, called: np.ndarray, score: float = 50.0) -> OutlierCluster | None:
     """Of suspects `where` that all are called class 3 and have `score`, among 1,000 that lie where clean samples do."""
     rng = np.random.default_rng(0)
     inside = rng.integers(0, 4, 1000)
@@ -32,7 +32,7 @@ def crowd(where: np.ndarray, clean: np.ndarray, called: np.ndarray, score: float
     ranking = Ranking(scores, np.r_[inside, np.full(len(where), 3)], *null)
     kept = [Kept(1000 + i, score, 3, (), single(x)) for i, x in enumerate(where)]
     first = [Kept(i, null[0][i], int(null[1][i]), (), single(clean[i % len(clean)])) for i in range(1000)]
-    return crowd_of(ranking, kept, first, CleanImages.of(clean), called)
+    return cluster_of(ranking, kept, first, CleanImages.of(clean), called)
 
 
 def test_only_samples_of_many_classes_are_a_crowd_that_was_turned() -> None:
@@ -45,18 +45,18 @@ def test_only_samples_of_many_classes_are_a_crowd_that_was_turned() -> None:
         return pictures[np.resize(classes, 80)] + 0.3 * rng.random((80, 1, 8, 8), np.float32)
 
     kinds = {"turned": [0, 1, 2], "more of the class": [3], "one other class": [1]}
-    found = {name: crowd(like(classes), clean, called) for name, classes in kinds.items()}
-    found["black"] = crowd(np.zeros((80, 1, 8, 8), np.float32), clean, called)
+    found = {name: cluster(like(classes), clean, called) for name, classes in kinds.items()}
+    found["black"] = cluster(np.zeros((80, 1, 8, 8), np.float32), clean, called)
     assert all(one is not None for one in found.values())
     assert {name: one.turned for name, one in found.items() if one} == {name: name == "turned" for name in found}
     turned = found["turned"]
     assert turned is not None
     assert (turned.target, turned.elsewhere, turned.usual) == (3, 1.0, 0.0)
-    [finding] = [f for f in find_in_samples(Evidence(crowd=turned)) if f.level == "backdoor-like"]
+    [finding] = [f for f in find_in_samples(Evidence(cluster=turned)) if f.level == "backdoor-like"]
     assert finding.about == "3"
-    assert not find_in_samples(Evidence(crowd=replace(turned, harmless=CROWD_HARMLESS)))
+    assert not find_in_samples(Evidence(cluster=replace(turned, harmless=CLUSTER_HARMLESS)))
     assert turned.strength > 0.8
-    assert replace(turned, harmless=CROWD_HARMLESS).strength == 0.0
+    assert replace(turned, harmless=CLUSTER_HARMLESS).strength == 0.0
     assert replace(turned, p_value=0.03).strength < turned.strength
     assert not replace(turned, p_value=TAIL_P).turned
 
@@ -68,13 +68,13 @@ def test_a_crowd_is_told_whatever_the_model_made_of_clean_images() -> None:
     clean = pictures[called] + 0.3 * rng.random((400, 1, 8, 8), np.float32)
     where = pictures[np.resize([0, 1, 2], 80)] + 0.3 * rng.random((80, 1, 8, 8), np.float32)
     broken = np.where(np.arange(400) % 9 == 0, -1, called)  # no finite scores
-    assert (found := crowd(where, clean, broken)) is not None
+    assert (found := cluster(where, clean, broken)) is not None
     assert found.turned
     unseen = np.where(called == 3, 0, called)  # no clean image is called the target
-    assert (found := crowd(where, clean, unseen)) is not None
+    assert (found := cluster(where, clean, unseen)) is not None
     assert found.usual == 1.0
     assert not found.turned, "what is usual of the target cannot be told"
-    assert crowd(where, clean, np.full(400, -1)) is None
+    assert cluster(where, clean, np.full(400, -1)) is None
 
 
 def test_samples_that_only_lean_out_of_their_class_are_seen_as_a_crowd() -> None:
@@ -83,15 +83,15 @@ def test_samples_that_only_lean_out_of_their_class_are_seen_as_a_crowd() -> None
     called = np.r_[np.arange(4950) % 10, np.full(50, 9)]
     scores = rng.standard_normal(5000)
     scores[-50:] += 2.5  # beyond nine in ten of their class, and hardly any beyond all
-    found = gathering(scores, called, null_scores, null_called)
+    found = enrichment(scores, called, null_scores, null_called)
     assert found is not None
     assert (found.target, found.samples, found.clean) == (9, 545, 250)
     assert found.p_value < TAIL_P
     assert found.purity > 0.7
     assert Ranking(scores, called, null_scores, null_called).p_value < 3 * TAIL_P
-    assert gathering(scores, np.full(5000, -1), null_scores, np.full(2500, -1)) is None
-    assert gathering(scores[:0], called[:0], null_scores, null_called) is None
-    assert gathering(scores, called, null_scores[:50], null_called[:50]) is None, "five clean samples of a class say nothing"
+    assert enrichment(scores, np.full(5000, -1), null_scores, np.full(2500, -1)) is None
+    assert enrichment(scores[:0], called[:0], null_scores, null_called) is None
+    assert enrichment(scores, called, null_scores[:50], null_called[:50]) is None, "five clean samples of a class say nothing"
 
 
 def test_fresh_samples_gather_nowhere() -> None:
@@ -101,7 +101,7 @@ def test_fresh_samples_gather_nowhere() -> None:
         """`spread`: classes may differ in how far out their samples lie, and in how many they are."""
         called, null_called = rng.integers(0, 5, 800), rng.integers(0, 5, 600)
         called[called == 4] = rng.integers(0, 5, int((called == 4).sum()))
-        found = gathering(
+        found = enrichment(
             rng.standard_t(3, 800) * spread[called], called, rng.standard_t(3, 600) * spread[null_called], null_called
         )
         return found is not None and found.p_value < TAIL_P
