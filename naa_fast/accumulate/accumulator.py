@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,8 +81,7 @@ class LayerState:
         return not (self.lost and self.calls > 1)
 
 
-@dataclass(frozen=True)
-class Staged:
+class Staged(NamedTuple):
     """Partials of one call of a layer, waiting for its forward to succeed; `tallied`: what its histograms count."""
 
     layer: LayerState
@@ -118,6 +117,7 @@ class Accumulator:
         self._frame = Frame(0)
         self.shorten: Shorten | None = None
         self._start = 0
+        self._unmasked = False
 
     def begin(self, size: int, start: int, mask: Tensor | None = None, decoder: Decoder | None = None) -> None:
         """Announce a batch of `size` samples, the first with global index `start`.
@@ -126,16 +126,19 @@ class Accumulator:
         """
         self.discard()
         self._frame, self._start = Frame(size, mask, decoder, self.shorten), start
+        self._unmasked = mask is None and decoder is None
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
         """Reduce one layer's output `x` `[outer, channels, inner]`; its one read. Nothing counts before `commit`."""
-        state = self.layers.get(layer)
-        x, layout = self._frame.by_sample(x, layout, as_rows=state is not None and state.of_rows)
-        mask = self._frame.mask_for(layer, x, layout)
-        if state is None:
-            state = self.layers[layer] = self._begun(x, layout)
-        state.require(layer, x, layout)
-        outer = x.shape[0]
+        state, outer, mask = self.layers.get(layer), x.shape[0], None
+        as_before = state is not None and self._unmasked and outer == self._frame.size and not state.of_rows
+        if state is None or not as_before or (x.shape[1], layout, x.dtype) != (state.channels, state.layout, state.dtype):
+            x, layout = self._frame.by_sample(x, layout, as_rows=state is not None and state.of_rows)
+            mask = self._frame.mask_for(layer, x, layout)
+            if state is None:
+                state = self.layers[layer] = self._begun(x, layout)
+            state.require(layer, x, layout)
+            outer = x.shape[0]
         of_samples = outer == self._frame.size and not state.of_rows
         first = self._start if of_samples else state.rows + self._staged_rows(state)
         phase = first % (FOLDS * FOLD_BLOCK)

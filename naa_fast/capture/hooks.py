@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from naa_fast.capture.experts import routing
+from naa_fast.capture.known import Known
 from naa_fast.capture.outputs import is_quantised, pick, whole
 from naa_fast.capture.points import Output, Routing
 from naa_fast.capture.row_order import RowOrder, with_samples_first
@@ -85,6 +86,7 @@ class Capture:
         self._calls: dict[str, int] = {}
         self._layouts: dict[tuple[str, int, int], tuple[Layout, str]] = {}
         self._first: dict[str, tuple[int, int]] = {}
+        self._known: dict[int, Known] = {}
         self._aliases: dict[str, set[str]] = {}
         self._names = [layer.label for layer in selection.layers]
         self._labels = set(self._names)
@@ -231,7 +233,7 @@ class Capture:
                 if not isinstance(tensor, Tensor):
                     return  # nothing that could be handed on: it never fires
                 torch.ops.naa_fast.observe(tensor, tickets[tensor.device], slot, index)
-            else:
+            elif not self._read_as_before(index, layer, output):
                 self._receive(index, output)
 
         return hook
@@ -262,8 +264,33 @@ class Capture:
                 raise
             self._leave_out(index, error)
 
+    def _read_as_before(self, index: int, layer: Layer, output: Any) -> bool:
+        """Read the first call of a layer whose output has the form it had; whether that was done."""
+        known = self._known.get(index)
+        if known is None or known.name in self._calls or self.probing or self._size != known.size[0]:
+            return False
+        began = perf_counter()
+        x = known.view(output)
+        if x is None:
+            return False
+        axis = self._axes[index]
+        if axis is not None and len(known.shape) > 2:
+            self._witness(layer.module, axis, output)
+        self._calls[known.name] = 0
+        try:
+            self.observer.observe(known.name, x, known.words)
+        except CaptureError as error:
+            if self.selection.requested:
+                raise
+            self._leave_out(index, error)
+            return True
+        self.seconds += perf_counter() - began
+        self._reached(index)
+        return True
+
     def _leave_out(self, index: int, error: CaptureError) -> None:
         """A default layer cannot be read, or not as before: what was observed of it does not count."""
+        self._known.pop(index, None)
         label = self._names[index]
         headline = error.headline
         what = headline.replace(f"layer {label}", "it", 1) if headline.startswith(f"layer {label} ") else headline
@@ -308,6 +335,8 @@ class Capture:
         x = layout.view(tensor)
         if x.shape[0] != self._size:
             x, words = self._by_order(name, x, words)
+        elif call == 0 and name == label and not layer.last and (known := Known.of(output, x, name, words)):
+            self._known[index] = known
         self.observer.observe(name, self._last.of(name, x, words) if layer.last and not self.probing else x, words)
         self.seconds += perf_counter() - began
         self._reached(index)
