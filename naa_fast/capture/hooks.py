@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import weakref
 from collections.abc import Callable
 from time import perf_counter
 from types import TracebackType
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from naa_fast.capture.compiled import AXES, WITNESS, captures, slots
 from naa_fast.capture.experts import routing
 from naa_fast.capture.known import Known
 from naa_fast.capture.outputs import is_quantised, pick, whole
@@ -24,10 +24,6 @@ from naa_fast.capture.unseen import mixing_parts, unseen_parts
 from naa_fast.capture.views import Layout, known_axis, layout_of, readable
 from naa_fast.errors import CaptureError
 from naa_fast.records import ROWS, rows_layout
-
-WITNESS = {1: -1, -1: -2}
-"""What a compiled witness passes for a layer's number: the code of its channel axis."""
-AXES = {code: axis for axis, code in WITNESS.items()}
 
 
 class Enough(BaseException):
@@ -91,7 +87,7 @@ class Capture:
         self._names = [layer.label for layer in selection.layers]
         self._labels = set(self._names)
         self._axes = [known_axis(layer.module) for layer in selection.layers]
-        self._slot = next(_slots)
+        self._slot = next(slots)
         self._tickets: dict[torch.device, Tensor] = {}
 
     def __enter__(self) -> Capture:
@@ -110,7 +106,7 @@ class Capture:
                 self.notes.append("the compiled model was reset so that it sees the hooks: its next call compiles again")
                 devices = {p.device for p in itertools.chain(self.model.parameters(), self.model.buffers())}
                 self._tickets = {d: torch.zeros(1, dtype=torch.int64, device=d) for d in devices | {torch.device("cpu")}}
-                _captures[self._slot] = self
+                captures[self._slot] = self
             modules = dict(unwrapped(self.model).named_modules())
             unread = [] if self.selection.requested else unseen_parts(modules, {layer.name for layer in self.selection.layers})
             self.doubts = [*unread, *mixing_parts(modules)]
@@ -140,7 +136,7 @@ class Capture:
             handle.remove()
         self._handles.clear()
         _scanned.discard(id(unwrapped(self.model)))
-        _captures.pop(self._slot, None)
+        captures.pop(self._slot, None)
         if is_compiled(self.model):
             torch._dynamo.reset()
 
@@ -403,28 +399,3 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 _scanned: set[int] = set()
-_slots = itertools.count()
-_captures: weakref.WeakValueDictionary[int, Capture] = weakref.WeakValueDictionary()
-
-# define/impl costs about 4 us a call where custom_op costs 20. The ticket is an input of the graph that the operator claims to
-# write: without it the compiler would see a call with no effect and drop it.
-_library = torch.library.Library("naa_fast", "DEF")  # type: ignore[no-untyped-call]
-_library.define("observe(Tensor x, Tensor(a!) ticket, int slot, int layer) -> ()")  # type: ignore[no-untyped-call]
-
-
-def _observe(x: Tensor, ticket: Tensor, slot: int, layer: int) -> None:
-    if x.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise CaptureError(
-            "the model runs as a CUDA graph", "a replay does not run hooks", "compile without mode='reduce-overhead' for the scan"
-        )
-    capture = _captures.get(slot)
-    if capture is None:
-        return
-    if layer < 0:
-        capture._witnesses[x.shape] = AXES[layer]
-    else:
-        capture._receive(layer, x, picked=True)
-
-
-_library.impl("observe", _observe, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-_library._register_fake("observe", lambda x, ticket, slot, layer: None)  # type: ignore[no-untyped-call]
