@@ -68,5 +68,6 @@ def verdict_of(reading: Reading) -> Element:
     tag = {"fail": "failure", "inconclusive": "error"}.get(gate["decision"])
     if tag:
         SubElement(made, tag, {"type": gate["decision"], "message": printable(gate["reason"], TEXT)})
-    SubElement(made, "system-out").text = printable(reading.report["sentence"], TEXT)
+    lines = [printable(reading.report["sentence"], TEXT), *(below(reading, place) for place in reading.findings_of(""))]
+    SubElement(made, "system-out").text = "\n".join(lines)
     return made

@@ -68,8 +68,10 @@ class Reading:
         return place in self.counted and LEVELS.index(level) >= LEVELS.index(least)
 
     def findings_of(self, check: str) -> list[int]:
-        """Places of the findings that a check has made."""
-        return [place for place, finding in enumerate(self.report["findings"]) if check_of(finding) == check]
+        """Places of the findings that a check has made; of "" those of no check that this report names."""
+        names = {one["name"] for one in self.checks}
+        made = [check_of(finding) for finding in self.report["findings"]]
+        return [place for place, name in enumerate(made) if (name if name in names else "") == check]
 
     @property
     def checks(self) -> list[Mapping[str, Any]]:

@@ -27,6 +27,12 @@ def test_a_backdoored_model_ends_with_1_and_a_report(clean: Path, tmp_path: Path
     assert capsys.readouterr().out.startswith("FAIL (exit code 1)")
     assert json.loads((out / "report.json").read_text())["inversion"]["standings"][0]["target"] == 3
     assert (out / "report.html").exists()
+    pages = [(out / "report.html").read_text()]
+    assert main(["report", str(out), "--format", "sarif,junit,markdown,intoto"]) == 1
+    pages.append((out / "report.html").read_text())
+    drawn, again = ([line for line in page.splitlines() if "<dt>times" not in line] for page in pages)
+    assert drawn == again  # but for the seconds that drawing it took
+    assert "proved" in (out / "report.md").read_text()
 
 
 def test_a_base_model_is_named_as_the_model_is(clean: Path, tmp_path: Path) -> None:

@@ -140,16 +140,24 @@ def test_junit_has_a_case_a_check_and_counts_that_agree(name: str) -> None:
     assert suite.get("tests") == str(len(cases))
 
 
+def failed_of(judgement: Judgement) -> set[str]:
+    cases = junit(judgement).iter("testcase")
+    return {case.get("name", "").partition(":")[0] for case in cases if case.find("failure") is not None}
+
+
 def test_junit_fails_what_the_gate_fails() -> None:
-    failed = {
-        case.get("name", "").partition(":")[0] for case in junit(pictured()).iter("testcase") if case.find("failure") is not None
-    }
-    assert failed == {"shift", "proof", "verdict"}
-    assert not list(junit(replace(classic(), rules=Rules("proved"))).iter("failure"))
-    shift = junit(replace(classic(), rules=Rules("shift")))
-    assert {case.get("name", "").partition(":")[0] for case in shift.iter("testcase") if case.find("failure") is not None} >= {
-        "shift"
-    }
+    assert failed_of(pictured()) == {"proof", "verdict"}
+    assert failed_of(replace(classic(), rules=Rules("proved"))) == set()
+    assert failed_of(replace(classic(), rules=Rules("shift"))) == {"shift", "verdict"}
+
+
+def test_a_finding_of_no_check_that_ran_is_told_by_the_verdict() -> None:
+    """A search without suspects has checks of its own, and findings in layers."""
+    report = json.loads(report_of(classic()))
+    report["verdict"]["checks"] = [{"name": "proof", "ran": True, "reason": ""}]
+    root = ElementTree.fromstring(format_files(["junit"], json.dumps(report).encode())["junit.xml"])
+    told = {case.get("name"): case.findtext("system-out", "") for case in root.iter("testcase")}
+    assert all(f"{finding['level']} in fc" in told["verdict"] for finding in report["findings"])
 
 
 def test_an_inconclusive_verdict_is_an_error_and_a_pass_is_green() -> None:

@@ -32,6 +32,12 @@ def no_chart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("naa_fast.report.folder.chart_bytes", lambda judgement, form: repr(judgement).encode())
 
 
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("naa_fast.report.folder.optional_files", lambda evidence: {})
+    monkeypatch.setattr("naa_fast.report.folder.page_files", lambda judgement, known, single: {"report.html": b""})
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -84,6 +90,7 @@ def test_the_command_draws_and_returns_the_reports_own_exit_code(tmp_path: Path,
     assert capsys.readouterr().out.encode().strip() == before.strip()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_formats_that_are_not_asked_for_again_are_taken_away(tmp_path: Path) -> None:
     write_report(pictured(), tmp_path, GIVEN, formats=["junit"])
     write_report(pictured(), tmp_path, GIVEN)
@@ -114,6 +121,7 @@ def test_a_report_that_is_none_is_refused(name: str, tmp_path: Path) -> None:
         reload(tmp_path)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("file", ["report.json", "evidence.safetensors", "clean.naa.safetensors", "repair.safetensors"])
 def test_a_missing_file_is_named(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_report(pictured(), tmp_path, GIVEN)
