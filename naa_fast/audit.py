@@ -137,6 +137,7 @@ def scan(
     from naa_fast.proof.gather import gather
     from naa_fast.rank import RankingPass, ReferencePass
     from naa_fast.rank.attempts import Attempts
+    from naa_fast.rank.groups import coverage
     from naa_fast.repair.search import repaired
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.options import RunOptions
@@ -210,6 +211,7 @@ def scan(
             with times.measuring("ranking"):
                 look = attempts.ranking(lambda: scoring.result(clean_measured, suspect_measured))
             attempts.notes += scoring.notes
+            attempts.notes += filter(None, [coverage(clean_measured.predictions, suspect_measured.predictions)])
         with ranks.waiting() as wait:  # under torchrun rank 0 proves and repairs
             if ranks.rank == 0:
                 evidence, inputs = Evidence(), None

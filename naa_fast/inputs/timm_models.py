@@ -46,7 +46,7 @@ def load_timm(
         raise ModelError(
             "timm models need timm, which cannot be imported",
             first_line(error),
-            "pip install 'naa-fast[vision]', and the torchvision that belongs to this torch",
+            "pip install 'naa-fast[timm]', and the torchvision that belongs to this torch",
         ) from error
     state = None if weights is None else read_weights(weights, trusted)
     if not timm.is_model(name.partition(".")[0]):

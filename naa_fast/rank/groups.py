@@ -48,3 +48,25 @@ class Groups:
             return np.zeros(len(predicted), np.int64)
         place = np.searchsorted(self.classes, predicted).clip(max=len(self.classes) - 1)
         return np.where(self.classes[place] == predicted, place + 1, 0)
+
+
+def coverage(clean: Array, suspect: Array) -> str:
+    """Which classes the ranking knows by themselves, in words; empty where it knows all that suspects are called.
+
+    `clean`, `suspect`: counts per class, as of `Groups`.
+    """
+    if len(clean) < 2 or len(clean) != len(suspect) or not suspect[:-1].sum():
+        return ""
+    low, high = clean[:-1], suspect[:-1]
+    if len(low) > MOST:
+        held = "every sample is held against the whole clean set"
+        return f"classes in the ranking: none of {len(low):,} has statistics of its own, which {MOST} at most get; {held}"
+    few = low < FEWEST
+    share = float(high[few].sum() / high.sum())
+    if not share:
+        return ""
+    return (
+        f"classes in the ranking: {int((~few).sum())} of {len(low)} have statistics of their own; "
+        f"{int((few & (high > 0)).sum())} with fewer than {FEWEST} clean samples, which {100 * share:.2g} % of the suspects are "
+        f"called, lean on the whole clean set"
+    )

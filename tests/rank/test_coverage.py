@@ -1,0 +1,30 @@
+"""What the ranking knows of single classes is told."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from naa_fast.rank.groups import FEWEST, MOST, coverage
+
+
+def counts(*found: int) -> np.ndarray:
+    return np.array([*found, 0])  # the last: no class
+
+
+def test_classes_that_clean_data_hardly_has_are_counted_with_the_share_of_suspects() -> None:
+    told = coverage(counts(100, 100, FEWEST - 1, 0), counts(60, 20, 15, 5))
+    assert "2 of 4 have statistics of their own" in told
+    assert "2 with fewer than 16 clean samples, which 20 % of the suspects are called" in told
+
+
+def test_nothing_is_said_where_all_are_known_or_no_suspect_is_called_one() -> None:
+    assert coverage(counts(100, FEWEST), counts(50, 50)) == ""
+    assert coverage(counts(100, 100, 0), counts(50, 50, 0)) == ""
+    assert coverage(np.zeros(0), counts(5, 5)) == ""
+    assert coverage(counts(5, 5), counts(0, 0)) == ""
+
+
+def test_of_many_classes_none_is_known_by_itself() -> None:
+    many = np.ones(1001, np.int64)
+    assert "none of 1,000 has statistics of its own, which 32 at most get" in coverage(many, many)
+    assert coverage(np.full(MOST + 1, 20), np.full(MOST + 1, 20)) == ""
