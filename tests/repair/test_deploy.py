@@ -167,3 +167,28 @@ def test_a_model_without_class_scores_and_a_folder_that_cannot_be_are_refused(tm
         write_repaired(Net().eval(), repair_of(SILENT), tmp_path / "file" / "x", Sets())
     with pytest.raises(InputError, match="empty has no samples that can be used"):
         write_repaired(Net().eval(), repair_of(SILENT), tmp_path, Sets(clean=Empty()))
+
+
+def test_transformers_loads_the_weights_from_a_copy_of_the_folder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, num_labels=3
+    )
+    torch.manual_seed(0)
+    model = transformers.BertForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path / "folder")
+    layer = "bert.encoder.layer.1.intermediate.dense"
+    random = np.random.default_rng(0)
+    along, pushes = (random.standard_normal((1, 24)).astype(np.float32) for _ in range(2))
+    change = Ablate(layer, 2, "x", np.array([0]), along[0], -1e38, along, np.ones(1, np.float32), pushes)
+    from naa_fast.repair.fold import without_limit
+
+    write_repaired(model, repair_of(without_limit(change)), tmp_path / "folder", Sets())
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "folder").eval()
+    ids = torch.randint(1, 40, (3, 7), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        plain = model(ids).logits
+        with applied(model, [change]):
+            expected = model(ids).logits
+        found = again(ids).logits
+    assert (found - expected).abs().max() < 1e-5 < (plain - expected).abs().max()
