@@ -58,7 +58,7 @@ def test_it_says_outcome_sentence_what_to_do_findings_neurons_samples_and_what_w
     places = [text.index(words) for words in order]
     assert places == sorted(places)
     assert "proved (1)          (input): 91 % (limit 65 %), a trigger read off" in text
-    assert "17.82 σ (limit 6 σ)" in text
+    assert "17.82 σ (limit 2 σ)" in text
     assert "the trigger turns 1 % instead of 89 % (random: 88 %); 99.5 % of the clean predictions stay" in flat
 
 
