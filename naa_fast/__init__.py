@@ -15,7 +15,13 @@ import ...` and the like.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and sys.path:
+    # `python -m naa_fast` is about to run, and -m puts the current directory first: a stray numpy.py in a downloaded model folder
+    # would be imported as NumPy.
+    sys.path.append(sys.path.pop(0))
 
 # After the modules they come from, so that the functions, and not the folders of the same names, are what the names mean.
 from naa_fast.audit import compare, measure, scan
