@@ -11,6 +11,7 @@ from naa_fast.report.pictures import TABLE
 RANK = "naa-fast rank --model MODEL --clean CLEAN --suspect SUSPECT -k all --out samples.csv"
 SCAN = "naa-fast scan --model MODEL --clean CLEAN --suspect SUSPECT"
 BASE = "naa-fast invert --model MODEL --clean CLEAN --base BASE"
+DEPLOY = "naa-fast repair . --model MODEL --weights WEIGHTS --clean CLEAN --suspect SUSPECT"
 REPAIRED = "with naa_fast.repair.applied(model, naa_fast.repair.load('{file}')): ..."
 
 
@@ -36,6 +37,7 @@ def next_steps(judgement: Judgement) -> list[Step]:
             steps.append(
                 Step("Run it with the repair, and measure your own accuracy with it.", REPAIRED.format(file=REPAIR_FILE))
             )
+            steps.append(Step("Or write weights that hold the repair, where weights can, from this folder.", DEPLOY))
         if triggered:
             steps.append(Step("Take the samples that carry the trigger out of every set it is trained on.", listing(judgement)))
         elif evidence.ranking is not None:

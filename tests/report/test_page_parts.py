@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from matplotlib.image import imread
 from report.examples import EXAMPLES, deep, judged, noise, not_a_number, pair, picture_examples, pictured, record_of
 
+from naa_fast.cli.main import build_parser
 from naa_fast.detect.checks import unranked
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence
@@ -267,8 +268,10 @@ def test_what_to_do_first(example: str, first: str) -> None:
 
 def test_a_fail_with_a_repair_says_how_to_run_it_and_who_carries_the_trigger() -> None:
     commands = [step.command for step in next_steps(pictured())]
+    build_parser().parse_args(next(command for command in commands if command.startswith("naa-fast repair")).split()[1:])
     assert commands[1] == "with naa_fast.repair.applied(model, naa_fast.repair.load('repair.safetensors')): ..."
-    assert commands[2].startswith("naa-fast rank --model MODEL")
+    assert commands[2].startswith("naa-fast repair . --model MODEL")
+    assert commands[3].startswith("naa-fast rank --model MODEL")
 
 
 def test_measurements_alone_are_followed_by_a_scan_with_the_model() -> None:
