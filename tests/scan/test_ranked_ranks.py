@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from rank.test_by_reference import CLEAN, Counting
 from scan.test_ranks import free_port
+
+import naa_fast
 
 SCRIPT = """
 import json, sys
@@ -57,3 +61,32 @@ def test_two_processes_give_the_scores_and_the_proof_of_one() -> None:
     for told in run(2, "loader"):
         assert {**told, "scores": []} == {**alone, "scores": []}
         assert np.allclose(told["scores"], alone["scores"], rtol=1e-4, atol=1e-4)
+
+
+AGAINST = """
+import json, sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from rank.test_by_reference import SUSPECT, Counting
+import naa_fast
+from naa_fast.scan.ranks import joined
+
+torch.set_num_threads(1)
+with joined() as ranks:
+    audit = naa_fast.scan(Counting(), sys.argv[2], SUSPECT, batch_size=32, chunk_size=96)
+    print(json.dumps({
+        "outcome": audit.verdict.outcome, "directions": len(audit.judgement.evidence.directions),
+        "scores": [] if audit.ranking is None else audit.ranking.scores.tolist(),
+    }))
+"""
+
+
+def test_two_processes_rank_by_a_reference_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "SCRIPT", AGAINST)
+    file = tmp_path / "clean.naa.safetensors"
+    naa_fast.measure(Counting(), CLEAN, reference=True).save(file)
+    [alone] = run(1, str(file))
+    first, second = run(2, str(file))
+    assert first["outcome"] == second["outcome"] == alone["outcome"] == "pass"
+    assert first["directions"] == alone["directions"] > 0
+    assert np.allclose(first["scores"], alone["scores"], rtol=1e-6)
