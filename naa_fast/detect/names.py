@@ -28,6 +28,10 @@ class Names:
             return f"{self.noun} {cls}"
         return f"{self.noun} {quoted(name)}" if self.noun == TOKEN else f"{self.noun} {cls} ({quoted(name)})"
 
+    def short(self, cls: int) -> str:
+        """A class where there is little room: its name in quotes, or its number."""
+        return quoted(self.known[cls]) if cls in self.known else str(cls)
+
     def called(self, cls: int) -> str:
         """The same, of a prediction that may be none (below 0)."""
         return self.of(cls) if cls >= 0 else f"no {CLASS}"

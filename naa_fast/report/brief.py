@@ -187,7 +187,7 @@ def samples(evidence: Evidence, width: int, most: int) -> list[str]:
     shown = []
     for sample in ranking.rows(most):
         file = f" {printable(sample.file, NAME)}" if sample.file else ""
-        called = f" → {sample.predicted}" if sample.predicted >= 0 else ""
+        called = f" → {evidence.names.short(sample.predicted)}" if sample.predicted >= 0 else ""
         shown.append(f"{sample.sample}{marks[sample.carrier]}{file}{called}")
     return [*wrapped(title, width), *flowed(shown, width)]
 

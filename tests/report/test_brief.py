@@ -13,6 +13,7 @@ from report.examples import EXAMPLES, classic, deep, judged, many_layers, not_a_
 
 from naa_fast.detect.accept import Rules
 from naa_fast.detect.evidence import Evidence, nameless
+from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.trigger import Patch, TokenPair, Tokens, Trigger
 from naa_fast.report.brief import LINES, brief, flowed
@@ -144,6 +145,9 @@ def test_deep_models_are_as_short_as_others() -> None:
 def test_texts_and_files_are_named() -> None:
     text = brief(worded())
     assert "0* 0-<img src=x onerror=alert(1)>.png → 7" in text
+    named = worded()
+    evidence = replace(named.evidence, names=Names({7: " Click\x1b"}, "next token"))
+    assert "onerror=alert(1)>.png → ' Click\\x1b'" in brief(replace(named, evidence=evidence))
 
 
 @settings(max_examples=50, deadline=None)
