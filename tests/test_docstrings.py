@@ -20,7 +20,7 @@ from naa_fast import audit, errors, measurement, result
 from naa_fast.detect import arrays, evidence
 from naa_fast.repair import change
 
-MODULES = (audit, arrays, change, errors, evidence, measurement, result, sys.modules["naa_fast.invert"])
+MODULES = (audit, arrays, change, errors, evidence, measurement, result, importlib.import_module("naa_fast.invert"))
 WITHOUT_EXAMPLE = {"zero", "samples", "skipped", "require_same_subject", "to_bytes", "from_bytes", "digest"}
 """Of Measurement: what merging, saving and comparing are made of."""
 

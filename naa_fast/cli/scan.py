@@ -31,13 +31,13 @@ from naa_fast.cli.shared import (
     sources_of,
 )
 from naa_fast.errors import EXIT_PASS, NaaError, Stopped, UsageError
-from naa_fast.measurement import Measurement
 from naa_fast.report.run import now
 
 if TYPE_CHECKING:
     from torch import nn
 
     from naa_fast.detect.accept import Rules
+    from naa_fast.measurement import Measurement
     from naa_fast.result import Audit
     from naa_fast.scan.ranks import Ranks
 
@@ -145,6 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
     rules = rules_of(arguments)
     from naa_fast import audit
     from naa_fast.inputs.names import read_names
+    from naa_fast.measurement import Measurement
     from naa_fast.scan.ranks import joined
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.

@@ -41,7 +41,7 @@ class Fingerprint:
             flat = as_integers(x).reshape(-1).numpy()
             edge = EDGE_BYTES // flat.itemsize
             for part in (flat[:edge], flat[-edge:], flat[spread_index(len(flat))]):
-                self._hash.update(part.data)
+                self._hash.update(np.ascontiguousarray(part).data)  # a column of a wider tensor is a view with gaps
         except (RuntimeError, TypeError, NotImplementedError):
             self._unread = True
 

@@ -120,7 +120,7 @@ def test_the_command_line_says_the_same(
         ("kinds.py:meta", EXIT_USAGE, "load its weights (--weights)"),
         ("kinds.py:state", EXIT_ERROR, "or --model FILE.py:FUNCTION --weights FILE"),
         ("kinds.py:made", EXIT_ERROR, "make one: Linear(...)"),
-        ("model.pt", EXIT_USAGE, "name both: --model FILE.py:FUNCTION --weights model.pt; or a .pt2"),
+        ("model.pt", EXIT_USAGE, "--weights model.pt"),
     ):
         assert main(["measure", "--model", spec, "--data", "x.npy", "--device", "cpu", "--out", "o"]) == code
         assert words in capsys.readouterr().err
