@@ -147,5 +147,5 @@ def test_a_rank_that_fails_ends_the_job_and_leaves_a_checkpoint(tmp_path: Path) 
     from naa_fast.scan.checkpoint import read
 
     for how in TOLD:
-        header, measurement = read(max((tmp_path / how).glob("*.naa")))
+        header, measurement, _ = read(max((tmp_path / how).glob("*.naa")))
         assert (header["next_chunk"], measurement.samples) == (2, 80)  # the first round; of the second nothing
