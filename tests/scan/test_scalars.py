@@ -13,6 +13,7 @@ import naa_fast
 
 def test_scalars_are_finite_numbers_under_plain_names() -> None:
     x = torch.randn(400, 4, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU())
     model.add_module("odd \u202ename<b>", nn.Identity())
     audit = naa_fast.scan(model, x, x[:200] + torch.tensor([5.0, 0, 0, 0]), layers="*", backend="reference")
