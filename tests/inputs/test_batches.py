@@ -234,3 +234,11 @@ def test_an_attention_mask_that_does_not_say_what_counts(mask: Tensor, words: st
 
 def test_an_array_of_objects_in_memory_is_an_error_of_the_data() -> None:
     assert "the array holds Python objects" in message(np.array([None, 1]))
+
+
+def test_scripts_find_open_source_where_they_did() -> None:
+    from naa_fast.inputs import batches
+
+    assert batches.open_source is open_source
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = batches.nothing
