@@ -130,7 +130,7 @@ def scan(
     from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import Request, unwrapped
     from naa_fast.inputs.images import fit_images
-    from naa_fast.inputs.names import names_of
+    from naa_fast.inputs.names import miscounted, names_of
     from naa_fast.inputs.opening import open_source
     from naa_fast.inputs.padding import fitted
     from naa_fast.proof.budget import Budget, default_budget
@@ -232,6 +232,7 @@ def scan(
                         )
                 counts = clean_measured.predictions, suspect_measured.predictions
                 evidence = replace(attempts.told(evidence), names=names_of(model, sets, counts, class_names))
+                evidence = replace(evidence, notes=(*evidence.notes, *miscounted(class_names, counts)))
                 judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
                 if repair and look is not None and judgement.verdict.outcome == "fail":
                     with times.measuring("repair"):

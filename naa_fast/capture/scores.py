@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -115,6 +115,7 @@ class ClassScores:
         """
         if self.output is None:
             self.output, self._origins = decide(output, size, mask, ids, self._origins, self.key), None
+            self.output = doubted(self.output, self.output.read(output, size, mask))
         scores = self.output.read(output, size, mask)
         return None if scores is None else scores.detach()
 
@@ -159,6 +160,16 @@ def decide(
         return ScoreOutput(None, COLUMNS, f"none: {REGRESSION if regression else why_none(items, found, size)}")
     best, reason = narrowed(usable)
     return taken(best, reason, alone)
+
+
+def doubted(chosen: ScoreOutput, scores: Tensor | None) -> ScoreOutput:
+    """The choice, with a gap where every sample of the first batch has the same `scores`: these call nothing by any class, as of
+    a dead head, or of the wrong output.
+    """
+    if scores is None or len(scores) < 2 or chosen.gap or not bool((scores == scores[:1]).all()):
+        return chosen
+    gap = f"what class a sample is called: all {len(scores)} samples of the first batch have the same scores, {chosen.words}"
+    return replace(chosen, gap=gap)
 
 
 def narrowed(usable: Sequence[Candidate]) -> tuple[list[Candidate], str]:

@@ -38,6 +38,16 @@ def read_names(path: Path) -> dict[int, str]:
     return names
 
 
+def miscounted(given: Mapping[int, str] | None, counts: Sequence[Any]) -> tuple[str, ...]:
+    """A note where names are given for more or fewer classes than the model has: whose they are is in doubt. `counts`: as of
+    `names_of`.
+    """
+    classes = max((len(count) - 1 for count in counts), default=0)
+    if not given or classes < 1 or set(given) == set(range(classes)):
+        return ()
+    return (f"whether classes are called right: {len(given)} names were given for {classes} classes",)
+
+
 def names_of(model: nn.Module, sources: Sequence[Source], counts: Sequence[Any], given: Mapping[int, str] | None = None) -> Names:
     """The names that are `given`, else the model's own `id2label`, else, of a model whose classes are its vocabulary, the text of
     the tokens that were predicted. `counts`: how often each class was, a set each.

@@ -122,6 +122,15 @@ def test_the_gap_is_no_pass_and_a_choice_ends_it() -> None:
     assert not any("class scores" in gap for gap in decided.gaps)
 
 
+def test_a_head_that_gives_every_sample_the_same_is_no_pass() -> None:
+    model = Net(lambda f, s: s * 0).eval()
+    [gap] = naa_fast.measure(model, X).provenance["gaps"]
+    assert "all 96 samples of the first batch have the same scores" in gap
+    clean, suspect = (torch.randn(400, 8, generator=torch.Generator().manual_seed(seed)) for seed in (2, 3))
+    verdict = naa_fast.scan(model, clean, suspect, repair=False).verdict
+    assert (verdict.outcome, verdict.exit_code) == ("inconclusive", 3)
+
+
 @pytest.mark.parametrize(
     ("give", "words"),
     [

@@ -12,7 +12,7 @@ from torch import nn
 
 from naa_fast.detect.names import CLASS, TOKEN
 from naa_fast.errors import InputError
-from naa_fast.inputs.names import names_of, read_names
+from naa_fast.inputs.names import miscounted, names_of, read_names
 
 
 def model_with(**config: Any) -> nn.Module:
@@ -65,3 +65,10 @@ def test_what_is_no_list_of_names_is_refused(tmp_path: Path, text: str, told: st
         read_names(tmp_path / "n.json")
     with pytest.raises(InputError, match="cannot read class names"):
         read_names(tmp_path / "missing.txt")
+
+
+def test_names_for_another_number_of_classes_are_told() -> None:
+    counts = [np.zeros(11)]  # ten classes, and none
+    assert miscounted({0: "a", 1: "b"}, counts) == ("whether classes are called right: 2 names were given for 10 classes",)
+    assert miscounted({number: str(number) for number in range(10)}, counts) == ()
+    assert miscounted(None, counts) == ()
