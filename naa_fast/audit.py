@@ -231,8 +231,9 @@ def scan(
                             budget=allowed,
                         )
                 counts = clean_measured.predictions, suspect_measured.predictions
-                evidence = replace(attempts.told(evidence), names=names_of(model, sets, counts, class_names))
-                evidence = replace(evidence, notes=(*evidence.notes, *miscounted(class_names, counts)))
+                evidence = attempts.told(evidence)
+                notes = (*evidence.notes, *miscounted(class_names, counts))
+                evidence = replace(evidence, names=names_of(model, sets, counts, class_names), notes=notes)
                 judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
                 if repair and look is not None and judgement.verdict.outcome == "fail":
                     with times.measuring("repair"):
@@ -346,7 +347,7 @@ def measure(
         source = PartOfSource(source, parts[0].start, parts[0].stop)
     ranking = None
     if reference:
-        chosen: dict[str, Any] = {"layers": Request(layers, exclude), "device": device, "backend": backend, "progress": progress}
+        chosen: dict[str, Any] = {"layers": running.layers, "device": device, "backend": backend, "progress": progress}
         ranking = RankingPass(model, source, source, saving=True, first=first_index, **chosen)
     company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times}
     company |= {"first_index": first_index, "onlooker": None if ranking is None else ranking.clean}

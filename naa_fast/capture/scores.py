@@ -113,10 +113,12 @@ class ClassScores:
 
         Raises UsageError if there is no item of the key, or it holds no class scores.
         """
+        first = self.output is None
         if self.output is None:
             self.output, self._origins = decide(output, size, mask, ids, self._origins, self.key), None
-            self.output = doubted(self.output, self.output.read(output, size, mask))
         scores = self.output.read(output, size, mask)
+        if first:
+            self.output = doubted(self.output, scores)
         return None if scores is None else scores.detach()
 
     def provenance(self, missing: bool, varied: bool) -> dict[str, tuple[str, ...]]:

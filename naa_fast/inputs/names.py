@@ -42,7 +42,7 @@ def miscounted(given: Mapping[int, str] | None, counts: Sequence[Any]) -> tuple[
     """A note where names are given for more or fewer classes than the model has: whose they are is in doubt. `counts`: as of
     `names_of`.
     """
-    classes = max((len(count) - 1 for count in counts), default=0)
+    classes = classes_in(counts)
     if not given or classes < 1 or set(given) == set(range(classes)):
         return ()
     return (f"whether classes are called right: {len(given)} names were given for {classes} classes",)
@@ -54,7 +54,7 @@ def names_of(model: nn.Module, sources: Sequence[Source], counts: Sequence[Any],
     """
     if given:
         return Names(dict(given))
-    classes = max((len(count) - 1 for count in counts), default=0)
+    classes = classes_in(counts)
     config = getattr(model, "config", None)
     if classes >= 2 and vocabulary(config) == classes:
         return Names(texts_of(sources, counts), TOKEN)
@@ -66,6 +66,11 @@ def names_of(model: nn.Module, sources: Sequence[Source], counts: Sequence[Any],
     if len(named) != classes or all(GENERIC.fullmatch(name) for name in named.values()):
         return Names()
     return Names(named)
+
+
+def classes_in(counts: Sequence[Any]) -> int:
+    """How many classes were counted: the last place of each count is for samples without one."""
+    return max((len(count) - 1 for count in counts), default=0)
 
 
 def vocabulary(config: Any) -> int | None:

@@ -18,11 +18,8 @@ from naa_fast.invert.forms import Added, Masked
 from naa_fast.invert.pace import STEPS
 from naa_fast.invert.setting import Setting
 from naa_fast.proof.apply import trigger_of
-from naa_fast.proof.examples import examples_of
 from naa_fast.proof.images import Offset, Patch
 from naa_fast.proof.tokens import Tokens
-from naa_fast.proof.transplant import turned
-from naa_fast.proof.trials import Trials
 
 FORMS = (Masked, Added)
 HELD_STEPS = 80
@@ -82,7 +79,7 @@ def search_images(setting: Setting, targets: Sequence[int], steps: int = STEPS) 
     runs = {form.kind: descend(setting, partial(form.begun, setting), targets, steps, form.pace) for form in FORMS}
     triggers = {(kind, target): run.form.candidate(run.kept, row) for kind, run, row, target in members(runs)}
     sizes = {(kind, target): float(run.sizes[row]) for kind, run, row, target in members(runs)}
-    rates = {key: measured(setting, trigger, key[1])[0] for key, trigger in triggers.items() if np.isfinite(sizes[key])}
+    rates = {key: setting.measured(trigger, key[1])[0] for key, trigger in triggers.items() if np.isfinite(sizes[key])}
     searches = [ClassSearch(target, kind, size, rates.get((kind, target), 0.0)) for (kind, target), size in sizes.items()]
     return Searched(tuple(searches), {**triggers}, runs)
 
@@ -92,18 +89,13 @@ def members(runs: dict[str, list[Tuned]]) -> Iterator[tuple[str, Tuned, int, int
     return ((kind, run, row, target) for kind, every in runs.items() for run in every for row, target in enumerate(run.targets))
 
 
-def measured(setting: Setting, trigger: Patch | Offset | Disturbed, target: int) -> tuple[float, int]:
-    """Share of the measuring part's samples of other classes that a trigger turns, and how many those are."""
-    return turned(setting.measure.predicted, setting.transplant.predictions(setting.measure, trigger), target)
-
-
 def disturbed(setting: Setting, search: ClassSearch, trigger: Patch | Offset) -> ClassSearch:
     """The search with what light noise and shifts by a pixel leave; of inputs that are no pictures without shifts."""
     assert setting.images is not None
-    noisy = measured(setting, Disturbed(trigger, NOISE * setting.images.loudness), search.target)[0]
+    noisy = setting.measured(Disturbed(trigger, NOISE * setting.images.loudness), search.target)[0]
     if setting.images.mean.ndim != 3:
         return replace(search, noisy=noisy)
-    shifted = [measured(setting, Disturbed(trigger, shift=way), search.target)[0] for way in WAYS]
+    shifted = [setting.measured(Disturbed(trigger, shift=way), search.target)[0] for way in WAYS]
     return replace(search, noisy=noisy, shifted=float(np.mean(shifted)))
 
 
@@ -120,26 +112,16 @@ def prove_images(
         held = held_to(setting, run, HELD_STEPS, form.pace, most)
         reached |= {target: held.form.candidate(held.kept, row) for row, target in enumerate(held.targets)}
     trigger = reached[search.target]
-    rate, samples = measured(setting, trigger, search.target)
+    rate, samples = setting.measured(trigger, search.target)
     if base is None:
-        others = [measured(setting, other, target)[0] for target, other in reached.items() if target != search.target]
+        others = [setting.measured(other, target)[0] for target, other in reached.items() if target != search.target]
     else:
         begun = descend(base, partial(form.begun, base), [search.target], STEPS, form.pace)
         again = held_to(base, begun[0], HELD_STEPS, form.pace, most)
-        others = [measured(base, again.form.candidate(again.kept, 0), search.target)[0]]
+        others = [base.measured(again.form.candidate(again.kept, 0), search.target)[0]]
     search = disturbed(setting, replace(search, rate=rate), trigger)
     assert setting.images is not None
     made = trigger_of(trigger)
     assert not isinstance(made, WordTrigger)
-    proof = Proof(
-        made.mapped(setting.images.as_taken),
-        search.target,
-        rate,
-        max(others, default=0.0),
-        samples,
-        len(setting.fit.predicted),
-        controls=len(others),
-        examples=examples_of(Trials(setting.transplant, setting.measure), trigger, search.target),
-        singled=standing.apart and bool(search.noisy >= ROBUST * rate),
-    )
-    return proof, search
+    singled = standing.apart and bool(search.noisy >= ROBUST * rate)
+    return setting.proof(trigger, made.mapped(setting.images.as_taken), search, samples, others, singled), search

@@ -9,11 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from naa_fast.detect.inversion import ClassSearch
+from naa_fast.detect.proof import Proof
+from naa_fast.detect.trigger import Trigger
 from naa_fast.inputs.batches import Batch
 from naa_fast.invert.drive import Drive
+from naa_fast.proof.examples import examples_of
 from naa_fast.proof.images import CleanImages
-from naa_fast.proof.transplant import Bases, Transplant
-from naa_fast.proof.trials import in_turns
+from naa_fast.proof.transplant import Bases, Candidate, Transplant, turned
+from naa_fast.proof.trials import Trials, in_turns
 from naa_fast.rank.keep import main_tensor, taken, with_main
 
 FIT, MEASURE = 128, 320
@@ -62,6 +66,26 @@ class Setting:
     @property
     def device(self) -> torch.device:
         return self.transplant.place.device
+
+    def measured(self, candidate: Candidate, target: int) -> tuple[float, int]:
+        """Share of the measuring part's samples of other classes that a candidate turns, and how many those are."""
+        return turned(self.measure.predicted, self.transplant.predictions(self.measure, candidate), target)
+
+    def proof(
+        self, candidate: Candidate, trigger: Trigger, search: ClassSearch, samples: int, others: Sequence[float], singled: bool
+    ) -> Proof:
+        """The `search` of a class as a proof: its rate on so many `samples`, beside what the `others` reached, with examples."""
+        return Proof(
+            trigger,
+            search.target,
+            search.rate,
+            max(others, default=0.0),
+            samples,
+            len(self.fit.predicted),
+            controls=len(others),
+            examples=examples_of(Trials(self.transplant, self.measure), candidate, search.target),
+            singled=singled,
+        )
 
     def rows(self, part: Bases) -> tuple[Tensor, Tensor]:
         """The inputs of a part on the device, images with their channels first, and the class predicted for each (int64)."""

@@ -18,10 +18,7 @@ from naa_fast.detect.inversion import ClassSearch, Standing
 from naa_fast.detect.proof import Proof
 from naa_fast.invert.setting import Setting, Unsearchable
 from naa_fast.proof.apply import trigger_of
-from naa_fast.proof.examples import examples_of
 from naa_fast.proof.tokens import Tokens, inner_places, own_places
-from naa_fast.proof.transplant import turned
-from naa_fast.proof.trials import Trials
 from naa_fast.rank.keep import main_tensor
 from naa_fast.records import Array
 
@@ -126,7 +123,7 @@ def search_texts(setting: Setting, targets: Sequence[int]) -> tuple[tuple[ClassS
             beam = best_of(texts, list(dict.fromkeys(longer)), target)[:BEAM]
         for kind, best in (("token", singles[0]), ("phrase", beam[0])):
             trigger = Tokens(kind, best.ids)
-            rate, samples = measured(setting, trigger, target)
+            rate, samples = setting.measured(trigger, target)
             searches.append(ClassSearch(target, kind, (round((1 - rate) * samples) + 1) / (samples + 2), rate))
             triggers[kind, target] = trigger
     return tuple(searches), triggers, words
@@ -137,10 +134,6 @@ def best_of(texts: Texts, phrases: Sequence[tuple[int, ...]], target: int) -> li
     margin, share = texts.judged(phrases, texts.rows)
     found = [Words(ids, float(m), float(s)) for ids, m, s in zip(phrases, margin[:, target], share[:, target], strict=True)]
     return sorted(found, key=lambda one: -one.margin)
-
-
-def measured(setting: Setting, trigger: Tokens, target: int) -> tuple[float, int]:
-    return turned(setting.measure.predicted, setting.transplant.predictions(setting.measure, trigger), target)
 
 
 def vocabulary(setting: Setting, texts: Texts, rows: Array, targets: Sequence[int]) -> tuple[list[int], str]:
@@ -194,21 +187,10 @@ def prove_texts(
     the same class.
     """
     search = standing.search
-    rate, samples = measured(setting, trigger, search.target)
+    rate, samples = setting.measured(trigger, search.target)
     others = [one.rate for one in searches if one.kind == search.kind and one.target != search.target]
     if base is not None:
         again, _, _ = search_texts(base, [search.target])
         others = [one.rate for one in again if one.kind == search.kind]
-    examples = examples_of(Trials(setting.transplant, setting.measure), trigger, search.target)
-    proof = Proof(
-        trigger_of(trigger),
-        search.target,
-        rate,
-        max(others, default=0.0),
-        samples,
-        len(setting.fit.predicted),
-        controls=len(others),
-        examples=examples,
-        singled=standing.apart,
-    )
-    return proof, replace(search, rate=rate)
+    search = replace(search, rate=rate)
+    return setting.proof(trigger, trigger_of(trigger), search, samples, others, standing.apart), search

@@ -143,24 +143,31 @@ def square(parts: list[Tensor], rows: int, columns: int) -> Tensor:
     return torch.stack([torch.nn.functional.pad(p, (0, columns - p.shape[-1], 0, rows - p.shape[-2])) for p in parts])
 
 
-class Fitting:
+class Packed:
+    """What both share: the `plan` of the `references` (all on one device), and for each column its pivot, width and `known`."""
+
+    def __init__(self, references: Mapping[str, Reference]) -> None:
+        held = list(references.values())
+        layout = tuple((name, len(reference.pivot)) for name, reference in references.items())
+        self.plan = Plan(layout, held[0].pivot.device)
+        self.pivot = side_by_side([one.pivot for one in held], 0.0)
+        self.width = side_by_side([one.width for one in held], 1.0)
+        self.known = torch.cat([*(one.known for one in held), held[0].known.new_ones(1)])
+
+
+class Fitting(Packed):
     """The sums of `references` (`Reference`, all on one device), to which whole batches are added.
 
     State a feature: `groups + 3` float64 and a bool; a layer: at most `(groups + FOLDED) x FOLDED` float64.
     """
 
     def __init__(self, references: Mapping[str, Reference]) -> None:
-        held = list(references.values())
-        device = held[0].pivot.device
-        layout = tuple((name, len(reference.pivot)) for name, reference in references.items())
-        plan = self.plan = Plan(layout, device)
-        self.pivot = side_by_side([one.pivot for one in held], 0.0)
-        self.width = side_by_side([one.width for one in held], 1.0)
+        super().__init__(references)
+        held, plan = list(references.values()), self.plan
         self.sums = side_by_side([one.sums for one in held], 0.0)
         self.squares = side_by_side([one.squares for one in held], 0.0)
-        self.known = torch.cat([*(one.known for one in held), held[0].known.new_ones(1)])
         self.count = torch.stack([references[name].count for name in plan.names])
-        self.groups = torch.arange(self.count.shape[1], device=device)
+        self.groups = torch.arange(self.count.shape[1], device=self.pivot.device)
         self.folds, self.products = [], []
         for group in plan.groups:
             members = [references[name] for name in plan.names[group.layers]]
@@ -242,20 +249,15 @@ class Scored:
     z: Tensor
 
 
-class Scoring:
+class Scoring(Packed):
     """Scores samples by frozen `references`, all on one device. Nothing here depends on a value."""
 
     def __init__(self, references: Mapping[str, Reference]) -> None:
-        held = list(references.values())
-        device = held[0].pivot.device
-        layout = tuple((name, len(reference.pivot)) for name, reference in references.items())
-        plan = self.plan = Plan(layout, device)
-        self.pivot = side_by_side([one.pivot for one in held], 0.0)
-        self.width = side_by_side([one.width for one in held], 1.0)
+        super().__init__(references)
+        held, plan = list(references.values()), self.plan
         self.mean = side_by_side([one.mean for one in held], 0.0)
         self.deviation = side_by_side([one.deviation for one in held], 1.0)
-        known = torch.cat([*(one.known for one in held), held[0].known.new_ones(1)])
-        self.unknown = None if bool(known.all()) else ~known
+        self.unknown = None if bool(self.known.all()) else ~self.known
         ordered = [references[name] for name in plan.names]
         self.nobody = ~torch.stack([one.others[0] for one in ordered])[:, None]  # [layers, 1, groups]
         self.whitening, self.centres, self.lengths = [], [], []

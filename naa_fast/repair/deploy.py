@@ -183,7 +183,8 @@ def write_repaired(
             if not exact and not as_good(after, promised):
                 raise NotExact("taken out of every row its directions cost more than those rows alone")
         except NotExact as error:
-            why += [] if str(error) in why else [str(error)]
+            if str(error) not in why:
+                why.append(str(error))
             continue
         path = folder / WEIGHTS
         write(path, save(state, {"format": "pt"}))
