@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-import torch
 from torch import nn
 
 from naa_fast.capture import friendly
+from naa_fast.capture.defaults import default_places
 from naa_fast.capture.experts import holder_of, is_fused
 from naa_fast.capture.points import WHOLE, HookPoint, point_of
-from naa_fast.capture.views import type_of
 from naa_fast.errors import UsageError
-
-# Endings used outside torch.nn too.
-ACTIVATION_NAMES = ("Activation", "GELU", "ReLU", "SiLU", "Swish", "Mish", "ELU", "Sigmoid", "Tanh")
-LIKE_LINEAR = re.compile(r"\w*Linear(\d+bit\w*)?")
-LIKE_CONVOLUTIONS = re.compile(r"(Quantized)?Conv(ReLU)?[123]d")
-"""Names of layers that do what torch's do without being of their type: quantised ones, those of other packages."""
-NO_ACTIVATION = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 
 LAST = "@last"
 
@@ -149,20 +140,19 @@ def chosen(model: nn.Module, layers: Layers = None) -> Selection:
     `layers`: names or globs of `model.named_modules()` ("layer1.*.conv?", "head:logits" for an item of the output, "head:in" for
     the input; "" is the whole model), a place in every transformer block ("resid", "mlp.act": see friendly.py), each of these
     with "@last" behind it for the last token of a sample alone, module types (`torch.nn.Conv2d`), several of these, or None for
-    the default: every convolution, linear layer, activation, and repeated block that is not inside a mixture's experts. Matching
-    is on whole names, with `*` crossing dots.
+    the default: of a transformer its blocks and what is inside of their MLPs, of any other model every convolution, linear layer,
+    activation and repeated block (defaults.py). Matching is on whole names, with `*` crossing dots.
 
     Raises:
         UsageError: a request that matches nothing, with the nearest names that exist, or only what is inside fused experts.
     """
     modules = dict(unwrapped(model).named_modules())
     if layers is None:
-        default = default_layers(modules) or {"": modules[""]}
-        kinds = {kind_of(modules, name) for name in default}
-        words = f"default: {len(default)} of {len(modules)} modules ({', '.join(sorted(kinds))})"
-        inside = sum(1 for name in modules if kind_of(modules, name) and holder_of(modules, name))
-        words += f"; {inside} inside of experts left out, where rows belong to no sample" if inside else ""
-        return Selection(tuple(Layer(name, module) for name, module in default.items()), False, words)
+        default, left = default_places(modules)
+        default = default or {("", None): ""}
+        words = f"default: {len(default)} of {len(modules)} modules ({', '.join(sorted(set(default.values())))})"
+        found_by_default = [Layer(name, modules[name], point_of(item, modules[name])) for name, item in default]
+        return Selection(tuple(found_by_default), False, f"{words}; {left}" if left else words)
     requests: list[LayerSpec] = [layers] if isinstance(layers, str | type) else list(layers)
     if not requests:
         raise UsageError("no layer is asked for", "expected names, globs or module types, or nothing at all for the default")
@@ -231,43 +221,6 @@ def outside_of_fused(modules: dict[str, nn.Module], request: LayerSpec, found: l
             f"it offers: {', '.join(offers)}" if offers else f"hook {holder} itself",
         )
     return kept
-
-
-def default_layers(modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    return {name: module for name, module in modules.items() if kind_of(modules, name) and holder_of(modules, name) is None}
-
-
-def kind_of(modules: dict[str, nn.Module], name: str) -> str:
-    """What a module is to the default selection: its kind, or "" for one it leaves out."""
-    module = modules[name]
-    kind = type_of(module)
-    if isinstance(module, torch.jit.ScriptModule):
-        return ""  # takes no hooks: see unseen.py
-    if issubclass(kind, nn.modules.conv._ConvNd) or (LIKE_CONVOLUTIONS.fullmatch(kind.__name__) and is_leaf(module)):
-        return "convolutions"
-    # Conv1D is GPT-2's linear layer.
-    if issubclass(kind, nn.Linear) or kind.__name__ == "Conv1D" or (LIKE_LINEAR.fullmatch(kind.__name__) and is_leaf(module)):
-        return "linear layers"
-    if is_activation(module):
-        return "activations"
-    parent = modules.get(name.rpartition(".")[0])
-    lists = (nn.ModuleList, nn.Sequential)
-    repeated = parent is not None and issubclass(type_of(parent), lists) and bool(name)
-    if repeated and not issubclass(kind, lists) and any(True for _ in module.children()):
-        return "blocks"
-    return ""
-
-
-def is_leaf(module: nn.Module) -> bool:
-    """Whether nothing is inside of it but packed weights, as in torch's quantised layers."""
-    return all("PackedParams" in type(child).__name__ for child in module.children())
-
-
-def is_activation(module: nn.Module) -> bool:
-    kind = type_of(module)
-    if issubclass(kind, NO_ACTIVATION) or any(True for _ in module.children()):
-        return False
-    return kind.__module__ == "torch.nn.modules.activation" or kind.__name__.endswith(ACTIVATION_NAMES)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -79,11 +79,33 @@ def test_the_experts_a_token_goes_to_are_counted() -> None:
         np.testing.assert_allclose(found.mean.sum(), 1.0, atol=1e-6)  # the weights of a token sum to one
 
 
+READ = {
+    "gpt2": ["transformer.h.{}", "transformer.h.{}.mlp.c_proj:in"],
+    "llama": ["model.layers.{}", "model.layers.{}.mlp.down_proj:in"],
+    "mixtral": ["model.layers.{}", "model.layers.{}.mlp.experts:routing"],
+    "bert": ["bert.encoder.layer.{}", "bert.encoder.layer.{}.output.dense:in"],
+    "vit": ["vit.layers.{}", "vit.layers.{}.mlp.fc2:in"],
+}
+
+
+@pytest.mark.parametrize("kind", list(zoo.BUILDERS))
+def test_by_default_a_transformers_blocks_and_the_inside_of_their_mlps_are_read_and_no_vocabulary(kind: str) -> None:
+    selection = select(zoo.build(kind))
+    inside = [layer.label for layer in selection.layers if ".0" in layer.label or ".1" in layer.label]
+    assert inside == [place.format(block) for block in range(2) for place in READ[kind]]
+    outside = [layer.label for layer in selection.layers if layer.label not in inside]
+    heads = {"bert": ["bert.pooler.dense", "bert.pooler.activation", "classifier"], "vit": ["classifier"]}
+    assert [name for name in outside if "patch" not in name] == heads.get(kind, [])
+    assert ("lm_head left out, whose outputs are the vocabulary" in selection.words) == (kind not in heads)
+    assert "lm_head" not in [layer.label for layer in select(zoo.build("llama"), "resid").layers]
+    assert [layer.label for layer in select(zoo.build("llama"), "lm_head").layers] == ["lm_head"], "asked for, it is read"
+
+
 def test_the_inside_of_fused_experts_is_neither_a_default_nor_to_be_had() -> None:
     model = zoo.build("mixtral")
     selection = select(model)
     assert not [layer.name for layer in selection.layers if ".experts." in layer.name]
-    assert selection.words.endswith("2 inside of experts left out, where rows belong to no sample")
+    assert "2 inside of experts left out, where rows belong to no sample" in selection.words
     assert [layer.name for layer in select(model, "*.mlp.*").layers if "act_fn" in layer.name] == []
     with pytest.raises(UsageError, match=r"'\*act_fn' is inside of model\.layers\.1\.mlp\.experts, which fuses") as caught:
         select(model, "*act_fn")
