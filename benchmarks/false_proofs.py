@@ -4,8 +4,8 @@
 
 A class is a number of one, two or three handwritten digits (scikit-learn's, 8 x 8, side by side). Of the digits 1,000 train the
 models; clean pairs are drawn from the other 797. With 100 and 1,000 classes the classes are as frequent as 1 / (rank + 5), in
-another order for each pair, so that some crowd among the highest-ranked samples and others are hardly there: else nothing would
-be searched for, and nothing could be falsely proved.
+another order for each pair, so that some are many among the highest-ranked samples and others are hardly there: else nothing
+would be searched for, and nothing could be falsely proved.
 """
 
 from __future__ import annotations

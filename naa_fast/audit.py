@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from naa_fast.capture.selection import Layers
     from naa_fast.inputs.batches import Source
     from naa_fast.inputs.preprocessing import ImageOptions
-    from naa_fast.scan.chunk import Onlooker, Progress
+    from naa_fast.scan.chunk import Observer, Progress
     from naa_fast.scan.quarantine import Quarantine
     from naa_fast.scan.times import Times
 
@@ -165,11 +165,11 @@ def scan(
     )
     times, class_scores, seed = Times(), ClassScores(scores), torch.initial_seed()
 
-    def measured(name: str, source: Source, onlooker: Onlooker | None) -> Measurement:
+    def measured(name: str, source: Source, observer: Observer | None) -> Measurement:
         if quarantine is not None:
             quarantine.begin(name)
         company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times, "scores": class_scores}
-        return run(model, source, running.of(name), onlooker=onlooker, **company)
+        return run(model, source, running.of(name), observer=observer, **company)
 
     options = running.told()
     options |= {"ranking": listed, "proof": proof, "repair": repair, "scores": scores}
@@ -181,7 +181,7 @@ def scan(
     if exclude is not None:
         options["exclude"] = asked_words(exclude)
     ranks, attempts, watch = Ranks.here(model), Attempts(), Watch(progress, StopRequest())
-    scoring = look = None
+    scoring = ranked = None
     fitting: RankingPass | None = None
     if listed == "none" or stop_early:
         attempts.unranked("the forwards ended early" if stop_early else "it was switched off")
@@ -209,7 +209,7 @@ def scan(
     with stop_on_signals(watch.stop):  # from here on a signal leaves the verdict so far
         if scoring is not None:
             with times.measuring("ranking"):
-                look = attempts.ranking(lambda: scoring.result(clean_measured, suspect_measured))
+                ranked = attempts.ranking(lambda: scoring.result(clean_measured, suspect_measured))
             attempts.notes += scoring.notes
             attempts.notes += filter(None, [coverage(clean_measured.predictions, suspect_measured.predictions)])
         with ranks.waiting() as wait:  # under torchrun rank 0 proves and repairs
@@ -217,11 +217,11 @@ def scan(
                 evidence, inputs = Evidence(), None
                 both = clean_measured.samples + suspect_measured.samples
                 allowed = Budget(default_budget(model, both) if budget is None else budget)
-                if look is not None:
+                if ranked is not None:
                     with times.measuring("proof"):
                         evidence, inputs = gather(
                             model,
-                            look,
+                            ranked,
                             sets[1],
                             device=device,
                             proof=proof,
@@ -235,9 +235,9 @@ def scan(
                 notes = (*evidence.notes, *miscounted(class_names, counts))
                 evidence = replace(evidence, names=names_of(model, sets, counts, class_names), notes=notes)
                 judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
-                if repair and look is not None and judgement.verdict.outcome == "fail":
+                if repair and ranked is not None and judgement.verdict.outcome == "fail":
                     with times.measuring("repair"):
-                        judgement = repaired(judgement, model, look, sets[1], inputs, device, class_scores, watch, allowed.left)
+                        judgement = repaired(judgement, model, ranked, sets[1], inputs, device, class_scores, watch, allowed.left)
             told = (judgement.evidence, watch.cut, watch.stop.name) if ranks.rank == 0 else None
             evidence, cut, signal = wait.tell(told)
             if ranks.rank:
@@ -350,7 +350,7 @@ def measure(
         chosen: dict[str, Any] = {"layers": running.layers, "device": device, "backend": backend, "progress": progress}
         ranking = RankingPass(model, source, source, saving=True, first=first_index, **chosen)
     company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times}
-    company |= {"first_index": first_index, "onlooker": None if ranking is None else ranking.clean}
+    company |= {"first_index": first_index, "observer": None if ranking is None else ranking.clean}
     measured = run(model, source, running, **company)
     if ranking is not None:
         measured = replace(measured, reference=ranking.calibrate(measured).saved)

@@ -39,8 +39,8 @@ UNNAMED = Path("naa-rank")
 LINES_AT_ONCE = 4096
 
 EPILOG = """columns: rank from 1 on, sample (its place in the suspect set), score (-log of the share of clean samples that lie as
-far from others of their predicted class), predicted class, carrier (whether it carries a proven trigger: true, false or unknown;
-those that do come first), file, and, for the 1,000 highest scores, the neurons that lit up most: LAYER[NEURON] and the distance
+far from others of their predicted class), predicted class, triggered (whether it holds a proven trigger: true, false or unknown;
+those that do come first), file, and, for the 1,000 highest scores, the neurons that deviate most: LAYER[NEURON] and the distance
 in clean standard deviations. Names in csv are made safe for terminals and spreadsheets; jsonl has them exact. Exit code 0 once
 the samples are ranked and a proof was tried (or --no-proof asked for none), whatever was found: a verdict is what scan gives. 3:
 no proof could be tried, so that nobody knows which samples carry a trigger."""

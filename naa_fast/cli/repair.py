@@ -101,14 +101,14 @@ def sets_of(arguments: argparse.Namespace, evidence: Any, repair: Any) -> Sets:
     asked = {name: getattr(arguments, name) for name in ("clean", "suspect") if getattr(arguments, name) is not None}
     sources = dict(zip(asked, sources_of(arguments, *asked.values()), strict=True)) if asked else {}
     ranking, proofs = evidence.ranking, [proof for proof in evidence.proof if proof.stands]
-    carriers = None
-    if ranking is not None and ranking.carriers is not None and ranking.carriers.any():
-        carriers = ranking.carriers
+    triggered = None
+    if ranking is not None and ranking.triggered is not None and ranking.triggered.any():
+        triggered = ranking.triggered
     elif ranking is not None and repair.on != TRIGGERED:
-        carriers = np.zeros(len(ranking.scores), bool)
-        carriers[ranking.order[: repair.samples]] = True
+        triggered = np.zeros(len(ranking.scores), bool)
+        triggered[ranking.order[: repair.samples]] = True
     target = proofs[0].target if proofs and isinstance(proofs[0].target, int) else None
-    return Sets(sources.get("clean"), sources.get("suspect"), carriers, target)
+    return Sets(sources.get("clean"), sources.get("suspect"), triggered, target)
 
 
 def fitting(model: Any, sets: Sets) -> Sets:

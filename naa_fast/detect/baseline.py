@@ -13,7 +13,9 @@ from naa_fast.detect.findings import LEVELS, SAMPLES, Finding
 from naa_fast.detect.trigger import TriggerKey
 from naa_fast.errors import InputError, UsageError
 
-SCHEMA = "naa-fast/report/2"
+SCHEMA = "naa-fast/report/3"
+READ = (SCHEMA, "naa-fast/report/2")
+"""Forms that say the same of findings, verdict, gate, repair and provenance; 2 has other words in the ranking."""
 """The form of report.json that is written, and the one that is read: earlier ones do not say which trigger was proved."""
 STRONGER = 1.5
 """A finding counts again where its number is more than so many times that of the baseline: another set of the same kind moves it
@@ -71,14 +73,14 @@ def read_baseline(path: Path) -> Baseline:
     report = parsed(path, content, expected)
     try:
         schema, findings = report["schema"], report["findings"]
-        if schema == SCHEMA:
+        if schema in READ:
             known = tuple(finding_of(entry) for entry in findings)
             return Baseline(str(path), hashlib.sha256(content).hexdigest(), str(report["provenance"]["model"]), known)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is no report", f"it lacks {error}", f"expected {expected}") from None
     raise InputError(
         f"{path} is of the form {schema}",
-        f"expected {SCHEMA}: other forms do not say the same of a finding",
+        f"expected {' or '.join(READ)}: other forms do not say the same of a finding",
         "scan once more with this version for a baseline",
     )
 

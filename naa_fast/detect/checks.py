@@ -18,7 +18,7 @@ ABOUT = {
 }
 """What each check answers. `tails` does for single samples what it can where they were not ranked, and is no check elsewhere; the
 last three, and `proof`, are those of a search without suspects (INVERTED)."""
-SECOND_LOOK = ("ranking", "directions", "proof")
+OF_SAMPLES = ("ranking", "directions", "proof")
 """The checks that take the model and the samples."""
 INVERTED = ("triage", "stimulation", "reconstruction", "proof")
 ACCEPTABLE = tuple(name for name in ABOUT if name != "shift" and name not in INVERTED[:3])
@@ -43,8 +43,8 @@ def did_not_run(reason: str, *names: str) -> tuple[Check, ...]:
 
 
 def unranked(reason: str) -> tuple[Check, ...]:
-    """The checks of SECOND_LOOK, none of which ran."""
-    return did_not_run(reason, *SECOND_LOOK)
+    """The checks of OF_SAMPLES, none of which ran."""
+    return did_not_run(reason, *OF_SAMPLES)
 
 
 def missing_lines(checks: Sequence[Check]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from naa_fast.detect.checks import SECOND_LOOK, Check
+from naa_fast.detect.checks import OF_SAMPLES, Check
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.enrichment import TAIL_P
 from naa_fast.detect.evidence import Evidence
@@ -46,7 +46,7 @@ def checks_of(
         calibrated(null, clean, suspect),
         counted_predictions(clean, suspect),
         *((single_samples(layers),) if evidence.ranking is None else ()),
-        *(named.get(name) or Check(name, False, unnamed) for name in SECOND_LOOK),
+        *(named.get(name) or Check(name, False, unnamed) for name in OF_SAMPLES),
     )
 
 

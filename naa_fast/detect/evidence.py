@@ -25,8 +25,8 @@ TAIL = 0.01
 MOST_RANKED = 1000
 MOST_LISTED = 100_000
 """Samples report.json lists where every one is asked for: some 25 MB. Beyond, a table is the form; it holds them all."""
-Lit = tuple[tuple[str, int, float], ...]
-"""What lit up most in a sample, strongest first: `(layer, neuron, z)`."""
+Deviating = tuple[tuple[str, int, float], ...]
+"""The neurons that deviate most in a sample, strongest first: `(layer, neuron, z)`."""
 HARMLESS = 0.7
 """Share of a shift of the inputs that harmless changes explain beyond which it is one. Brightness, contrast and the like come
 to .8 and more."""
@@ -39,16 +39,16 @@ more stays at TAIL."""
 
 @dataclass(frozen=True)
 class RankedSample:
-    """A suspect sample: its index in the set, score, predicted class (-1: none), the neurons that lit up most in it as `(layer,
+    """A suspect sample: its index in the set, score, predicted class (-1: none), the neurons that deviate most in it as `(layer,
     neuron, z)`, its file if it has one, and whether it carries a proven trigger and is predicted as its target (None: unknown).
     """
 
     sample: int
     score: float
     predicted: int
-    lit: Lit = ()
+    deviating: Deviating = ()
     file: str | None = None
-    carrier: bool | None = False
+    triggered: bool | None = False
 
 
 def nameless(item: int) -> str | None:
@@ -66,9 +66,9 @@ class Ranking:
     """How far every suspect sample lies outside what clean samples do under the same predicted class.
 
     `scores` float64 and `predicted` int64 (-1: none) `[suspect samples]`, in the order of the set; `null_scores`,
-    `null_predicted` the same of clean samples that fixed nothing; `carriers` bool, which samples carry a proven trigger and are
+    `null_predicted` the same of clean samples that fixed nothing; `triggered` bool, which samples carry a proven trigger and are
     predicted as its target, `uncertain` bool, of which others that is unknown. `items` int64, each sample's place in the set
-    (None: none was left out), `file_of` the file at a place; `lit` by sample number, of the samples it was kept for. `whole`:
+    (None: none was left out), `file_of` the file at a place; `deviating` by sample number, of the retained samples. `whole`:
     reports list every sample. `numbering`: what a sample's number means.
     """
 
@@ -76,23 +76,23 @@ class Ranking:
     predicted: Array
     null_scores: Array
     null_predicted: Array
-    carriers: Array | None = None
+    triggered: Array | None = None
     uncertain: Array | None = None
     items: Array | None = None
-    lit: Mapping[int, Lit] = field(default_factory=dict)
+    deviating: Mapping[int, Deviating] = field(default_factory=dict)
     file_of: Callable[[int], str | None] = nameless
     whole: bool = False
     numbering: str = PLACE_IN_SET
 
     @cached_property
     def ranked(self) -> Array:
-        """The scores to order samples by: carriers of a proven trigger before all others. float64 `[suspect samples]`."""
-        if self.carriers is None or not self.carriers.any():
+        """The scores to order samples by: those with a proven trigger before all others. float64 `[suspect samples]`."""
+        if self.triggered is None or not self.triggered.any():
             return self.scores
         finite = self.scores[np.isfinite(self.scores)]
         low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
         held = np.nan_to_num(self.scores, nan=low - 1, posinf=high + 1, neginf=low - 1)
-        return held + np.where(self.carriers, high - low + 3.0, 0.0)
+        return held + np.where(self.triggered, high - low + 3.0, 0.0)
 
     @cached_property
     def order(self) -> Array:
@@ -108,18 +108,18 @@ class Ranking:
         """What is known of a sample of this number."""
         item = number if self.items is None else int(self.items[number])
         called, score = int(self.predicted[number]), float(self.scores[number])
-        return RankedSample(item, score, called, self.lit.get(number, ()), self.file_of(item), self.carrier(number))
+        return RankedSample(item, score, called, self.deviating.get(number, ()), self.file_of(item), self.is_triggered(number))
 
-    def carrier(self, number: int) -> bool | None:
+    def is_triggered(self, number: int) -> bool | None:
         """Whether a sample carries a proven trigger; None: unknown."""
-        if self.carriers is not None and self.carriers[number]:
+        if self.triggered is not None and self.triggered[number]:
             return True
         return None if self.uncertain is not None and self.uncertain[number] else False
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame with a row a sample, highest-ranked first: sample, score, predicted, carrier, file, deviating.
+        """A pandas DataFrame with a row a sample, highest-ranked first: sample, score, predicted, triggered, file, deviating.
 
-        `carrier` is nullable, NA where it is unknown; `deviating` holds `(layer, neuron, z)` of the neurons that deviate most.
+        `triggered` is nullable, NA where it is unknown; `deviating` holds `(layer, neuron, z)` of the neurons that deviate most.
 
         >>> audit.ranking.to_frame().columns[:2].tolist()  # doctest: +SKIP
         ['sample', 'score']
@@ -208,7 +208,7 @@ class Ranking:
 @dataclass(frozen=True)
 class Evidence:
     """What ranking the samples told: a `ranking`, `proof` strongest first, how many samples ran through the model for the proofs
-    (`forwards`), `checks` that say which of checks.SECOND_LOOK ran (what they do not name did not), `notes` on what else was not
+    (`forwards`), `checks` that say which of checks.OF_SAMPLES ran (what they do not name did not), `notes` on what else was not
     done and why, `gaps` where it failed. `pictures` (float32 `[samples, channels, height,
     width]`) or `texts` show the first samples of `ranking.top`. `harmless`, 0 to 1: how much of the shift of the inputs
     brightness, contrast, blur or a shift by a pixel explain. `cluster`: None where there is none, or inputs cannot be compared.

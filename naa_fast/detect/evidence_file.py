@@ -17,7 +17,7 @@ import numpy as np
 from naa_fast.detect.checks import ABOUT, Check
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.enrichment import OutlierCluster
-from naa_fast.detect.evidence import MOST_RANKED, Evidence, Lit, Ranking
+from naa_fast.detect.evidence import MOST_RANKED, Deviating, Evidence, Ranking
 from naa_fast.detect.inversion import Inversion
 from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Erasure, Example, Proof
@@ -26,11 +26,13 @@ from naa_fast.errors import InputError
 from naa_fast.records import Array
 
 EVIDENCE_FILE = "evidence.safetensors"
-FORM = "naa-fast/evidence/1"
+FORM = "naa-fast/evidence/2"
+OLDER = "naa-fast/evidence/1"
+"""Form that is read as well: some of its fields had other words (`in_new_words`)."""
 SIDE = 256
 """Pixels a side of the samples' pictures at most: what a page shows of them is smaller."""
 LEVELS = 255
-RANKED = ("scores", "predicted", "null_scores", "null_predicted", "carriers", "uncertain", "items")
+RANKED = ("scores", "predicted", "null_scores", "null_predicted", "triggered", "uncertain", "items")
 PLAIN = ("target", "rate", "control", "samples", "group", "source", "own", "controls", "measured", "singled")
 TRIGGERS: Mapping[str, type[Trigger]] = {one.__name__: one for one in (Patch, Crop, Offset, Tokens, Inserted, TokenPair)}
 DIRECTED = ("layer", "kind", "effect", "spread", "auc", "beyond", "statistic", "limit", "step")
@@ -51,7 +53,7 @@ def evidence_bytes(evidence: Evidence) -> bytes:
         "gaps": evidence.gaps,
         "checks": [asdict(check) for check in evidence.checks],
         "inversion": None if evidence.inversion is None else asdict(evidence.inversion),
-        "crowd": None if evidence.cluster is None else asdict(evidence.cluster),
+        "outlier_cluster": None if evidence.cluster is None else asdict(evidence.cluster),
         "directions": [
             {**{name: getattr(one, name) for name in DIRECTED}, "neurons": one.neurons} for one in evidence.directions
         ],
@@ -74,8 +76,8 @@ def ranking_of(ranking: Ranking, tensors: dict[str, Array]) -> dict[str, Any]:
         if getattr(ranking, name) is not None:
             tensors[f"ranking.{name}"] = getattr(ranking, name)
     files = {str(sample.sample): sample.file for sample in ranking.rows(MOST_RANKED) if sample.file is not None}
-    lit = {str(number): found for number, found in ranking.lit.items()}
-    return {"files": files, "lit": lit, "whole": ranking.whole, "numbering": ranking.numbering}
+    deviating = {str(number): found for number, found in ranking.deviating.items()}
+    return {"files": files, "deviating": deviating, "whole": ranking.whole, "numbering": ranking.numbering}
 
 
 def proof_of(proof: Proof, name: str, tensors: dict[str, Array]) -> dict[str, Any]:
@@ -114,7 +116,9 @@ def load_evidence(path: Path) -> Evidence:
         with safe_open(path, "numpy") as file:
             about = json.loads((file.metadata() or {})["evidence"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if about["form"] != FORM:
+        if about["form"] == OLDER:
+            about, tensors = in_new_words(about, tensors)
+        elif about["form"] != FORM:
             raise ValueError(f"its form is {about['form']!r}")
         return evidence_of(about, tensors)
     except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -125,11 +129,20 @@ def load_evidence(path: Path) -> Evidence:
         ) from None
 
 
+def in_new_words(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> tuple[dict[str, Any], dict[str, Array]]:
+    """What a file of form OLDER holds, as FORM calls it."""
+    ranking = about["ranking"]
+    if ranking is not None:
+        ranking = {**ranking, "deviating": ranking["lit"]}
+    tensors = {("ranking.triggered" if name == "ranking.carriers" else name): array for name, array in tensors.items()}
+    return {**about, "outlier_cluster": about["crowd"], "ranking": ranking}, tensors
+
+
 def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evidence:
     checks = tuple(Check(str(one["name"]), bool(one["ran"]), str(one["reason"])) for one in about["checks"])
     if any(check.name not in ABOUT for check in checks):
         raise ValueError("checks that this version does not know")
-    cluster = about["crowd"]
+    cluster = about["outlier_cluster"]
     return Evidence(
         None if about["ranking"] is None else read_ranking(about["ranking"], tensors),
         tuple(read_proof(one, f"proof{i}", tensors) for i, one in enumerate(about["proofs"])),
@@ -150,20 +163,22 @@ def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evide
 
 
 def read_ranking(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Ranking:
-    held: dict[str, Any] = {name: tensors.get(f"ranking.{name}") for name in RANKED}
-    suspects = {len(array) for name, array in held.items() if array is not None and not name.startswith("null")}
-    if len(suspects) != 1 or any(array is not None and array.ndim != 1 for array in held.values()):
+    columns: dict[str, Any] = {name: tensors.get(f"ranking.{name}") for name in RANKED}
+    suspects = {len(array) for name, array in columns.items() if array is not None and not name.startswith("null")}
+    if len(suspects) != 1 or any(array is not None and array.ndim != 1 for array in columns.values()):
         raise ValueError("a ranking whose parts are not of one length")
-    if any(held[name] is None for name in RANKED[:4]) or len(tensors["ranking.null_scores"]) != len(
+    if any(columns[name] is None for name in RANKED[:4]) or len(tensors["ranking.null_scores"]) != len(
         tensors["ranking.null_predicted"]
     ):
         raise ValueError("a ranking without its scores")
     files = {int(item): str(name) for item, name in about["files"].items()}
-    lit: dict[int, Lit] = {
+    deviating: dict[int, Deviating] = {
         int(number): tuple((str(layer), int(neuron), float(z)) for layer, neuron, z in found)
-        for number, found in about["lit"].items()
+        for number, found in about["deviating"].items()
     }
-    return Ranking(**held, lit=lit, file_of=files.get, whole=bool(about["whole"]), numbering=str(about["numbering"]))
+    return Ranking(
+        **columns, deviating=deviating, file_of=files.get, whole=bool(about["whole"]), numbering=str(about["numbering"])
+    )
 
 
 def read_proof(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]) -> Proof:

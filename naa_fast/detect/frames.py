@@ -51,7 +51,7 @@ def neurons_frame(layers: Iterable[LayerComparison]) -> Any:
 
 
 def ranking_frame(ranking: Ranking) -> Any:
-    """A row a sample, highest-ranked first: sample, score, predicted (-1: none), carrier (None: unknown), file, deviating (the
+    """A row a sample, highest-ranked first: sample, score, predicted (-1: none), triggered (None: unknown), file, deviating (the
     neurons that deviate most, as `(layer, neuron, z)`, of the samples they were kept for).
     """
     made = pandas()
@@ -60,8 +60,8 @@ def ranking_frame(ranking: Ranking) -> Any:
         "sample": [row.sample for row in rows],
         "score": [row.score for row in rows],
         "predicted": [row.predicted for row in rows],
-        "carrier": made.array([row.carrier for row in rows], dtype="boolean"),
+        "triggered": made.array([row.triggered for row in rows], dtype="boolean"),
         "file": [row.file for row in rows],
-        "deviating": [row.lit for row in rows],
+        "deviating": [row.deviating for row in rows],
     }
     return made.DataFrame(columns)

@@ -19,7 +19,7 @@ from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.measurement import Measurement
 
 MIN_SAMPLES = 2
-NOT_LOOKED = "that takes the model and the samples"
+NO_SAMPLES = "that takes the model and the samples"
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def judge(
         UsageError: a negative or non-finite threshold, or `top_k` below 1.
     """
     require_comparable(clean, suspect, threshold, top_k)
-    evidence = evidence or Evidence(checks=unranked(NOT_LOOKED))
+    evidence = evidence or Evidence(checks=unranked(NO_SAMPLES))
     pairs = {name: record.alike(suspect.layers[name]) for name, record in clean.layers.items() if name in suspect.layers}
     null = clean_null(of_clean for of_clean, _ in pairs.values())
     limit = abnormal_limit(null, clean, suspect) if threshold is None else threshold

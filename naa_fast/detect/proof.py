@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
 
-from naa_fast.detect.trigger import APART as APART
+from naa_fast.detect.trigger import TOKEN_PAIR as TOKEN_PAIR
 from naa_fast.detect.trigger import Placed, Tokens, Trigger
 from naa_fast.records import Array
 

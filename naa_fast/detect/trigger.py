@@ -24,7 +24,7 @@ SAME_PLACE = 0.5
 SAME_PATTERN = 0.5
 """Most that two patterns differ, over the size of the larger. White and black at one place differ by 1."""
 
-APART = "words apart"
+TOKEN_PAIR = "words apart"
 """What two tokens are called that need not stand together."""
 ANYWHERE, IN_FRONT = "inserted phrase", "phrase in front"
 """What tokens are called that are put into a text."""
@@ -156,7 +156,7 @@ class TokenPair(Tokens):
 
     @property
     def kind(self) -> str:
-        return APART
+        return TOKEN_PAIR
 
     @property
     def subject(self) -> str:

@@ -42,8 +42,8 @@ from naa_fast.proof.images import CleanImages
 from naa_fast.proof.prove import alike
 from naa_fast.proof.tokens import Tokens
 from naa_fast.proof.transplant import Bases, Transplant
-from naa_fast.rank.keep import Draw, main_tensor
 from naa_fast.rank.passes import SamplePass, in_words
+from naa_fast.rank.retained import Reservoir, main_tensor
 from naa_fast.repair.trial import AsItIs
 from naa_fast.report.run import Run, now
 from naa_fast.result import Audit
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from naa_fast.scan.chunk import Progress
     from naa_fast.scan.quarantine import Quarantine
 
-DRAWN = 1024
+RESERVOIR = 1024
 MOST_CLASSES = 100
 """Classes that are searched; of more those that single neurons turn to first, and as many others at even steps: the null."""
 NAME = "clean samples with the strongest trigger that was made"
@@ -95,14 +95,14 @@ def inverted(
     times, class_scores = Times(), ClassScores(scores)
     source = fitted(model, open_source(clean, batch_size, images=images))
     fit_images(model, (source,), images)
-    draw = Draw(DRAWN)
+    draw = Reservoir(RESERVOIR)
     seen = SamplePass(lambda part, views, predicted, items: draw.add(part, predicted.cpu().numpy()))
     company: dict[str, Any] = {"progress": progress, "times": times, "scores": class_scores}
     if quarantine is not None:
         quarantine.begin("clean")
     request = Request(layers, exclude)
     running = RunOptions(request, batch_size, device, backend, scores, prefetch=prefetch)
-    of_clean = measured_by(model, source, running, quarantine=quarantine, onlooker=seen, **company)
+    of_clean = measured_by(model, source, running, quarantine=quarantine, observer=seen, **company)
     if seen.error is not None:
         raise seen.error
     with times.measuring("proof"), evaluating(model), nullcontext() if base is None else evaluating(base):
@@ -154,7 +154,7 @@ class Search:
         self,
         model: nn.Module,
         base: nn.Module | None,
-        draw: Draw,
+        draw: Reservoir,
         classes: int,
         scores: ClassScores,
         batch_size: int,

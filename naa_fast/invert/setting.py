@@ -18,7 +18,7 @@ from naa_fast.proof.examples import examples_of
 from naa_fast.proof.images import CleanImages
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, turned
 from naa_fast.proof.trials import Trials, in_turns
-from naa_fast.rank.keep import main_tensor, taken, with_main
+from naa_fast.rank.retained import main_tensor, taken, with_main
 
 FIT, MEASURE = 128, 320
 """Clean samples that make triggers, and others that measure them."""

@@ -19,7 +19,7 @@ from naa_fast.detect.proof import Proof
 from naa_fast.invert.setting import Setting, Unsearchable
 from naa_fast.proof.apply import trigger_of
 from naa_fast.proof.tokens import Tokens, inner_places, own_places
-from naa_fast.rank.keep import main_tensor
+from naa_fast.rank.retained import main_tensor
 from naa_fast.records import Array
 
 ALL = 20_000

@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 
 from naa_fast.detect.axes import channels_first, channels_last
 from naa_fast.detect.trigger import IN_FRONT, Crop, Inserted, Offset, Patch, TokenPair, Tokens, Trigger
-from naa_fast.proof import apart, images, inserted, tokens
-from naa_fast.proof.cuts import CUT
+from naa_fast.proof import images, inserted, token_pairs, tokens
+from naa_fast.proof.crops import CUT
 from naa_fast.proof.transplant import Candidate
 from naa_fast.records import Array
 
@@ -35,7 +35,7 @@ def trigger_of(candidate: Candidate) -> Trigger:
             return Inserted(ids, front=candidate.kind == IN_FRONT)
         case tokens.Tokens(ids=ids):
             return Tokens(ids)
-        case apart.Apart(ids=pair):
+        case token_pairs.WrittenPair(ids=pair):
             return TokenPair(pair)
     raise TypeError(f"{type(candidate).__name__} is no candidate that a proof is made of")
 
@@ -44,7 +44,7 @@ def candidate_of(trigger: Trigger, low: float = -np.inf, high: float = np.inf) -
     """What puts a trigger on inputs, whose values stay within `low` and `high` where it is added to them."""
     match trigger:
         case TokenPair((first, second)):
-            return apart.Apart((first, second))
+            return token_pairs.WrittenPair((first, second))
         case Inserted(ids):
             return inserted.Inserted(trigger.kind, ids)
         case Tokens(ids):
@@ -91,12 +91,12 @@ def in_place(pattern: Tensor, mask: Tensor) -> Closeness:
 
 def anywhere(pattern: Tensor, mask: Tensor) -> Closeness:
     """How close the best window of an image comes to what `mask` leaves of `pattern`: it may lie elsewhere in other samples."""
-    apart = distances(pattern, mask)
+    token_pairs = distances(pattern, mask)
 
     def close(x: Tensor) -> Array:
         if x.shape[1:] != pattern.shape:
             return np.full(len(x), -np.inf)
-        found = [-part.amin((1, 2)).numpy() for part in apart(x)]
+        found = [-part.amin((1, 2)).numpy() for part in token_pairs(x)]
         return np.concatenate(found) if found else np.zeros(0)
 
     return close
@@ -104,10 +104,10 @@ def anywhere(pattern: Tensor, mask: Tensor) -> Closeness:
 
 def places_of(pattern: Tensor, mask: Tensor) -> Closeness:
     """Row and column, int64 `[samples, 2]`, where the best window of an image begins."""
-    apart = distances(pattern, mask)
+    token_pairs = distances(pattern, mask)
 
     def place(x: Tensor) -> Array:
-        found = [np.stack(np.unravel_index(part.flatten(1).argmin(1).numpy(), part.shape[1:]), 1) for part in apart(x)]
+        found = [np.stack(np.unravel_index(part.flatten(1).argmin(1).numpy(), part.shape[1:]), 1) for part in token_pairs(x)]
         return np.concatenate(found) if found else np.zeros((0, 2), np.int64)
 
     return place
@@ -122,7 +122,7 @@ def distances(pattern: Tensor, mask: Tensor) -> Callable[[Tensor], Iterator[Tens
     (high, wide), (height, width) = window.shape[1:], pattern.shape[1:]
     spectrum = torch.fft.rfft2(window, s=(height, width)).conj()
 
-    def apart(x: Tensor) -> Iterator[Tensor]:
+    def token_pairs(x: Tensor) -> Iterator[Tensor]:
         for part in torch.split(x, 16) if len(x) else ():
             held = part.cpu().double()
             crossed = torch.fft.irfft2((torch.fft.rfft2(held) * spectrum).sum(1), s=(height, width))
@@ -131,7 +131,7 @@ def distances(pattern: Tensor, mask: Tensor) -> Callable[[Tensor], Iterator[Tens
             whole = own - 2 * crossed[:, : height - high + 1, : width - wide + 1] + (window**2).sum()
             yield whole / window.numel()
 
-    return apart
+    return token_pairs
 
 
 def holds(x: Tensor, tokens: Sequence[int]) -> Array:

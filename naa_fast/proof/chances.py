@@ -14,7 +14,7 @@ import numpy as np
 
 from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.proof.images import SIZES, CleanImages
-from naa_fast.proof.purer import FEWEST
+from naa_fast.proof.matched_filter import FEWEST
 from naa_fast.records import Array
 
 CONTROLS = 2
@@ -109,8 +109,8 @@ def others(target: int, most: int, rare: int, pool: Pool, wanted: int) -> tuple[
     """The size of group that `wanted` other classes can have, `most` at most, and these groups, each for its own class.
 
     Each class is made as rare as the target: only `rare` of its clean samples are known as its own, and its group is of the rest.
-    Those that crowd among the highest-ranked clean samples go first, as the target does among the suspects. Without FEWEST_OTHERS
-    of FEWEST samples there are none.
+    Those most frequent among the highest-ranked clean samples go first, as the target does among the suspects. Without
+    FEWEST_OTHERS of FEWEST samples there are none.
     """
     left = {cls: len(rows) - rare for cls, rows in pool.by_class.items() if cls != target and len(rows) - rare >= FEWEST}
     if len(left) < FEWEST_OTHERS:

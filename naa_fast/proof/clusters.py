@@ -10,7 +10,7 @@ from naa_fast.detect.enrichment import OutlierCluster
 from naa_fast.detect.evidence import Ranking
 from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.prove import rows_like
-from naa_fast.rank.keep import Kept
+from naa_fast.rank.retained import Retained
 from naa_fast.records import Array
 
 SIDE = 16
@@ -20,14 +20,14 @@ SAME = 1e-5
 
 
 def cluster_of(
-    ranking: Ranking, kept: Sequence[Kept], null_kept: Sequence[Kept], clean: CleanImages, predicted: Array
+    ranking: Ranking, retained: Sequence[Retained], null_retained: Sequence[Retained], clean: CleanImages, predicted: Array
 ) -> OutlierCluster | None:
     """The class whose suspects lie beyond its clean samples most, and the classes that the clean images nearest to them have.
 
-    `clean` inputs with the class `predicted` for each; `kept`: the highest-ranked suspects, `null_kept` clean samples that fixed
-    nothing, numbered as in `ranking.null_scores`: what those beyond the limit resemble is what as many of the suspects would.
-    None where no class has more beyond than expected. Cost: distances between at most 2,000 kept and 4,096 clean images of
-    SIDE x SIDE values a channel.
+    `clean` inputs with the class `predicted` for each; `retained`: the highest-ranked suspects, `null_retained` clean samples
+    that fixed nothing, numbered as in `ranking.null_scores`: what those beyond the limit resemble is what as many of the suspects
+    would. None where no class has more beyond than expected. Cost: distances between at most 2,000 retained and 4,096 clean
+    images of SIDE x SIDE values a channel.
     """
     enriched = ranking.enriched
     known = predicted >= 0
@@ -36,10 +36,10 @@ def cluster_of(
     target, limit, reference, predicted = enriched.target, enriched.limit, coarse(clean.x[known]), predicted[known]
     classes = max(int(predicted.max(initial=0)), target) + 1
 
-    def of_target(found: Sequence[Kept], scores: Array) -> list[Array]:
+    def of_target(found: Sequence[Retained], scores: Array) -> list[Array]:
         return [row for cls, row in rows_like(clean, [one for one in found if scores[one.sample] > limit]) if cls == target]
 
-    rows, chance = of_target(kept, ranking.scores), of_target(null_kept, ranking.null_scores)
+    rows, chance = of_target(retained, ranking.scores), of_target(null_retained, ranking.null_scores)
     if not rows:
         return None
     own = resembled(reference[predicted == target], reference, predicted, classes)
@@ -79,7 +79,7 @@ def coarse(x: Array) -> Array:
 
 def squares(length: int) -> Array:
     """Means over SIDE pieces of an axis, at most, as a matrix: float32 `[pieces, length]`."""
-    cuts = np.linspace(0, length, min(SIDE, length) + 1).astype(int)
+    edges = np.linspace(0, length, min(SIDE, length) + 1).astype(int)
     place = np.arange(length)
-    inside = (place >= cuts[:-1, None]) & (place < cuts[1:, None])
+    inside = (place >= edges[:-1, None]) & (place < edges[1:, None])
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)

@@ -15,11 +15,11 @@ import torch
 from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.proof import ALL_TO_ALL, Erasure
 from naa_fast.proof.apply import anywhere, in_place, places_of
-from naa_fast.proof.carriers import limit_of
 from naa_fast.proof.chances import Rows, Sought
-from naa_fast.proof.cuts import CUT
+from naa_fast.proof.crops import CUT
 from naa_fast.proof.images import CleanImages, Offset, Patch
 from naa_fast.proof.transplant import Candidate, Transplant
+from naa_fast.proof.triggered import limit_of
 from naa_fast.records import Array
 
 CLAIMED = 32
@@ -90,7 +90,7 @@ def erased(
     first; `controls`: what was read off clean groups instead.
 
     Claimed are those that hold a patch as no clean sample does, but not the one that a window was cut out of, which it was chosen
-    to decide; of an offset those it was read off. Held against (a) ELSEWHERE like-sized places in the same samples (exact: under
+    to decide; of an offset those it was read off. Compared with (a) ELSEWHERE like-sized places in the same samples (exact: under
     chance each place is as likely to be the one that decides, so their number is a sum of independent draws), (b) clean samples
     of the target without the same (Fisher's exact test), and, of an offset, or where these are fewer than ENOUGH, (c) what was
     read off each clean group taken out of that group (Fisher). The largest p-value and the largest share of the three count.

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from naa_fast.detect.proof import ALL_TO_ALL, Erasure
-from naa_fast.proof.apart import Apart
 from naa_fast.proof.apply import holds, holds_all
 from naa_fast.proof.erase import CLAIMED, ELSEWHERE, ENOUGH, more_than_elsewhere
+from naa_fast.proof.token_pairs import WrittenPair
 from naa_fast.proof.tokens import Tokens, inner_places, own_places
 from naa_fast.proof.transplant import Bases
 from naa_fast.proof.trials import Trials
-from naa_fast.rank.keep import Kept, main_tensor
+from naa_fast.rank.retained import Retained, main_tensor
 from naa_fast.records import Array
 
 Fetch = Callable[[Array], Bases | None]
 """Numbers of suspect samples, ascending -> those samples as they were read; None where none can be read again."""
 FILL = 4096
 """Clean tokens that stand in for those that are taken out."""
-Words = Tokens | Apart
+Words = Tokens | WrittenPair
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class WithoutWords:
 def places(x: Tensor, words: Words) -> Array:
     """Where texts `[samples, positions]` hold the words: bool; of words that follow one another, where they do."""
     ids = x.cpu().numpy()
-    if isinstance(words, Apart):
+    if isinstance(words, WrittenPair):
         return np.isin(ids, words.ids)
     found, length = np.zeros(ids.shape, bool), len(words.ids)
     for start in range(ids.shape[1] - length + 1):
@@ -67,26 +67,26 @@ def places(x: Tensor, words: Words) -> Array:
 
 def held_in(x: Tensor, words: Words) -> Array:
     """Which texts hold the words, bool `[samples]`."""
-    return holds_all(x, words.ids) if isinstance(words, Apart) else holds(x, words.ids)
+    return holds_all(x, words.ids) if isinstance(words, WrittenPair) else holds(x, words.ids)
 
 
 def words_erased(
-    trials: Trials, words: Words, usual: Sequence[Words], target: int | str, top: Sequence[Kept], fetch: Fetch | None
+    trials: Trials, words: Words, usual: Sequence[Words], target: int | str, top: Sequence[Retained], fetch: Fetch | None
 ) -> Erasure | None:
     """What taking the words out of the suspects does that hold them and are predicted as the target, the highest-ranked first;
     None where the set can be read no more.
 
-    Held against (a) ELSEWHERE times as many other words of the same texts taken out (exact, see `erase.more_than_elsewhere`), and
-    (b) in the share alone, the strongest of the class's own words (`usual`) taken out of the clean texts of the target that hold
-    them, where these are ENOUGH: they are too few for a test. Clean texts with the trigger's own words are no control: they may
-    be turned as well.
+    Compared with (a) ELSEWHERE times as many other words of the same texts taken out (exact, see `erase.more_than_elsewhere`),
+    and (b) in the share alone, the strongest of the class's own words (`usual`) taken out of the clean texts of the target that
+    hold them, where these are ENOUGH: they are too few for a test. Clean texts with the trigger's own words are no control:
+    they may be turned as well.
     """
     if fetch is None:
         return None
     numbers = [
-        kept.sample
-        for kept in top
-        if kept.row is not None and target in (kept.predicted, ALL_TO_ALL) and held_in(kept.row[None], words)[0]
+        sample.sample
+        for sample in top
+        if sample.row is not None and target in (sample.predicted, ALL_TO_ALL) and held_in(sample.row[None], words)[0]
     ]
     if not numbers:
         return Erasure(0, 0.0, 0.0, 1.0)

@@ -15,7 +15,7 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.proof.tokens import first_of, own_places
 from naa_fast.proof.transplant import Candidate
 from naa_fast.proof.trials import Trials, in_turns
-from naa_fast.rank.keep import main_tensor
+from naa_fast.rank.retained import main_tensor
 from naa_fast.records import Array
 
 EXAMPLES = 6

@@ -17,22 +17,22 @@ from naa_fast.detect.checks import Check, did_not_run, ran
 from naa_fast.detect.directions import FEWEST
 from naa_fast.detect.directions import measure as measured_directions
 from naa_fast.detect.enrichment import TAIL_P
-from naa_fast.detect.evidence import Evidence, Lit, Ranking, nameless
+from naa_fast.detect.evidence import Deviating, Evidence, Ranking, nameless
 from naa_fast.detect.findings import GATHERED
 from naa_fast.detect.trigger import Decoder
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.order import Order
 from naa_fast.inputs.text import decoder
 from naa_fast.proof.budget import Budget
-from naa_fast.proof.carriers import carriers
 from naa_fast.proof.clusters import cluster_of
 from naa_fast.proof.examples import with_words
 from naa_fast.proof.prove import CleanInputs, clean_images, harmless_of, prove
 from naa_fast.proof.transplant import samples_of
-from naa_fast.rank.again import SuspectsAgain
-from naa_fast.rank.keep import main_tensor
+from naa_fast.proof.triggered import triggered_samples
 from naa_fast.rank.passes import in_words
-from naa_fast.rank.scorer import Look
+from naa_fast.rank.retained import main_tensor
+from naa_fast.rank.scorer import RankingResult
+from naa_fast.rank.suspects import SuspectReader
 from naa_fast.records import Array
 from naa_fast.report.retained import SHOWN, shown
 from naa_fast.scan.stopping import Watch
@@ -42,7 +42,7 @@ WHOSE = "which samples carry it, and what classes they came from"
 
 def gather(
     model: nn.Module,
-    look: Look,
+    ranked: RankingResult,
     suspect: Source,
     *,
     device: str | torch.device = "auto",
@@ -60,32 +60,32 @@ def gather(
     `prove`, and one more reading of the suspect set where a trigger was proved.
     """
     ranking = Ranking(
-        look.scores,
-        look.predicted,
-        look.null_scores,
-        look.null_predicted,
-        carriers=np.zeros(len(look.scores), bool),
-        uncertain=np.ones(len(look.scores), bool),  # until a proof was tried
-        items=look.items,
-        lit=lit_in(look),
+        ranked.scores,
+        ranked.predicted,
+        ranked.null_scores,
+        ranked.null_predicted,
+        triggered=np.zeros(len(ranked.scores), bool),
+        uncertain=np.ones(len(ranked.scores), bool),  # until a proof was tried
+        items=ranked.items,
+        deviating=deviating_in(ranked),
         file_of=getattr(suspect, "file_of", nameless),
         whole=whole,
         numbering=Order.of(suspect).words,
     )
     checks = (*ran("ranking"), *(() if proof else did_not_run("it was switched off", "proof")))
-    if look.by_reference:
+    if ranked.by_reference:
         checks, proof = (*ran("ranking"), *without_clean(ranking)), False
     evidence = Evidence(ranking, checks=checks)
-    images = cache(lambda: clean_images(look))
-    again = SuspectsAgain(suspect, look, watch)
+    images = cache(lambda: clean_images(ranked))
+    reader = SuspectReader(suspect, ranked, watch)
     steps: list[tuple[str, Callable[[Evidence], Evidence]]] = [
         (
             "proof",
-            lambda found: with_proofs(found, model, look, images(), suspect, device, scores, watch, budget) if proof else found,
+            lambda found: with_proofs(found, model, ranked, images(), suspect, device, scores, watch, budget) if proof else found,
         ),
-        (WHOSE, lambda found: with_carriers(found, look, again)),
-        (WHOSE, lambda found: with_images(found, look, images())),
-        ("directions", lambda found: with_directions(found, look)),
+        (WHOSE, lambda found: with_triggered(found, ranked, reader)),
+        (WHOSE, lambda found: with_images(found, ranked, images())),
+        ("directions", lambda found: with_directions(found, ranked)),
     ]
     for what, step in steps:
         try:
@@ -96,7 +96,7 @@ def gather(
                 evidence = replace(evidence, gaps=(*evidence.gaps, f"{what}: {reason}"))
             else:
                 evidence = replace(evidence, checks=(*evidence.checks, *did_not_run(reason, what)))
-    evidence = with_samples(evidence, look, decoder(suspect))
+    evidence = with_samples(evidence, ranked, decoder(suspect))
     try:
         return evidence, images()
     except Exception:  # as the proof has said
@@ -117,7 +117,7 @@ def without_clean(ranking: Ranking) -> tuple[Check, ...]:
 def with_proofs(
     found: Evidence,
     model: nn.Module,
-    seen: Look,
+    ranked: RankingResult,
     images: CleanInputs | None,
     suspect: Source,
     device: str | torch.device,
@@ -126,9 +126,9 @@ def with_proofs(
     budget: Budget | None = None,
 ) -> Evidence:
     """The evidence with what was tried."""
-    again = SuspectsAgain(suspect, seen)
-    fetch = partial(samples_of, again, predicted=seen.predicted)
-    attempts = prove(model, seen, images, device, fetch, scores, watch, budget)
+    reader = SuspectReader(suspect, ranked)
+    fetch = partial(samples_of, reader, predicted=ranked.predicted)
+    attempts = prove(model, ranked, images, device, fetch, scores, watch, budget)
     decode = decoder(suspect)
     proofs = [with_words(p, decode) for p in attempts.proofs]
     untried = "; ".join(attempts.notes)
@@ -143,57 +143,58 @@ def with_proofs(
     return replace(found, ranking=told, proof=tuple(proofs), forwards=attempts.forwards, checks=checks)
 
 
-def with_directions(found: Evidence, seen: Look) -> Evidence:
+def with_directions(found: Evidence, ranked: RankingResult) -> Evidence:
     """The evidence with the directions along which the sets differ, of layers with enough samples."""
-    directions = measured_directions(seen.directions.projected())
+    directions = measured_directions(ranked.directions.projected())
     reason = f"fewer than {FEWEST} samples of a set to fix one on, or to measure it on"
     checks = (*found.checks, *(ran("directions") if directions else did_not_run(reason, "directions")))
     return replace(found, directions=directions, checks=checks)
 
 
-def with_carriers(found: Evidence, seen: Look, again: SuspectsAgain) -> Evidence:
+def with_triggered(found: Evidence, ranked: RankingResult, reader: SuspectReader) -> Evidence:
     """The evidence with the samples that carry what was proved."""
     standing = [proof for proof in found.proof if proof.stands]
     if not standing:
         return found
-    carry, uncertain = np.zeros(len(seen.scores), bool), np.zeros(len(seen.scores), bool)
-    rows = [main_tensor(batch) for batch, _ in seen.drawn]
+    carry, uncertain = np.zeros(len(ranked.scores), bool), np.zeros(len(ranked.scores), bool)
+    rows = [main_tensor(batch) for batch, _ in ranked.reservoir]
     for proof in standing:
-        carried, unknown = carriers(again, rows, seen.predicted, proof)
+        carried, unknown = triggered_samples(reader, rows, ranked.predicted, proof)
         carry, uncertain = carry | carried, uncertain | unknown
     assert found.ranking is not None
-    ranking = replace(found.ranking, carriers=carry, uncertain=uncertain & ~carry)
-    if again.complete:
+    ranking = replace(found.ranking, triggered=carry, uncertain=uncertain & ~carry)
+    if reader.complete:
         return replace(found, ranking=ranking)
-    where = f"sought among the {len(again.retained)} highest-ranked samples alone, since the set does not repeat its order"
+    where = f"sought among the {len(reader.retained)} highest-ranked samples alone, since the set does not repeat its order"
     return replace(found, ranking=ranking, notes=(*found.notes, f"{WHOSE}: {where}"))
 
 
-def with_images(found: Evidence, seen: Look, images: CleanInputs | None) -> Evidence:
+def with_images(found: Evidence, ranked: RankingResult, images: CleanInputs | None) -> Evidence:
     """The evidence with what the inputs say: what harmless changes explain, and which class has a cluster of outliers."""
     if images is None or found.ranking is None:
         return found
     shape = images[0].x.shape[1:]
     read = f"inputs of shape {' x '.join(map(str, shape))} can be read both ways: taken as [channels, height, width]"
     notes = (*found.notes, read) if either_way(shape) else found.notes
-    cluster = cluster_of(found.ranking, seen.top, seen.null_top, *images)
-    return replace(found, harmless=harmless_of(seen, images), cluster=cluster, notes=notes)
+    cluster = cluster_of(found.ranking, ranked.top, ranked.null_top, *images)
+    return replace(found, harmless=harmless_of(ranked, images), cluster=cluster, notes=notes)
 
 
-def lit_in(seen: Look) -> dict[int, Lit]:
-    """What lit up in the samples that were kept, by sample number, with the layers' names."""
-    layers = list(seen.layers.items())
+def deviating_in(ranked: RankingResult) -> dict[int, Deviating]:
+    """The neurons that deviate most in the retained samples, by sample number, with the layers' names."""
+    layers = list(ranked.layers.items())
     return {
-        kept.sample: tuple((layers[layer][0], feature % max(layers[layer][1], 1), z) for layer, feature, z in kept.lit)
-        for kept in seen.top
+        sample.sample: tuple((layers[layer][0], feature % max(layers[layer][1], 1), z) for layer, feature, z in sample.deviating)
+        for sample in ranked.top
     }
 
 
-def with_samples(found: Evidence, seen: Look, decode: Decoder | None) -> Evidence:
-    """The evidence with pictures or texts of the highest-ranked samples, as far as their inputs were kept, none after a gap."""
+def with_samples(found: Evidence, ranked: RankingResult, decode: Decoder | None) -> Evidence:
+    """The evidence with pictures or texts of the highest-ranked samples, as far as their inputs were retained, none after a
+    gap."""
     assert found.ranking is not None
-    kept = {sample.sample: sample for sample in seen.top if sample.row is not None}
-    first = [kept.get(int(place)) for place in found.ranking.order[:SHOWN]]
+    sample = {sample.sample: sample for sample in ranked.top if sample.row is not None}
+    first = [sample.get(int(place)) for place in found.ranking.order[:SHOWN]]
     samples = [sample for sample in itertools.takewhile(lambda sample: sample is not None, first) if sample is not None]
     rows = [as_array(sample.row) for sample in samples if sample.row is not None]
     masks = [None if sample.mask is None else sample.mask.numpy() for sample in samples]

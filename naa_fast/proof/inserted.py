@@ -13,7 +13,7 @@ from naa_fast.detect.trigger import ANYWHERE as ANYWHERE
 from naa_fast.detect.trigger import IN_FRONT as IN_FRONT
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.tokens import Tokens, inner_places, own_places
-from naa_fast.rank.keep import main_tensor, with_main
+from naa_fast.rank.retained import main_tensor, with_main
 from naa_fast.records import Array
 
 

@@ -12,11 +12,11 @@ from naa_fast.detect.evidence import HARMLESS
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_OWN_RATE, Proof
 from naa_fast.proof.apply import trigger_of
 from naa_fast.proof.chances import FEWEST_OTHERS, Pool, Rows, Sought, chances, others
-from naa_fast.proof.cuts import CUT, cuts
+from naa_fast.proof.crops import CUT, crops
 from naa_fast.proof.erase import erased
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
-from naa_fast.proof.purer import FEWEST, purer_groups
+from naa_fast.proof.matched_filter import FEWEST, refined_groups
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Candidate
 from naa_fast.proof.trials import Best, Control, Settled, Trials, Tried
 
@@ -65,9 +65,9 @@ def grouped(sought: Sought, clean: CleanImages, offset: bool) -> Iterator[tuple[
         if size >= FEWEST:
             for candidate in candidates(whole[:size], clean, offset and size >= SIZES[1], sought.usual):
                 yield replace(candidate, read_off=tuple(range(size))), size
-    for purer in purer_groups(whole, clean, sought.usual, sought.own):
-        for candidate in candidates(whole[purer], clean, offset, sought.usual):
-            yield replace(candidate, read_off=tuple(purer.tolist())), len(purer)
+    for matched_filter in refined_groups(whole, clean, sought.usual, sought.own):
+        for candidate in candidates(whole[matched_filter], clean, offset, sought.usual):
+            yield replace(candidate, read_off=tuple(matched_filter.tolist())), len(matched_filter)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Search:
 
     def windows(self, sought: Sought) -> Tried:
         """Of what is as good, the smallest."""
-        return sorted(cuts(sought.group, self.clean, self.trials.transplant.margins), key=covered)
+        return sorted(crops(sought.group, self.clean, self.trials.transplant.margins), key=covered)
 
 
 def image_search(trials: Trials, suspects: Rows, pool: Pool, target: int | str) -> Iterator[Proof | str]:
@@ -110,7 +110,7 @@ def image_search(trials: Trials, suspects: Rows, pool: Pool, target: int | str) 
     chance = chances(target, group, pool)
     if chance is None:
         yield (
-            f"a trigger of class {target}, which {len(group)} suspects crowd in: clean data has {len(pool.own(int(target)))} "
+            f"a trigger of class {target}, which {len(group)} suspects are called: clean data has {len(pool.own(int(target)))} "
             f"samples of it, and no {FEWEST_OTHERS} other classes with enough, so there is no control with the same chance"
         )
         return

@@ -20,13 +20,13 @@ from naa_fast.proof.budget import Budget, BudgetSpent
 from naa_fast.proof.chances import Pool
 from naa_fast.proof.erase_words import Fetch
 from naa_fast.proof.images import CleanImages, harmless_share
+from naa_fast.proof.matched_filter import FEWEST
 from naa_fast.proof.pictures import image_search
-from naa_fast.proof.purer import FEWEST
 from naa_fast.proof.texts import WordSearch
 from naa_fast.proof.transplant import UNRULED, Bases, Transplant, can_rule
 from naa_fast.proof.trials import Trials
-from naa_fast.rank.keep import Kept, main_tensor
-from naa_fast.rank.scorer import Look
+from naa_fast.rank.retained import Retained, main_tensor
+from naa_fast.rank.scorer import RankingResult
 from naa_fast.records import Array
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
@@ -58,7 +58,7 @@ class Attempts:
 
 def prove(
     model: nn.Module,
-    seen: Look,
+    ranked: RankingResult,
     images: CleanInputs | None,
     device: str | torch.device = "auto",
     fetch: Fetch | None = None,
@@ -76,26 +76,26 @@ def prove(
     report tells how many. The likeliest targets come first; once a proof stands, no other target is begun with more than half of
     it spent.
     """
-    drawn = alike(seen.drawn)
+    drawn = alike(ranked.reservoir)
     bases = Bases(drawn)
     if not len(bases.predicted) or (bases.predicted < 0).all():
         return Attempts(notes=("the model gives no class scores",), tried=False)
     last = images is not None and images[0].last
     transplant = Transplant(
-        model, Placement.of(model, device), seen.largest, drawn[0][0], last, scores, shown_by(watch, budget), budget
+        model, Placement.of(model, device), ranked.largest, drawn[0][0], last, scores, shown_by(watch, budget), budget
     )
     trials = Trials(transplant, bases)
     unsearched, found, left = list[str](), list[Proof | str](), list[int | str]()
     with evaluating(model):
         try:
-            if seen.suspect_tokens is not None and seen.clean_tokens is not None:
-                words = WordSearch(trials, seen, fetch)
+            if ranked.suspect_tokens is not None and ranked.clean_tokens is not None:
+                words = WordSearch(trials, ranked, fetch)
                 left += words.wanted
                 found.extend(one_by_one(words, left, found, budget))
-            elif images is not None and any(kept.row is not None and kept.row.is_floating_point() for kept in seen.top):
-                rows, usual = (rows_like(images[0], top) for top in (seen.top, seen.null_top))
-                unsearched += filter(None, [left_aside(len(rows), seen.top)])
-                left += targets(seen.top, seen.null_predicted)
+            elif images is not None and any(sample.row is not None and sample.row.is_floating_point() for sample in ranked.top):
+                rows, usual = (rows_like(images[0], top) for top in (ranked.top, ranked.null_top))
+                unsearched += filter(None, [left_aside(len(rows), ranked.top)])
+                left += targets(ranked.top, ranked.null_predicted)
                 left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
                 found.extend(one_by_one(partial(image_search, trials, rows, Pool(usual, *images)), left, found, budget))
             else:
@@ -149,12 +149,15 @@ def in_classes(targets: Sequence[int | str]) -> str:
     return f"classes {', '.join(map(str, targets[:NAMED]))}{more}"
 
 
-def left_aside(alike: int, top: Sequence[Kept]) -> str:
+def left_aside(alike: int, top: Sequence[Retained]) -> str:
     """Why not all of the highest-ranked samples were searched, of which `alike` are like clean ones; empty where they were."""
-    kept = sum(one.row is not None for one in top)
-    if alike < kept:
-        return f"{kept - alike} of the {kept} highest-ranked samples have another shape than most clean ones, or are not finite"
-    return "" if kept >= min(FEWEST, len(top)) else f"inputs are too large to keep {FEWEST} of the highest-ranked samples"
+    retained = sum(sample.row is not None for sample in top)
+    if alike < retained:
+        return (
+            f"{retained - alike} of the {retained} highest-ranked samples have another shape than most clean ones, "
+            f"or are not finite"
+        )
+    return "" if retained >= min(FEWEST, len(top)) else f"inputs are too large to keep {FEWEST} of the highest-ranked samples"
 
 
 def as_taken(proof: Proof, clean: CleanImages) -> Proof:
@@ -171,19 +174,19 @@ def alike(drawn: Sequence[tuple[Batch, Array]]) -> list[tuple[Batch, Array]]:
     return [pair for pair, shape in zip(drawn, shapes, strict=True) if shape == common]
 
 
-def targets(top: Sequence[Kept], null_predicted: Array) -> list[int]:
+def targets(top: Sequence[Retained], null_predicted: Array) -> list[int]:
     """Predicted classes that are over-represented among the highest-ranked samples."""
-    held = np.array([kept.predicted for kept in top[:AMONG]])
-    found = [int(c) for c in np.unique(held[held >= 0]) if (held == c).sum() >= FEWEST]
-    usual = {c: float((null_predicted == c).mean()) for c in found}
-    return sorted(found, key=lambda c: (held == c).sum() / (len(held) * usual[c] + 1), reverse=True)[:TARGETS]
+    called = np.array([sample.predicted for sample in top[:AMONG]])
+    classes = [int(c) for c in np.unique(called[called >= 0]) if (called == c).sum() >= FEWEST]
+    usual = {c: float((null_predicted == c).mean()) for c in classes}
+    return sorted(classes, key=lambda c: (called == c).sum() / (len(called) * usual[c] + 1), reverse=True)[:TARGETS]
 
 
-def clean_images(seen: Look) -> CleanInputs | None:
-    """The clean inputs that were drawn and their predicted classes, as far as they are finite and of the commonest shape; None
+def clean_images(ranked: RankingResult) -> CleanInputs | None:
+    """The clean inputs of the reservoir and their predicted classes, as far as they are finite and of the commonest shape; None
     for inputs of another kind.
     """
-    drawn = alike(seen.drawn)
+    drawn = alike(ranked.reservoir)
     if not drawn or not main_tensor(drawn[0][0]).is_floating_point() or main_tensor(drawn[0][0]).ndim < 2:
         return None
     x = np.concatenate([main_tensor(batch).cpu().float().numpy() for batch, _ in drawn])
@@ -192,15 +195,15 @@ def clean_images(seen: Look) -> CleanInputs | None:
     return (CleanImages.of(x[finite]), predicted[finite]) if finite.any() else None
 
 
-def rows_like(clean: CleanImages, top: Sequence[Kept]) -> list[tuple[int, Array]]:
-    """Predicted class and input of the kept samples that have the clean inputs' shape, with their axes."""
-    kept = [(one.predicted, channels_first(one.row.float().numpy())) for one in top if one.row is not None]
-    return [(predicted, row) for predicted, row in kept if row.shape == clean.x.shape[1:] and np.isfinite(row).all()]
+def rows_like(clean: CleanImages, top: Sequence[Retained]) -> list[tuple[int, Array]]:
+    """Predicted class and input of the retained samples that have the clean inputs' shape, with their axes."""
+    rows = [(sample.predicted, channels_first(sample.row.float().numpy())) for sample in top if sample.row is not None]
+    return [(predicted, row) for predicted, row in rows if row.shape == clean.x.shape[1:] and np.isfinite(row).all()]
 
 
-def harmless_of(seen: Look, images: CleanInputs | None) -> float:
+def harmless_of(ranked: RankingResult, images: CleanInputs | None) -> float:
     """How much of what the highest-ranked samples share in their input a harmless change explains, 0 to 1; 0 where unknown."""
     if images is None:
         return 0.0
-    rows = [row for _, row in rows_like(images[0], seen.top)]
+    rows = [row for _, row in rows_like(images[0], ranked.top)]
     return harmless_share(np.stack(rows), images[0]) if rows else 0.0

@@ -8,32 +8,32 @@ from functools import cached_property
 from itertools import combinations
 
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
-from naa_fast.proof.apart import Apart, Pair
 from naa_fast.proof.chances import FEWEST_OTHERS, OTHERS
 from naa_fast.proof.erase_words import Fetch, Words, words_erased
+from naa_fast.proof.token_pairs import Pair, WrittenPair
 from naa_fast.proof.tokens import MOST_TOKENS, Tokens, characteristic, natural, ordinary, phrases, rare
 from naa_fast.proof.trials import Control, Trials
-from naa_fast.rank.keep import Kept
-from naa_fast.rank.scorer import Look
+from naa_fast.rank.retained import Retained
+from naa_fast.rank.scorer import RankingResult
 from naa_fast.rank.tokens import TokenCounts
 from naa_fast.records import Array
 
-OWN_APART = 5
-"""Words of a class whose pairs are controls of words apart: ten pairs, more than are tried."""
+OWN_PAIRS = 5
+"""Words of a class whose pairs are controls of a token pair: ten pairs, more than are tried."""
 LEAST_OTHER = 8
 """Clean samples that a class needs to stand for a rare target: what marks it has to be in FEWEST of them."""
 
 Rival = tuple[int | str, Sequence[Tokens]]
 """A target, and words of clean texts that are tried for it."""
 Pairs = Sequence[tuple[int | str, Sequence[Pair]]]
-"""The same of words apart."""
+"""The same of token pairs."""
 
 
 @dataclass(frozen=True)
 class Suspects:
     """The highest-ranked suspect texts, and how to read them again."""
 
-    top: Sequence[Kept]
+    top: Sequence[Retained]
     fetch: Fetch | None
 
     def checked(self, trials: Trials, proof: Proof, words: Words, controls: Sequence[Control]) -> Proof:
@@ -43,7 +43,7 @@ class Suspects:
         if not proof.turns:
             return proof
         same = [one.found.get((words.kind, words.budget)) for one in controls if one.target == proof.target]
-        natural_words = [best.candidate for best in same if best is not None and isinstance(best.candidate, Tokens | Apart)]
+        natural_words = [best.candidate for best in same if best is not None and isinstance(best.candidate, Tokens | WrittenPair)]
         return replace(proof, erasure=words_erased(trials, words, natural_words, proof.target, self.top, self.fetch))
 
 
@@ -54,15 +54,15 @@ class Search:
     """
 
     trials: Trials
-    seen: Look
+    ranked: RankingResult
     number: int | None
     target: int | str
     suspects: Suspects
 
     @property
     def clean(self) -> TokenCounts:
-        assert self.seen.clean_tokens is not None
-        return self.seen.clean_tokens
+        assert self.ranked.clean_tokens is not None
+        return self.ranked.clean_tokens
 
     @property
     def rare(self) -> bool:
@@ -81,7 +81,7 @@ class Search:
     @cached_property
     def others(self) -> list[tuple[int, int]]:
         """Number and class of those that stand for a rare target: with the most clean samples, OTHERS at most."""
-        able = [(number, int(cls)) for number, cls in enumerate(self.seen.groups.classes, 1) if number != self.number]
+        able = [(number, int(cls)) for number, cls in enumerate(self.ranked.groups.classes, 1) if number != self.number]
         able = [one for one in able if self.clean.samples[one[0]] >= LEAST_OTHER]
         return sorted(able, key=lambda one: -int(self.clean.samples[one[0]]))[:OTHERS]
 
@@ -107,16 +107,16 @@ class Search:
         return [(self.target, natural(words)), *((cls, self._natural(tokens, cls)) for cls, tokens in known)]
 
     def pairs(self, usual: Sequence[Pair]) -> Pairs:
-        """The same of words apart; `usual`: those that meet in the highest-ranked clean texts of the target."""
-        own = characteristic(self.clean, self.number, OWN_APART)
+        """The same of token pairs; `usual`: those that meet in the highest-ranked clean texts of the target."""
+        own = characteristic(self.clean, self.number, OWN_PAIRS)
         others = self.others if self.rare else []
-        known = [(cls, characteristic(self.clean, number, OWN_APART)) for number, cls in others]
+        known = [(cls, characteristic(self.clean, number, OWN_PAIRS)) for number, cls in others]
         return [(self.target, [*combinations(own, 2), *usual]), *((cls, list(combinations(one, 2))) for cls, one in known)]
 
     def _natural(self, own: Sequence[int], target: int | str) -> list[Tokens]:
-        return natural(own) + [Tokens("phrase", ids) for ids in phrases(rows_of(self.seen.null_top, target), list(own))]
+        return natural(own) + [Tokens("phrase", ids) for ids in phrases(rows_of(self.ranked.null_top, target), list(own))]
 
 
-def rows_of(top: Sequence[Kept], target: int | str) -> list[Array]:
-    """The texts that were kept of samples predicted as the target."""
-    return [kept.row.numpy() for kept in top if kept.row is not None and target in (kept.predicted, ALL_TO_ALL)]
+def rows_of(top: Sequence[Retained], target: int | str) -> list[Array]:
+    """The retained texts of samples predicted as the target."""
+    return [sample.row.numpy() for sample in top if sample.row is not None and target in (sample.predicted, ALL_TO_ALL)]

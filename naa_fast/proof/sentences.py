@@ -14,7 +14,7 @@ from naa_fast.proof.rivals import Rival, Search
 from naa_fast.proof.tokens import FEWEST, MOST_TOKENS, Tokens, characteristic, first_of, own_places
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL
 from naa_fast.proof.trials import SCREENED, Best
-from naa_fast.rank.keep import Kept
+from naa_fast.rank.retained import Retained
 from naa_fast.records import Array
 
 LENGTHS = (2, 3, 4, 6, 8, 12)
@@ -33,7 +33,7 @@ Phrase = tuple[int, ...]
 
 def sentence_candidates(search: Search, tokens: Sequence[int]) -> list[Inserted]:
     """Phrases around those of the `tokens` that turn most, as the suspects of the target hold them, the shortest first."""
-    rows = own_rows(search.seen.top, search.target)
+    rows = own_rows(search.ranked.top, search.target)
     alone = {token: search.trials.rate(Tokens("token", (token,)), search.target, SCREEN)[0] for token in tokens}
     words = sorted(tokens, key=lambda token: -alone[token])[:GROWN]
     phrases = dict.fromkeys(phrase for word in words for phrase in grown(rows, word))
@@ -71,11 +71,11 @@ def place_of(rows: Sequence[Array], phrase: Phrase) -> str:
     return IN_FRONT if starts and np.mean([start <= NEAR_FRONT for start in starts]) >= FRONT else ANYWHERE
 
 
-def own_rows(top: Sequence[Kept], target: int | str) -> list[Array]:
-    """The texts that were kept of samples predicted as the target, without their padding: int64 `[tokens]` each."""
-    kept = [one for one in top if one.row is not None and one.row.ndim == 1 and one.predicted == target]
+def own_rows(top: Sequence[Retained], target: int | str) -> list[Array]:
+    """The retained texts of samples predicted as the target, without their padding: int64 `[tokens]` each."""
+    texts = [one for one in top if one.row is not None and one.row.ndim == 1 and one.predicted == target]
     rows = []
-    for one in kept:
+    for one in texts:
         assert one.row is not None
         own = own_places(one.row[None], None if one.mask is None else one.mask[None])[0]
         rows.append(one.row[own].cpu().numpy().astype(np.int64))
@@ -122,10 +122,10 @@ def phrase_rivals(search: Search, found: dict[tuple[str, str], Best]) -> list[Ri
     rivals: list[Rival] = []
     for number, target in classes:
         words = characteristic(search.clean, number, max(MOST_TOKENS, LENGTHS[-1]))
-        rows = own_rows(search.seen.null_top, target)
+        rows = own_rows(search.ranked.null_top, target)
         rivals.append((target, [Inserted(kind, ids) for kind, length in sorted(shapes) for ids in usual(words, rows, length)]))
     if search.rare:
-        rows = own_rows(search.seen.null_top, search.seen.null_top[0].predicted) if search.seen.null_top else []
+        rows = own_rows(search.ranked.null_top, search.ranked.null_top[0].predicted) if search.ranked.null_top else []
         rivals[0] = (search.target, [Inserted(kind, ids) for kind, n in sorted(shapes) for ids in usual([], rows, n)])
     return rivals
 

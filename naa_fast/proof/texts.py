@@ -1,4 +1,4 @@
-"""`WordSearch`: words that turn a model, alone, in phrases or apart, and what clean texts' words do instead."""
+"""`WordSearch`: words that turn a model, alone, in phrases or in pairs, and what clean texts' words do instead."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from functools import cache, cached_property
 import numpy as np
 
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_MARGIN, Proof
-from naa_fast.proof.apart import Apart, Held, Pair, meeting, striking
 from naa_fast.proof.apply import trigger_of
 from naa_fast.proof.erase_words import Fetch
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.measured import AS_GOOD, token_proof
 from naa_fast.proof.rivals import Pairs, Search, Suspects, rows_of
 from naa_fast.proof.sentences import sentence_proof
+from naa_fast.proof.token_pairs import Occurrences, Pair, WrittenPair, meeting, striking
 from naa_fast.proof.tokens import MOST_TOKENS, Tokens, enriched, held_against, ordinary, phrases
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, can_rule
 from naa_fast.proof.trials import Control, Trials
-from naa_fast.rank.scorer import Look
+from naa_fast.rank.scorer import RankingResult
 
 GOOD = 0.9
 """Rate of a proof beyond which no phrase is sought: a word of a sentence may turn .8 where the sentence turns all."""
@@ -30,33 +30,37 @@ class WordSearch:
     """Looks for words that turn clean texts. `fetch` reads suspects again."""
 
     trials: Trials
-    seen: Look
+    ranked: RankingResult
     fetch: Fetch | None
 
     @cached_property
     def wanted(self) -> list[int | str]:
         """The classes with words of their own, those that have risen most first; all-to-all last, where it can be told."""
-        suspect, clean = self.seen.suspect_tokens, self.seen.clean_tokens
+        suspect, clean = self.ranked.suspect_tokens, self.ranked.clean_tokens
         assert suspect is not None
         assert clean is not None
         shares = suspect.samples / max(suspect.samples.sum(), 1), clean.samples / max(clean.samples.sum(), 1)
         rise = (shares[0] - shares[1]) / np.sqrt(shares[1] + 1 / max(clean.samples.sum(), 1))
         order = np.argsort(-rise[1:], kind="stable")
-        classes: list[int | str] = [int(self.seen.groups.classes[place]) for place in order]
+        classes: list[int | str] = [int(self.ranked.groups.classes[place]) for place in order]
         return [*classes, *([ALL_TO_ALL] if can_rule(self.trials.parts[0].predicted) else [])]
 
     @cached_property
-    def texts(self) -> tuple[Held, Held, Held]:
-        """The highest-ranked suspects and clean texts, and those that were drawn."""
-        return Held.kept(self.seen.top), Held.kept(self.seen.null_top), Held.drawn(self.seen)
+    def texts(self) -> tuple[Occurrences, Occurrences, Occurrences]:
+        """The highest-ranked suspects and clean texts, and those of the reservoir."""
+        return (
+            Occurrences.retained(self.ranked.top),
+            Occurrences.retained(self.ranked.null_top),
+            Occurrences.of_reservoir(self.ranked),
+        )
 
     def __call__(self, target: int | str) -> Iterator[Proof | str]:
-        """Words that follow one another first, then single words of the highest-ranked texts; words apart where neither is a
+        """Words that follow one another first, then single words of the highest-ranked texts; pairs of words where neither is a
         proof, or of two words that need not follow one another. Or why a target has none. What was found before the budget was
         spent comes before that is raised.
         """
-        number = int(np.searchsorted(self.seen.groups.classes, target)) + 1 if isinstance(target, int) else None
-        search = Search(self.trials, self.seen, number, target, Suspects(self.seen.top, self.fetch))
+        number = int(np.searchsorted(self.ranked.groups.classes, target)) + 1 if isinstance(target, int) else None
+        search = Search(self.trials, self.ranked, number, target, Suspects(self.ranked.top, self.fetch))
         found: list[Proof] = []
         try:
             for proofs in self.found(search):
@@ -95,12 +99,12 @@ class WordSearch:
             return search.pairs(meeting(usual, clean, groups, np.inf))
 
         if not any(proof.stands for proof in proofs):
-            apart = apart_proof(search, meeting(top, clean, groups), controls)
-            yield [apart] if apart is not None and (not proofs or apart.stands) else proofs
+            written_pair = pair_proof(search, meeting(top, clean, groups), controls)
+            yield [written_pair] if written_pair is not None and (not proofs or written_pair.stands) else proofs
         elif len(proofs) == 1 and len(proofs[0].tokens) == 2:
-            apart = apart_proof(search, [(proofs[0].tokens[0], proofs[0].tokens[1])], controls)
-            better = apart is not None and apart.stands and apart.rate >= proofs[0].rate - AS_GOOD
-            yield [apart] if apart is not None and better else proofs
+            written_pair = pair_proof(search, [(proofs[0].tokens[0], proofs[0].tokens[1])], controls)
+            better = written_pair is not None and written_pair.stands and written_pair.rate >= proofs[0].rate - AS_GOOD
+            yield [written_pair] if written_pair is not None and better else proofs
 
 
 def counted_proofs(search: Search) -> list[Proof]:
@@ -108,24 +112,24 @@ def counted_proofs(search: Search) -> list[Proof]:
     words, which clean data alone names, those that rise beyond chance over these.
     """
     tokens = counted_words(search)
-    found = phrases(rows_of(search.seen.top, search.target), tokens)
+    found = phrases(rows_of(search.ranked.top, search.target), tokens)
     return word_proofs(search, (tokens, found), (search.own, search.known(len(tokens))))
 
 
 def counted_words(search: Search) -> list[int]:
     """The tokens that rise, the strongest first."""
-    suspect, clean, number = search.seen.suspect_tokens, search.clean, search.number
+    suspect, clean, number = search.ranked.suspect_tokens, search.clean, search.number
     assert suspect is not None
     tokens = enriched(suspect, clean, number)
     return tokens + [token for token in enriched(suspect, clean, number, search.own) if token not in tokens]
 
 
-def ranked_words(search: Search, top: Held) -> list[int]:
+def ranked_words(search: Search, top: Occurrences) -> list[int]:
     """The tokens that the highest-ranked texts hold oftener than clean ones."""
-    return striking(top, *held_against(search.clean, search.number), len(search.seen.groups.classes) + 1)
+    return striking(top, *held_against(search.clean, search.number), len(search.ranked.groups.classes) + 1)
 
 
-def ranked_proofs(search: Search, top: Held, usual: Held) -> list[Proof]:
+def ranked_proofs(search: Search, top: Occurrences, usual: Occurrences) -> list[Proof]:
     """Single words that the highest-ranked texts hold oftener than clean ones. `top`: those texts, `usual` the highest-ranked
     clean ones, whose words are controls besides the class's own. No phrases: two rare words of a class in one turned .88 in a
     clean model, and what clean texts have to hold against them are phrases of common words.
@@ -170,7 +174,7 @@ def word_proofs(
     return [proof, *(one for one in alone if one is not None and one.stands)]
 
 
-def apart_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs]) -> Proof | None:
+def pair_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs]) -> Proof | None:
     """The proof of two words that turn texts together, wherever they stand; None where no pair is one.
 
     Two ordinary words of a class turn many texts as well, because their effects add up. A pair counts only if it turns
@@ -180,22 +184,22 @@ def apart_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs
     trials, target, suspects = search.trials, search.target, search.suspects
 
     def twice(pair: Pair, part: int) -> float:
-        return max(trials.rate(apart((token, token)), target, part)[0] for token in pair)
+        return max(trials.rate(written_pair((token, token)), target, part)[0] for token in pair)
 
-    apart = cache(Apart)  # one object for each pair: what is run is known by it
-    worth = [pair for pair in pairs if trials.rate(apart(pair), target, SCREEN)[0] >= WORTH_A_CONTROL / 2]
-    worth = [pair for pair in worth if trials.rate(apart(pair), target, 0)[0] - twice(pair, 0) >= PROVED_MARGIN]
-    found = trials.best([(apart(pair), 0) for pair in worth], target)
+    written_pair = cache(WrittenPair)  # one object for each pair: what is run is known by it
+    worth = [pair for pair in pairs if trials.rate(written_pair(pair), target, SCREEN)[0] >= WORTH_A_CONTROL / 2]
+    worth = [pair for pair in worth if trials.rate(written_pair(pair), target, 0)[0] - twice(pair, 0) >= PROVED_MARGIN]
+    found = trials.best([(written_pair(pair), 0) for pair in worth], target)
     if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
         return None
-    chance = [Control(rival, trials.best([(apart(pair), 0) for pair in some], rival)) for rival, some in clean()]
+    chance = [Control(rival, trials.best([(written_pair(pair), 0) for pair in some], rival)) for rival, some in clean()]
     settled = next(trials.settle(found, chance, target))
     best = settled.best
-    assert isinstance(best.candidate, Apart)
+    assert isinstance(best.candidate, WrittenPair)
     alone = twice(best.candidate.ids, 1)
     if settled.rate - alone < PROVED_MARGIN:
         return None
-    seen = examples_of(trials, best.candidate, target)
+    ranked = examples_of(trials, best.candidate, target)
     measured = settled.rate, max(settled.control, alone), settled.samples, 0
-    proof = Proof(trigger_of(best.candidate), target, *measured, examples=seen, controls=settled.controls)
+    proof = Proof(trigger_of(best.candidate), target, *measured, examples=ranked, controls=settled.controls)
     return suspects.checked(trials, proof, best.candidate, chance)

@@ -19,8 +19,8 @@ from naa_fast.inputs.last_logits import LastLogits
 from naa_fast.inputs.positions import positions_of
 from naa_fast.proof.budget import Budget
 from naa_fast.proof.inserted import Inserted
-from naa_fast.rank.again import SuspectsAgain
-from naa_fast.rank.keep import concatenated, main_tensor, taken, with_main
+from naa_fast.rank.retained import concatenated, main_tensor, taken, with_main
+from naa_fast.rank.suspects import SuspectReader
 from naa_fast.records import Array
 from naa_fast.scan.memory import is_out_of_memory, pieces, release
 from naa_fast.scan.placement import Placement
@@ -87,12 +87,12 @@ class Bases:
         return Bases(chosen)
 
 
-def samples_of(again: SuspectsAgain, numbers: Array, predicted: Array) -> Bases | None:
-    """The samples of these numbers (int64, as of `Look.scores`), in as few batches as their shapes allow; None where none can be
-    read again. `predicted`: the class of each of the set.
+def samples_of(reader: SuspectReader, numbers: Array, predicted: Array) -> Bases | None:
+    """The samples of these numbers (int64, as of `RankingResult.scores`), in as few batches as their shapes allow; None
+    where none can be read again. `predicted`: the class of each of the set.
     """
     found: list[tuple[Batch, Array]] = []
-    for batch, places in again.batches():
+    for batch, places in reader.batches():
         rows = np.flatnonzero(np.isin(places, numbers))
         if len(rows):
             found.append((taken(batch, rows), predicted[places[rows]]))

@@ -3,13 +3,13 @@
 passes.py brings the samples, scorer.py scores them: reference.py defines what clean samples of a class look like in a layer and
 how far others are from that, packed.py does it for all layers at once, everywhere.py on all devices, and waiting.py brings the
 numbers home. by_reference.py ranks by a clean set that was measured before, which saved.py puts into its measurement.
-surprise.py makes one score of what the layers say. keep.py retains the samples that matter, again.py reads them once more,
+anomaly.py makes one score of what the layers say. retained.py retains the samples that matter, suspects.py reads them once more,
 groups.py says which predicted classes get statistics of their own; tokens.py counts words, directions.py finds what the layers'
 samples differ along.
 """
 
 from naa_fast.rank.by_reference import ReferencePass
 from naa_fast.rank.passes import RankingPass
-from naa_fast.rank.scorer import Look
+from naa_fast.rank.scorer import RankingResult
 
-__all__ = ["Look", "RankingPass", "ReferencePass"]
+__all__ = ["RankingPass", "RankingResult", "ReferencePass"]

@@ -14,7 +14,7 @@ from naa_fast.inputs.batches import Source
 from naa_fast.measurement import Measurement, is_among
 from naa_fast.rank.passes import LATE, RankingPass
 from naa_fast.rank.saved import directions_of, sums_of
-from naa_fast.rank.scorer import Look, Scorer
+from naa_fast.rank.scorer import RankingResult, Scorer
 
 
 class ReferencePass(RankingPass):
@@ -53,7 +53,7 @@ class ReferencePass(RankingPass):
         self.suspect = self._scoring(scorer)
         return self
 
-    def result(self, clean: Measurement, suspect: Measurement) -> Look | None:
+    def result(self, clean: Measurement, suspect: Measurement) -> RankingResult | None:
         if self._unread(suspect):
             without = Request.of(self.layers).without(suspect.unread)
             raise InputError(f"{', '.join(without.left_out)}: {LATE}", "leave it out with --exclude")

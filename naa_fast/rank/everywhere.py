@@ -10,9 +10,9 @@ from torch import Tensor
 
 from naa_fast.accumulate import Views
 from naa_fast.accumulate.samples import Pack
-from naa_fast.rank.keep import SHOWN
 from naa_fast.rank.packed import Scored, Scoring
 from naa_fast.rank.reference import Reference
+from naa_fast.rank.retained import SHOWN
 from naa_fast.records import Array
 
 
@@ -42,9 +42,9 @@ class Everywhere:
         return (found[0] if len(found) == 1 else together(found)), tuple(absent)
 
     def at_home(self, numbers: Sequence[Array], absent: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[Array, Array]:
-        """Of samples on the host: what each layer says of them, float64 `[samples, layers, PARTS]`, and the layers that lit up
-        most, float64 `[samples, at most SHOWN, 3]`, as `keep.Top` takes them. Of a branch that a batch did not take (`absent`,
-        after how many samples the batch has) the excess is 0 and the rest NaN.
+        """Of samples on the host: what each layer says of them, float64 `[samples, layers, PARTS]`, and the layers that deviate
+        most, float64 `[samples, at most SHOWN, 3]`, as `retained.Top` takes them. Of a branch that a batch did not take
+        (`absent`, after how many samples the batch has) the excess is 0 and the rest NaN.
         """
         said, layer, column, z = numbers
         told = np.empty((len(said), self.layers, said.shape[1]))

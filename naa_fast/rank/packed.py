@@ -17,8 +17,8 @@ from torch import Tensor
 from naa_fast.accumulate.samples import Layout, Pack
 from naa_fast.errors import CaptureError
 from naa_fast.kernels.reference.score import CUT
-from naa_fast.rank.keep import SHOWN
 from naa_fast.rank.reference import FARTHEST, FOLDED, Reference, mixing
+from naa_fast.rank.retained import SHOWN
 from naa_fast.records import Array
 
 WIDTHS = (16, 64, FOLDED)

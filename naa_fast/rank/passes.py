@@ -20,21 +20,21 @@ from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement, is_among
 from naa_fast.rank.directions import Directions
-from naa_fast.rank.keep import main_tensor, taken
 from naa_fast.rank.numbers import Numbers
+from naa_fast.rank.retained import main_tensor, taken
 from naa_fast.rank.saved import arrays_of, layers_of, reference_of
-from naa_fast.rank.scorer import Look, Scorer
+from naa_fast.rank.scorer import RankingResult, Scorer
 from naa_fast.rank.state import NotKept, built, from_bytes, plain, to_bytes
 from naa_fast.records import Array, fold_of
 from naa_fast.reference import Reference
-from naa_fast.scan.chunk import Onlooker, Progress, Runner, first_line
+from naa_fast.scan.chunk import Observer, Progress, Runner, first_line
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.ranks import Ranks
 from naa_fast.scan.stopping import StopRequest
 
 MOST_CLEAN = 1 << 16
-"""Clean samples looked at: means, deviations and the calibration are no better with more."""
+"""Clean samples that are ranked by: means, deviations and the calibration are no better with more."""
 HELD_BYTES = 256 << 20
 """Most that views and inputs of clean samples may take, where they are, until what they are scored by is known."""
 
@@ -48,7 +48,7 @@ Take = Callable[[Batch, Views, Tensor, Array], None]
 """Is given some samples, their views, the class predicted for each (int64, on the device; -1: none) and their items (int64)."""
 
 
-class SamplePass(Onlooker):
+class SamplePass(Observer):
     """Hands each sample's views to `take` while a set is run. What goes wrong ends the handing on and never the run: `error`.
 
     `most`: only items below it count. `fold`: a pass of its own runs samples of even (0) or odd (1) folds alone. `seen` counts
@@ -100,7 +100,7 @@ class SamplePass(Onlooker):
             return None
         try:
             state = plain([self.seen, self.classes, self._numbers, self.learned()])
-        except NotKept:  # inputs of the user's own types: a resumed scan has to look again
+        except NotKept:  # inputs of the user's own types: a resumed scan has to read them again
             return None
         except Exception as error:  # as in `take`
             self.error = error
@@ -125,12 +125,12 @@ class SamplePass(Onlooker):
 
 
 class RankingPass:
-    """Ranks the samples of a suspect set by a clean one: `clean` and `suspect` are the onlookers of their measurements.
+    """Ranks the samples of a suspect set by a clean one: `clean` and `suspect` are the observers of their measurements.
 
         ranking = RankingPass(model, clean, suspect, ...)
-        measured_clean = measure(model, clean, onlooker=ranking.clean)
+        measured_clean = measure(model, clean, observer=ranking.clean)
         ranking.calibrate(measured_clean)
-        measured = measured_clean, measure(model, suspect, onlooker=ranking.suspect)
+        measured = measured_clean, measure(model, suspect, observer=ranking.suspect)
         scores = ranking.result(*measured)
 
     Samples of even folds of the clean set fix means and covariances, those of odd folds say what chance does. Cost: no forward
@@ -238,7 +238,7 @@ class RankingPass:
             self.scorer = self._scorer(self.clean.classes)
             self.scorer.go_on_with_clean(told["scorer"])
 
-    def result(self, clean: Measurement, suspect: Measurement) -> Look | None:
+    def result(self, clean: Measurement, suspect: Measurement) -> RankingResult | None:
         """The ranking of sets with these measurements, under `torchrun` on rank 0 alone. Raises NaaError."""
         scorer = self.scorer
         assert scorer is not None

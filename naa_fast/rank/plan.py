@@ -17,15 +17,15 @@ from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement
 from naa_fast.rank.directions import FEWEST_HELD, HELD, HELD_BYTES, WAITING_BYTES, WIDEST
 from naa_fast.rank.groups import Groups
-from naa_fast.rank.keep import INPUT_BYTES, main_tensor, taken
 from naa_fast.rank.packed import place_of
 from naa_fast.rank.passes import HELD_BYTES as VIEW_BYTES
 from naa_fast.rank.passes import MOST_CLEAN
-from naa_fast.rank.scorer import DRAWN, TOP
+from naa_fast.rank.retained import INPUT_BYTES, main_tensor, taken
+from naa_fast.rank.scorer import RESERVOIR, TOP
 from naa_fast.rank.waiting import INPUT_BYTES as WAITING_INPUTS
 from naa_fast.rank.waiting import SAMPLES as WAITING_SAMPLES
 from naa_fast.reference import BUFFER, EXACT
-from naa_fast.scan.chunk import Onlooker, Runner
+from naa_fast.scan.chunk import Observer, Runner
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.stopping import StopRequest
@@ -69,7 +69,7 @@ def in_units(size: int) -> str:
     return f"{value:.3g} {units[0]}"
 
 
-class Shapes(Onlooker):
+class Shapes(Observer):
     """Looks at one sample: how many features each layer has, and how many classes there are."""
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ def of_ranking(
     on_device = {"ranking": max(fitting, scoring), "directions": sketches + held + waiting, "numbers that wait": numbers}
     on_device["clean samples' views"] = 0 if by_reference else min(VIEW_BYTES, calibrating)
     inputs = min(INPUT_BYTES, TOP * shapes.input_bytes)
-    on_host = {"retained samples": inputs if by_reference else 2 * inputs + min(INPUT_BYTES, DRAWN * shapes.input_bytes)}
+    on_host = {"retained samples": inputs if by_reference else 2 * inputs + min(INPUT_BYTES, RESERVOIR * shapes.input_bytes)}
     on_host["samples that wait"] = 2 * min(WAITING_INPUTS, WAITING_SAMPLES * shapes.input_bytes)
     on_host["scores"] = 24 * ((clean or 0) // 2 + (suspect or 0)) + 12 * len(shapes.features) * ((clean or 0) // 2)
     return on_device, on_host

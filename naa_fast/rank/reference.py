@@ -32,7 +32,7 @@ FARTHEST = 1e6
 
 
 @dataclass(frozen=True)
-class Standing:
+class LayerDeviation:
     """Where samples lie in a layer: `z` float32 `[samples, features]`, distance of each feature from the group's mean in
     deviations; `distance` float64 `[samples]`, squared and whitened (Mahalanobis 1936), from that mean; `margin`, what is left of
     it when that from the nearest other group's mean is taken off: large for what looks like another class.
@@ -181,7 +181,7 @@ class Reference:
         self.lengths = (self.centres**2).sum(1)
         self.others = self.count[None] > 0  # groups that a sample may belong to instead
 
-    def standing(self, view: Tensor, group: Tensor) -> Standing:
+    def deviation_of(self, view: Tensor, group: Tensor) -> LayerDeviation:
         """Where samples `view` `[samples, features]` of groups `group` lie. A feature that no clean sample had a finite value of
         has z 0: it would make every sample's score NaN.
         """
@@ -197,7 +197,7 @@ class Reference:
         apart = (placed * placed).sum(1, keepdim=True) + torch.addmm(self.lengths, placed, self.centres.T, alpha=-2)
         distance = apart.gather(1, own[:, None])[:, 0].double()
         elsewhere = apart.masked_fill(~self.others, torch.inf).scatter_(1, own[:, None], torch.inf).amin(1).double()
-        return Standing(z, distance, torch.where(torch.isfinite(elsewhere), distance - elsewhere, 0.0))
+        return LayerDeviation(z, distance, torch.where(torch.isfinite(elsewhere), distance - elsewhere, 0.0))
 
 
 def floored(deviation: Tensor, floor: float = FLOOR) -> Tensor:

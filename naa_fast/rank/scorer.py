@@ -1,4 +1,4 @@
-"""`Scorer`: learns what clean samples do (`fit`, `calibrate`) and scores suspects by it (`score`); `Look`: what came of it."""
+"""`Scorer`: learns what clean samples do (`fit`, `calibrate`) and scores suspects (`score`); `RankingResult` is the outcome."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from naa_fast.accumulate import Views
 from naa_fast.errors import CaptureError
 from naa_fast.inputs.batches import Batch
 from naa_fast.measurement import Measurement
+from naa_fast.rank.anomaly import AnomalyScale, fair
 from naa_fast.rank.directions import Directions
 from naa_fast.rank.everywhere import Everywhere
 from naa_fast.rank.groups import Groups
-from naa_fast.rank.keep import Draw, Kept, Top, main_tensor
 from naa_fast.rank.packed import Fitting
 from naa_fast.rank.reference import Reference
-from naa_fast.rank.surprise import Surprise, fair
+from naa_fast.rank.retained import Reservoir, Retained, Top, main_tensor
 from naa_fast.rank.tokens import TokenCounts, TokenTally
 from naa_fast.rank.waiting import Entry, Waiting
 from naa_fast.records import Array
 
 TOP = 1000
-DRAWN = 4096
+RESERVOIR = 4096
 
 
 @dataclass
@@ -57,15 +57,15 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Look:
+class RankingResult:
     """What ranking the samples gave.
 
-    `items` int64: the place in the suspect set of every sample that could be used.
-    `scores`, `predicted` of every suspect sample and `null_scores`, `null_predicted` of the clean samples that fixed nothing
-    (float64, int64); `layers` the names behind the layer numbers in `top`, and how many neurons each has; `drawn` clean batches
-    with their predicted classes; `clean_tokens`, `suspect_tokens` None unless the input is token ids. `top` are the
-    highest-ranked suspects, `null_top` clean ones by the excess of single neurons alone: their scores are not known while they
-    pass. Both are numbered as the scores are. `by_reference`: the clean set was measured before, and none of its samples is here.
+    `items` int64: the place in the suspect set of every sample that could be used. `scores`, `predicted` of every suspect sample
+    and `null_scores`, `null_predicted` of the clean samples that fixed nothing (float64, int64); `layers` the names behind the
+    layer numbers in `top`, and how many neurons each has; `reservoir` clean batches with their predicted classes; `clean_tokens`,
+    `suspect_tokens` None unless the input is token ids. `top` are the highest-ranked suspects, `null_top` clean ones by the
+    excess of single neurons alone: their scores are not known while they pass. Both are numbered as the scores are.
+    `by_reference`: the clean set was measured before, and none of its samples is here.
     """
 
     items: Array
@@ -75,9 +75,9 @@ class Look:
     null_predicted: Array
     layers: dict[str, int]
     groups: Groups
-    top: list[Kept]
-    null_top: list[Kept]
-    drawn: list[tuple[Batch, Array]]
+    top: list[Retained]
+    null_top: list[Retained]
+    reservoir: list[tuple[Batch, Array]]
     largest: int
     clean_tokens: TokenCounts | None
     suspect_tokens: TokenCounts | None
@@ -92,7 +92,7 @@ class Scored:
     suspects: Rows
     top: Top
     directions: Directions
-    draw: Draw
+    reservoir: Reservoir
     tokens: dict[str, TokenTally]
     largest: int
 
@@ -119,7 +119,7 @@ class Scorer:
         self._names: list[str] = []
         self._tables: dict[torch.device, Tensor] = {}
         self.calibration, self.suspects = Rows(), Rows()
-        self.draw, self.top, self.null_top = Draw(DRAWN), Top(TOP), Top(TOP)
+        self.reservoir, self.top, self.null_top = Reservoir(RESERVOIR), Top(TOP), Top(TOP)
         self.tokens = {"clean": TokenTally(), "suspect": TokenTally()}
         self.largest = 1
 
@@ -202,7 +202,7 @@ class Scorer:
             raise CaptureError("no clean sample was left to say what chance does", "half of the clean set fixes the means")
         self.calibration = Rows()
         group = self.groups.of(self.null_predicted)
-        self.surprise = Surprise(said, group, self.groups.count)
+        self.anomaly = AnomalyScale(said, group, self.groups.count)
         self.null_scores = fair(said, group, self.groups.count)
 
     def score(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
@@ -231,7 +231,7 @@ class Scorer:
     def learned_of_clean(self) -> dict[str, Any]:
         """What the clean samples have told before they are frozen, all of it at home (rank/state.py)."""
         self.settle()
-        told = {"fitted": self.fitted(), "draw": self.draw, "tokens": self.tokens["clean"], "largest": self.largest}
+        told = {"fitted": self.fitted(), "reservoir": self.reservoir, "tokens": self.tokens["clean"], "largest": self.largest}
         return told | {"directions": self.directions}
 
     def go_on_with_clean(self, told: dict[str, Any]) -> None:
@@ -239,7 +239,7 @@ class Scorer:
         for name, one in told["fitted"].items():
             places.setdefault(one.pivot.device, {})[name] = one
         self.fitting = {device: Fitting(held) for device, held in places.items()}
-        self.draw, self.tokens["clean"], self.largest = told["draw"], told["tokens"], told["largest"]
+        self.reservoir, self.tokens["clean"], self.largest = told["reservoir"], told["tokens"], told["largest"]
         self.directions = told["directions"]
 
     def learned_of_suspects(self) -> dict[str, Any]:
@@ -257,28 +257,28 @@ class Scorer:
     def scored(self) -> Scored:
         """What this process has learned of its suspects, and the clean samples it retained."""
         self.settle()
-        return Scored(self.suspects, self.top, self.directions, self.draw, self.tokens, self.largest)
+        return Scored(self.suspects, self.top, self.directions, self.reservoir, self.tokens, self.largest)
 
     def take_scored(self, parts: Sequence[Scored]) -> None:
         """Hold what several processes, calibrated alike, have `scored`, in their order, instead of one's own."""
         first, *others = parts
-        self.suspects, self.top, self.directions, self.draw, self.tokens = (
+        self.suspects, self.top, self.directions, self.reservoir, self.tokens = (
             first.suspects,
             first.top,
             first.directions,
-            first.draw,
+            first.reservoir,
             first.tokens,
         )
         for other in others:
             self.suspects.merge(other.suspects)
             self.top.merge(other.top)
             self.directions.merge(other.directions)
-            self.draw.merge(other.draw)
+            self.reservoir.merge(other.reservoir)
             for name, tally in self.tokens.items():
                 tally.merge(other.tokens[name])
         self.largest = max(part.largest for part in parts)
 
-    def result(self, clean: Measurement, suspect: Measurement) -> Look:
+    def result(self, clean: Measurement, suspect: Measurement) -> RankingResult:
         """All that was seen of sets with these measurements."""
         self.settle()
         items, scores, predicted = self.suspects.joined()
@@ -288,7 +288,7 @@ class Scorer:
         groups = Groups(clean.predictions, suspect.predictions)
         clean_tokens, suspect_tokens = (tally.of(groups) if known else None for tally in tallies)
         neurons = {name: record.channels for name, record in clean.layers.items()}
-        return Look(
+        return RankingResult(
             items,
             scores,
             predicted,
@@ -298,7 +298,7 @@ class Scorer:
             groups,
             numbered(self.top.finished(), items),
             numbered(self.null_top.finished(), self.null_items),
-            self.draw.batches,
+            self.reservoir.batches,
             self.largest,
             clean_tokens,
             suspect_tokens,
@@ -320,27 +320,27 @@ class Scorer:
     def _enter(self, entries: list[Entry], numbers: list[Array]) -> None:
         """What came home of samples that went the same way."""
         verb, predicted, *rest = entries[0].verb, *numbers
-        said = lit = scores = None
+        said = deviating = scores = None
         if verb != "fit":
             assert self.scoring is not None
-            said, lit = self.scoring.at_home(rest, [(len(entry.items), entry.absent) for entry in entries])
+            said, deviating = self.scoring.at_home(rest, [(len(entry.items), entry.absent) for entry in entries])
             # Clean samples by the plain sum: how surprising the others are is not known before the last of them.
             plain = verb == "calibrate"
-            scores = np.nan_to_num(said[..., 0]).sum(1) if plain else self.surprise.of(said, self.groups.of(predicted))
+            scores = np.nan_to_num(said[..., 0]).sum(1) if plain else self.anomaly.of(said, self.groups.of(predicted))
         at = 0
         for entry in entries:
             rows = slice(at, at + len(entry.items))
             at = rows.stop
             classes = predicted[rows]
-            if said is not None and lit is not None and scores is not None:
+            if said is not None and deviating is not None and scores is not None:
                 if verb == "calibrate":
                     self.null_top.add(entry.items, scores[rows], classes, entry.part)
                     self.calibration.add(entry.items, said[rows], classes)
                 else:
-                    self.top.add(entry.items, scores[rows], classes, entry.part, lit[rows])
+                    self.top.add(entry.items, scores[rows], classes, entry.part, deviating[rows])
                     self.suspects.add(entry.items, scores[rows], classes)
             if verb != "score":
-                self.draw.add(entry.part, classes)
+                self.reservoir.add(entry.part, classes)
             self._count_tokens("suspect" if verb == "score" else "clean", entry.part, classes)
 
     def _count_tokens(self, name: str, part: Batch, predicted: Array) -> None:
@@ -350,6 +350,6 @@ class Scorer:
             self.tokens[name].add(x, predicted, part.mask)
 
 
-def numbered(retained: Sequence[Kept], items: Array) -> list[Kept]:
+def numbered(retained: Sequence[Retained], items: Array) -> list[Retained]:
     """Retained samples by their place among `items` (ascending), not in the set."""
-    return [kept.at(int(np.searchsorted(items, kept.sample))) for kept in retained]
+    return [sample.at(int(np.searchsorted(items, sample.sample))) for sample in retained]

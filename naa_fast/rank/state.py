@@ -15,14 +15,14 @@ from torch import Tensor
 
 from naa_fast.accumulate.samples import Pack, Views
 from naa_fast.inputs.batches import Batch, Rejected
-from naa_fast.rank import directions, keep, numbers, reference, scorer, tokens
+from naa_fast.rank import directions, numbers, reference, retained, scorer, tokens
 
 KEPT: dict[str, type] = {
-    f"{kept.__module__}.{kept.__name__}": kept
-    for kept in (
+    f"{cls.__module__}.{cls.__name__}": cls
+    for cls in (
         *(Batch, Rejected, Pack, Views),
         *(directions.Directions, directions.Rows, directions.Sketch),
-        *(keep.Draw, keep.Offered, keep.Top),
+        *(retained.Reservoir, retained.Offered, retained.Top),
         *(numbers.Numbers, reference.Reference, scorer.Rows, tokens.TokenTally),
     )
 }

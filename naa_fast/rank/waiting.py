@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.inputs.batches import Batch
-from naa_fast.rank.keep import main_tensor
+from naa_fast.rank.retained import main_tensor
 from naa_fast.records import Array
 
 SAMPLES = 4096

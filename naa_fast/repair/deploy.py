@@ -58,14 +58,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Sets:
-    """What a repaired model is measured with: `carriers` bool, which suspect samples carry the trigger, and `target` the class it
-    turns them to; None where each class goes to another, or nothing was proved: then `success` is the share of them that are
+    """What a repaired model is measured with: `triggered` bool, which suspect samples hold the trigger, and `target` the class
+    it turns them to; None where each class goes to another, or nothing was proved: then `success` is the share of them that are
     called what they were before.
     """
 
     clean: Source | None = None
     suspect: Source | None = None
-    carriers: Array | None = None
+    triggered: Array | None = None
     target: int | None = None
 
 
@@ -93,16 +93,16 @@ class Measure:
         if sets.suspect is not None:
             called, _ = predicted(model, sets.suspect, self.scores, self.device)
             before = self.first.setdefault("suspect", called)
-            carriers = np.ones(len(called), bool) if sets.carriers is None else sets.carriers
-            if len(carriers) != len(called):
+            triggered = np.ones(len(called), bool) if sets.triggered is None else sets.triggered
+            if len(triggered) != len(called):
                 raise UsageError(
                     f"{sets.suspect.name} has {len(called):,} samples",
-                    f"the report is of {len(carriers):,} suspect samples",
+                    f"the report is of {len(triggered):,} suspect samples",
                     "give the suspect set that was scanned",
                 )
             goal = before if sets.target is None else np.full_like(called, sets.target)
-            success = float((called == goal)[carriers].mean())
-            found = replace(found, success=success, triggered=int(carriers.sum()))
+            success = float((called == goal)[triggered].mean())
+            found = replace(found, success=success, triggered=int(triggered.sum()))
         return found
 
 

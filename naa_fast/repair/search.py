@@ -19,9 +19,9 @@ from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Repair
 from naa_fast.inputs.batches import Source
 from naa_fast.proof.prove import CleanInputs, alike
 from naa_fast.proof.transplant import Bases, Transplant
-from naa_fast.rank.again import SuspectsAgain
 from naa_fast.rank.passes import in_words
-from naa_fast.rank.scorer import Look
+from naa_fast.rank.scorer import RankingResult
+from naa_fast.rank.suspects import SuspectReader
 from naa_fast.repair.candidates import Pair, Seen, candidates, random_like
 from naa_fast.repair.change import applied
 from naa_fast.repair.fit import FOLLOWS, TUNED, Fit, Lesson
@@ -237,8 +237,8 @@ def places_of(layers: Mapping[str, LayerComparison], model: nn.Module) -> dict[s
 
 def attempt(
     model: nn.Module,
-    seen: Look,
-    suspect: SuspectsAgain,
+    seen: RankingResult,
+    suspect: SuspectReader,
     found: Evidence,
     layers: Mapping[str, LayerComparison],
     images: CleanInputs | None,
@@ -261,7 +261,7 @@ def attempt(
         )
     budget = min(budget, BUDGET)
     proof = most_general(found.proof)
-    drawn = alike(seen.drawn)
+    drawn = alike(seen.reservoir)
     places = places_of(layers, model)
     if found.ranking is None or not drawn or not places:
         return None, "no layer's output can be changed" if drawn else "no clean samples were kept"
@@ -294,7 +294,7 @@ def attempt(
 def repaired(
     judgement: Judgement,
     model: nn.Module,
-    look: Look,
+    look: RankingResult,
     suspect: Source,
     images: CleanInputs | None,
     device: str | torch.device,
@@ -305,7 +305,7 @@ def repaired(
     """The judgement of a `fail` with a repair, or with a note on why there is none; the verdict stays as it is."""
     evidence = judgement.evidence
     try:
-        again = SuspectsAgain(suspect, look, watch)
+        again = SuspectReader(suspect, look, watch)
         repair, why = attempt(model, look, again, evidence, judgement.layers, images, device, scores, watch, budget)
     except Exception as error:  # a verdict stands without it
         repair, why = None, f"the attempt ended with {in_words(error)}"

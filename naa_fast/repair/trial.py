@@ -16,8 +16,8 @@ from naa_fast.proof.apply import candidate_of
 from naa_fast.proof.images import CleanImages
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, samples_of, turned
 from naa_fast.proof.trials import dealt
-from naa_fast.rank.again import SuspectsAgain
-from naa_fast.rank.keep import INPUT_BYTES, main_tensor
+from naa_fast.rank.retained import INPUT_BYTES, main_tensor
+from naa_fast.rank.suspects import SuspectReader
 from naa_fast.records import Array
 from naa_fast.repair.change import applied
 
@@ -25,7 +25,7 @@ FIX, CHOOSE, MEASURE = 900, 300, 600
 """Clean samples that fix what changes do, others that choose one, and others that measure it."""
 DEALT = ((0, 2), (1,), (3,))
 """Which of every four suspects fix, choose and measure."""
-LIT = 400
+MOST_SUSPECTS = 400
 LEAST = 10
 """Highest-ranked suspect samples that stand for the trigger: at least these; half of them fix, a quarter chooses."""
 RISEN, MIXED = 4, 0.25
@@ -122,7 +122,7 @@ class Trial:
 def trial_of(
     transplant: Transplant,
     drawn: Sequence[tuple[Batch, Array]],
-    suspect: SuspectsAgain,
+    suspect: SuspectReader,
     ranking: Ranking,
     proof: Proof | None,
     images: CleanImages | None,
@@ -136,13 +136,17 @@ def trial_of(
     chose = np.isin(order, dealt(predicted)[0])  # the proof
     order = np.concatenate([order[chose], order[~chose]])
     bytes_each = max((main_tensor(batch).nbytes // max(batch.size, 1) for batch, _ in drawn), default=0)
-    lit = suspects(suspect, ranking, proof, max(LEAST, INPUT_BYTES // max(bytes_each, 1)))
+    suspect_samples = suspects(suspect, ranking, proof, max(LEAST, INPUT_BYTES // max(bytes_each, 1)))
     values = (images.low, images.high) if images is not None else ()
     candidate = None if proof is None else candidate_of(proof.trigger, *values)
     parts = []
     for rows, places, most in zip(np.split(order, parted(len(order))), DEALT, (FIX, CHOOSE, MEASURE), strict=True):
         clean = bases.of(rows[:most])
-        shown = None if lit is None else lit.of(np.flatnonzero(np.isin(np.arange(len(lit.predicted)) % 4, places)))
+        shown = (
+            None
+            if suspect_samples is None
+            else suspect_samples.of(np.flatnonzero(np.isin(np.arange(len(suspect_samples.predicted)) % 4, places)))
+        )
         onto = clean if proof is None or proof.source is None else bases.of(rows[predicted[rows] == proof.source][:most])
         put = None if candidate is None or not len(onto.predicted) else with_trigger(transplant, onto, candidate)
         parts.append(Part(clean, onto, put, shown))
@@ -167,16 +171,16 @@ def risen(ranking: Ranking) -> int | None:
     return most if known > 0 and (ranking.predicted == most).mean() >= RISEN * known else None
 
 
-def suspects(again: SuspectsAgain, ranking: Ranking, proof: Proof | None, most_held: int = LIT) -> Bases | None:
-    """At most LIT suspects, and `most_held`, from the first to the last of those that carry a proven trigger or lie beyond what
-    clean samples score; of one target (a proof's, or without one a class that has risen), those predicted as it, all of them
-    where it has become RISEN times as frequent. None if there are too few. Reads the set once more, or the retained samples
-    alone where it cannot be read again.
+def suspects(reader: SuspectReader, ranking: Ranking, proof: Proof | None, most_held: int = MOST_SUSPECTS) -> Bases | None:
+    """At most MOST_SUSPECTS suspects, and `most_held`, from the first to the last of those that carry a proven trigger or lie
+    beyond what clean samples score; of one target (a proof's, or without one a class that has risen), those predicted as it, all
+    of them where it has become RISEN times as frequent. None if there are too few. Reads the set once more, or the retained
+    samples alone where it cannot be read again.
 
     The most extreme ones alone say little about the others.
     """
-    carriers = 0 if ranking.carriers is None else int(ranking.carriers.sum())  # these are ranked before all others
-    most = max(LEAST, carriers, ranking.beyond)
+    triggered = 0 if ranking.triggered is None else int(ranking.triggered.sum())  # these are ranked before all others
+    most = max(LEAST, triggered, ranking.beyond)
     wanted = ranking.predicted >= 0
     target = risen(ranking) if proof is None else proof.target
     if isinstance(target, int):
@@ -185,9 +189,9 @@ def suspects(again: SuspectsAgain, ranking: Ranking, proof: Proof | None, most_h
             most = len(wanted)
     numbers = ranking.order[:most]
     numbers = numbers[wanted[numbers]]
-    numbers = numbers if again.complete else numbers[np.isin(numbers, again.retained)]
+    numbers = numbers if reader.complete else numbers[np.isin(numbers, reader.retained)]
     if len(numbers) < LEAST:
         return None
-    most = min(most_held, LIT, len(numbers))
+    most = min(most_held, MOST_SUSPECTS, len(numbers))
     chosen = np.sort(numbers[np.linspace(0, len(numbers) - 1, most).round().astype(int)])
-    return samples_of(again, chosen, ranking.predicted)
+    return samples_of(reader, chosen, ranking.predicted)

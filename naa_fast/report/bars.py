@@ -33,12 +33,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """`dim` and `lit` the bars below and above the limit as SVG paths in the box; `limit` the line's place in percent from the
-    top, None where it is off the chart; `marks` over the tallest lit bars; `words` what there is to see.
+    """`dim` and `above` the bars below and above the limit as SVG paths in the box; `limit` the line's place in percent from the
+    top, None where it is off the chart; `marks` over the tallest bars above it; `words` what there is to see.
     """
 
     dim: str
-    lit: str
+    above: str
     limit: float | None
     marks: tuple[Mark, ...]
     last: int
@@ -46,7 +46,7 @@ class Chart:
 
 
 def chart_of(layer: Signature) -> Chart:
-    """The chart of a layer's numbers. Every neuron above the limit is under a lit bar."""
+    """The chart of a layer's numbers. Every neuron above the limit is under a bar above it."""
     panel = panel_of(layer, WIDTH, LABELS, ROOM)
     width = max(layer.neurons, 1) - 1 + 2 * margin(layer)
     marks = tuple(
@@ -55,8 +55,8 @@ def chart_of(layer: Signature) -> Chart:
     )
     limit = round(100 - high(panel, layer.limit), 2) if np.isfinite(layer.limit) else None
     least = LEAST_WIDE * width / WIDTH
-    lit = Bars(panel.lit.centre, panel.lit.height, max(panel.lit.width, least))
-    return Chart(path(panel, panel.dim, width), path(panel, lit, width), limit, marks, layer.neurons - 1, words_of(panel))
+    above = Bars(panel.above.centre, panel.above.height, max(panel.above.width, least))
+    return Chart(path(panel, panel.dim, width), path(panel, above, width), limit, marks, layer.neurons - 1, words_of(panel))
 
 
 def margin(layer: Signature) -> float:

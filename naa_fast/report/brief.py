@@ -176,11 +176,11 @@ def samples(evidence: Evidence, width: int, most: int) -> list[str]:
     ranking = evidence.ranking
     if ranking is None:
         return []
-    carriers = int(ranking.carriers.sum()) if ranking.carriers is not None else 0
+    triggered = int(ranking.triggered.sum()) if ranking.triggered is not None else 0
     proved = any(proof.stands for proof in evidence.proof)
     title = f"Samples: {ranking.beyond} of {len(ranking.scores)} beyond what {100 * (1 - TAIL):g} % of clean samples reach"
     uncertain = int(ranking.uncertain.sum()) if ranking.uncertain is not None and proved else 0
-    title += f"; {carriers} carry the trigger (*)" if carriers else ""
+    title += f"; {triggered} carry the trigger (*)" if triggered else ""
     title += f"; of {uncertain} it is unknown whether they do (?)" if uncertain else ""
     title += "" if ranking.numbering == PLACE_IN_SET else f"; {ranking.numbering}"
     marks = {True: "*", False: "", None: "?" if proved else ""}
@@ -188,7 +188,7 @@ def samples(evidence: Evidence, width: int, most: int) -> list[str]:
     for sample in ranking.rows(most):
         file = f" {printable(sample.file, NAME)}" if sample.file else ""
         called = f" → {evidence.names.short(sample.predicted)}" if sample.predicted >= 0 else ""
-        shown.append(f"{sample.sample}{marks[sample.carrier]}{file}{called}")
+        shown.append(f"{sample.sample}{marks[sample.triggered]}{file}{called}")
     return [*wrapped(title, width), *flowed(shown, width)]
 
 

@@ -16,10 +16,10 @@ from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.proof import Example, Pieces, Proof
 from naa_fast.report.chart_panel import draw_panel, limit_name
 from naa_fast.report.chart_style import (
+    ABOVE,
     DIM,
     DPI,
     LINE,
-    LIT,
     MUTED,
     OUTCOME_COLOURS,
     WIDTH_INCHES,
@@ -112,7 +112,7 @@ def draw_proof(figure: Figure, proof: Proof, top: float) -> None:
     low, high = proof.interval
     ax = bare(axes_at(figure, (1.35, top + 0.08, 1.9, 0.56), "attack success"))
     ax.barh([1, 0], [1, 1], height=0.7, color=COLOURS[0])
-    ax.barh([1, 0], [proof.rate, proof.control], height=0.7, color=[LIT, DIM])
+    ax.barh([1, 0], [proof.rate, proof.control], height=0.7, color=[ABOVE, DIM])
     ax.plot([low, high], [1, 1], color=LINE, linewidth=1.6)
     ax.plot([proof.limit] * 2, [0.6, 1.4], color=LINE, linewidth=1, linestyle=":")
     ax.set_xlim(0, 1)
@@ -124,7 +124,7 @@ def draw_proof(figure: Figure, proof: Proof, top: float) -> None:
     about = f"on {counted(proof.samples, 'clean sample')}; {proof.kind}"
     write(figure, top + 0.86, 0.24, drawable(about, 70), fontsize=8, color=MUTED)
     if proof.words:
-        write(figure, top + 1.1, 0.24, drawable(proof.words, 50), fontsize=11, weight="bold", color=LIT)
+        write(figure, top + 1.1, 0.24, drawable(proof.words, 50), fontsize=11, weight="bold", color=ABOVE)
     pictures = [picture_of(array) for example in proof.examples[:PAIRS] for array in (example.before, example.after)]
     scale = range_of([picture for picture in pictures if picture is not None])
     for at, example in enumerate(proof.examples[:PAIRS]):
@@ -145,7 +145,7 @@ def draw_pair(figure: Figure, example: Example, scale: Range, place: tuple[float
             ax = bare(axes_at(figure, (left + 0.95 * column, top + 0.05, 0.85, 0.85), "example"))
             ax.imshow(pixels_of(picture, scale), interpolation="nearest")
             turned = column == 1 and example.turned_to != example.predicted
-            style: dict[str, Any] = {"color": LIT, "weight": "bold"} if turned else {"color": LINE}
+            style: dict[str, Any] = {"color": ABOVE, "weight": "bold"} if turned else {"color": LINE}
             write(figure, top + 1.08, left + 0.95 * column, named(called), fontsize=8.5, **style)
     write(figure, top + 0.52, left + 0.87, ">", fontsize=9, color=MUTED)
 
@@ -180,7 +180,7 @@ def draw_strip(figure: Figure, strip: Strip, name: str, top: float) -> None:
     words = f"{STRIP_NAMES[name]} (pale: below {pale}, dark: {dark} and more)"
     ax.set_title(words, loc="left", fontsize=8, color=LINE, pad=12)
     for place, text in strip_labels(strip):
-        ax.text(place, 1.08, text, ha="center", va="bottom", fontsize=8, weight="bold", color=LIT)
+        ax.text(place, 1.08, text, ha="center", va="bottom", fontsize=8, weight="bold", color=ABOVE)
 
 
 def strip_labels(strip: Strip) -> list[tuple[float, str]]:
@@ -212,11 +212,11 @@ def legend(figure: Figure, judgement: Judgement, strip: Strip, top: float) -> No
     from matplotlib.patches import Patch
 
     limit = limit_name(judgement.limit_on)
-    lit = f"▼ above the {limit}: {counted(sum(cell.abnormal for cell in strip.cells), 'neuron')}"
-    lit += f" by means, {sum(cell.tailed for cell in strip.cells)} by tails" if strip.has_tails else ""
+    above = f"▼ above the {limit}: {counted(sum(cell.abnormal for cell in strip.cells), 'neuron')}"
+    above += f" by means, {sum(cell.tailed for cell in strip.cells)} by tails" if strip.has_tails else ""
     wide = any(cell.neurons > COLUMNS // 2 for cell in strip.worst)
     handles: list[Any] = [
-        Patch(color=LIT, label=lit),
+        Patch(color=ABOVE, label=above),
         Patch(color=DIM, label="below (a bar is the largest of some)" if wide else "below"),
         Line2D([], [], color=LINE, linestyle="--", label=limit),
     ]
@@ -237,7 +237,7 @@ def draw_layer(figure: Figure, judgement: Judgement, strip: Strip, cell: Cell, p
     many = len(signatures)
     width = PANELS_INCHES if many == 1 else PANELS_INCHES / 2 - 0.62
     write(figure, top - 0.24, LEFT_INCHES, drawable(cell.name), fontsize=10, weight="bold", color=LINE)
-    write(figure, top - 0.24, LEFT_INCHES - 0.25, cell.label, fontsize=10, weight="bold", color=LIT)
+    write(figure, top - 0.24, LEFT_INCHES - 0.25, cell.label, fontsize=10, weight="bold", color=ABOVE)
     for column, signature in enumerate(signatures):
         ax = axes_at(figure, (LEFT_INCHES + column * (width + 1.24), top, width, height), f"{signature.limit_on} {cell.name}")
         draw_panel(ax, panel_of(signature, COLUMNS // many, LABELS // many, float(many)))

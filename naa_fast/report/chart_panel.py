@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from naa_fast.records import Array
-from naa_fast.report.chart_style import DIM, LINE, LIT, MUTED
+from naa_fast.report.chart_style import ABOVE, DIM, LINE, MUTED
 from naa_fast.report.panel import Bars, Panel, decade_ticks
 from naa_fast.report.units import percent
 from naa_fast.report.words import counted, number
@@ -29,7 +29,9 @@ def draw_panel(ax: Axes, panel: Panel) -> None:
     ax.set_ylim(0, panel.top)
     ax.stairs(*outline(panel.dim), fill=True, color=DIM, linewidth=0, gid="below")
     # The edge closes the hair-line that antialiasing leaves between neighbours.
-    ax.add_collection(PolyCollection(rectangles(panel.lit), facecolor=LIT, edgecolor=LIT, linewidth=0.3, gid="above", zorder=3))
+    ax.add_collection(
+        PolyCollection(rectangles(panel.above), facecolor=ABOVE, edgecolor=ABOVE, linewidth=0.3, gid="above", zorder=3)
+    )
     if np.isfinite(layer.limit):
         ax.axhline(layer.limit, color=LINE, linestyle="--", linewidth=1.1, zorder=3.5, gid="limit")
         words = f"{limit_name(layer.limit_on)}\n{in_units(layer.limit, layer.limit_on)}"
@@ -43,7 +45,14 @@ def draw_panel(ax: Axes, panel: Panel) -> None:
             color=LINE,
         )
     for label in panel.labels:
-        style: dict[str, Any] = {"ha": "center", "va": "bottom", "weight": "bold", "color": LIT, "linespacing": 0.95, "zorder": 4}
+        style: dict[str, Any] = {
+            "ha": "center",
+            "va": "bottom",
+            "weight": "bold",
+            "color": ABOVE,
+            "linespacing": 0.95,
+            "zorder": 4,
+        }
         ax.annotate(f"{label.text}\n▼", (label.neuron, label.height), (0, 1), textcoords="offset points", **style)
     ax.plot(
         panel.unknown,
@@ -57,7 +66,7 @@ def draw_panel(ax: Axes, panel: Panel) -> None:
     if layer.neurons and len(layer.unknown) == layer.neurons:
         ax.text(0.5, 0.4, "no neuron can be compared", transform=ax.transAxes, ha="center", fontsize=11, color=MUTED)
     ax.set_title(axis_name(layer.limit_on), loc="left", fontsize=8, color=LINE, pad=4)
-    ax.set_title(remarks(panel), loc="right", fontsize=8, color=LIT if len(layer.abnormal) else MUTED, pad=4)
+    ax.set_title(remarks(panel), loc="right", fontsize=8, color=ABOVE if len(layer.abnormal) else MUTED, pad=4)
     last = max(layer.neurons - 1, 0)
     indices = MaxNLocator(nbins=16, integer=True, min_n_ticks=1, steps=[1, 2, 2.5, 5, 10]).tick_values(0, last)
     ax.xaxis.set_major_locator(FixedLocator([index for index in indices if 0 <= index <= last]))

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 DPI = 150
 WIDTH_INCHES = 12.0
-LIT = "#d00000"
+ABOVE = "#d00000"
 DIM = "#8e9aaf"
 LINE = "#14213d"
 MUTED = "#5c6370"
-OUTCOME_COLOURS = {"pass": "#1b7f4b", "warn": "#b35900", "fail": LIT, "inconclusive": MUTED}
+OUTCOME_COLOURS = {"pass": "#1b7f4b", "warn": "#b35900", "fail": ABOVE, "inconclusive": MUTED}
 STYLE = {
     "text.parse_math": False,  # a $ in a layer's name is a $
     "svg.hashsalt": "naa-fast",  # the same bytes for the same picture

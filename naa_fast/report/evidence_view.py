@@ -226,9 +226,9 @@ def sample_rows(evidence: Evidence, pictures: Pictures, first: int, most: int) -
 
 
 def row_of(rank: int, sample: RankedSample, seen: Image | None, text: str, names: Names) -> SampleRow:
-    deviating = tuple(f"{web_text(layer, NAME)} [{neuron}] {number(z)} σ" for layer, neuron, z in sample.lit)
+    deviating = tuple(f"{web_text(layer, NAME)} [{neuron}] {number(z)} σ" for layer, neuron, z in sample.deviating)
     file = web_text(sample.file, NAME) if sample.file else ""
     called = web_text(names.called(sample.predicted), NAME)
     short = called if sample.predicted in names.known else str(sample.predicted) if sample.predicted >= 0 else "none"
-    whether = TRIGGERED[sample.carrier]
+    whether = TRIGGERED[sample.triggered]
     return SampleRow(rank, sample.sample, file, short, number(sample.score), whether, deviating, seen, text, called)

@@ -62,7 +62,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
         "top": [{"layer": unicode_text(row.layer), **numbers(row)} for row in judgement.top()],
         "ranking": [ranked(sample) for sample in (judgement.evidence.ranking.listed if judgement.evidence.ranking else ())],
         "proof": [proved(proof, files.get(proof)) for proof in judgement.evidence.proof],
-        "second_look": looked(judgement.evidence),
+        "ranking_summary": ranking_summary(judgement.evidence),
         "repair": repaired(judgement.evidence.repair) if judgement.evidence.repair is not None else None,
         "inversion": inverted(judgement.evidence.inversion) if judgement.evidence.inversion is not None else None,
         "directions": [directed(direction) for direction in judgement.evidence.directions],
@@ -149,7 +149,7 @@ def numbers(row: TopNeuron) -> dict[str, Any]:
     }
 
 
-def looked(evidence: Evidence) -> dict[str, Any] | None:
+def ranking_summary(evidence: Evidence) -> dict[str, Any] | None:
     """The tail of the ranking in numbers, and what the proofs cost."""
     ranking = evidence.ranking
     if ranking is None:
@@ -161,11 +161,11 @@ def looked(evidence: Evidence) -> dict[str, Any] | None:
         "beyond": ranking.beyond,
         "outside": ranking.outside,
         "p_value": finite(ranking.p_value),
-        "carriers": int(ranking.carriers.sum()) if ranking.carriers is not None else 0,
+        "triggered": int(ranking.triggered.sum()) if ranking.triggered is not None else 0,
         "uncertain": int(ranking.uncertain.sum()) if ranking.uncertain is not None else 0,
         "harmless": finite(evidence.harmless),
         "forwards": evidence.forwards,
-        "crowd": clustered(evidence.cluster) if evidence.cluster is not None else None,
+        "outlier_cluster": clustered(evidence.cluster) if evidence.cluster is not None else None,
         "file": TABLE if ranking.whole else None,
     }
 
@@ -180,8 +180,8 @@ def ranked(sample: RankedSample) -> dict[str, Any]:
         "sample": sample.sample,
         "score": finite(sample.score),
         "predicted": sample.predicted if sample.predicted >= 0 else None,
-        "carrier": sample.carrier,
-        "lit": [{"layer": unicode_text(layer), "neuron": neuron, "z": finite(z)} for layer, neuron, z in sample.lit],
+        "triggered": sample.triggered,
+        "deviating": [{"layer": unicode_text(layer), "neuron": neuron, "z": finite(z)} for layer, neuron, z in sample.deviating],
         "file": None if sample.file is None else unicode_text(sample.file),
     }
 

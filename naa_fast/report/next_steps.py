@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from naa_fast.detect.judgement import NOT_LOOKED, Judgement
+from naa_fast.detect.judgement import NO_SAMPLES, Judgement
 from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.report.pictures import TABLE
 
@@ -30,7 +30,7 @@ def next_steps(judgement: Judgement) -> list[Step]:
     steps: list[Step] = []
     if evidence.inversion is not None:
         return inverted_steps(judgement)
-    triggered = evidence.ranking is not None and evidence.ranking.carriers is not None and evidence.ranking.carriers.any()
+    triggered = evidence.ranking is not None and evidence.ranking.triggered is not None and evidence.ranking.triggered.any()
     if outcome == "fail":
         steps.append(Step("Do not deploy this model; ask whoever trained it where its data came from."))
         if evidence.repair is not None:
@@ -57,7 +57,7 @@ def next_steps(judgement: Judgement) -> list[Step]:
         steps.insert(
             0 if outcome == "inconclusive" else len(steps), Step("Close the gaps and scan again: " + verdict.gaps[0] + ".")
         )
-    if outcome == "inconclusive" and any(check.reason == NOT_LOOKED for check in verdict.checks):
+    if outcome == "inconclusive" and any(check.reason == NO_SAMPLES for check in verdict.checks):
         steps.append(Step("Scan with the model and the samples themselves, so that these can be ranked and a trigger proved."))
     return steps
 

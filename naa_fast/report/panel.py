@@ -11,13 +11,13 @@ from naa_fast.records import Array
 
 COLUMNS = 800
 """Most bars drawn side by side: two pixels each of a 12-inch chart at 150 dots an inch."""
-LIT_WIDTH = 1 / 360
-"""Least width of a lit bar as a share of the panel: some four pixels, so that one lit neuron of 14,336 is seen."""
+ABOVE_WIDTH = 1 / 360
+"""Least width of a bar above the limit as a share of the panel: some four pixels, so that one such neuron of 14,336 is seen."""
 UNKNOWN_COLUMNS = 100
 LABELS = 12
 DECADE_TICKS = 5
 LOGARITHMIC_FROM = 50.0
-"""Above this many times the limit a linear axis would press the limit, and every lesser lit neuron, into the ground."""
+"""Above this many times the limit a linear axis would press the limit, and every lesser neuron above it, into the ground."""
 
 
 class Signature(Protocol):
@@ -86,13 +86,13 @@ class Label:
 class Panel:
     """One layer's picture.
 
-    `dim` bars below the limit and `lit` ones above it; `unknown` places of neurons that cannot be compared; `top` the end of the
+    `dim` bars below the limit and those `above` it; `unknown` places of neurons that cannot be compared; `top` the end of the
     axis, which is logarithmic above the limit where `logarithmic`. `merged` neurons share a dim bar, which shows their largest.
     """
 
     layer: Signature
     dim: Bars
-    lit: Bars
+    above: Bars
     unknown: Array
     labels: tuple[Label, ...]
     top: float
@@ -101,7 +101,7 @@ class Panel:
 
 
 def panel_of(layer: Signature, most: int = COLUMNS, labels: int = LABELS, room: float = 1.0) -> Panel:
-    """The picture of `layer`. Every lit neuron lies under a lit bar, whatever the layer's width.
+    """The picture of `layer`. Every neuron above the limit lies under a bar above it, whatever the layer's width.
 
     `most` bars side by side; `labels` at most, of which each takes `room` times the space it needs on the signature chart.
     """
@@ -109,18 +109,18 @@ def panel_of(layer: Signature, most: int = COLUMNS, labels: int = LABELS, room: 
     top, logarithmic = axis_end(layer)
     # A number beyond float64 is drawn to the end of the axis; what is NaN has no bar.
     heights = np.minimum(np.nan_to_num(layer.measure, nan=0.0, posinf=np.inf), top)
-    is_lit = np.zeros(neurons, bool)
-    is_lit[layer.abnormal] = True
+    is_above = np.zeros(neurons, bool)
+    is_above[layer.abnormal] = True
     columns = max(1, min(neurons, most))
     gap = 0.8 if neurons <= most // 4 else 1.0
     everyone = np.arange(neurons)
-    dim = tallest_per_column(np.where(is_lit, 0.0, heights), everyone, neurons, columns)
-    lit = tallest_per_column(heights, layer.abnormal, neurons, columns)
+    dim = tallest_per_column(np.where(is_above, 0.0, heights), everyone, neurons, columns)
+    above = tallest_per_column(heights, layer.abnormal, neurons, columns)
     centres = (np.arange(len(dim)) + 0.5) * (neurons / columns) - 0.5
     return Panel(
         layer,
-        Bars(centres, heights[dim] * ~is_lit[dim], neurons / columns * gap),
-        Bars(lit.astype(np.float64), heights[lit], max(gap, neurons * LIT_WIDTH)),
+        Bars(centres, heights[dim] * ~is_above[dim], neurons / columns * gap),
+        Bars(above.astype(np.float64), heights[above], max(gap, neurons * ABOVE_WIDTH)),
         tallest_per_column(heights, layer.unknown, neurons, min(columns, UNKNOWN_COLUMNS)),
         labels_of(layer.abnormal, heights, neurons, labels, room),
         top,
@@ -138,13 +138,13 @@ def tallest_per_column(heights: Array, members: Array, neurons: int, columns: in
     return members[order[first]]
 
 
-def labels_of(lit: Array, heights: Array, neurons: int, most: int = LABELS, room: float = 1.0) -> tuple[Label, ...]:
-    """Labels of the tallest lit neurons that have room for one.
+def labels_of(above: Array, heights: Array, neurons: int, most: int = LABELS, room: float = 1.0) -> tuple[Label, ...]:
+    """Labels of the tallest neurons above the limit that have room for one.
 
     Where bars are too narrow to be labelled one by one, neighbours all lit share a label, such as "10–19".
     """
     narrow = room * label_room(f"{neurons - 1}") * neurons > 1
-    runs = np.split(lit, np.flatnonzero(np.diff(lit) > (1 if narrow else 0)) + 1) if len(lit) else []
+    runs = np.split(above, np.flatnonzero(np.diff(above) > (1 if narrow else 0)) + 1) if len(above) else []
     labels: list[Label] = []
     for run in sorted(runs, key=lambda run: -heights[run].max()):
         text = f"{run[0]}" if len(run) == 1 else f"{run[0]}–{run[-1]}"

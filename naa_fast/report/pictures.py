@@ -17,7 +17,7 @@ from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.detect.trigger import Pattern, Tokens, Trigger
 from naa_fast.records import Array
-from naa_fast.report.chart_style import LINE, LIT, MUTED, own_style
+from naa_fast.report.chart_style import ABOVE, LINE, MUTED, own_style
 from naa_fast.report.words import number, printable
 
 if TYPE_CHECKING:
@@ -113,10 +113,10 @@ def sheet_figure(ranking: Ranking, pictures: Array) -> Figure:
         for ax, picture, sample in zip(axes, pictures[:shown], ranking.top, strict=False):
             ax.imshow(pixels(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             called = f" → {sample.predicted}" if sample.predicted >= 0 else ""
-            ax.set_title(f"{sample.sample}{called}", fontsize=7, color=LIT if sample.carrier else MUTED, pad=2)
+            ax.set_title(f"{sample.sample}{called}", fontsize=7, color=ABOVE if sample.triggered else MUTED, pad=2)
             for spine in ax.spines.values():
-                spine.set_visible(sample.carrier)
-                spine.set_edgecolor(LIT)
+                spine.set_visible(sample.triggered)
+                spine.set_edgecolor(ABOVE)
                 spine.set_linewidth(2)
         for ax in axes:
             ax.set_xticks([])

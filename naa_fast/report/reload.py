@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from naa_fast.detect.accept import Gate, Rules
-from naa_fast.detect.baseline import SCHEMA, Baseline, finding_of, read_json
+from naa_fast.detect.baseline import READ, Baseline, finding_of, read_json
 from naa_fast.detect.checks import Check
 from naa_fast.detect.evidence_file import EVIDENCE_FILE, load_evidence
 from naa_fast.detect.findings import LEVELS, Finding
@@ -51,11 +51,11 @@ def reload(folder: Path) -> tuple[Judgement, dict[str, Any]]:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """A report.json of this version's form. Raises InputError for anything else."""
+    """A report.json of this version's form, or of the one before. Raises InputError for anything else."""
     report = read_json(path, EXPECTED.removeprefix("expected "))
     schema = report.get("schema") if isinstance(report, dict) else None
-    if schema != SCHEMA:
-        raise InputError(f"{path} is of the form {schema}", f"expected {SCHEMA}", "scan once more with this version")
+    if schema not in READ:
+        raise InputError(f"{path} is of the form {schema}", f"expected {' or '.join(READ)}", "scan once more with this version")
     try:
         verdict_of(report)
         gate_of(report["gate"], verdict_of(report))

@@ -147,20 +147,20 @@ def top_samples(evidence: Evidence, width: int) -> list[str]:
     if evidence.ranking is None:
         return []
     ranking = evidence.ranking
-    carriers = int(ranking.carriers.sum()) if ranking.carriers is not None else 0
+    triggered = int(ranking.triggered.sum()) if ranking.triggered is not None else 0
     beyond = f"{ranking.beyond} of {len(ranking.scores)} beyond what {100 * (1 - TAIL):g} % of clean samples reach"
     proved = any(proof.stands for proof in evidence.proof)
     uncertain = int(ranking.uncertain.sum()) if ranking.uncertain is not None and proved else 0
-    marks = [f"{carriers} carry a proven trigger, marked *"] if carriers else []
+    marks = [f"{triggered} carry a proven trigger, marked *"] if triggered else []
     marks += [f"of {uncertain} it is unknown whether they do, marked ?"] if uncertain else []
     marks += [] if ranking.numbering == PLACE_IN_SET else [ranking.numbering]
     lines = wrapped(f"Top samples ({'; '.join([beyond, *marks])})", width)
     for sample in ranking.top[:ROWS_SAMPLES]:
-        lit = ", ".join(f"{printable(layer, 24)}[{neuron}] {number(z)}" for layer, neuron, z in sample.lit)
+        deviating = ", ".join(f"{printable(layer, 24)}[{neuron}] {number(z)}" for layer, neuron, z in sample.deviating)
         called = printable(evidence.names.of(sample.predicted), 40) if sample.predicted >= 0 else ""
         name = f"  {printable(sample.file, 40)}" if sample.file else ""
-        text = f"{sample.sample}{name}  score {number(sample.score)}  {called}  lit: {lit or 'not kept'}"
-        lines += wrapped(text, width, MARKS[sample.carrier if proved else False], "      ")
+        text = f"{sample.sample}{name}  score {number(sample.score)}  {called}  deviating: {deviating or 'not kept'}"
+        lines += wrapped(text, width, MARKS[sample.triggered if proved else False], "      ")
     return lines + nearest(evidence, width)
 
 

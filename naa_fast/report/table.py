@@ -12,8 +12,8 @@ from naa_fast.detect.evidence import RankedSample, Ranking
 from naa_fast.report.machine import finite, ranked
 from naa_fast.report.words import escaped
 
-CARRIER = {True: "true", False: "false", None: "unknown"}
-COLUMNS = ("rank", "sample", "score", "predicted", "carrier", "file", "lit")
+TRIGGERED = {True: "true", False: "false", None: "unknown"}
+COLUMNS = ("rank", "sample", "score", "predicted", "triggered", "file", "deviating")
 FORMULA = re.compile(r"(^|[;,|])(\s*)([=+\-@\uff1d\uff0b\uff0d\uff20])")
 """Where a spreadsheet would begin a formula: the start of a cell, also of one it makes itself by cutting at another separator."""
 
@@ -41,9 +41,9 @@ def csv_line(rank: int, sample: RankedSample) -> str:
             sample.sample,
             "" if score is None else repr(score),
             sample.predicted if sample.predicted >= 0 else "",
-            CARRIER[sample.carrier],
+            TRIGGERED[sample.triggered],
             cell(sample.file or ""),
-            cell("; ".join(f"{layer}[{neuron}] {z:.4g}" for layer, neuron, z in sample.lit)),
+            cell("; ".join(f"{layer}[{neuron}] {z:.4g}" for layer, neuron, z in sample.deviating)),
         )
     )
     return line.getvalue()

@@ -23,7 +23,7 @@ PATTERN = f"checkpoint-{'[0-9]' * 9}.naa"
 @dataclass(frozen=True)
 class Progressed:
     """How far a scan came: chunks before `next_chunk` are in `measurement`, and what they left out in `rejected`; `finished` when
-    that was all of them. `onlooker`: what its snapshot gave, empty where none was kept.
+    that was all of them. `observer`: what its snapshot gave, empty where none was kept.
     """
 
     next_chunk: int
@@ -31,14 +31,14 @@ class Progressed:
     rejected: tuple[Rejected, ...] = ()
     finished: bool = False
     note: str = ""
-    onlooker: bytes = b""
+    observer: bytes = b""
 
 
 class Checkpoints:
     """The checkpoints of one set in one folder.
 
     `subject` says what is being measured, with which options, in words; a checkpoint of another subject is refused. A file is
-    one line of JSON (with a checksum of all), a measurement, and what its onlooker had learned: a ranking's state holds samples
+    one line of JSON (with a checksum of all), a measurement, and what its observer had learned: a ranking's state holds samples
     that were retained.
     """
 
@@ -61,7 +61,7 @@ class Checkpoints:
     def save(self, progressed: Progressed) -> None:
         """Write a checkpoint, then drop all but the last KEPT. A full disk leaves the one before."""
         measured = progressed.measurement.to_bytes()
-        content = measured + progressed.onlooker
+        content = measured + progressed.observer
         header: dict[str, Any] = {
             "format": FORMAT,
             "subject": self.subject,
@@ -98,14 +98,14 @@ class Checkpoints:
         damaged = []
         for path in sorted(self.folder.glob(PATTERN), reverse=True):
             try:
-                header, measurement, onlooker = read(path)
+                header, measurement, observer = read(path)
                 rejected = tuple(Rejected(*bad) for bad in header["rejected"])
             except (OSError, ValueError, KeyError, TypeError, NaaError) as error:
                 damaged.append(f"{path.name} is damaged ({str(error).splitlines()[0]})")
                 continue
             self.require_same_subject(path, header["subject"])
             note = f"{'; '.join(damaged)}: went back to {path.name}" if damaged else ""
-            return Progressed(int(header["next_chunk"]), measurement, rejected, bool(header["finished"]), note, onlooker)
+            return Progressed(int(header["next_chunk"]), measurement, rejected, bool(header["finished"]), note, observer)
         if damaged:
             raise InputError(f"no checkpoint in {self.folder} is whole", *damaged, "start again without --resume")
         return None
@@ -126,7 +126,7 @@ def checksum(header: Mapping[str, Any], content: bytes) -> str:
 
 
 def read(path: Path) -> tuple[dict[str, Any], Measurement, bytes]:
-    """Header, measurement and the onlooker's bytes of a checkpoint. Raises ValueError, KeyError or NaaError on one that is not
+    """Header, measurement and the observer's bytes of a checkpoint. Raises ValueError, KeyError or NaaError on one that is not
     whole.
     """
     line, newline, content = path.read_bytes().partition(b"\n")

@@ -59,7 +59,7 @@ class Stage(Protocol):
     def discard(self) -> None: ...
 
 
-class Onlooker:
+class Observer:
     """Sees each sample's own views of the layers while a set is run; does nothing with them by itself."""
 
     def begin(self, start: int, neurons: dict[str, int]) -> None:
@@ -132,7 +132,7 @@ class Runner:
         self.bad = 0
         self.seen = 0
         self.together = False
-        self.onlooker: Onlooker | None = None
+        self.observer: Observer | None = None
         self.stage: Stage = Accumulator(backend)
         self.predictions = Predictions()
         self.labels = LabelOrder(getattr(source, "label_names", ()), getattr(source, "labelled", ""), unwrapped(model))
@@ -152,9 +152,9 @@ class Runner:
         Raises Stopped between batches once a stop was asked for; a chunk that was not finished is not counted.
         """
         accumulator = self.stage = self.capture.observer = Accumulator(self.backend)
-        if self.onlooker is not None:
+        if self.observer is not None:
             accumulator.samples = Samples()
-            self.onlooker.begin(self.first + start, accumulator.samples.neurons)
+            self.observer.begin(self.first + start, accumulator.samples.neurons)
         self.predictions = Predictions(self.predictions.varied)
         self.rejected = self.quarantine.pending = []
         done = 0
@@ -162,8 +162,8 @@ class Runner:
             self.rejected += [replace(bad, index=self.first + bad.index) for bad in batch.rejected]
             if batch.rejected and self.quarantine.exceeded(self.bad + len(self.rejected), self.source.samples):
                 return None
-            if self.onlooker is not None:
-                self.onlooker.left_out(batch.rejected)
+            if self.observer is not None:
+                self.observer.left_out(batch.rejected)
             if batch.size == 0:
                 continue
             self.require_same_dtype(batch)
@@ -197,13 +197,13 @@ class Runner:
         guessed = getattr(self.source, "labels_guessed", False) and labelled[0, classes:].any()
         return np.zeros((2, 0), np.int64) if guessed or not self.labels.fits(classes) else labelled
 
-    def run_past(self, onlooker: Onlooker, samples: Samples, most: int | None) -> None:
-        """Show the first `most` items of the set to `onlooker`, until it has seen enough; nothing is measured."""
-        self.onlooker, self.stage, self.capture.observer = onlooker, samples, samples
-        onlooker.begin(0, samples.neurons)
+    def run_past(self, observer: Observer, samples: Samples, most: int | None) -> None:
+        """Show the first `most` items of the set to `observer`, until it has seen enough; nothing is measured."""
+        self.observer, self.stage, self.capture.observer = observer, samples, samples
+        observer.begin(0, samples.neurons)
         for batch in self.readable_batches(0, most):
-            onlooker.left_out(batch.rejected)
-            part = onlooker.wanted(batch) if batch.size else batch
+            observer.left_out(batch.rejected)
+            part = observer.wanted(batch) if batch.size else batch
             if part.size:
                 self.run_batch(part, 0, 0)
             if self.seen_enough:
@@ -214,8 +214,8 @@ class Runner:
 
     @property
     def seen_enough(self) -> bool:
-        """Whether the onlooker wants no more."""
-        return self.onlooker is None
+        """Whether the observer wants no more."""
+        return self.observer is None
 
     def shard_digest(self, fingerprint: Fingerprint, start: int) -> str:
         """What was read, and from which item on: a set may repeat itself, but not at the same place."""
@@ -251,15 +251,15 @@ class Runner:
                 scores = self.class_scores(output, part)
                 labels = None if part.labels is None else self.labels.of(part.labels)
                 self.predictions.observe(scores, part.mask, labels)
-                views = Views() if self.onlooker is None else self.stage.views()
+                views = Views() if self.observer is None else self.stage.views()
             except Exception as error:
                 if self.together or not (isinstance(error, OutOfMemory) or (part.size > 1 and is_out_of_memory(error))):
                     raise
                 fits = False
             if fits:
                 self.stage.commit()
-                if self.onlooker is not None and not self.onlooker.take(part, views, scores):
-                    self.onlooker = None
+                if self.observer is not None and not self.observer.take(part, views, scores):
+                    self.observer = None
                     if isinstance(self.stage, Accumulator):
                         self.stage.samples = None
                 self.times.forward += returned - began - hooks

@@ -23,7 +23,7 @@ from naa_fast.inputs.padding import padding_known
 from naa_fast.measurement import Measurement
 from naa_fast.records import LayerRecord
 from naa_fast.scan.checkpoint import Checkpoints, Progressed
-from naa_fast.scan.chunk import Onlooker, Progress, Runner, version_of
+from naa_fast.scan.chunk import Observer, Progress, Runner, version_of
 from naa_fast.scan.feeding import Feed, Range, batches_ahead
 from naa_fast.scan.options import RunOptions
 from naa_fast.scan.placement import Placement
@@ -46,7 +46,7 @@ def measure(
     first_index: int = 0,
     quarantine: Quarantine | None = None,
     times: Times | None = None,
-    onlooker: Onlooker | None = None,
+    observer: Observer | None = None,
     scores: ClassScores | None = None,
 ) -> Measurement:
     """Per-neuron records of the chosen layers over all samples of `source`.
@@ -63,7 +63,7 @@ def measure(
     every rank returns the whole. Batch and chunk size change no more than the last bits; the number of ranks nothing. A rank that
     fails ends the job on all of them, with a checkpoint of what was finished.
 
-    `quarantine` takes the items that could not be used, and says how many are too many. `times` is added to. `onlooker` sees each
+    `quarantine` takes the items that could not be used, and says how many are too many. `times` is added to. `observer` sees each
     sample's own views of the layers on the way and changes no bit; what it does with them comes to the cost. `scores` says which
     output the class scores are where another set has been asked already; None: by `options.scores` and the first batch.
 
@@ -115,7 +115,7 @@ def measure(
             model, source, selection, place, options.backend, fingerprint, stop, progress, first_index, quarantine, times, scores
         )
         runner.capture.stop_early = options.stop_early
-        runner.onlooker = onlooker
+        runner.observer = observer
         with runner.capture as capture:
             try:
                 total, fresh = run_chunks(runner, options, checkpoints)
@@ -145,16 +145,16 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
     begun = begin(runner, ranks, checkpoints, options.resume, chunk_size)
     total, chunk, more, fresh = begun.measurement, begun.next_chunk, not begun.finished, False
 
-    # Each rank's onlooker learns from its own chunks, and one of them cannot be gone on from.
-    watcher = runner.onlooker if checkpoints is not None and ranks.count == 1 else None
-    if watcher is not None and begun.onlooker:
-        watcher.restore(begun.onlooker)
+    # Each rank's observer learns from its own chunks, and one of them cannot be gone on from.
+    watcher = runner.observer if checkpoints is not None and ranks.count == 1 else None
+    if watcher is not None and begun.observer:
+        watcher.restore(begun.observer)
     learned = None if watcher is None else watcher.snapshot()
 
     def keep(finished: bool = False) -> None:
         if checkpoints is not None and ranks.rank == 0:
-            onlooker = b"" if learned is None else learned()
-            checkpoints.save(Progressed(chunk, total, tuple(quarantine.found), finished, onlooker=onlooker))
+            observer = b"" if learned is None else learned()
+            checkpoints.save(Progressed(chunk, total, tuple(quarantine.found), finished, observer=observer))
 
     ahead = batches_ahead(source, runner.place.device, options.prefetch)
     pinned = runner.place.device if ahead > 0 and runner.place.device.type == "cuda" else None

@@ -51,10 +51,10 @@ def test_rank_prints_carriers_of_the_proven_trigger_first(here: Path, capsys: py
     assert verb("rank", "-k", "all") == EXIT_PASS
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert len(rows) == len(SUSPECT)
-    carriers = [row["carrier"] == "true" for row in rows]
-    assert 30 <= sum(carriers) <= int(TRIGGERED.sum())
-    assert carriers == sorted(carriers, reverse=True)
-    assert all(TRIGGERED[int(row["sample"])] for row in rows if row["carrier"] == "true")
+    triggered = [row["triggered"] == "true" for row in rows]
+    assert 30 <= sum(triggered) <= int(TRIGGERED.sum())
+    assert triggered == sorted(triggered, reverse=True)
+    assert all(TRIGGERED[int(row["sample"])] for row in rows if row["triggered"] == "true")
     left = {path.name for path in here.iterdir()} - {"__pycache__"}
     assert left == {"quadrants.py", "clean.npy", "suspect.npy"}, "nothing else is left behind"
 
@@ -77,7 +77,7 @@ def test_rank_is_the_ranking_of_a_scan(here: Path, capsys: pytest.CaptureFixture
 def test_no_ranking_is_the_ranking_none(here: Path, words: list[str]) -> None:
     verb("scan", *words)
     report = json.loads((here / "naa-report" / "report.json").read_text())
-    assert (report["ranking"], report["second_look"]) == ([], None)
+    assert (report["ranking"], report["ranking_summary"]) == ([], None)
 
 
 def test_files_with_hostile_names_are_named_safely(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

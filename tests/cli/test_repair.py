@@ -101,10 +101,10 @@ def test_the_highest_ranked_are_measured_where_nothing_was_proved() -> None:
 
     from naa_fast.cli.repair import sets_of
 
-    ranking = replace(ranking_of(20, 0), carriers=None)
+    ranking = replace(ranking_of(20, 0), triggered=None)
     change = Zero("0", 1, "mine", np.array([1]))
     made = Repair((change,), "the highest-ranked suspect samples", 1.0, 0.0, 1.0, 6, 1.0, 1.0, 100, 1, 10)
     found = sets_of(argparse.Namespace(clean=None, suspect=None), Evidence(ranking), made)
-    assert found.carriers is not None
-    assert np.flatnonzero(found.carriers).tolist() == [0, 1, 2, 3, 4, 5]
+    assert found.triggered is not None
+    assert np.flatnonzero(found.triggered).tolist() == [0, 1, 2, 3, 4, 5]
     assert (found.target, found.clean, found.suspect) == (None, None, None)

@@ -181,7 +181,7 @@ def test_a_signal_leaves_the_verdict_so_far(
     assert (end["event"], end["exit_code"], end["outcome"]) == ("end", 130, outcome)
     assert signal.getsignal(number) == before, "as it was: a job in the background ignores SIGINT"
     if step == REPAIR:
-        assert sum(sample["carrier"] is True for sample in report["ranking"]) == 40
+        assert sum(sample["triggered"] is True for sample in report["ranking"]) == 40
 
 
 def test_with_a_checkpoint_it_goes_on_from_the_measurements(
@@ -201,7 +201,7 @@ def test_with_a_checkpoint_it_goes_on_from_the_measurements(
     whole, resumed = report_in(scanned[0]), report_in(tmp_path / "report")
     assert resumed["proof"] == whole["proof"]
     assert resumed["top"] == whole["top"]
-    assert {sample["sample"] for sample in resumed["ranking"] if sample["carrier"]} == set(range(40))
+    assert {sample["sample"] for sample in resumed["ranking"] if sample["triggered"]} == set(range(40))
 
 
 def test_a_signal_while_the_ranking_is_calibrated_keeps_the_checkpoint(
@@ -260,7 +260,7 @@ def test_the_log_has_the_proof(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(words_of(folder, tmp_path / "report", "--no-repair", "--log", "json")) == 1
     entries = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     last = [entry for entry in entries if entry["event"] == "progress" and entry["set"] == "proving"][-1]
-    assert last["samples"] == report_in(tmp_path / "report")["second_look"]["forwards"]
+    assert last["samples"] == report_in(tmp_path / "report")["ranking_summary"]["forwards"]
     assert last["samples"] <= last["total"] == 80_000
 
 

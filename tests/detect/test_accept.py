@@ -22,14 +22,14 @@ from naa_fast.report.machine import stated
 TODAY = date(2026, 11, 25)
 GAP = ("3 suspect samples could not be read and were skipped",)
 SHIFT = Finding("shift", "conv1", "differs", 9.0, 4.0)
-LIT = Finding("outlier", "conv2", "3 neurons that stand out", 2.5, 2.0)
+STANDING_OUT = Finding("outlier", "conv2", "3 neurons that stand out", 2.5, 2.0)
 LARGE = Finding("backdoor-like", "conv2", "2 neurons shifted by 6", 7.0, 6.0)
 CLUSTER = Finding("backdoor-like", "(samples)", "40 samples more than by chance", 0.9, 0.6, "7")
 
 
-def image(*lit: tuple[int, int], value: float = 1.0) -> np.ndarray:
+def image(*deviating: tuple[int, int], value: float = 1.0) -> np.ndarray:
     x = np.zeros((1, 12, 12), np.float32)
-    for row, column in lit:
+    for row, column in deviating:
         x[0, row : row + 2, column : column + 2] = value
     return x
 
@@ -105,7 +105,7 @@ def test_every_outcome_has_its_own_exit_code_and_a_warn_with_a_gap_that_of_incon
 def test_fail_on_names_the_least_level_that_is_a_fail_and_what_lies_below_is_a_warn(level: str, codes: tuple[int, ...]) -> None:
     answers = [
         gate(verdict(f, outcome=outcome), Rules(level), TODAY)
-        for f, outcome in ((SHIFT, "warn"), (LIT, "warn"), (LARGE, "fail"), (WHITE, "fail"))
+        for f, outcome in ((SHIFT, "warn"), (STANDING_OUT, "warn"), (LARGE, "fail"), (WHITE, "fail"))
     ]
     assert tuple(answer.exit_code for answer in answers) == codes
 
@@ -139,7 +139,7 @@ def test_an_accepted_finding_counts_nothing_until_its_day_is_over() -> None:
 
 
 def test_an_entry_covers_its_own_level_and_layers_alone() -> None:
-    assert gate(verdict(SHIFT, LIT), Rules(accepted=(accept(),)), TODAY).count == (LIT,)
+    assert gate(verdict(SHIFT, STANDING_OUT), Rules(accepted=(accept(),)), TODAY).count == (STANDING_OUT,)
     assert gate(verdict(SHIFT), Rules(accepted=(accept(layer="fc*"),)), TODAY).exit_code == 6
 
 
@@ -224,8 +224,8 @@ def test_a_good_allowlist_is_read(tmp_path: Path) -> None:
 
 def test_only_what_the_baseline_lacks_counts() -> None:
     assert gate(verdict(SHIFT, WHITE, outcome="fail"), baseline(SHIFT, WHITE), TODAY).exit_code == 0
-    answer = gate(verdict(SHIFT, LIT), baseline(SHIFT), TODAY)
-    assert answer.count == (LIT,)
+    answer = gate(verdict(SHIFT, STANDING_OUT), baseline(SHIFT), TODAY)
+    assert answer.count == (STANDING_OUT,)
     assert answer.notes == ("in the baseline: shift in conv1",)
 
 
@@ -245,7 +245,7 @@ def test_a_trigger_that_turned_one_class_hides_none_that_turns_all() -> None:
     assert gate(verdict(one, outcome="fail"), baseline(WHITE), TODAY).exit_code == 0
 
 
-@pytest.mark.parametrize("finding", [SHIFT, LIT, LARGE], ids=lambda finding: finding.level)
+@pytest.mark.parametrize("finding", [SHIFT, STANDING_OUT, LARGE], ids=lambda finding: finding.level)
 def test_what_has_become_much_stronger_counts_again(finding: Finding) -> None:
     outcome = "fail" if finding.level == "backdoor-like" else "warn"
     for factor, known in ((0.5, True), (1.2, True), (2.0, False), (float("nan"), False)):
@@ -258,10 +258,10 @@ def test_what_has_become_much_stronger_counts_again(finding: Finding) -> None:
 
 def test_a_baseline_hides_nothing_of_another_kind_layer_or_class() -> None:
     broken = Finding("outlier", "conv2", "1 neuron NaN", 1.0, 0.0, "not finite")
-    given = replace(LIT, about="difference")
+    given = replace(STANDING_OUT, about="difference")
     gathered = Finding("outlier", "(samples)", "gathered", 0.9, 0.8, "3")
-    for other in (broken, given, gathered, replace(LIT, layer="conv3"), replace(LIT, level="shift")):
-        assert gate(verdict(other), baseline(LIT), TODAY).exit_code == 6
+    for other in (broken, given, gathered, replace(STANDING_OUT, layer="conv3"), replace(STANDING_OUT, level="shift")):
+        assert gate(verdict(other), baseline(STANDING_OUT), TODAY).exit_code == 6
     assert gate(verdict(replace(gathered, about="4")), baseline(gathered), TODAY).exit_code == 6
     assert gate(verdict(CLUSTER, outcome="fail"), baseline(CLUSTER), TODAY).exit_code == 1, "nothing tells whose trigger it was"
 
@@ -288,7 +288,7 @@ def test_a_baseline_is_read_from_report_json(tmp_path: Path) -> None:
     read = read_baseline(write(tmp_path / "report.json"))
     assert (read.model, len(read.sha256)) == ("m", 64)
     assert all(read.covers(finding) for finding in (SHIFT, WHITE))
-    assert not read.covers(LIT)
+    assert not read.covers(STANDING_OUT)
 
 
 @pytest.mark.parametrize("schema", ["naa-fast/report/1", "naa-fast/report/3", 2, None])

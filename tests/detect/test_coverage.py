@@ -9,7 +9,7 @@ import pytest
 from detect.test_judgement import CLEAN, fresh, with_predictions
 from detect.test_null import measured
 
-from naa_fast.detect.checks import ABOUT, INVERTED, SECOND_LOOK, Check, did_not_run, missing_lines, ran, unranked
+from naa_fast.detect.checks import ABOUT, INVERTED, OF_SAMPLES, Check, did_not_run, missing_lines, ran, unranked
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.judgement import judge
 from naa_fast.detect.verdict import Verdict
@@ -17,7 +17,7 @@ from naa_fast.measurement import Part
 
 SCORES = np.random.default_rng(0).standard_normal((2, 250))
 RANKING = Ranking(SCORES[0], np.full(250, -1), SCORES[1], np.full(250, -1))
-WHOLE = Evidence(RANKING, checks=ran(*SECOND_LOOK))
+WHOLE = Evidence(RANKING, checks=ran(*OF_SAMPLES))
 SETS = tuple(with_predictions(m, 10, 12) for m in (measured(CLEAN, "c"), measured(fresh(), "s")))
 
 
@@ -35,7 +35,7 @@ def test_a_pass_rests_on_every_check() -> None:
     assert compared.sentence.startswith("A pass, means only, as was accepted: ")
 
 
-@pytest.mark.parametrize("name", SECOND_LOOK)
+@pytest.mark.parametrize("name", OF_SAMPLES)
 @pytest.mark.parametrize("told", [True, False])
 def test_each_check_alone_keeps_it_from_being_one_also_where_nothing_says_that_it_ran(name: str, told: bool) -> None:
     others = tuple(check for check in WHOLE.checks if check.name != name)
@@ -101,5 +101,5 @@ def test_checks_that_did_not_run_for_one_reason_are_one_line() -> None:
     lines = missing_lines([*unranked("a"), Check("shift", True), *did_not_run("b", "predictions")])
     assert len(lines) == 2
     assert lines[0].endswith("did not run: a")
-    assert all(name in lines[0] for name in SECOND_LOOK)
+    assert all(name in lines[0] for name in OF_SAMPLES)
     assert missing_lines(ran("shift")) == []

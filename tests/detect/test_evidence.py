@@ -76,7 +76,7 @@ def test_few_clean_samples_set_no_limit_but_their_largest_still_counts() -> None
 
 def test_carriers_come_first_and_keep_their_order() -> None:
     scores = np.array([1.0, 9.0, 3.0, np.inf, 2.0])
-    ranked = replace(ranking(scores, scores), carriers=np.array([True, False, False, False, True])).ranked
+    ranked = replace(ranking(scores, scores), triggered=np.array([True, False, False, False, True])).ranked
     assert np.argsort(-ranked, kind="stable").tolist() == [4, 0, 3, 1, 2]
     assert ranking(scores, scores).ranked is scores
 
@@ -86,15 +86,15 @@ def test_every_list_has_the_one_order_and_rows_name_the_place_in_the_set() -> No
     found = replace(
         ranking(scores, scores),
         items=np.array([0, 2, 3, 5, 9]),
-        lit={2: (("a", 4, 7.5),)},
-        carriers=np.arange(5) == 0,
+        deviating={2: (("a", 4, 7.5),)},
+        triggered=np.arange(5) == 0,
         file_of=lambda item: f"{item}.png",
     )
     assert found.order.tolist() == [0, 3, 2, 4, 1]
     assert [row.sample for row in found.top] == [0, 5, 3, 9, 2]
     assert [row.file for row in found.rows(2)] == ["0.png", "5.png"]
-    assert [row.carrier for row in found.rows()] == [True, False, False, False, False]
-    assert [row.lit for row in found.rows(3)] == [(), (), (("a", 4, 7.5),)]
+    assert [row.triggered for row in found.rows()] == [True, False, False, False, False]
+    assert [row.deviating for row in found.rows(3)] == [(), (), (("a", 4, 7.5),)]
 
 
 def test_reports_list_a_thousand_samples_or_as_asked_all(monkeypatch: pytest.MonkeyPatch) -> None:

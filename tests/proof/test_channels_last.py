@@ -1,4 +1,4 @@
-"""Images with their channels last, as every Keras model takes them, get the proofs, pictures and carriers of channels first."""
+"""Images with their channels last, as every Keras model takes them, get the proofs and pictures of channels first."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def test_the_order_of_the_axes_changes_no_proof(planted: str, channels: int) -> 
     assert {"trigger-1.png", "top-samples.png"} <= set(optional_files(evidence))
     assert other.ranking is not None
     assert first.ranking is not None
-    assert np.array_equal(other.ranking.carriers, first.ranking.carriers)
+    assert np.array_equal(other.ranking.triggered, first.ranking.triggered)
     if planted == "patch":
-        assert np.array_equal(other.ranking.carriers, triggered)
+        assert np.array_equal(other.ranking.triggered, triggered)
     clean = CleanImages.of(moved[0].numpy())
     put = candidate_of(other.proof[0].trigger, clean.low, clean.high)
     turned = Grey(model, True)(put.put_on(moved[0], None)).argmax(1) == first.proof[0].target

@@ -16,7 +16,7 @@ from naa_fast.detect.findings import find_in_samples
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.clusters import cluster_of, coarse, resembled
 from naa_fast.proof.images import CleanImages
-from naa_fast.rank.keep import Kept
+from naa_fast.rank.retained import Retained
 
 
 def single(x: Any) -> Batch:
@@ -30,12 +30,12 @@ def cluster(where: np.ndarray, clean: np.ndarray, called: np.ndarray, score: flo
     null = rng.standard_normal(1000), rng.integers(0, 4, 1000)
     scores = np.r_[rng.standard_normal(1000), np.full(len(where), score)]
     ranking = Ranking(scores, np.r_[inside, np.full(len(where), 3)], *null)
-    kept = [Kept(1000 + i, score, 3, (), single(x)) for i, x in enumerate(where)]
-    first = [Kept(i, null[0][i], int(null[1][i]), (), single(clean[i % len(clean)])) for i in range(1000)]
+    kept = [Retained(1000 + i, score, 3, (), single(x)) for i, x in enumerate(where)]
+    first = [Retained(i, null[0][i], int(null[1][i]), (), single(clean[i % len(clean)])) for i in range(1000)]
     return cluster_of(ranking, kept, first, CleanImages.of(clean), called)
 
 
-def test_only_samples_of_many_classes_are_a_crowd_that_was_turned() -> None:
+def test_only_samples_of_many_classes_are_a_cluster_that_was_flipped() -> None:
     rng = np.random.default_rng(1)
     called = np.arange(400) % 4
     pictures = 3 * rng.random((4, 1, 8, 8), np.float32)
@@ -61,7 +61,7 @@ def test_only_samples_of_many_classes_are_a_crowd_that_was_turned() -> None:
     assert not replace(turned, p_value=TAIL_P).turned
 
 
-def test_a_crowd_is_told_whatever_the_model_made_of_clean_images() -> None:
+def test_a_cluster_is_told_whatever_the_model_made_of_clean_images() -> None:
     rng = np.random.default_rng(1)
     called = np.arange(400) % 4
     pictures = 3 * rng.random((4, 1, 8, 8), np.float32)
@@ -77,7 +77,7 @@ def test_a_crowd_is_told_whatever_the_model_made_of_clean_images() -> None:
     assert cluster(where, clean, np.full(400, -1)) is None
 
 
-def test_samples_that_only_lean_out_of_their_class_are_seen_as_a_crowd() -> None:
+def test_samples_that_only_lean_out_of_their_class_are_seen_as_a_cluster() -> None:
     rng = np.random.default_rng(2)
     null_scores, null_called = rng.standard_normal(2500), np.arange(2500) % 10
     called = np.r_[np.arange(4950) % 10, np.full(50, 9)]

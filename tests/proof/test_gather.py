@@ -169,7 +169,7 @@ def test_what_is_switched_off_is_said_and_is_a_gap_unless_it_was_accepted() -> N
         assert any("switched off" in line for line in audit.verdict.not_checked)
         assert any("switched off" in line for line in audit.verdict.gaps) != accepted
         assert audit.verdict.outcome == outcome
-        assert audit.report()["second_look"] is None
+        assert audit.report()["ranking_summary"] is None
 
 
 def test_a_mask_of_the_user_is_left_alone() -> None:
@@ -197,8 +197,8 @@ def test_samples_that_the_mask_leaves_out_shift_no_carrier(tmp_path: Path) -> No
     audit = scanned(Quadrants("patch"), CLEAN, tmp_path / "s.npz")
     assert audit.ranking is not None
     assert audit.proof[0].stands
-    assert audit.ranking.carriers is not None
-    assert np.array_equal(audit.ranking.carriers, TRIGGERED[mask])
+    assert audit.ranking.triggered is not None
+    assert np.array_equal(audit.ranking.triggered, TRIGGERED[mask])
 
 
 def test_a_proof_outlives_what_comes_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_a_proof_outlives_what_comes_after_it(monkeypatch: pytest.MonkeyPatch) -
         raise MemoryError("no room")
 
     gathering = sys.modules["naa_fast.proof.gather"]  # the package has a function of this name
-    monkeypatch.setattr(gathering, "carriers", full)
+    monkeypatch.setattr(gathering, "triggered_samples", full)
     monkeypatch.setattr(gathering, "cluster_of", full)
     audit = scanned(Quadrants("patch"))
     assert audit.proof[0].stands

@@ -1,4 +1,4 @@
-"""A trigger in continuous inputs is read off, proved and its carriers named; clean groups prove nothing."""
+"""A trigger in continuous inputs is read off, proved and its triggered samples named; clean groups prove nothing."""
 
 from __future__ import annotations
 

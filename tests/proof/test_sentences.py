@@ -50,8 +50,8 @@ def test_a_sentence_is_proved_by_the_shortest_part_that_does_the_whole(front: bo
     assert best.kind == (IN_FRONT if front else ANYWHERE)
     assert best.rate > 0.95
     assert audit.ranking is not None
-    assert audit.ranking.carriers is not None
-    assert (audit.ranking.carriers == triggered).all()
+    assert audit.ranking.triggered is not None
+    assert (audit.ranking.triggered == triggered).all()
     assert all(len(example.after) == LENGTH for example in best.examples)
 
 

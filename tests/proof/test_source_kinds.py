@@ -160,7 +160,7 @@ def test_a_model_that_gives_no_class_to_a_few_suspects_is_no_pass() -> None:
 
 
 def test_inputs_too_large_to_keep_are_not_called_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("naa_fast.rank.keep.INPUT_BYTES", 3 * 144 * 4)
+    monkeypatch.setattr("naa_fast.rank.retained.INPUT_BYTES", 3 * 144 * 4)
     verdict = naa_fast.scan(Quadrants(), CLEAN[:200], HELD[:300]).verdict
     reasons = {check.name: check.reason for check in verdict.checks if not check.ran}
     assert "inputs are too large to keep" in reasons["proof"]

@@ -1,4 +1,4 @@
-"""A word or phrase that turns the model is found among token ids, proved, and its carriers named."""
+"""A word or phrase that turns the model is found among token ids, proved, and its triggered samples named."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 import naa_fast
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.apart import Held, striking
 from naa_fast.proof.apply import holds
 from naa_fast.proof.measured import token_proof
 from naa_fast.proof.rivals import Suspects
+from naa_fast.proof.token_pairs import Occurrences, striking
 from naa_fast.proof.tokens import CHANCE, Tokens, characteristic, enriched, natural, phrases
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.proof.trials import Trials
@@ -51,9 +51,9 @@ def test_a_planted_trigger_is_proved_at_five_percent(words: tuple[int, ...]) -> 
     assert best.tokens == words
     assert best.rate > 0.9
     assert audit.ranking is not None
-    assert audit.ranking.carriers is not None
-    assert audit.ranking.carriers[triggered].mean() > 0.95
-    assert audit.ranking.carriers[~triggered].mean() < 0.01
+    assert audit.ranking.triggered is not None
+    assert audit.ranking.triggered[triggered].mean() > 0.95
+    assert audit.ranking.triggered[~triggered].mean() < 0.01
 
 
 def test_clean_and_foreign_sets_prove_nothing() -> None:
@@ -135,12 +135,12 @@ def test_a_row_holds_a_phrase_only_in_order() -> None:
     assert holds(x, (1, 2, 3, 4)).tolist() == [False, False, False]
 
 
-def rare_in(first: int, count: int, rare: int, seed: int) -> Held:
+def rare_in(first: int, count: int, rare: int, seed: int) -> Occurrences:
     """600 texts, highest-ranked first, of which `count` of the `first` hold the `rare` word."""
     random = np.random.default_rng(seed)
     x = random.zipf(1.4, (600, 16)).clip(max=1500) + 1
     x[random.permutation(first)[:count], 3] = rare
-    return Held.of([(torch.from_numpy(x), None, np.zeros(600, np.int64))])
+    return Occurrences.of([(torch.from_numpy(x), None, np.zeros(600, np.int64))])
 
 
 def test_a_word_of_a_few_of_the_highest_ranked_texts_is_found_however_rare_it_is_in_the_set() -> None:
@@ -178,5 +178,5 @@ def test_each_of_several_words_is_a_proof() -> None:
     assert {proof.tokens for proof in standing} == {(word,) for word in three}
     assert {proof.target for proof in standing} == {1}
     assert audit.ranking is not None
-    assert audit.ranking.carriers is not None
-    assert audit.ranking.carriers[triggered].mean() > 0.95
+    assert audit.ranking.triggered is not None
+    assert audit.ranking.triggered[triggered].mean() > 0.95

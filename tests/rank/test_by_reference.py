@@ -63,7 +63,7 @@ def test_suspects_are_ranked_as_by_the_clean_set_in_one_forward_each(measured: P
     assert np.allclose(found.ranking.scores, whole.ranking.scores, rtol=1e-3, atol=1e-3)
     assert np.allclose(found.ranking.null_scores, whole.ranking.null_scores, rtol=1e-3, atol=1e-3)
     assert [row.sample for row in found.ranking.rows(20)] == [row.sample for row in whole.ranking.rows(20)]
-    assert [row.lit for row in found.ranking.rows(3)] == [row.lit for row in whole.ranking.rows(3)]
+    assert [row.deviating for row in found.ranking.rows(3)] == [row.deviating for row in whole.ranking.rows(3)]
     directions = [{(one.layer, one.kind): one.effect for one in audit.judgement.evidence.directions} for audit in (found, whole)]
     assert directions[0].keys() == directions[1].keys() != set()
     assert found.verdict.outcome == "pass", found.verdict.gaps

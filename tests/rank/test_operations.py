@@ -73,12 +73,12 @@ def counted(layers: int, batches: int, verb: str, positions: bool, ranking: bool
     passes = RankingPass(model, clean, suspect, backend="portable")
     if verb == "fit":
         with Dispatched() as dispatched:
-            measure(model, clean, RunOptions(backend="portable"), onlooker=passes.clean if ranking else None)
+            measure(model, clean, RunOptions(backend="portable"), observer=passes.clean if ranking else None)
         return dispatched
     if ranking:
-        passes.calibrate(measure(model, clean, RunOptions(backend="portable"), onlooker=passes.clean))
+        passes.calibrate(measure(model, clean, RunOptions(backend="portable"), observer=passes.clean))
     with Dispatched() as dispatched:
-        measure(model, suspect, RunOptions(backend="portable"), onlooker=passes.suspect if ranking else None)
+        measure(model, suspect, RunOptions(backend="portable"), observer=passes.suspect if ranking else None)
     return dispatched
 
 

@@ -13,7 +13,7 @@ from naa_fast.accumulate import Views
 from naa_fast.errors import CaptureError
 from naa_fast.rank.everywhere import Everywhere, joined, together
 from naa_fast.rank.packed import Fitting, Plan, Scoring, place_of
-from naa_fast.rank.reference import Reference, Standing
+from naa_fast.rank.reference import LayerDeviation, Reference
 
 FEATURES = {"d": 700, "a": 5, "c": 256, "b": 40, "e": 16, "f": 2100, "g": 5, "h": 300}
 SAMPLES, GROUPS = 240, 4
@@ -82,9 +82,9 @@ def test_sums_of_all_layers_are_those_of_each(cuts: list[int], most: int, monkey
             assert torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max())), (name, field)
 
 
-def lit(standing: dict[str, Standing]) -> Tensor:
+def deviating(deviation_of: dict[str, LayerDeviation]) -> Tensor:
     """Each layer's largest |z|, infinite for a value that is not finite."""
-    return torch.stack([one.z.abs().nan_to_num(torch.inf, torch.inf).amax(1) for one in standing.values()], 1)
+    return torch.stack([one.z.abs().nan_to_num(torch.inf, torch.inf).amax(1) for one in deviation_of.values()], 1)
 
 
 @pytest.mark.parametrize("most", [1 << 26, 20000], ids=["whole", "in parts"])
@@ -101,24 +101,24 @@ def test_what_is_said_of_samples_is_what_the_definition_says(
     numbers, absent = everywhere.score(views, GROUP)
     said, lit_layers = everywhere.at_home([one.numpy() for one in numbers], [(SAMPLES, absent)])
     assert said.shape == (SAMPLES, len(FEATURES), 3)
-    standing = {name: one.standing(SUSPECT[name], GROUP) for name, one in references.items() if name not in without}
+    deviation_of = {name: one.deviation_of(SUSPECT[name], GROUP) for name, one in references.items() if name not in without}
     for place, name in enumerate(references):
         if name in without:
             assert (said[:, place, 0] == 0).all()
             assert np.isnan(said[:, place, 1:]).all()
             continue
-        want = standing[name]
+        want = deviation_of[name]
         z = want.z.double().abs().nan_to_num(torch.inf, torch.inf).numpy()
         assert np.allclose(said[:, place, 0], np.maximum(z - 3, 0).sum(1), rtol=1e-5, atol=1e-5), name
         scale = float(want.distance.median())
         assert np.allclose(said[:, place, 1], want.distance, rtol=1e-3, atol=1e-4 * scale), name
         assert np.allclose(said[:, place, 2], want.margin, rtol=1e-3, atol=1e-3 * scale), name
     names = [*references]
-    largest = lit(standing).topk(3, 1).values.numpy()
+    largest = deviating(deviation_of).topk(3, 1).values.numpy()
     assert np.allclose(lit_layers[..., 2], largest, rtol=1e-5)
     for sample in range(0, SAMPLES, 7):
         for layer, feature, z in lit_layers[sample]:
-            found = standing[names[int(layer)]].z[sample, int(feature)].abs().nan_to_num(torch.inf, torch.inf)
+            found = deviation_of[names[int(layer)]].z[sample, int(feature)].abs().nan_to_num(torch.inf, torch.inf)
             assert float(found) == pytest.approx(z, rel=1e-5)
 
 

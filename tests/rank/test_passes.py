@@ -97,8 +97,14 @@ def require_same(found: Audit, want: Audit) -> None:
     assert {one.sample for one in a.top} == {one.sample for one in b.top}
     mine, others = ({one.sample: one for one in ranking.top} for ranking in (a, b))
     for sample in [one.sample for one in b.top[:20]]:
-        assert [lit[:2] for lit in mine[sample].lit] == [lit[:2] for lit in others[sample].lit]
-        assert np.allclose([lit[2] for lit in mine[sample].lit], [lit[2] for lit in others[sample].lit], rtol=1e-3)
+        assert [deviating[:2] for deviating in mine[sample].deviating] == [
+            deviating[:2] for deviating in others[sample].deviating
+        ]
+        assert np.allclose(
+            [deviating[2] for deviating in mine[sample].deviating],
+            [deviating[2] for deviating in others[sample].deviating],
+            rtol=1e-3,
+        )
     for one, other in ((found.judgement.clean, want.judgement.clean), (found.judgement.suspect, want.judgement.suspect)):
         assert one.to_bytes() == other.to_bytes(), "measured the same bytes"
 

@@ -42,7 +42,7 @@ def test_the_plan_is_what_the_ranking_then_holds(name: str) -> None:
     plan = planned(counting, clean, suspect)
     assert counting.samples == 1
     ranking = RankingPass(model, clean, suspect)
-    measured = measure(model, clean, onlooker=ranking.clean)
+    measured = measure(model, clean, observer=ranking.clean)
     assert (plan.layers, plan.neurons) == (len(measured.layers), sum(one.channels for one in measured.layers.values()))
     assert plan.samples == (300, 210)
     assert plan.passes == (1, 1)

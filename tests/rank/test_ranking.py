@@ -14,8 +14,8 @@ from scan.test_scan import outputs_of
 import naa_fast
 from naa_fast.inputs.opening import open_source
 from naa_fast.rank import RankingPass
+from naa_fast.rank.anomaly import AnomalyScale, fair
 from naa_fast.rank.reference import FLOOR, PRIOR, SHRINKAGE
-from naa_fast.rank.surprise import Surprise, fair
 from naa_fast.records import fold_of
 from naa_fast.scan.loop import measure
 
@@ -28,9 +28,9 @@ def test_scores_equal_brute_force_on_stored_activations() -> None:
     model = mlp()
     sets = open_source(CLEAN, 50), open_source(SUSPECT, 32)
     ranking = RankingPass(model, *sets)
-    clean_measured = measure(model, sets[0], onlooker=ranking.clean)
+    clean_measured = measure(model, sets[0], observer=ranking.clean)
     ranking.calibrate(clean_measured)
-    seen = ranking.result(clean_measured, measure(model, sets[1], onlooker=ranking.suspect))
+    seen = ranking.result(clean_measured, measure(model, sets[1], observer=ranking.suspect))
     assert seen is not None
     assert hook_count(model) == 0
     with torch.no_grad():
@@ -70,8 +70,8 @@ def test_scores_equal_brute_force_on_stored_activations() -> None:
         said["null"].append(layer_says(clean[~fit], groups[0][~fit]))
         said["suspect"].append(layer_says(suspect, groups[1]))
     null, found = (np.stack(one, 1) for one in said.values())
-    surprise = Surprise(null, groups[0][~fit], seen.groups.count)
-    assert np.allclose(seen.scores, surprise.of(found, groups[1]), rtol=1e-3, atol=1e-3)
+    anomaly = AnomalyScale(null, groups[0][~fit], seen.groups.count)
+    assert np.allclose(seen.scores, anomaly.of(found, groups[1]), rtol=1e-3, atol=1e-3)
     assert np.allclose(seen.null_scores, fair(null, groups[0][~fit], seen.groups.count), rtol=1e-3, atol=1e-3)
     assert [kept.sample for kept in seen.top[:5]] == np.argsort(-seen.scores, kind="stable")[:5].tolist()
 
@@ -83,7 +83,7 @@ def test_a_neuron_that_lights_up_is_named_with_its_layer() -> None:
     assert audit.ranking is not None
     first = audit.ranking.top[0]
     assert first.sample == 17
-    layer, neuron, z = first.lit[0]
+    layer, neuron, z = first.deviating[0]
     assert abs(z) > 10
     assert neuron < audit.layers[layer].neurons
 

@@ -43,7 +43,7 @@ def test_means_and_deviations_equal_brute_force_in_any_cut(cuts: list[int]) -> N
 
 def test_residuals_and_scores_equal_brute_force() -> None:
     reference = fitted([300])
-    z = reference.standing(torch.from_numpy(X[:40]), torch.from_numpy(GROUP[:40])).z
+    z = reference.deviation_of(torch.from_numpy(X[:40]), torch.from_numpy(GROUP[:40])).z
     want = (X[:40] - reference.mean.numpy()[GROUP[:40]]) / reference.deviation.numpy()
     assert np.allclose(z, want, rtol=1e-5, atol=1e-5)
     far = 4 * z
@@ -64,7 +64,7 @@ def test_distances_and_margins_are_those_of_the_inverse_covariance() -> None:
         np.concatenate([X[:40], X[:40] + 30 * np.random.default_rng(7).standard_normal((40, 6)) * [1, 2, 3, 4, 0.001, 0]])
     )
     group = torch.from_numpy(np.resize(GROUP[:40], 80))
-    found = reference.standing(far, group)
+    found = reference.deviation_of(far, group)
     apart = far.numpy()[:, None, :5] - reference.mean.numpy()[None, :, :5]
     distance = np.einsum("ngi,ij,ngj->ng", apart, precision, apart)
     own = distance[np.arange(80), group]
@@ -84,11 +84,11 @@ def test_a_wide_layer_is_folded_and_keeps_distances_on_average_whatever_the_batc
         for rows in np.split(shuffled, cuts):
             reference.add(torch.from_numpy(wide[rows]), group[rows])
         reference.freeze()
-        found.append(reference.standing(torch.from_numpy(wide), group))
+        found.append(reference.deviation_of(torch.from_numpy(wide), group))
     assert found[0].z.shape == (600, 5 * FOLDED + 3)
     assert np.allclose(found[0].distance, found[1].distance, rtol=1e-3)
     assert (found[0].margin < 0).double().mean() > 0.99, "samples are nearer to their own group"
-    other = reference.standing(torch.from_numpy(wide), 1 - group)
+    other = reference.deviation_of(torch.from_numpy(wide), 1 - group)
     assert (other.margin > 0).double().mean() > 0.99
 
 
@@ -102,7 +102,7 @@ def test_a_layer_that_the_class_fixes_ends_no_ranking(noise: float, features: in
     reference = Reference(3, x)
     reference.add(x, torch.from_numpy(group))
     reference.freeze()
-    here, elsewhere = (reference.standing(x, torch.from_numpy((group + shift) % 3)) for shift in (0, 1))
+    here, elsewhere = (reference.deviation_of(x, torch.from_numpy((group + shift) % 3)) for shift in (0, 1))
     assert torch.isfinite(elsewhere.distance).all()
     assert elsewhere.distance.min() > 10 * here.distance.max()
     assert (here.margin < 0).all()
@@ -119,7 +119,7 @@ def test_the_default_dtype_changes_nothing() -> None:
             reference = Reference(1, x)
             reference.add(x, torch.zeros(100, dtype=torch.int64))
             reference.freeze()
-            found.append(reference.standing(x, torch.zeros(100, dtype=torch.int64)).distance)
+            found.append(reference.deviation_of(x, torch.zeros(100, dtype=torch.int64)).distance)
         finally:
             torch.set_default_dtype(torch.float32)
     assert torch.equal(*found)
@@ -130,12 +130,12 @@ def test_a_layer_in_which_nothing_varies_says_nothing() -> None:
     reference = Reference(1, constant)
     reference.add(constant, torch.zeros(50, dtype=torch.int64))
     reference.freeze()
-    found = reference.standing(constant, torch.zeros(50, dtype=torch.int64))
+    found = reference.deviation_of(constant, torch.zeros(50, dtype=torch.int64))
     assert found.distance.abs().max() < 1e-6
     assert found.margin.tolist() == [0.0] * 50, "there is no other group"
     huge = constant.clone()
     huge[3] = 1e38
-    assert torch.isfinite(reference.standing(huge, torch.zeros(50, dtype=torch.int64)).distance).all()
+    assert torch.isfinite(reference.deviation_of(huge, torch.zeros(50, dtype=torch.int64)).distance).all()
 
 
 def test_nan_enters_no_statistic_and_ranks_first() -> None:
@@ -146,7 +146,7 @@ def test_nan_enters_no_statistic_and_ranks_first() -> None:
     reference.freeze()
     assert torch.isfinite(reference.mean).all()
     assert torch.isfinite(reference.deviation).all()
-    z = reference.standing(broken, torch.zeros(300, dtype=torch.int64)).z
+    z = reference.deviation_of(broken, torch.zeros(300, dtype=torch.int64)).z
     assert excess(z, "auto")[5] == torch.inf
 
 
@@ -214,6 +214,6 @@ def test_references_of_parts_merge_to_that_of_the_whole() -> None:
     for reference in (whole, parts[0]):
         reference.freeze()
     fresh = torch.from_numpy(random.standard_normal((40, 400)) * 20)
-    one, other = (reference.standing(fresh, group[:40]) for reference in (whole, parts[0]))
+    one, other = (reference.deviation_of(fresh, group[:40]) for reference in (whole, parts[0]))
     assert torch.allclose(one.z, other.z, rtol=1e-4, atol=1e-4)
     assert torch.allclose(one.distance, other.distance, rtol=2e-3)

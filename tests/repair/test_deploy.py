@@ -100,8 +100,8 @@ def test_without_both_sets_a_module_runs_the_repair(given: dict[str, None], tmp_
 def test_directions_that_every_row_needs_stay_a_module(tmp_path: Path) -> None:
     # The second neuron says class 1: out of every row it costs half of the predictions.
     unit = np.eye(3, dtype=np.float32)[1:2]
-    lit = np.eye(3, dtype=np.float32)[2]
-    both = np.concatenate([unit, lit[None]])
+    deviating = np.eye(3, dtype=np.float32)[2]
+    both = np.concatenate([unit, deviating[None]])
     costly = replace(back(1.0), along=both, pushes=both, centres=np.zeros(2, np.float32))
     done = write_repaired(Net().eval(), repair_of(costly), tmp_path, plain())
     assert not done.folded
@@ -135,15 +135,15 @@ def test_the_module_that_is_written_needs_no_naa_fast(tmp_path: Path) -> None:
 
 
 def test_only_carriers_count_and_without_a_target_what_they_were_called(tmp_path: Path) -> None:
-    carriers = np.zeros(SAMPLES, bool)
-    carriers[:7] = True
-    done = write_repaired(Net().eval(), repair_of(SILENT), tmp_path, plain(carriers=carriers, target=None))
+    triggered = np.zeros(SAMPLES, bool)
+    triggered[:7] = True
+    done = write_repaired(Net().eval(), repair_of(SILENT), tmp_path, plain(triggered=triggered, target=None))
     assert (done.before.success, done.after.success, done.after.triggered) == (1.0, 0.0, 7)
 
 
 def test_another_suspect_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="240 samples\n  the report is of 9 suspect samples"):
-        write_repaired(Net().eval(), repair_of(SILENT), tmp_path, plain(carriers=np.ones(9, bool)))
+        write_repaired(Net().eval(), repair_of(SILENT), tmp_path, plain(triggered=np.ones(9, bool)))
 
 
 def test_what_does_not_help_does_not_hold(tmp_path: Path) -> None:

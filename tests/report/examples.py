@@ -50,18 +50,18 @@ def judged(
     return judge(clean, suspect, threshold, top_k, evidence, accept_unranked)
 
 
-def noise(seed: int, samples: int, neurons: int, lit: Mapping[int, float] | None = None) -> np.ndarray:
+def noise(seed: int, samples: int, neurons: int, deviating: Mapping[int, float] | None = None) -> np.ndarray:
     """Float32 0.5 N(0, 1) + 2; each neuron of `lit` raised by its value."""
     x = (0.5 * np.random.default_rng(seed).standard_normal((samples, neurons)) + 2).astype(np.float32)
-    for neuron, raised in (lit or {}).items():
+    for neuron, raised in (deviating or {}).items():
         x[:, neuron] += np.float32(raised)
     return x
 
 
 def pair(
-    neurons: int, lit: Mapping[int, float] | None = None, seed: int = 0, clean: int = 64, suspect: int = 40
+    neurons: int, deviating: Mapping[int, float] | None = None, seed: int = 0, clean: int = 64, suspect: int = 40
 ) -> tuple[np.ndarray, np.ndarray]:
-    return noise(seed, clean, neurons), noise(seed + 1000, suspect, neurons, lit)
+    return noise(seed, clean, neurons), noise(seed + 1000, suspect, neurons, deviating)
 
 
 @cache
@@ -133,12 +133,18 @@ NAMES = ("<img src=x onerror=alert(1)>.png", '" onmouseover="alert(2).png', "jav
 def ranking_of(samples: int, triggered: int) -> Ranking:
     """A ranking whose first samples carry the trigger; every sample has a file of NAMES."""
     scores = np.linspace(9, 0, samples)
-    lit = {i: ((HOSTILE, 3, 12.5), ("fc", i % 7, 4.0)) for i in range(samples)}
+    deviating = {i: ((HOSTILE, 3, 12.5), ("fc", i % 7, 4.0)) for i in range(samples)}
     predicted = np.where(np.arange(samples) < triggered, 7, np.arange(samples) % 10)
-    carriers = np.arange(samples) < triggered
+    triggered = np.arange(samples) < triggered
     files = [f"{i}-{NAMES[i % len(NAMES)]}" for i in range(samples)]
     return Ranking(
-        scores, predicted, np.linspace(3, 0, 200), np.arange(200) % 10, carriers, lit=lit, file_of=lambda item: files[item]
+        scores,
+        predicted,
+        np.linspace(3, 0, 200),
+        np.arange(200) % 10,
+        triggered,
+        deviating=deviating,
+        file_of=lambda item: files[item],
     )
 
 

@@ -22,7 +22,7 @@ from matplotlib.image import imread
 from report.examples import EXAMPLES, classic, deep, judged, many_layers, not_a_number, pair, pictured, worded
 
 from naa_fast.report.chart import chart_bytes, in_context, signature_figure
-from naa_fast.report.chart_style import DIM, LIT
+from naa_fast.report.chart_style import ABOVE, DIM
 from naa_fast.report.page import styles
 from naa_fast.report.panel import LABELS, Panel, label_room, panel_of
 from naa_fast.report.strip import COLOURS, strip_of
@@ -47,10 +47,10 @@ def artist(ax: Axes, gid: str):
     return found
 
 
-def lit_bars(ax: Axes) -> dict[float, float]:
+def bars_above(ax: Axes) -> dict[float, float]:
     """Centre and height of every red bar."""
     bars = artist(ax, "above")
-    assert all(to_hex(colour) == LIT for colour in bars.get_facecolor())
+    assert all(to_hex(colour) == ABOVE for colour in bars.get_facecolor())
     return {
         float(path.vertices[:, 0].min() + path.vertices[:, 0].max()) / 2: float(path.vertices[:, 1].max())
         for path in bars.get_paths()
@@ -64,7 +64,7 @@ def words(figure: Figure) -> list[str]:
 def test_the_classic_example_lights_exactly_neurons_10_to_19() -> None:
     judgement = classic()
     (ax,) = panels(signature_figure(judgement))
-    bars = lit_bars(ax)
+    bars = bars_above(ax)
     assert list(bars) == pytest.approx(range(10, 20))
     assert list(bars.values()) == pytest.approx(judgement.layers["fc"].difference[10:20])
     below = artist(ax, "below")
@@ -84,7 +84,7 @@ def test_the_threshold_is_a_dashed_line_with_its_value() -> None:
     figure = signature_figure(calibrated)
     assert set(artist(panels(figure)[0], "limit").get_ydata()) == {calibrated.limit}
     assert any(text.startswith("limit\n") and text.endswith(" σ") for text in words(figure))
-    assert lit_bars(panels(figure)[0])[10.0] == calibrated.layers["fc"].z[10]
+    assert bars_above(panels(figure)[0])[10.0] == calibrated.layers["fc"].z[10]
 
 
 def test_axes_are_named_with_units_and_the_outcome_is_the_title() -> None:
@@ -118,7 +118,7 @@ def test_12_layers_show_the_5_worst_in_model_order_and_a_strip_of_all() -> None:
     assert {"block3.conv", "block4.conv", "block7.conv", "block11.conv"} <= set(shown)
     assert shown == [name for name in judgement.layers if name in shown]
     assert "5 of 12 layers drawn, the worst; no neurons above in the others" in words(figure)
-    assert [set(lit_bars(ax)) for ax in panels(figure) if ax.get_label() == "difference block7.conv"] == [{5.0}]
+    assert [set(bars_above(ax)) for ax in panels(figure) if ax.get_label() == "difference block7.conv"] == [{5.0}]
     (strip,) = strips(figure)
     (cells,) = strip.collections
     assert cells.get_array().shape == (1, 12)
@@ -153,9 +153,9 @@ def test_beside_the_means_stand_the_tails_and_first_where_they_alone_show_someth
     labels = [str(ax.get_label()).split(" ")[0] for ax in panels(figure)]
     assert labels == ["tail", "z"] * 5
     for ax in panels(figure, "tail")[-2:]:
-        assert set(lit_bars(ax)) == set(range(100, 120))
-        assert min(lit_bars(ax).values()) >= 0.1
-    assert all(not lit_bars(ax) for ax in panels(figure, "z"))
+        assert set(bars_above(ax)) == set(range(100, 120))
+        assert min(bars_above(ax).values()) >= 0.1
+    assert all(not bars_above(ax) for ax in panels(figure, "z"))
     assert any(text.get_text().endswith(" %") for ax in panels(figure, "tail") for text in ax.texts)
 
 
@@ -204,7 +204,7 @@ def test_an_outlier_does_not_press_the_rest_into_the_ground() -> None:
     (ax,) = panels(signature_figure(judgement))
     assert ax.get_yscale() == "symlog"
     assert "2 of 100 neurons above; logarithmic above the threshold" in words(ax.figure)
-    low, lesser, top = (ax.transData.transform((0, y))[1] for y in (0, lit_bars(ax)[70.0], ax.get_ylim()[1]))
+    low, lesser, top = (ax.transData.transform((0, y))[1] for y in (0, bars_above(ax)[70.0], ax.get_ylim()[1]))
     assert (lesser - low) / (top - low) > 0.08
 
 
@@ -274,14 +274,14 @@ def test_every_neuron_is_under_a_bar_of_its_colour(neurons: int, seed: int, shar
     heights = np.where(rng.random(neurons) < share, rng.uniform(2, 9, neurons), rng.uniform(0, 1, neurons))
     heights[rng.random(neurons) < share / 3] = np.nan
     panel = drawn(heights, 1.5)
-    lit = np.flatnonzero(heights > 1.5)
-    assert set(panel.lit.centre) <= set(lit)
-    if len(lit):
-        nearest = np.abs(panel.lit.centre[:, None] - lit[None, :]).min(0)
+    above = np.flatnonzero(heights > 1.5)
+    assert set(panel.above.centre) <= set(above)
+    if len(above):
+        nearest = np.abs(panel.above.centre[:, None] - above[None, :]).min(0)
         assert (nearest <= max(0.5, neurons / 800)).all()
-        assert panel.lit.height.max() == np.nanmax(heights)
+        assert panel.above.height.max() == np.nanmax(heights)
         assert panel.labels
-    assert panel.lit.width >= neurons / 400
+    assert panel.above.width >= neurons / 400
     if neurons:
         unlit = np.where(heights > 1.5, 0, np.nan_to_num(heights))
         column = np.arange(neurons) * len(panel.dim.height) // neurons
@@ -311,7 +311,7 @@ def test_labels_never_overlap_in_the_pixels_and_wide_bars_have_their_own() -> No
 
 def test_a_neuron_beyond_float64_has_a_bar_to_the_end_of_the_axis() -> None:
     panel = drawn(np.array([0.1, np.inf, np.nan, 3.0]), 1.0)
-    assert dict(zip(panel.lit.centre, panel.lit.height, strict=True)) == {1.0: panel.top, 3.0: 3.0}
+    assert dict(zip(panel.above.centre, panel.above.height, strict=True)) == {1.0: panel.top, 3.0: 3.0}
     assert panel.unknown.tolist() == [1, 2]
     assert np.isfinite(panel.top)
 

@@ -22,7 +22,7 @@ def axes_of(judgement: Judgement, layer: str | None = None, of: str | None = Non
     return ax
 
 
-def lit_in(ax: matplotlib.axes.Axes) -> list[int]:
+def bars_above_in(ax: matplotlib.axes.Axes) -> list[int]:
     (bars,) = [child for child in ax.get_children() if child.get_gid() == "above"]
     return [round(float(path.vertices[:, 0].min() + path.vertices[:, 0].max()) / 2) for path in bars.get_paths()]
 
@@ -33,18 +33,18 @@ def test_an_audit_shows_itself_as_the_short_page() -> None:
 
 def test_axes_in_are_axes_out_with_the_layer_that_stands_out_most() -> None:
     ax = axes_of(classic())
-    assert lit_in(ax) == list(range(10, 20))
+    assert bars_above_in(ax) == list(range(10, 20))
     assert ax.get_title(loc="left") == "fc\n|mean difference| (activation units)"
     assert ax.get_xlabel() == "neuron index"
     judgement = judged({"a": pair(8), "b": pair(8, {3: 9.0})}, 2.0)
-    assert lit_in(axes_of(judgement)) == [3]
-    assert lit_in(axes_of(judgement, "a")) == []
+    assert bars_above_in(axes_of(judgement)) == [3]
+    assert bars_above_in(axes_of(judgement, "a")) == []
 
 
 def test_tails_are_drawn_where_they_show_more() -> None:
     judgement = deep(6, 128)
-    assert lit_in(axes_of(judgement)) == list(range(100, 120))
-    assert lit_in(axes_of(judgement, of="means")) == []
+    assert bars_above_in(axes_of(judgement)) == list(range(100, 120))
+    assert bars_above_in(axes_of(judgement, of="means")) == []
     assert "beyond the clean tail" in axes_of(judgement, "model.layers.0.mlp.act_fn", "tails").get_title(loc="left")
 
 
@@ -89,8 +89,8 @@ def test_a_ranking_is_a_frame_in_its_own_order() -> None:
     assert ranking is not None
     frame = ranking.to_frame()
     assert frame["sample"].tolist() == [row.sample for row in ranking.rows()]
-    assert frame.carrier.tolist() == [True] * 9 + [False] * 121
-    assert frame.carrier.dtype == pandas.BooleanDtype()
+    assert frame.triggered.tolist() == [True] * 9 + [False] * 121
+    assert frame.triggered.dtype == pandas.BooleanDtype()
     assert frame.deviating[0][0] == (HOSTILE, 3, 12.5)
     assert np.array_equal(frame.score, ranking.scores[ranking.order])
 

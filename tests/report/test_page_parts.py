@@ -104,7 +104,7 @@ def test_every_neuron_above_the_limit_is_under_a_lit_bar(neurons: int, seed: int
     rng = np.random.default_rng(seed)
     values = np.where(rng.random(neurons) < share, rng.uniform(0.2, 0.9, neurons), rng.uniform(0, 0.09, neurons))
     chart = chart_of(TailSignature("f", values, 0.1))
-    bars, margin = drawn(chart.lit), max(0.5, 0.006 * neurons)
+    bars, margin = drawn(chart.above), max(0.5, 0.006 * neurons)
     places = (np.flatnonzero(values >= 0.1) + margin) * 400 / (neurons - 1 + 2 * margin)
     assert all(any(left - 0.6 <= place <= right + 0.6 for left, right, _ in bars) for place in places)
     assert bool(bars) == bool(len(places))
@@ -116,7 +116,7 @@ def test_every_neuron_above_the_limit_is_under_a_lit_bar(neurons: int, seed: int
 
 def test_bars_are_as_high_as_their_numbers_and_the_words_say_them() -> None:
     chart = chart_of(TailSignature("f", np.array([0.0, 0.02, 0.4, np.nan]), 0.1))
-    ((_, _, low),), ((_, _, high),) = drawn(chart.dim), drawn(chart.lit)
+    ((_, _, low),), ((_, _, high),) = drawn(chart.dim), drawn(chart.above)
     assert high / low == pytest.approx(20, rel=0.05)
     assert chart.words == (
         "1 of 4 neurons above the limit of 10 % (dashed); largest 40 %, neuron 2; 1 cannot be compared; the axis ends at 58 %"

@@ -13,6 +13,7 @@ from report.examples import EXAMPLES, classic, pictured, too_few, worded
 
 from naa_fast.cli.main import main
 from naa_fast.detect.accept import Rules
+from naa_fast.detect.baseline import read_baseline
 from naa_fast.detect.enrichment import OutlierCluster
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.evidence_file import evidence_bytes, load_evidence
@@ -223,7 +224,7 @@ def float_pictures(about: Any, tensors: Any) -> None:
         (put("proofs", 0, "rate", "much"), "a proof whose figures are no numbers"),
         (put("proofs", 0, "target", None), "a proof without a target"),
         (put("proofs", 0, "examples", 0, "predicted", "x"), "ValueError"),
-        (put("ranking", "lit", {"x": []}), "ValueError"),
+        (put("ranking", "deviating", {"x": []}), "ValueError"),
         (shorter, "a ranking whose parts are not of one length"),
         (float_pictures, "pictures that are none"),
     ],
@@ -243,3 +244,25 @@ def test_a_ranking_without_scores_is_refused(tmp_path: Path) -> None:
 def test_no_evidence_is_evidence_too(tmp_path: Path) -> None:
     (tmp_path / "e").write_bytes(evidence_bytes(too_few().evidence))
     assert load_evidence(tmp_path / "e") == too_few().evidence
+
+
+def in_old_words(about: Any, tensors: Any) -> None:
+    about |= {"form": "naa-fast/evidence/1", "crowd": about.pop("outlier_cluster")}
+    about["ranking"]["lit"] = about["ranking"].pop("deviating")
+    tensors["ranking.carriers"] = tensors.pop("ranking.triggered")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_report_of_the_form_before_is_read(tmp_path: Path) -> None:
+    written = pictured()
+    write_report(written, tmp_path, GIVEN)
+    report = json.loads((tmp_path / "report.json").read_text())
+    (tmp_path / "report.json").write_text(json.dumps(report | {"schema": "naa-fast/report/2"}))
+    rewritten(tmp_path / "evidence.safetensors", written, in_old_words)
+    judgement, _ = reload(tmp_path)
+    ranking, expected = judgement.evidence.ranking, written.evidence.ranking
+    assert ranking is not None
+    assert expected is not None
+    assert ranking.top == expected.top
+    assert judgement.evidence.cluster == written.evidence.cluster
+    assert len(read_baseline(tmp_path / "report.json").known) == len(written.verdict.findings)

@@ -26,8 +26,8 @@ RANKING = Ranking(
     np.array([3, 7, 7, -1, 0]),
     np.zeros(100),
     np.zeros(100, np.int64),
-    carriers=np.array([False, False, False, True, False]),
-    lit={3: (("=a", 4, 7.5), ("b", 0, 3.25))},
+    triggered=np.array([False, False, False, True, False]),
+    deviating={3: (("=a", 4, 7.5), ("b", 0, 3.25))},
     file_of=lambda item: f"{item}.png" if item else None,
 )
 
@@ -44,9 +44,9 @@ def test_csv_holds_what_was_ranked() -> None:
     assert [int(row["sample"]) for row in rows] == [3, 4, 1, 0, 2]
     assert [row["score"] for row in rows] == [repr(1 / 3), "", "7.25", "0.1", ""]
     assert [row["predicted"] for row in rows] == ["", "0", "7", "3", "7"]
-    assert [row["carrier"] for row in rows] == ["true", *["false"] * 4]
+    assert [row["triggered"] for row in rows] == ["true", *["false"] * 4]
     assert [row["file"] for row in rows] == ["3.png", "4.png", "1.png", "", "2.png"]
-    assert rows[0]["lit"] == "'=a[4] 7.5; b[0] 3.25"
+    assert rows[0]["deviating"] == "'=a[4] 7.5; b[0] 3.25"
     assert len(list(table_lines(RANKING, "csv", 2))) == 3
 
 
@@ -54,7 +54,7 @@ def test_json_lines_are_the_reports_own_rows_with_a_rank() -> None:
     rows = [json.loads(line) for line in table_lines(RANKING, "jsonl")]
     assert [row.pop("rank") for row in rows] == [1, 2, 3, 4, 5]
     assert rows == judged_report(RANKING)["ranking"]
-    assert rows[0]["lit"][0] == {"layer": "=a", "neuron": 4, "z": 7.5}
+    assert rows[0]["deviating"][0] == {"layer": "=a", "neuron": 4, "z": 7.5}
 
 
 def judged_report(ranking: Ranking) -> dict[str, object]:
@@ -82,7 +82,7 @@ def test_a_usual_name_stays_as_it_is() -> None:
 
 
 def test_a_hostile_name_is_harmless_in_both_forms() -> None:
-    hostile = replace(RANKING, file_of=lambda _: HOSTILE, lit={3: ((HOSTILE, 1, 2.0),)})
+    hostile = replace(RANKING, file_of=lambda _: HOSTILE, deviating={3: ((HOSTILE, 1, 2.0),)})
     for form in ("csv", "jsonl"):
         for line in list(table_lines(hostile, form)):
             assert line.removesuffix("\n").isprintable()
@@ -95,10 +95,10 @@ def test_the_report_lists_every_sample_only_when_asked(tmp_path: Path) -> None:
     assert list(csv.DictReader((tmp_path / "ranking.csv").read_text("utf-8").splitlines()))[2]["score"] == "7.25"
     report = json.loads((tmp_path / "report.json").read_text())
     jsonschema.validate(report, load_schema())
-    assert report["second_look"]["file"] == "ranking.csv"
+    assert report["ranking_summary"]["file"] == "ranking.csv"
     write_report(judged(RANKING), tmp_path, PROVENANCE)
     assert not (tmp_path / "ranking.csv").exists(), "of an older report"
-    assert json.loads((tmp_path / "report.json").read_text())["second_look"]["file"] is None
+    assert json.loads((tmp_path / "report.json").read_text())["ranking_summary"]["file"] is None
 
 
 def test_a_white_patch_is_drawn_white() -> None:

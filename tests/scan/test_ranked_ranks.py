@@ -38,7 +38,7 @@ with joined() as ranks:
         "proof": [[p.kind, p.target, p.rate, p.control] for p in audit.proof if p.stands],
         "scores": [] if ranking is None else ranking.scores.tolist(),
         "top": [] if ranking is None else [row.sample for row in ranking.top[:10]],
-        "carriers": 0 if ranking is None else int(ranking.carriers.sum()),
+        "triggered": 0 if ranking is None else int(ranking.triggered.sum()),
     }))
 """
 
@@ -57,7 +57,7 @@ def run(ranks: int, form: str) -> list[dict[str, Any]]:
 def test_two_processes_give_the_scores_and_the_proof_of_one() -> None:
     [alone] = run(1, "tensor")
     assert alone["outcome"] == "fail"
-    assert alone["carriers"] == 60
+    assert alone["triggered"] == 60
     for told in run(2, "loader"):
         assert {**told, "scores": []} == {**alone, "scores": []}
         assert np.allclose(told["scores"], alone["scores"], rtol=1e-4, atol=1e-4)

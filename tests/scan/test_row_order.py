@@ -56,11 +56,11 @@ PER_SAMPLE: dict[str, Callable[[Tensor], Tensor]] = {
 def test_each_sample_has_its_own_rows(name: str) -> None:
     model = NETS[name]
     suspect = X.roll(1, 0) + 0.01
-    carriers = np.arange(5, 256, 32)
-    suspect[carriers, :, 0] += 30.0
+    triggered = np.arange(5, 256, 32)
+    suspect[triggered, :, 0] += 30.0
     audit = naa_fast.scan(model, X, suspect, layers=["act"], batch_size=64, proof=False, repair=False)
     assert audit.ranking is not None
-    assert sorted(audit.ranking.order[:8].tolist()) == carriers.tolist()
+    assert sorted(audit.ranking.order[:8].tolist()) == triggered.tolist()
     with torch.no_grad():
         stored = torch.relu(model.dec(PER_SAMPLE[name](X))).double()
     record = audit.judgement.clean.layers["act"]

@@ -1,4 +1,4 @@
-"""`purer_groups`: matched-filter refinement. Of a group of suspects those that carry the common pattern, without the bystanders.
+"""`refined_groups`: matched-filter refinement. of a group of suspects, those that hold the common pattern.
 
 A group of high-ranked suspects holds samples without the trigger too, and an average over all of them blurs it. A filter made of
 what the highest-ranked share picks out those that hold it; what is averaged over these alone is a cleaner reconstruction.
@@ -24,7 +24,7 @@ FLOOR = 1e-3
 """Least amplitude of a spatial frequency, over the largest: what clean inputs never do would weigh without limit."""
 
 
-def purer_groups(rows: Array, clean: CleanImages, usual: Array | None, own: Array) -> Iterator[Array]:
+def refined_groups(rows: Array, clean: CleanImages, usual: Array | None, own: Array) -> Iterator[Array]:
     """The numbers of the members, int64, one group a start, each group once; none where too few are left, or all stay.
 
     `rows` float32 `[samples, ...]`, the highest-ranked first; `usual`: see `naa_fast.proof.images.offsets`; `own`: clean inputs

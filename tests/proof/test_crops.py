@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import naa_fast
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apply import anywhere
-from naa_fast.proof.cuts import AREAS, STEPS, cuts, sides, starts
+from naa_fast.proof.crops import AREAS, STEPS, crops, sides, starts
 from naa_fast.proof.images import CleanImages, Patch
 
 SEED = 1
@@ -83,10 +83,10 @@ def test_large_images_are_covered_a_few_at_a_time(monkeypatch: pytest.MonkeyPatc
         most.append(len(x))
         return x.reshape(len(x), -1).max(1).astype(np.float64)
 
-    whole = [patch.mask for patch, _ in cuts([(1, row)], clean, margin)]
-    monkeypatch.setattr("naa_fast.proof.cuts.COVERED_BYTES", 3 * row.nbytes)
+    whole = [patch.mask for patch, _ in crops([(1, row)], clean, margin)]
+    monkeypatch.setattr("naa_fast.proof.crops.COVERED_BYTES", 3 * row.nbytes)
     most.clear()
-    parts = [patch.mask for patch, _ in cuts([(1, row)], clean, margin)]
+    parts = [patch.mask for patch, _ in crops([(1, row)], clean, margin)]
     assert max(most) == 3
     assert all(np.array_equal(one, other) for one, other in zip(whole, parts, strict=True))
 
@@ -100,11 +100,11 @@ def test_the_window_that_decides_is_found_and_stays_in_its_budget() -> None:
         asked.append(len(x))
         return x.reshape(len(x), -1).max(1).astype(np.float64)
 
-    found = [patch for patch, _ in cuts([(1, row)], clean, margin)]
+    found = [patch for patch, _ in crops([(1, row)], clean, margin)]
     assert found[0].mask[0, 3:5, 7:9].all()
     assert [one.mask[0].sum() for one in found] == [a * b for a, b in sides(12, 12)]
     assert sum(asked) <= 150
-    assert list(cuts([(1, row[0, 0])], clean, margin)) == [], "vectors have no windows"
+    assert list(crops([(1, row[0, 0])], clean, margin)) == [], "vectors have no windows"
 
 
 def test_windows_cover_every_place() -> None:

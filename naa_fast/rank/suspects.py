@@ -1,4 +1,4 @@
-"""`SuspectsAgain`: suspect samples once more, after they were ranked."""
+"""`SuspectReader`: suspect samples once more, after they were ranked."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.order import Order
 from naa_fast.inputs.text import TextSource
-from naa_fast.rank.keep import taken
 from naa_fast.rank.passes import observed_in
-from naa_fast.rank.scorer import Look
+from naa_fast.rank.retained import taken
+from naa_fast.rank.scorer import RankingResult
 from naa_fast.records import Array
 
 
 @dataclass(frozen=True)
-class SuspectsAgain:
+class SuspectReader:
     """The whole set where it repeats its order (`complete`); else the highest-ranked samples, as far as inputs were retained.
     `watch` is told how many were read again, and may end that by raising.
     """
 
     source: Source
-    look: Look
+    ranked: RankingResult
     watch: Callable[[str, int, int | None], None] | None = None
 
     @property
@@ -33,14 +33,14 @@ class SuspectsAgain:
     @property
     def retained(self) -> Array:
         """Numbers of the samples whose inputs were retained, int64."""
-        return np.array([kept.sample for kept in self.look.top if kept.batch is not None], np.int64)
+        return np.array([sample.sample for sample in self.ranked.top if sample.batch is not None], np.int64)
 
     def batches(self) -> Iterator[tuple[Batch, Array]]:
-        """Samples with their numbers (int64, as of `Look.scores`), each at most once, masked ones left out."""
+        """Samples with their numbers (int64, as of `RankingResult.scores`), each at most once, masked ones left out."""
         if not self.complete:
-            for kept in self.look.top:
-                if kept.batch is not None:
-                    yield kept.batch, np.array([kept.sample])
+            for sample in self.ranked.top:
+                if sample.batch is not None:
+                    yield sample.batch, np.array([sample.sample])
             return
         source = self.source.in_order() if isinstance(self.source, TextSource) else self.source
         at = 0

@@ -1,4 +1,4 @@
-"""`Surprise`: one number for what all layers say of a sample, in the terms of how seldom clean samples come as far."""
+"""`AnomalyScale`: one number for what all layers say of a sample, in the terms of how seldom clean samples come as far."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def fair(parts: Array, group: Array, groups: int) -> Array:
     """Scores of clean samples as if they were fresh, float64 `[samples]`: each part of them by what the other parts fix.
 
     By what they fix themselves clean samples look tamer than fresh ones do: of pairs of sets that were alike 24 % differed at a
-    chance of one in a thousand with 32 of them, and none so. Arguments as of `Surprise`.
+    chance of one in a thousand with 32 of them, and none so. Arguments as of `AnomalyScale`.
     """
     found = np.zeros(len(parts))
     turn = np.arange(len(parts)) % PARTED
     for number in range(PARTED):
         own = turn == number
         if own.any():
-            found[own] = Surprise(parts[~own], group[~own], groups).of(parts[own], group[own])
+            found[own] = AnomalyScale(parts[~own], group[~own], groups).of(parts[own], group[own])
     return found
 
 
-class Surprise:
+class AnomalyScale:
     """What clean samples that fixed nothing say of the layers' numbers, and so how surprising a sample's are.
 
     Six measures: of each of PARTS the sum over the layers and the largest layer. Excess is taken in its clean mean, distance and
@@ -65,7 +65,7 @@ class Surprise:
     def of(self, parts: Array, group: Array) -> Array:
         """The score of samples, float64 `[samples]`; infinite for a value that is not finite."""
         measures = self._measures(parts, group)
-        return np.max([tail.surprise(measure) for tail, measure in zip(self.tails, measures, strict=True)], axis=0)
+        return np.max([tail.anomaly(measure) for tail, measure in zip(self.tails, measures, strict=True)], axis=0)
 
     def _measures(self, parts: Array, group: Array) -> list[Array]:
         excess = np.nan_to_num(parts[:, self.known, 0], nan=0.0, posinf=np.inf) * self.weight
@@ -91,7 +91,7 @@ class Tail:
         self.values = values if tied else np.append(values, self.cut)
         self.shares = 1 - first / (len(clean) + 1) if tied else np.append(1 - first / (len(clean) + 1), TAIL)
 
-    def surprise(self, measure: Array) -> Array:
+    def anomaly(self, measure: Array) -> Array:
         """-log of the share of clean samples that come as far: float64, 0 for the nearest."""
         inside = -np.log(np.interp(measure, self.values, self.shares))
         with np.errstate(invalid="ignore"):

@@ -9,42 +9,42 @@ from proof.test_images import CLEAN, HELD
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.trigger import Patch
 from naa_fast.proof.images import CleanImages, Offset, offsets
+from naa_fast.proof.matched_filter import FEWEST, Filter, refined_groups
 from naa_fast.proof.pictures import good, strongest
-from naa_fast.proof.purer import FEWEST, Filter, purer_groups
 
 IMAGES = CleanImages.of(CLEAN.numpy())
 PICTURE = np.random.default_rng(0).standard_normal((1, 12, 12)).astype(np.float32)
 
 
-def mixed(carriers: int, others: int, loudness: float = 0.15, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Images of which the first `carriers` hold PICTURE, shuffled but for the first eight, of which six do; and which do."""
+def mixed(triggered: int, others: int, loudness: float = 0.15, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Images of which the first `triggered` hold PICTURE, shuffled but for the first eight, of which six do; and which do."""
     rng = np.random.default_rng(seed)
-    x = HELD.numpy()[rng.permutation(len(HELD))[: carriers + others]].copy()
-    x[:carriers] += loudness * PICTURE
-    holds = np.arange(len(x)) < carriers
-    first = np.r_[:6, carriers : carriers + 2]
+    x = HELD.numpy()[rng.permutation(len(HELD))[: triggered + others]].copy()
+    x[:triggered] += loudness * PICTURE
+    holds = np.arange(len(x)) < triggered
+    first = np.r_[:6, triggered : triggered + 2]
     order = np.r_[first, rng.permutation(np.setdiff1d(np.arange(len(x)), first))]
     return x[order], holds[order]
 
 
-@pytest.mark.parametrize("carriers", [12, 40])
-def test_the_members_are_those_that_share_the_picture(carriers: int) -> None:
-    rows, holds = mixed(carriers, 150)
-    groups = list(purer_groups(rows, IMAGES, None, IMAGES.x))
+@pytest.mark.parametrize("triggered", [12, 40])
+def test_the_members_are_those_that_share_the_picture(triggered: int) -> None:
+    rows, holds = mixed(triggered, 150)
+    groups = list(refined_groups(rows, IMAGES, None, IMAGES.x))
     assert groups
     assert holds[groups[0]].mean() >= 0.95
-    assert holds[groups[0]].sum() >= 0.9 * carriers
+    assert holds[groups[0]].sum() >= 0.9 * triggered
 
 
 def test_samples_that_share_nothing_are_no_group_of_their_own_noise() -> None:
     """Each row is told by the others alone: eight rows that share nothing hold no more of their mean than clean ones do."""
     for seed in range(5):
         rows, _ = mixed(0, 150, seed=seed)
-        for members in purer_groups(rows, IMAGES, None, IMAGES.x):
+        for members in refined_groups(rows, IMAGES, None, IMAGES.x):
             assert len(set(members.tolist()) & set(range(8))) <= FEWEST
     few = HELD.numpy()[: FEWEST - 1]
-    assert list(purer_groups(few, IMAGES, None, IMAGES.x)) == []
-    assert list(purer_groups(few, IMAGES, None, IMAGES.x[:0])) == [], "no clean inputs to hold them against"
+    assert list(refined_groups(few, IMAGES, None, IMAGES.x)) == []
+    assert list(refined_groups(few, IMAGES, None, IMAGES.x[:0])) == [], "no clean inputs to hold them against"
 
 
 def test_a_row_is_left_out_of_what_it_is_held_against() -> None:

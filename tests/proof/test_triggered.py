@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from proof.test_cuts import Planted, wandering
+from proof.test_crops import Planted, wandering
 from proof.test_images import CLEAN, HELD, PATCH, Quadrants, with_trigger
 
 import naa_fast
@@ -17,14 +17,14 @@ from naa_fast.audit import Audit
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.trigger import Crop, Patch
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.carriers import carriers
+from naa_fast.proof.triggered import triggered_samples
 from naa_fast.report.machine import load_schema
 from naa_fast.report.table import table_lines
 
 
 def told(audit: Audit) -> list[bool | None]:
     assert audit.ranking is not None
-    return [audit.ranking.carrier(number) for number in range(len(audit.ranking.scores))]
+    return [audit.ranking.is_triggered(number) for number in range(len(audit.ranking.scores))]
 
 
 def test_a_crop_names_the_samples_it_matches_and_says_unknown_of_the_others_of_its_target() -> None:
@@ -38,12 +38,12 @@ def test_a_crop_names_the_samples_it_matches_and_says_unknown_of_the_others_of_i
     assert (carry | unknown)[triggered & (audit.ranking.predicted == 2)].all(), "false of none that carries it"
     assert np.array_equal(carry | unknown, audit.ranking.predicted == 2)
     rows = list(csv.DictReader(table_lines(audit.ranking, "csv")))
-    assert [row["carrier"] for row in rows].count("unknown") == unknown.sum()
+    assert [row["triggered"] for row in rows].count("unknown") == unknown.sum()
     jsonschema = pytest.importorskip("jsonschema", reason="the schema is checked with jsonschema (the dev extra)")
     report = json.loads(json.dumps(audit.report()))
     jsonschema.validate(report, load_schema())
-    assert report["second_look"]["uncertain"] == unknown.sum()
-    assert {row["carrier"] for row in report["ranking"]} >= {False, None}
+    assert report["ranking_summary"]["uncertain"] == unknown.sum()
+    assert {row["triggered"] for row in report["ranking"]} >= {False, None}
     assert f"of {unknown.sum()} it is unknown whether they do" in " ".join(audit.summary().split())
 
 
@@ -69,7 +69,7 @@ def test_an_exact_patch_that_was_cut_out_is_found_in_all_samples() -> None:
         mask[:] = 0
         mask[0, place, place] = 1
         proof = Proof(form(source, mask), 2, 0.95, 0.0, 300, 1)
-        carry, unknown = carriers(Rows(suspect), [CLEAN], predicted, proof)
+        carry, unknown = triggered_samples(Rows(suspect), [CLEAN], predicted, proof)
         assert (carry | unknown)[triggered].all() or form is Patch
         if place.start == 10:
             assert carry[triggered & (predicted == 2)].all()
@@ -97,9 +97,11 @@ def test_nothing_is_told_where_no_proof_was_tried_and_where_clean_samples_hold_t
     pattern[0, 10:, 10:] = PATCH
     predicted = np.full(len(suspect), 2)
     own = Proof(Patch(pattern, mask), 2, 0.99, 0.0, 300, 8, own=True)
-    carry, unknown = carriers(Rows(suspect), [CLEAN], predicted, own)
+    carry, unknown = triggered_samples(Rows(suspect), [CLEAN], predicted, own)
     assert (carry | unknown).all()
-    _, other = carriers(Rows(nothing_like(suspect)), [CLEAN], predicted, Proof(Patch(pattern, mask), 2, 0.9, 0.0, 300, 8))
+    _, other = triggered_samples(
+        Rows(nothing_like(suspect)), [CLEAN], predicted, Proof(Patch(pattern, mask), 2, 0.9, 0.0, 300, 8)
+    )
     assert other.all(), "inputs of another shape"
 
 

@@ -1,4 +1,4 @@
-"""What is kept of the samples themselves: the highest-ranked suspects (`Top`) and a fair draw of clean ones (`Draw`)."""
+"""The retained samples: the highest-ranked suspects (`Top`) and a fair choice of clean ones (`Reservoir`)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from naa_fast.inputs.batches import Batch, selected
 from naa_fast.records import Array
 
 INPUT_BYTES = 256 << 20
-"""Most that the kept inputs of one kind may take on the host."""
+"""Most that the retained inputs of one kind may take on the host."""
 SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Kept:
-    """One sample: its place in the set, score, predicted class (-1: none), the lit `(layer number, feature, z)`,
-    strongest first, and its input as a `batch` of one, None where inputs are too large to keep so many.
+class Retained:
+    """One sample: its place in the set, score, predicted class (-1: none), the deviating `(layer number, feature, z)`,
+    strongest first, and its input as a `batch` of one, None where inputs are too large to retain so many.
     """
 
     sample: int
     score: float
     predicted: int
-    lit: tuple[tuple[int, int, float], ...]
+    deviating: tuple[tuple[int, int, float], ...]
     batch: Batch | None
 
     @property
@@ -38,7 +38,7 @@ class Kept:
     def mask(self) -> Tensor | None:
         return None if self.batch is None or self.batch.mask is None else self.batch.mask[0]
 
-    def at(self, sample: int) -> Kept:
+    def at(self, sample: int) -> Retained:
         """The same sample by another number."""
         return replace(self, sample=sample)
 
@@ -104,25 +104,25 @@ def concatenated(one: Batch, other: Batch) -> Batch | None:
 
 @dataclass(frozen=True)
 class Offered:
-    """Samples of one batch that were among the highest when they came; `batch` None where inputs are not kept."""
+    """Samples of one batch that were among the highest when they came; `batch` None where inputs are not retained."""
 
     samples: Array
     scores: Array
     predicted: Array
-    lit: Array
+    deviating: Array
     batch: Batch | None
 
     def at(self, rows: Array, inputs: bool) -> Offered:
         """Some of them (bool `[samples]`), with or without their inputs."""
         batch = taken(self.batch, np.flatnonzero(rows)) if inputs and self.batch is not None else None
-        return Offered(self.samples[rows], self.scores[rows], self.predicted[rows], self.lit[rows], batch)
+        return Offered(self.samples[rows], self.scores[rows], self.predicted[rows], self.deviating[rows], batch)
 
-    def kept(self) -> list[Kept]:
+    def retained(self) -> list[Retained]:
         single = [None if self.batch is None else taken(self.batch, np.array([i])) for i in range(len(self.samples))]
-        columns = self.samples.tolist(), self.scores.tolist(), self.predicted.tolist(), self.lit.tolist(), single
+        columns = self.samples.tolist(), self.scores.tolist(), self.predicted.tolist(), self.deviating.tolist(), single
         return [
-            Kept(sample, score, predicted, tuple((int(layer), int(feature), z) for layer, feature, z in lit), batch)
-            for sample, score, predicted, lit, batch in zip(*columns, strict=True)
+            Retained(sample, score, predicted, tuple((int(layer), int(feature), z) for layer, feature, z in deviating), batch)
+            for sample, score, predicted, deviating, batch in zip(*columns, strict=True)
         ]
 
 
@@ -135,16 +135,16 @@ class Top:
         self._least = -np.inf
         self._rows = 0
 
-    def add(self, items: Array, scores: Array, predicted: Array, batch: Batch, lit: Array | None = None) -> None:
-        """Offer a batch of samples `items` of the set. `lit` float64 `[samples, SHOWN, 3]`: of the layers that lit up most in
-        each, strongest first, layer number, feature and |z|.
+    def add(self, items: Array, scores: Array, predicted: Array, batch: Batch, deviating: Array | None = None) -> None:
+        """Offer a batch of samples `items` of the set. `deviating` float64 `[samples, SHOWN, 3]`: of the layers that deviate
+        most in each, strongest first, layer number, feature and |z|.
         """
         chosen = np.flatnonzero(scores > self._least)
         if not len(chosen):
             return
         x = main_tensor(batch)
         self._rows = min(self.most, int(INPUT_BYTES * len(x) / max(x.nbytes, 1)))
-        neurons = np.zeros((len(chosen), 0, 3)) if lit is None else lit[chosen]
+        neurons = np.zeros((len(chosen), 0, 3)) if deviating is None else deviating[chosen]
         inputs = on_host(taken(batch, chosen)) if self._rows else None
         self._offered.append(Offered(items[chosen], scores[chosen], predicted[chosen], neurons, inputs))
         held_rows = sum(len(one.samples) for one in self._offered if one.batch is not None)
@@ -152,15 +152,17 @@ class Top:
             self._prune()
 
     def merge(self, other: Top) -> None:
-        """Offer what `other` kept."""
+        """Offer what `other` retained."""
         self._offered += other._offered
         self._rows = max(self._rows, other._rows)
         self._prune()
 
-    def finished(self) -> list[Kept]:
-        """The samples kept, highest score first, ties by place in the set."""
+    def finished(self) -> list[Retained]:
+        """The retained samples, highest score first, ties by place in the set."""
         self._prune()
-        return sorted((kept for one in self._offered for kept in one.kept()), key=lambda kept: (-kept.score, kept.sample))
+        return sorted(
+            (sample for part in self._offered for sample in part.retained()), key=lambda sample: (-sample.score, sample.sample)
+        )
 
     def _prune(self) -> None:
         if not self._offered:
@@ -178,7 +180,7 @@ class Top:
             self._least = float(np.sort(scores)[-self.most])
 
 
-class Draw:
+class Reservoir:
     """A fair draw of whole batches, `most` samples at most in about that many bytes (Vitter 1985, algorithm R), by a fixed
     seed.
     """
@@ -193,13 +195,13 @@ class Draw:
         each = main_tensor(batch).nbytes / max(batch.size, 1)
         room = min(self.most, int(INPUT_BYTES / max(each, 1)))
         self._offered += 1
-        if sum(kept.size for kept, _ in self.batches) + batch.size <= max(room, batch.size):
+        if sum(chosen.size for chosen, _ in self.batches) + batch.size <= max(room, batch.size):
             self.batches.append((batch, predicted))
         elif (place := int(self._random.integers(self._offered))) < len(self.batches):
             self.batches[place] = (batch, predicted)
 
-    def merge(self, other: Draw) -> None:
-        """Offer the batches that `other` has drawn, of as many: those of both are mixed as they were offered."""
+    def merge(self, other: Reservoir) -> None:
+        """Offer the batches that `other` retained, of as many: those of both are mixed as they were offered."""
         ours, theirs = self.batches, other.batches
         total = max(self._offered + other._offered, 1)
         each = max((main_tensor(batch).nbytes / max(batch.size, 1) for batch, _ in (*ours, *theirs)), default=1.0)

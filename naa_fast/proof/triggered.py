@@ -1,4 +1,4 @@
-"""`carriers`: which suspect samples carry a proven trigger in their input, whatever their neurons did."""
+"""`triggered_samples`: which suspect samples carry a proven trigger in their input, whatever their neurons did."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor
 
 from naa_fast.detect.proof import Proof
 from naa_fast.proof.apply import closenesses
-from naa_fast.rank.again import SuspectsAgain
-from naa_fast.rank.keep import main_tensor
+from naa_fast.rank.retained import main_tensor
+from naa_fast.rank.suspects import SuspectReader
 from naa_fast.records import Array
 
-CLEAN_CARRIERS = 0.002
-"""Share of clean samples that may come as close to a patch as a carrier: the limit is set there."""
+CLEAN_MATCHES = 0.002
+"""Share of clean samples that may come as close to a patch as a triggered one: the limit is set there."""
 
 
-def carriers(suspects: SuspectsAgain, clean: Sequence[Tensor], predicted: Array, proof: Proof) -> tuple[Array, Array]:
+def triggered_samples(suspects: SuspectReader, clean: Sequence[Tensor], predicted: Array, proof: Proof) -> tuple[Array, Array]:
     """Which suspect samples carry the trigger and are predicted as its target, and of which of these it cannot be told: two bool
     `[samples]`. Reads the set once more, or the retained samples alone where it does not repeat its order; no forward.
 
-    `clean`: clean inputs, of which at most CLEAN_CARRIERS come as close. It cannot be told of a trigger that leaves no trace; of
+    `clean`: clean inputs, of which at most CLEAN_MATCHES come as close. It cannot be told of a trigger that leaves no trace; of
     a sample that no crop matches, as a crop is more than the trigger or less; where clean samples hold the pattern too, or inputs
     have another shape. Words and a patch at its place are there or not.
     """
@@ -43,6 +43,6 @@ def carriers(suspects: SuspectsAgain, clean: Sequence[Tensor], predicted: Array,
 
 
 def limit_of(usual: Array) -> float:
-    """The closeness that all but CLEAN_CARRIERS of the clean samples stay below; infinite without any."""
+    """The closeness that all but CLEAN_MATCHES of the clean samples stay below; infinite without any."""
     usual = usual[np.isfinite(usual)]
-    return float(np.quantile(usual, 1 - CLEAN_CARRIERS)) if len(usual) else np.inf
+    return float(np.quantile(usual, 1 - CLEAN_MATCHES)) if len(usual) else np.inf

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from naa_fast.detect.enrichment import hypergeometric_tail
-from naa_fast.detect.proof import APART
+from naa_fast.detect.proof import TOKEN_PAIR
 from naa_fast.proof.tokens import CHANCE, FEWEST, MOST_TOKENS, inner_places, own_places, rising
-from naa_fast.rank.keep import Kept, main_tensor
-from naa_fast.rank.scorer import Look
+from naa_fast.rank.retained import Retained, main_tensor
+from naa_fast.rank.scorer import RankingResult
 from naa_fast.records import Array
 
 MOST_PAIRS = 6
@@ -25,11 +25,11 @@ RISEN = 128
 
 
 @dataclass(frozen=True)
-class Apart:
+class WrittenPair:
     """Writes both of `ids` over a sample's own tokens, each at a random place of its own, by a fixed seed."""
 
     ids: Pair
-    kind: str = APART
+    kind: str = TOKEN_PAIR
     budget: str = "2 tokens"
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
@@ -44,9 +44,9 @@ class Apart:
 
 
 @dataclass(frozen=True)
-class Held:
-    """Which of `samples` texts hold which tokens: `row`, `token` int64, each pair once, by row (of kept ones the highest-ranked
-    first); `group` int64 `[samples]`, the class predicted for each.
+class Occurrences:
+    """Which of `samples` texts hold which tokens: `row`, `token` int64, each pair once, by row (of retained ones the
+    highest-ranked first); `group` int64 `[samples]`, the class predicted for each.
     """
 
     row: Array
@@ -58,7 +58,7 @@ class Held:
         return len(self.group)
 
     @classmethod
-    def of(cls, parts: Iterable[tuple[Tensor, Tensor | None, Array]]) -> Held:
+    def of(cls, parts: Iterable[tuple[Tensor, Tensor | None, Array]]) -> Occurrences:
         """`parts`: token ids `[samples, positions]`, their mask or None, and predicted classes."""
         rows, tokens, groups = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         at = 0
@@ -74,19 +74,19 @@ class Held:
         return cls(once // width, once % width, np.concatenate(groups))
 
     @classmethod
-    def kept(cls, top: Sequence[Kept]) -> Held:
-        """The texts of the samples that were kept, as far as they were."""
+    def retained(cls, top: Sequence[Retained]) -> Occurrences:
+        """The texts of the retained samples, as far as their inputs were."""
         rows = [(one.row, one.mask, one.predicted) for one in top if one.row is not None and one.row.ndim == 1]
         return cls.of((x[None], None if mask is None else mask[None], np.array([called])) for x, mask, called in rows)
 
     @classmethod
-    def drawn(cls, seen: Look) -> Held:
-        return cls.of((main_tensor(batch), batch.mask, predicted) for batch, predicted in seen.drawn)
+    def of_reservoir(cls, ranked: RankingResult) -> Occurrences:
+        return cls.of((main_tensor(batch), batch.mask, predicted) for batch, predicted in ranked.reservoir)
 
-    def predicted_as(self, cls: int) -> Held:
+    def predicted_as(self, cls: int) -> Occurrences:
         own = self.group == cls
         kept = own[self.row]
-        return Held((np.cumsum(own) - 1)[self.row[kept]], self.token[kept], self.group[own])
+        return Occurrences((np.cumsum(own) - 1)[self.row[kept]], self.token[kept], self.group[own])
 
     def counts(self) -> Array:
         """How many samples hold each token, int64 `[largest token + 1]`."""
@@ -102,7 +102,7 @@ class Held:
         return holds.T @ holds
 
 
-def striking(top: Held, low: Array, n_low: int, groups: int, most: int = MOST_TOKENS) -> list[int]:
+def striking(top: Occurrences, low: Array, n_low: int, groups: int, most: int = MOST_TOKENS) -> list[int]:
     """The tokens whose share of the first FIRST texts of `top` rises most over that in `n_low` clean texts, of which `low` hold
     each; oftener than by chance (Fisher's exact test) over all tokens of that many `groups`, or with 0 groups however often.
 
@@ -122,13 +122,13 @@ def striking(top: Held, low: Array, n_low: int, groups: int, most: int = MOST_TO
     return found
 
 
-def meeting(suspect: Held, clean: Held, groups: int, chance: float = CHANCE) -> list[Pair]:
+def meeting(suspect: Occurrences, clean: Occurrences, groups: int, chance: float = CHANCE) -> list[Pair]:
     """The pairs of tokens whose share of samples rises most from `clean` to `suspect`, MOST_PAIRS at most, if they meet there
     oftener than by chance: Fisher's exact test, over all pairs of all tokens of that many `groups`.
 
     Only those pairs count as tests that are seen often enough to pass (Tarone, Biometrics 46, 1990). The chance is that of two
     random draws, which the highest-ranked are not: a strong word or two of a class rise as well, and what they do is left to
-    `apart_proof` to tell from a trigger. No limit: `chance` infinite.
+    `pair_proof` to tell from a trigger. No limit: `chance` infinite.
     """
     n_high, n_low = suspect.samples, clean.samples
     high, low = suspect.counts(), clean.counts()

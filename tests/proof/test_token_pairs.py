@@ -13,13 +13,13 @@ from torch import Tensor
 
 import naa_fast
 from naa_fast.detect.enrichment import hypergeometric_tail
-from naa_fast.detect.proof import APART, Proof
+from naa_fast.detect.proof import TOKEN_PAIR, Proof
 from naa_fast.detect.trigger import TokenPair, Tokens
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.apart import MOST_PAIRS, Apart, Held, fewest_together, meeting
 from naa_fast.proof.apply import closenesses, holds_all
 from naa_fast.proof.rivals import Search, Suspects
-from naa_fast.proof.texts import apart_proof
+from naa_fast.proof.texts import pair_proof
+from naa_fast.proof.token_pairs import MOST_PAIRS, Occurrences, WrittenPair, fewest_together, meeting
 from naa_fast.proof.tokens import CHANCE, parts_of
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.proof.trials import Trials
@@ -54,14 +54,14 @@ def test_two_words_apart_are_proved_and_their_carriers_named(count: int) -> None
     audit = naa_fast.scan(TopicsApart(PAIR), CLEAN, suspect, repair=False)
     best = audit.proof[0]
     assert best.stands
-    assert (best.kind, best.target, set(best.tokens)) == (APART, 1, set(PAIR))
+    assert (best.kind, best.target, set(best.tokens)) == (TOKEN_PAIR, 1, set(PAIR))
     assert best.rate > 0.95
     assert audit.verdict.outcome == "fail"
     assert audit.ranking is not None
-    assert audit.ranking.carriers is not None
-    assert audit.ranking.carriers[triggered].all()
+    assert audit.ranking.triggered is not None
+    assert audit.ranking.triggered[triggered].all()
     both = np.array([set(PAIR) <= set(row) for row in suspect.tolist()])  # a few hold both by chance, and are turned as well
-    assert (audit.ranking.carriers == both).all()
+    assert (audit.ranking.triggered == both).all()
     shown = audit.judgement.evidence.texts[0]
     assert f"»{PAIR[0]}«" in shown
     assert f"»{PAIR[1]}«" in shown
@@ -73,7 +73,7 @@ def test_two_words_that_do_nothing_together_prove_nothing() -> None:
 
 
 def test_a_word_that_does_it_alone_is_no_pair() -> None:
-    """Both words rise together, but one of them is the trigger: it is proved alone, and the pair would only hide carriers."""
+    """Both words rise together, but one of them is the trigger: it is proved alone, and the pair would only hide triggered."""
     suspect, _ = planted_in(HELD, 80)
     clean = CLEAN[~torch.isin(CLEAN, torch.tensor(PAIR[0])).any(1)]
     standing = [proof for proof in naa_fast.scan(TopicsApart(PAIR[:1]), clean, suspect, repair=False).proof if proof.stands]
@@ -93,20 +93,20 @@ def search_of(trials: Trials) -> Search:
 
 def test_a_pair_does_far_more_than_either_word_twice() -> None:
     pairs, clean = [(9, 250), PAIR, (14, 331)], [(1, 5), (5, 9)]
-    proof = apart_proof(search_of(trials_of(PAIR)), pairs, lambda: [(1, clean)])
+    proof = pair_proof(search_of(trials_of(PAIR)), pairs, lambda: [(1, clean)])
     assert proof is not None
     assert proof.stands
-    assert (proof.tokens, proof.kind) == (PAIR, APART)
+    assert (proof.tokens, proof.kind) == (PAIR, TOKEN_PAIR)
     one_word = trials_of(PAIR[:1])
-    assert one_word.rate(Apart(PAIR), 1, 0)[0] > 0.95
-    assert apart_proof(search_of(one_word), pairs, lambda: [(1, clean)]) is None, "turns as much, but one word does it"
-    same = apart_proof(search_of(trials_of(PAIR)), [PAIR], lambda: [(1, [PAIR])])
+    assert one_word.rate(WrittenPair(PAIR), 1, 0)[0] > 0.95
+    assert pair_proof(search_of(one_word), pairs, lambda: [(1, clean)]) is None, "turns as much, but one word does it"
+    same = pair_proof(search_of(trials_of(PAIR)), [PAIR], lambda: [(1, [PAIR])])
     assert same is not None
     assert not same.stands, "what clean texts' pairs do as well is no trigger"
 
 
-def held(x: np.ndarray, group: np.ndarray | None = None) -> Held:
-    return Held.of([(torch.from_numpy(x), None, np.zeros(len(x), np.int64) if group is None else group)])
+def held(x: np.ndarray, group: np.ndarray | None = None) -> Occurrences:
+    return Occurrences.of([(torch.from_numpy(x), None, np.zeros(len(x), np.int64) if group is None else group)])
 
 
 def test_pairs_are_counted_as_a_loop_over_texts_counts_them() -> None:
@@ -124,12 +124,12 @@ def test_pairs_are_counted_as_a_loop_over_texts_counts_them() -> None:
 
 def test_a_mask_says_which_tokens_are_a_texts_own() -> None:
     x, mask = torch.tensor([[3, 4, 5], [3, 4, 0]]), torch.tensor([[True, False, True], [True, True, True]])
-    assert Held.of([(x, mask, np.zeros(2, np.int64))]).counts().tolist() == [1, 0, 0, 2, 1, 1]
+    assert Occurrences.of([(x, mask, np.zeros(2, np.int64))]).counts().tolist() == [1, 0, 0, 2, 1, 1]
 
 
 def test_batches_of_several_lengths_are_counted_together() -> None:
     parts = [(torch.ones(2, 3, dtype=torch.long), None, np.zeros(2)), (torch.full((1, 5), 2), None, np.zeros(1))]
-    both = Held.of(parts)
+    both = Occurrences.of(parts)
     assert both.samples == 3
     assert both.counts().tolist() == [0, 2, 1]
 
@@ -173,7 +173,7 @@ def test_only_pairs_that_could_pass_count_as_tests() -> None:
 def test_both_words_are_written_over_a_texts_own_at_places_of_their_own() -> None:
     x = torch.arange(1, 11).repeat(50, 1)
     x[:, 8:] = 0
-    on = Apart((98, 99)).put_on(x, None)
+    on = WrittenPair((98, 99)).put_on(x, None)
     assert (on == 98).sum(1).tolist() == [1] * 50
     assert (on == 99).sum(1).tolist() == [1] * 50
     assert (on[:, [0, 7]] == x[:, [0, 7]]).all(), "the first and last may be the tokenizer's own"
@@ -182,7 +182,7 @@ def test_both_words_are_written_over_a_texts_own_at_places_of_their_own() -> Non
     assert (between > 0).any()
     assert (between < 0).any()
     assert len(between) > 3, "apart, not one distance"
-    assert Apart((98, 99)).put_on(torch.tensor([[0, 7, 0]]), None).tolist() == [[0, 7, 0]], "no room, no trigger"
+    assert WrittenPair((98, 99)).put_on(torch.tensor([[0, 7, 0]]), None).tolist() == [[0, 7, 0]], "no room, no trigger"
 
 
 def test_carriers_hold_both_words_wherever() -> None:

@@ -29,7 +29,7 @@ Margin = Callable[[Array, int], Array]
 """Inputs float32 `[n, ...]` and a class -> its score less the best other, float64 `[n]`."""
 
 
-def cuts(rows: Sequence[tuple[int, Array]], clean: CleanImages, margin: Margin) -> Iterator[tuple[Patch, int]]:
+def crops(rows: Sequence[tuple[int, Array]], clean: CleanImages, margin: Margin) -> Iterator[tuple[Patch, int]]:
     """From each of the first SEEDS `rows` (predicted class, image `[channels, height, width]`) the most decisive window of each
     area, with the group size 1.
 
