@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from naa_fast.errors import BackendUnavailable, UsageError
 
-OPS = ("reduce", "fold", "tally", "compare", "score", "classes")
+OPS = ("reduce", "fold", "tally", "compare", "classes")
 BACKENDS = ("cuda", "cpu", "portable", "reference")
 """Fastest first: `choose` takes the first that does not refuse."""
 
@@ -32,7 +32,6 @@ class Backend(Protocol):
     def tally(self, batch: Any) -> None: ...
     def read_tails(self, states: Any) -> list[Any]: ...
     def compare(self, *statistics: Any, resolution: float, k: int) -> Any: ...
-    def score(self, values: Any, mean: Any, deviation: Any) -> Any: ...
     def classes(self, scores: Any, none: int) -> Any: ...
 
 

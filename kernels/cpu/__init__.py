@@ -8,7 +8,6 @@ from naa_fast.kernels.cpu.classes import classes
 from naa_fast.kernels.cpu.compare import Comparison, compare
 from naa_fast.kernels.cpu.fold import empty, fold, read
 from naa_fast.kernels.cpu.reduce import reduce
-from naa_fast.kernels.cpu.score import score
 from naa_fast.kernels.cpu.tally import bins, read_tails, tails, tally
 
 __all__ = [
@@ -21,7 +20,6 @@ __all__ = [
     "read",
     "read_tails",
     "reduce",
-    "score",
     "tails",
     "tally",
 ]

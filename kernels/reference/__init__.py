@@ -4,7 +4,6 @@ from naa_fast.kernels.reference.classes import classes
 from naa_fast.kernels.reference.compare import Comparison, compare
 from naa_fast.kernels.reference.fold import empty, fold, read
 from naa_fast.kernels.reference.reduce import reduce
-from naa_fast.kernels.reference.score import score
 from naa_fast.kernels.reference.tally import bins, read_tails, tails, tally
 
 __all__ = [
@@ -17,7 +16,6 @@ __all__ = [
     "read",
     "read_tails",
     "reduce",
-    "score",
     "tails",
     "tally",
 ]

@@ -20,7 +20,6 @@ from naa_fast.kernels import cuda
 from naa_fast.kernels.cuda.compile import DTYPES, FOLDER, Kernel, Words, headers
 from naa_fast.kernels.cuda.fold import fold_on
 from naa_fast.kernels.cuda.reduce import reduce_on
-from naa_fast.kernels.cuda.score import score_on
 from naa_fast.kernels.cuda.tally import bins_on, tally_on
 
 HERE = Path(__file__).parent
@@ -150,6 +149,3 @@ class HostBackend:
     ) -> Any:
         layer = (clean_mean, clean_variance, suspect_mean, suspect_variance)
         return cuda.compare_all([layer], [resolution], k, self.runtime)[0]
-
-    def score(self, values: Any, mean: Any, deviation: Any) -> Any:
-        return score_on(self.runtime, values, mean, deviation)

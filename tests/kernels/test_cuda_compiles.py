@@ -30,7 +30,7 @@ def test_every_kernel_compiles_without_a_spill(arch: int) -> None:
     rows = known if known is not None and arch not in usage.ANEW else usage.compiled(arch)
     assert known is None or rows == known, "the record is not what the compiler says: python tests/cuda_on_host/usage.py"
     found = usage.read(rows)
-    assert len({(op, dtype, u.name) for op, dtype, u in found}) == 4 * 6 + 4 + 4 * 2 + 2
+    assert len({(op, dtype, u.name) for op, dtype, u in found}) == 4 * 6 + 4 * 2 + 2
     spilled = [row for row in found if row[2].stack or row[2].spilled or row[2].shared > SHARED_BYTES]
     assert not spilled, f"spilled or too much shared memory: {spilled}"
     # Two blocks of 256 threads an SM is what the loads in flight are counted on (rows.cuh).
@@ -54,11 +54,11 @@ def test_another_source_or_compiler_makes_the_record_void(monkeypatch: pytest.Mo
 def test_a_mistake_is_told_in_the_compilers_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc, "source", lambda op: 'extern "C" __global__ void k(float* a) { *a = INFINITY; }')
     with pytest.raises(nvrtc.CompileFailed, match='identifier "INFINITY" is undefined'):
-        nvrtc.compiled("score", "float32", 90)
+        nvrtc.compiled("compare", "float32", 90)
 
 
 def test_a_source_is_one_text_without_our_includes() -> None:
-    for op in ("reduce", "fold", "tally", "compare", "score"):
+    for op in ("reduce", "fold", "tally", "compare"):
         text = compiling.source(op)
         assert '#include "' not in text
         assert text.count("#define NAA_COMMON") == 1
@@ -127,16 +127,16 @@ def test_cupy_takes_the_launch_as_we_make_it() -> None:
 @pytest.mark.skipif(util.find_spec("cupy") is None, reason="CuPy is not installed")
 def test_a_kernel_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = compiling.compiled("score", "float32", "90")
+    path = compiling.compiled("compare", "float32", "90")
     assert path.parent == tmp_path / "naa-fast" / "kernels"
     assert path.read_bytes()[:4] == b"\x7fELF"
     path.write_bytes(b"kept")
-    assert compiling.compiled("score", "float32", "90").read_bytes() == b"kept"
-    assert ".visible .entry score" in compiling.compiled("score", "float32", "999").read_text()  # newer than NVRTC: PTX
+    assert compiling.compiled("compare", "float32", "90").read_bytes() == b"kept"
+    assert ".visible .entry compare" in compiling.compiled("compare", "float32", "999").read_text()  # newer than NVRTC: PTX
     assert not list(path.parent.glob("*.[0-9]*"))
     monkeypatch.setattr(compiling, "source", lambda op: "no CUDA")
-    with pytest.raises(BackendUnavailable, match=r"NVRTC refuses score.cu for float32.*\n.*error"):
-        compiling.compiled("score", "float32", "90")
+    with pytest.raises(BackendUnavailable, match=r"NVRTC refuses compare.cu for float32.*\n.*error"):
+        compiling.compiled("compare", "float32", "90")
 
 
 def test_a_cache_that_cannot_be_written_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
