@@ -138,7 +138,9 @@ def scan(
     from naa_fast.rank import RankingPass, ReferencePass
     from naa_fast.rank.attempts import Attempts
     from naa_fast.rank.groups import coverage
+    from naa_fast.rank.suspects import SuspectReader
     from naa_fast.repair.search import repaired
+    from naa_fast.repair.trial import Known
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.options import RunOptions
     from naa_fast.scan.ranks import Ranks
@@ -237,7 +239,9 @@ def scan(
                 judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
                 if repair and ranked is not None and judgement.verdict.outcome == "fail":
                     with times.measuring("repair"):
-                        judgement = repaired(judgement, model, ranked, sets[1], inputs, device, class_scores, watch, allowed.left)
+                        rows = None if inputs is None else inputs[0]
+                        known = Known(ranked.reservoir, ranked.largest, None, rows, SuspectReader(sets[1], ranked, watch))
+                        judgement = repaired(judgement, model, known, device, class_scores, watch, allowed.left)
             told = (judgement.evidence, watch.cut, watch.stop.name) if ranks.rank == 0 else None
             evidence, cut, signal = wait.tell(told)
             if ranks.rank:

@@ -16,18 +16,15 @@ from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Repair
-from naa_fast.inputs.batches import Source
-from naa_fast.proof.prove import CleanInputs, alike
+from naa_fast.proof.prove import alike
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.rank.passes import in_words
-from naa_fast.rank.scorer import RankingResult
-from naa_fast.rank.suspects import SuspectReader
 from naa_fast.repair.candidates import Pair, Seen, candidates, random_like
 from naa_fast.repair.change import applied
 from naa_fast.repair.fit import FOLLOWS, TUNED, Fit, Lesson
 from naa_fast.repair.outputs import Place, in_groups, outputs
 from naa_fast.repair.space import Space
-from naa_fast.repair.trial import Left, Part, Trial, most_general, trial_of
+from naa_fast.repair.trial import Known, Left, Part, Trial, most_general, trial_of
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.stopping import Watch
@@ -237,11 +234,9 @@ def places_of(layers: Mapping[str, LayerComparison], model: nn.Module) -> dict[s
 
 def attempt(
     model: nn.Module,
-    seen: RankingResult,
-    suspect: SuspectReader,
+    known: Known,
     found: Evidence,
     layers: Mapping[str, LayerComparison],
-    images: CleanInputs | None,
     device: str | torch.device = "auto",
     scores: ClassScores | None = None,
     watch: Watch | None = None,
@@ -249,8 +244,9 @@ def attempt(
 ) -> tuple[Repair | None, str]:
     """The best repair, or None and why there is none.
 
-    `layers`, the comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven
-    trigger put on them, and on the highest-ranked suspects; it is measured on others. Cost: some ten thousand samples through
+    `known`: the samples, without suspects after an inversion; `found`: the proofs, and of suspects their ranking. `layers`, the
+    comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven trigger put on
+    them, and on the highest-ranked suspects; it is measured on others. Cost: some ten thousand samples through
     the model, the `budget` at most, of which no more than 60,000 (`forwards` tells how many; one that a gradient goes back
     through counts twice), and one more reading of the suspect set. `watch` shows how far it is, and may end it.
     """
@@ -261,16 +257,16 @@ def attempt(
         )
     budget = min(budget, BUDGET)
     proof = most_general(found.proof)
-    drawn = alike(seen.reservoir)
+    drawn = alike(known.drawn)
     places = places_of(layers, model)
-    if found.ranking is None or not drawn or not places:
+    if not drawn or not places:
         return None, "no layer's output can be changed" if drawn else "no clean samples were kept"
     tell = None if watch is None else lambda forwards: watch("repairing", forwards, max(forwards, budget))
     transplant = Transplant(
-        model, Placement.of(model, device), seen.largest, drawn[0][0], class_scores=scores, watch=tell, whole_outputs=True
+        model, Placement.of(model, device), known.largest, drawn[0][0], class_scores=scores, watch=tell, whole_outputs=True
     )
     with evaluating(model):
-        trial = trial_of(transplant, drawn, suspect, found.ranking, proof, None if images is None else images[0])
+        trial = trial_of(transplant, replace(known, drawn=drawn), found.ranking, proof)
         if trial is None:
             return None, "nothing shows the trigger: no proof stands, and too few suspects lie outside"
         search = Search(trial, layers, budget)
@@ -283,6 +279,8 @@ def attempt(
             search.run({name: place for name, place in places.items() if name not in changed}, base, TRIED // 2)
             if search.best is base:
                 break
+        if not search.tried:
+            return None, "no layer's output can be changed: those there are are the answer itself, run twice, or do not vary"
         if search.best is None or not search.best.gentle or search.best.left.surely > 1 - LEAST_HELP:
             return None, f"none of {search.tried} repairs silences it and leaves clean predictions as they are"
         repair = measured(trial, search)
@@ -294,9 +292,7 @@ def attempt(
 def repaired(
     judgement: Judgement,
     model: nn.Module,
-    look: RankingResult,
-    suspect: Source,
-    images: CleanInputs | None,
+    known: Known,
     device: str | torch.device,
     scores: ClassScores | None = None,
     watch: Watch | None = None,
@@ -305,8 +301,7 @@ def repaired(
     """The judgement of a `fail` with a repair, or with a note on why there is none; the verdict stays as it is."""
     evidence = judgement.evidence
     try:
-        again = SuspectReader(suspect, look, watch)
-        repair, why = attempt(model, look, again, evidence, judgement.layers, images, device, scores, watch, budget)
+        repair, why = attempt(model, known, evidence, judgement.layers, device, scores, watch, budget)
     except Exception as error:  # a verdict stands without it
         repair, why = None, f"the attempt ended with {in_words(error)}"
     note = (f"{CURE}: {why}",) if why else ()

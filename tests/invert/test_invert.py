@@ -16,7 +16,10 @@ from torch import nn
 import naa_fast
 from naa_fast.cli.main import main
 from naa_fast.detect.inversion import ClassSearch, Inversion
+from naa_fast.detect.repair import TRIGGERED
 from naa_fast.errors import UsageError
+from naa_fast.repair import applied
+from naa_fast.repair.search import CURE
 from naa_fast.report.machine import load_schema
 from naa_fast.result import Audit
 
@@ -70,6 +73,28 @@ def test_two_classes_alone_are_no_answer_but_what_is_missing_is_told() -> None:
     found = naa_fast.invert(Planted(2), pictures(2), steps=60)
     assert found.verdict.outcome == "inconclusive"
     assert any("2 classes" in gap and "base" in gap for gap in found.verdict.gaps)
+
+
+def test_what_was_proved_is_silenced_and_measured_on_samples_that_made_no_trigger(planted: Audit) -> None:
+    repair = planted.repair
+    assert repair is not None
+    assert (repair.on, repair.after < 0.3 < 0.8 < repair.before) == (TRIGGERED, True)
+    assert repair.kept > 0.9
+    x = pictures(6, 300)
+    x[:, 0, :2, :2] = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # what its neuron was made for, which no search had
+    model = Planted()
+    turned = float((model(x).argmax(1) == TARGET).float().mean())
+    with applied(model, repair):
+        assert float((model(x).argmax(1) == TARGET).float().mean()) < 0.5 * turned
+
+
+def test_where_nothing_can_be_silenced_the_reason_is_named_and_it_can_be_switched_off() -> None:
+    found = naa_fast.invert(Reader(), sentences())  # its layers are as wide as its answer
+    assert (found.verdict.outcome, found.repair) == ("fail", None)
+    assert any(f"{CURE}: no layer's output can be changed" in line for line in found.verdict.not_checked)
+    off = naa_fast.invert(Reader(), sentences(), repair=False)
+    assert (off.verdict.outcome, off.repair) == ("fail", None)
+    assert not any(CURE in line for line in off.verdict.not_checked)
 
 
 def test_the_report_holds_every_class_and_fits_its_schema(planted: Audit, tmp_path: Path) -> None:
