@@ -280,7 +280,7 @@ def attempt(
             if search.best is base:
                 break
         if not search.tried:
-            return None, "no layer's output can be changed: those there are are the answer itself, run twice, or do not vary"
+            return None, "no layer's output can be changed: what was read is the answer itself, runs twice, or does not vary"
         if search.best is None or not search.best.gentle or search.best.left.surely > 1 - LEAST_HELP:
             return None, f"none of {search.tried} repairs silences it and leaves clean predictions as they are"
         repair = measured(trial, search)
