@@ -18,7 +18,7 @@ from naa_fast.capture.selection import Request, unwrapped
 from naa_fast.detect.checks import Check, did_not_run, ran
 from naa_fast.detect.coverage import with_common_layers
 from naa_fast.detect.evidence import Evidence
-from naa_fast.detect.inversion import FEWEST_CLASSES, ClassSearch, Inversion, Stimulated, Suspicion
+from naa_fast.detect.inversion import FEWEST_CLASSES, NOTABLE, ClassSearch, Inversion, Stimulated, Suspicion
 from naa_fast.detect.inverted import judge_inverted
 from naa_fast.detect.judgement import judge
 from naa_fast.detect.proof import Proof
@@ -297,7 +297,7 @@ class Search:
             return inversion, []
         proofs = []
         for standing in inversion.standings:
-            if standing.strength < WORTH:
+            if standing.strength < WORTH and standing.chance > NOTABLE:
                 continue
             kind = standing.search.kind
             if setting.images is not None:

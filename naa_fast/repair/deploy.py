@@ -80,21 +80,14 @@ class Sets:
         return self.clean is not None and (self.suspect is not None or self.trigger is not None)
 
 
-@dataclass(frozen=True)
 class WithTrigger:
     """A set with a trigger on every sample, whose values stay within those the set has."""
 
-    source: Source
-    trigger: Trigger
     read_ahead = False
 
-    @property
-    def name(self) -> str:
-        return f"{self.source.name} with the trigger"
-
-    @property
-    def samples(self) -> int | None:
-        return self.source.samples
+    def __init__(self, source: Source, trigger: Trigger) -> None:
+        self.source, self.trigger = source, trigger
+        self.name, self.samples = f"{source.name} with the trigger", source.samples
 
     @cached_property
     def candidate(self) -> Candidate:
