@@ -323,6 +323,7 @@ def measure(
     from naa_fast.rank import RankingPass
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.options import RunOptions
+    from naa_fast.scan.ranks import Ranks
 
     running = RunOptions(
         layers=Request(layers, exclude),
@@ -357,7 +358,7 @@ def measure(
     company |= {"first_index": first_index, "observer": None if ranking is None else ranking.clean}
     measured = run(model, source, running, **company)
     if ranking is not None:
-        measured = replace(measured, reference=ranking.calibrate(measured).saved)
+        measured = Ranks.here(model).share(replace(measured, reference=ranking.calibrate(measured).saved))
     return replace(measured, parts=parts)
 
 
