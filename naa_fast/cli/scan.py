@@ -145,13 +145,10 @@ def run(arguments: argparse.Namespace) -> int:
     rules = rules_of(arguments)
     from naa_fast import audit
     from naa_fast.inputs.names import read_names
-    from naa_fast.measurement import Measurement
     from naa_fast.scan.ranks import joined
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
-    given = None if arguments.reference is None else Measurement.load(arguments.reference)
-    if given is not None and given.reference is None:
-        raise UsageError(f"{arguments.reference} has no reference", "measure the clean set with --reference, or give --clean")
+    given = None if arguments.reference is None else reference_at(arguments.reference)
     sets = sources_of(arguments, *([] if given is not None else [arguments.clean]), arguments.suspect)
     names = None if arguments.class_names is None else read_names(arguments.class_names)
     with joined() as ranks:
@@ -190,6 +187,16 @@ def run(arguments: argparse.Namespace) -> int:
             note(*stop.headline.splitlines(), *(f"  {line}" for line in stop.details))
             rules = replace(rules, stopped=(stop.headline, stop.exit_code))
         return code_of_all(named(found, arguments, began, loading), arguments, rules, ranks, config)
+
+
+def reference_at(path: Path) -> Measurement:
+    """The clean measurement there. Raises UsageError where it has no reference."""
+    from naa_fast.measurement import Measurement
+
+    given = Measurement.load(path)
+    if given.reference is None:
+        raise UsageError(f"{path} has no reference", "measure the clean set with --reference, or give --clean")
+    return given
 
 
 def named(found: Audit, arguments: argparse.Namespace, began: str, loading: float) -> Audit:

@@ -20,6 +20,7 @@ from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement, is_among
 from naa_fast.rank.directions import Directions
+from naa_fast.rank.handed import taken_up
 from naa_fast.rank.numbers import Numbers
 from naa_fast.rank.retained import main_tensor, taken
 from naa_fast.rank.saved import arrays_of, layers_of, reference_of
@@ -273,6 +274,17 @@ class RankingPass:
                 return False
             scorer.take_scored(scored)
         return True
+
+    def take_up(self, suspect: Measurement) -> RankingPass:
+        """Rank suspects that were scored elsewhere, in place of a set. Raises InputError where these were not."""
+        assert self.scorer is not None
+        if suspect.anomalies is None:
+            raise InputError("the suspect measurement has no scores", "measure it with --against CLEAN (against=...)")
+        if self.ranks.count > 1:
+            raise InputError("suspects that were scored elsewhere are not ranked under torchrun", "start it without torchrun")
+        self.scorer.take_scored([self.scorer.scored(), taken_up(suspect.anomalies, self.scorer)])
+        self.suspect.seen = suspect.samples + suspect.skipped
+        return self
 
     def _tell(self, done: int) -> None:
         """Say how many clean samples were scored, which tell what chance does."""
