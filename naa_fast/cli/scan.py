@@ -123,7 +123,7 @@ def add_proof(group: Any) -> None:
         type=positive,
         metavar="N",
         help="samples that proof and repair run together at most; what that leaves out is told, and is no pass (default: 1.5 "
-        "times both sets, at least 6,000, for a small model up to 80,000)",
+        "times both sets, at least 8,000, for a small model up to 80,000)",
     )
 
 
@@ -214,11 +214,19 @@ def named(found: Audit, arguments: argparse.Namespace, began: str, loading: floa
 def planned_by(arguments: argparse.Namespace, model: nn.Module, given: Measurement | None, sets: Any, device: Any) -> list[str]:
     """What the scan would keep, in words."""
     from naa_fast.capture.selection import Request
+    from naa_fast.proof.budget import default_budget, rule
     from naa_fast.rank.plan import planned
 
     options: dict[str, Any] = {"device": device, "backend": arguments.backend, "ranking": arguments.ranking != "none"}
     request = Request(arguments.layers, arguments.exclude)
-    return planned(model, given or sets[0], sets[-1], layers=request, **options).lines()
+    plan = planned(model, given or sets[0], sets[-1], layers=request, **options)
+    clean_samples, suspects = plan.samples
+    told = plan.lines()
+    if given is None and options["ranking"] and not arguments.no_proof:
+        known = None if clean_samples is None or suspects is None else clean_samples + suspects
+        most = arguments.budget or (None if known is None else default_budget(model, known))
+        told.append(rule(most, not arguments.no_repair))
+    return told
 
 
 def emitted(lines: list[str]) -> int:

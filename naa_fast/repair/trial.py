@@ -20,9 +20,8 @@ from naa_fast.rank.retained import INPUT_BYTES, main_tensor
 from naa_fast.rank.suspects import SuspectReader
 from naa_fast.records import Array
 from naa_fast.repair.change import applied
+from naa_fast.repair.sizes import Sizes
 
-FIX, CHOOSE, MEASURE = 900, 300, 600
-"""Clean samples that fix what changes do, others that choose one, and others that measure it."""
 DEALT = ((0, 2), (1,), (3,))
 """Which of every four suspects fix, choose and measure."""
 MOST_SUSPECTS = 400
@@ -80,6 +79,17 @@ class Part:
     turned: Bases | None
     shown: Bases | None
 
+    @property
+    def price(self) -> int:
+        """Samples that run to tell what a change leaves of the trigger and of clean predictions."""
+        return sum(len(part.predicted) for part in (self.clean, self.turned, self.shown) if part is not None)
+
+    @property
+    def price_to_measure(self) -> int:
+        """The same to measure one: before it, with it and with its control."""
+        on = self.turned or self.shown
+        return 2 * len(self.clean.predicted) + 3 * (0 if on is None else len(on.predicted))
+
 
 @dataclass(frozen=True)
 class Left:
@@ -134,7 +144,7 @@ class Trial:
         )
 
 
-def trial_of(transplant: Transplant, known: Known, ranking: Ranking | None, proof: Proof | None) -> Trial | None:
+def trial_of(transplant: Transplant, known: Known, ranking: Ranking | None, proof: Proof | None, sizes: Sizes) -> Trial | None:
     """Samples for a repair: clean ones that had no part in choosing the proof (of one class: hardly any) measure. None if nothing
     shows the trigger.
     """
@@ -146,11 +156,11 @@ def trial_of(transplant: Transplant, known: Known, ranking: Ranking | None, proo
     shown_by = None
     if known.suspect is not None and ranking is not None:
         bytes_each = max((main_tensor(batch).nbytes // max(batch.size, 1) for batch, _ in known.drawn), default=0)
-        shown_by = suspects(known.suspect, ranking, proof, max(LEAST, INPUT_BYTES // max(bytes_each, 1)))
+        shown_by = suspects(known.suspect, ranking, proof, max(LEAST, min(4 * sizes.choose, INPUT_BYTES // max(bytes_each, 1))))
     values = (known.images.low, known.images.high) if known.images is not None else ()
     candidate = None if proof is None else candidate_of(proof.trigger, *values)
-    parts = []
-    for rows, places, most in zip(np.split(order, parted(len(order))), DEALT, (FIX, CHOOSE, MEASURE), strict=True):
+    parts, mosts = [], (sizes.fix, sizes.choose, sizes.measure)
+    for rows, places, most in zip(np.split(order, parted(len(order))), DEALT, mosts, strict=True):
         clean = bases.of(rows[:most])
         shown = None if shown_by is None else shown_by.of(np.flatnonzero(np.isin(np.arange(len(shown_by.predicted)) % 4, places)))
         onto = clean if proof is None or proof.source is None else bases.of(rows[predicted[rows] == proof.source][:most])

@@ -74,6 +74,17 @@ def test_what_the_repair_says_of_itself_is_so(model: nn.Sequential, repair: Repa
     assert 1000 < repair.forwards < 60_000
 
 
+def test_a_repair_fits_into_what_the_proof_leaves_of_the_budget_of_a_large_model(model: nn.Sequential, repair: Repair) -> None:
+    audit = naa_fast.scan(model, DIGITS.clean_x, DIGITS.suspect_x, budget=8000)
+    small = audit.repair
+    assert small is not None
+    assert audit.judgement.evidence.forwards + small.forwards <= 8000
+    assert small.after < 0.1
+    assert small.kept > 0.97
+    assert small.interval[0] <= small.after < small.interval[1] < 0.12
+    assert small.forwards < 6000 < repair.forwards
+
+
 def unrepaired(model: nn.Sequential) -> Tensor:
     """The clean predictions of the same weights without any hook."""
     bare = demo.small_cnn()
