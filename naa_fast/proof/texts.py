@@ -160,7 +160,8 @@ def phrases_lead(search: Search, words: Sequence[int]) -> float:
 def with_pairs(
     search: Search, texts: tuple[Occurrences, Occurrences, Occurrences], groups: int, proofs: list[Proof]
 ) -> list[Proof]:
-    """A pair of words, where nothing stands, or two words in a row that need not follow one another. `texts`: the highest-ranked of
+    """A pair of words, where nothing stands, or two words in a row that need not follow one another. `texts`: the highest-ranked
+    of
     both sets, and clean ones; `groups`: how many targets pairs are sought for.
     """
     top, usual, clean = texts
