@@ -371,7 +371,7 @@ class RankingPass:
         selection, stop = select(self.model, self.layers), StopRequest()
         runner = Runner(self.model, source, selection, self.place, self.backend, "", stop, self.progress, scores=self.scores)
         with evaluating(self.model), torch.no_grad(), runner.capture:
-            runner.run_past(samples, Samples(), most)
+            runner.run_past(samples, Samples(self.backend), most)
 
 
 def in_words(error: Exception) -> str:
