@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.detect.trigger import Tokens
 from naa_fast.errors import Stopped
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.budget import Budget, BudgetSpent, ShareSpent
+from naa_fast.proof.budget import Budget, BudgetSpent
 from naa_fast.proof.chances import Pool
 from naa_fast.proof.erase_words import Fetch
 from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.matched_filter import FEWEST
-from naa_fast.proof.pictures import ImageSearch
+from naa_fast.proof.pictures import image_search
 from naa_fast.proof.texts import WordSearch
 from naa_fast.proof.transplant import UNRULED, Bases, Transplant, can_rule
 from naa_fast.proof.trials import Trials
@@ -36,6 +36,8 @@ TARGETS = 3
 NAMED = 5
 """Targets that were not searched that are named."""
 AMONG = 100
+LARGEST = 1e15
+"""Of an input's values: the squares of a million as large still add up in float32."""
 
 NEITHER = "the inputs are neither continuous values nor token ids, or too large to keep"
 
@@ -85,32 +87,31 @@ def prove(
         model, Placement.of(model, device), ranked.largest, drawn[0][0], last, scores, shown_by(watch, budget), budget
     )
     trials = Trials(transplant, bases)
-    unsearched, found, left = list[str](), dict[int | str, list[Proof | str]](), list[int | str]()
+    unsearched, found, left = list[str](), list[Proof | str](), list[int | str]()
     with evaluating(model):
         try:
             if ranked.suspect_tokens is not None and ranked.clean_tokens is not None:
                 words = WordSearch(trials, ranked, fetch)
                 left += words.wanted
-                search_in_turns(words, left, found, transplant.budget)
+                found.extend(one_by_one(words, left, found, budget))
             elif images is not None and any(sample.row is not None and sample.row.is_floating_point() for sample in ranked.top):
                 rows, usual = (rows_like(images[0], top) for top in (ranked.top, ranked.null_top))
                 unsearched += filter(None, [left_aside(len(rows), ranked.top)])
                 left += targets(ranked.top, ranked.null_predicted)
                 left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
-                search_in_turns(ImageSearch(trials, rows, Pool(usual, *images)), left, found, transplant.budget)
+                found.extend(one_by_one(partial(image_search, trials, rows, Pool(usual, *images)), left, found, budget))
             else:
                 return Attempts(
                     notes=("the inputs are neither continuous values nor token ids, or too large to keep",), tried=False
                 )
-        except Stopped as stop:  # what was measured until then stays
+        except Stopped as stop:  # what was measured until then stays: `extend` keeps what it was given
             unsearched.append(stop.headline)
         except BudgetSpent as spent:
             unsearched.append(
                 f"{spent.headline} before {in_classes(left)} {'was' if len(left) == 1 else 'were'} searched: --budget N"
             )
-    every = list(chain.from_iterable(found.values()))
-    proofs = sorted((one for one in every if isinstance(one, Proof)), key=lambda proof: (not proof.stands, -proof.margin))
-    notes = tuple(filter(None, (*(one for one in every if isinstance(one, str)), *unsearched)))
+    proofs = sorted((one for one in found if isinstance(one, Proof)), key=lambda proof: (not proof.stands, -proof.margin))
+    notes = tuple(filter(None, (*(one for one in found if isinstance(one, str)), *unsearched)))
     if images is not None:
         proofs = [as_taken(proof, images[0]) for proof in proofs]
     limits = () if can_rule(trials.parts[0].predicted) else (UNRULED,)
@@ -126,31 +127,20 @@ def shown_by(watch: Watch | None, budget: Budget | None) -> Callable[[int], None
     return lambda forwards: watch("proving", forwards, None if budget is None else budget.most)
 
 
-def search_in_turns(
+def one_by_one(
     search: Callable[[int | str], Iterable[Proof | str]],
     left: list[int | str],
-    found: dict[int | str, list[Proof | str]],
-    budget: Budget,
-) -> None:
-    """Enter in `found` what the search of each target gives, of those that are `left`, the likeliest first; one that was searched
-    is left no more. Each has half of what may still run, the last all of it; one that has not ended with that goes on in the next
-    round, and once no half is enough for anything, the first takes what there is. Raises BudgetSpent.
+    found: Sequence[Proof | str],
+    budget: Budget | None,
+) -> Iterator[Proof | str]:
+    """What the search of each target gives, of those that are `left`, the likeliest first; one that was searched is left no more.
+    Raises BudgetSpent. `found`: what was found so far.
     """
     while left:
-        before = budget.spent
-        for target in list(left):
-            if budget.halfway and any(isinstance(one, Proof) and one.stands for some in found.values() for one in some):
-                raise BudgetSpent(f"half of the budget of {budget.most:,} samples is spent, and the rest is left for a repair,")
-            found[target] = []
-            try:
-                with budget.share(2 if len(left) > 1 else 1):
-                    for one in search(target):
-                        found[target].append(one)
-            except ShareSpent:
-                continue
-            left.remove(target)
-        budget.fair = budget.spent > before
-    budget.fair = True
+        if budget is not None and budget.halfway and any(isinstance(one, Proof) and one.stands for one in found):
+            raise BudgetSpent(f"half of the budget of {budget.most:,} samples is spent, and the rest is left for a repair,")
+        yield from search(left[0])
+        left.pop(0)
 
 
 def in_classes(targets: Sequence[int | str]) -> str:
@@ -167,7 +157,7 @@ def left_aside(alike: int, top: Sequence[Retained]) -> str:
     if alike < retained:
         return (
             f"{retained - alike} of the {retained} highest-ranked samples have another shape than most clean ones, "
-            f"or are not finite"
+            f"or are not finite or beyond {LARGEST:g}"
         )
     return "" if retained >= min(FEWEST, len(top)) else f"inputs are too large to keep {FEWEST} of the highest-ranked samples"
 
@@ -195,22 +185,27 @@ def targets(top: Sequence[Retained], null_predicted: Array) -> list[int]:
 
 
 def clean_images(ranked: RankingResult) -> CleanInputs | None:
-    """The clean inputs of the reservoir and their predicted classes, as far as they are finite and of the commonest shape; None
-    for inputs of another kind.
+    """The clean inputs of the reservoir and their predicted classes, as far as they are `in_range` and of the commonest shape;
+    None for inputs of another kind.
     """
     drawn = alike(ranked.reservoir)
     if not drawn or not main_tensor(drawn[0][0]).is_floating_point() or main_tensor(drawn[0][0]).ndim < 2:
         return None
     x = np.concatenate([main_tensor(batch).cpu().float().numpy() for batch, _ in drawn])
-    finite = np.isfinite(x.reshape(len(x), -1)).all(1)
+    usable = in_range(x)
     predicted = np.concatenate([predicted for _, predicted in drawn])
-    return (CleanImages.of(x[finite]), predicted[finite]) if finite.any() else None
+    return (CleanImages.of(x[usable]), predicted[usable]) if usable.any() else None
+
+
+def in_range(x: Array) -> Array:
+    """Which samples are finite and no larger than LARGEST, bool `[samples]`."""
+    return np.asarray((np.abs(x.reshape(len(x), -1)) <= LARGEST).all(1))
 
 
 def rows_like(clean: CleanImages, top: Sequence[Retained]) -> list[tuple[int, Array]]:
     """Predicted class and input of the retained samples that have the clean inputs' shape, with their axes."""
     rows = [(sample.predicted, channels_first(sample.row.float().numpy())) for sample in top if sample.row is not None]
-    return [(predicted, row) for predicted, row in rows if row.shape == clean.x.shape[1:] and np.isfinite(row).all()]
+    return [(predicted, row) for predicted, row in rows if row.shape == clean.x.shape[1:] and in_range(row[None])[0]]
 
 
 def harmless_of(ranked: RankingResult, images: CleanInputs | None) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -148,3 +150,19 @@ def test_repeated_samples_count_once() -> None:
     assert distinct(black[:3], clean) == black[:3], "too few to be a group at all"
     blank = CleanImages.of(np.zeros_like(CLEAN.numpy()))
     assert len(distinct(rows, blank)) == 8, "clean inputs that do not vary make nothing alike"
+
+
+@pytest.mark.parametrize("huge", ["suspect", "clean"])
+def test_samples_near_the_largest_float_are_told_and_leak_no_warning(huge: str) -> None:
+    """1e38 is finite, and its square is not: no trigger is read off such samples."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
+    sets = {"clean": torch.rand(300, 1, 8, 8), "suspect": torch.rand(200, 1, 8, 8)}
+    sets[huge][:3] = 1e38
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        audit = naa_fast.scan(model, sets["clean"], sets["suspect"], repair=False)
+    assert [str(one.message) for one in caught if one.category is RuntimeWarning] == []
+    assert audit.verdict.exit_code == 3
+    if huge == "suspect":
+        assert any("or are not finite or beyond 1e+15" in gap for gap in audit.verdict.gaps)
