@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 ABOUT = {
     "shift": "whether the sets differ by more than chance",
@@ -27,19 +28,30 @@ ACCEPTABLE = tuple(name for name in ABOUT if name != "shift" and name not in INV
 
 @dataclass(frozen=True)
 class Check:
-    """One of ABOUT: that it `ran`, or the `reason` why it did not."""
+    """One of ABOUT: that it `ran`, or the `reason` why it did not; `in_part`: it had begun, and what it found counts."""
 
     name: str
     ran: bool
     reason: str = ""
+    in_part: bool = False
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> Check:
+        """As report.json has it. Raises LookupError where something is missing."""
+        return cls(str(entry["name"]), bool(entry["ran"]), str(entry["reason"]), bool(entry.get("in_part")))
+
+    @property
+    def fate(self) -> str:
+        """What became of it, in words."""
+        return "ran" if self.ran else "ran in part" if self.in_part else "did not run"
 
 
 def ran(*names: str) -> tuple[Check, ...]:
     return tuple(Check(name, True) for name in names)
 
 
-def did_not_run(reason: str, *names: str) -> tuple[Check, ...]:
-    return tuple(Check(name, False, reason) for name in names)
+def did_not_run(reason: str, *names: str, in_part: bool = False) -> tuple[Check, ...]:
+    return tuple(Check(name, False, reason, in_part) for name in names)
 
 
 def unranked(reason: str) -> tuple[Check, ...]:
@@ -49,11 +61,11 @@ def unranked(reason: str) -> tuple[Check, ...]:
 
 def missing_lines(checks: Sequence[Check]) -> list[str]:
     """A line for each reason why some of the checks did not run: `ranking (which samples set it off) did not run: ...`."""
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[tuple[str, str], list[str]] = {}
     for check in checks:
         if not check.ran:
-            reasons.setdefault(check.reason, []).append(f"{check.name} ({ABOUT[check.name]})")
-    return [f"{listed(names)} did not run: {reason}" for reason, names in reasons.items()]
+            reasons.setdefault((check.fate, check.reason), []).append(f"{check.name} ({ABOUT[check.name]})")
+    return [f"{listed(names)} {fate}: {reason}" for (fate, reason), names in reasons.items()]
 
 
 def listed(words: Sequence[str]) -> str:

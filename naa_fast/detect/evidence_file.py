@@ -139,7 +139,7 @@ def in_new_words(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> tupl
 
 
 def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evidence:
-    checks = tuple(Check(str(one["name"]), bool(one["ran"]), str(one["reason"])) for one in about["checks"])
+    checks = tuple(map(Check.read, about["checks"]))
     if any(check.name not in ABOUT for check in checks):
         raise ValueError("checks that this version does not know")
     cluster = about["outlier_cluster"]

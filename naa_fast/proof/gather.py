@@ -132,7 +132,7 @@ def with_proofs(
     decode = decoder(suspect)
     proofs = [with_words(p, decode) for p in attempts.proofs]
     untried = "; ".join(attempts.notes)
-    checks = (*found.checks, *(did_not_run(untried, "proof") if untried else ran("proof")))
+    checks = (*found.checks, *(did_not_run(untried, "proof", in_part=attempts.forwards > 0) if untried else ran("proof")))
     found = replace(found, notes=(*found.notes, *attempts.limits))
     if not attempts.tried:
         return replace(found, forwards=attempts.forwards, checks=checks)

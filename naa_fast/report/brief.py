@@ -96,8 +96,10 @@ def told(judgement: Judgement) -> str:
 
 def checked(checks: Sequence[Check]) -> str:
     """Which checks ran; why others did not stands under what was not checked."""
-    done, missing = ([check.name for check in checks if check.ran == ran] for ran in (True, False))
-    return f"{listed(done) or 'none'} ran" + (f"; {listed(missing)} did not" if missing else "")
+    fates = ("ran", "ran in part", "did not run")
+    names = {fate: listed([check.name for check in checks if check.fate == fate]) for fate in fates}
+    names["ran"] = names["ran"] or "none"
+    return "; ".join(f"{named} {fate.removesuffix(' run')}" for fate, named in names.items() if named)
 
 
 def one_line(text: str, width: int) -> str:

@@ -23,7 +23,8 @@ from naa_fast.detect.judgement import Judgement, TopNeuron
 from naa_fast.detect.proof import Erasure, Proof
 from naa_fast.detect.repair import REPAIR_FILE, Repair
 from naa_fast.measurement import Measurement
-from naa_fast.report.pictures import TABLE, trigger_names
+from naa_fast.report.files import TABLE
+from naa_fast.report.pictures import trigger_names
 
 UNITED = ("versions", "device", "backends")
 """Provenance every report has, as a list of strings, empty where a measurement says nothing of it."""
@@ -100,7 +101,9 @@ def judged(judgement: Judgement) -> dict[str, Any]:
     return {
         "outcome": verdict.outcome,
         "exit_code": verdict.exit_code,
-        "checks": [{"name": c.name, "ran": c.ran, "reason": unicode_text(c.reason)} for c in verdict.checks],
+        "checks": [
+            {"name": c.name, "ran": c.ran, "in_part": c.in_part, "reason": unicode_text(c.reason)} for c in verdict.checks
+        ],
         "accepted": list(verdict.accepted),
         "gaps": [unicode_text(gap) for gap in verdict.gaps],
     }
@@ -243,7 +246,6 @@ def inverted(inversion: Inversion) -> dict[str, Any]:
                 "base": finite(one.base),
                 "classes": one.classes,
                 "p_value": finite(one.p_value),
-                "chance": finite(one.chance),
                 "strength": finite(one.strength),
                 "apart": one.apart,
             }

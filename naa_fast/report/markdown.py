@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from naa_fast.detect.checks import Check
 from naa_fast.detect.findings import LEVELS
 from naa_fast.report.reading import TEXT, Reading, place_of, question
 from naa_fast.report.units import percent
@@ -53,7 +54,7 @@ def findings(reading: Reading) -> list[str]:
 
 
 def checks(reading: Reading) -> list[str]:
-    ran = [(check, "ran" if check["ran"] else f"did not run: {safe(check['reason'])}") for check in reading.checks]
+    ran = [(check, "ran" if check["ran"] else f"{Check.read(check).fate}: {safe(check['reason'])}") for check in reading.checks]
     rows = [f"| {safe(check['name'])} | {safe(question(check))} | {how} |" for check, how in ran]
     return ["| check | what it answers | |", "|---|---|---|", *rows, ""]
 

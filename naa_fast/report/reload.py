@@ -22,7 +22,7 @@ from naa_fast.detect.repair import REPAIR_FILE, Repair
 from naa_fast.detect.verdict import OUTCOMES, Verdict
 from naa_fast.errors import InputError
 from naa_fast.measurement import Measurement
-from naa_fast.report.folder import REPORT
+from naa_fast.report.files import REPORT
 
 EXPECTED = "expected the report.json of a scan's or a comparison's report folder"
 
@@ -84,7 +84,7 @@ def verdict_of(report: Mapping[str, Any]) -> Verdict:
         tuple(map(found, report["findings"])),
         tuple(map(str, report["not_checked"])),
         tuple(map(str, judged["gaps"])),
-        tuple(Check(str(one["name"]), bool(one["ran"]), str(one["reason"])) for one in judged["checks"]),
+        tuple(map(Check.read, judged["checks"])),
         tuple(map(str, judged["accepted"])),
     )
 

@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
+from naa_fast.detect.checks import Check
 from naa_fast.detect.findings import LEVELS
 from naa_fast.report.reading import TEXT, Reading, check_of, place_of, question
 from naa_fast.report.words import printable
@@ -117,7 +118,7 @@ def uri_of(name: str) -> str:
 def invocation_of(reading: Reading) -> dict[str, Any]:
     gate, run = reading.report["gate"], reading.run
     missing = [check for check in reading.checks if not check["ran"]]
-    notes = [f"{check['name']} ({question(check)}) did not run: {check['reason']}" for check in missing]
+    notes = [f"{check['name']} ({question(check)}) {Check.read(check).fate}: {check['reason']}" for check in missing]
     notes += [gap for gap in reading.report["verdict"]["gaps"] if not any(check["reason"] in gap for check in missing)]
     times = {name: str(run[key]) for name, key in (("startTimeUtc", "began"), ("endTimeUtc", "ended")) if run.get(key)}
     return {

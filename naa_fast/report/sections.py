@@ -16,6 +16,7 @@ from naa_fast.report.units import measured, web_text
 
 NAME = 120
 SHOWN_FINDINGS = 5
+RAN = {"ran": "yes", "ran in part": "in part", "did not run": "no"}
 LONGEST_VALUE = 400
 CURE = "whether silencing what was found cures the model"
 """What a repair answers; a note begins with it where there is none."""
@@ -44,11 +45,11 @@ def findings_view(judgement: Judgement) -> list[FindingsLevel]:
 
 @dataclass(frozen=True)
 class CheckView:
-    """A check, the question it answers, whether it ran, and what it saw or why it did not run."""
+    """A check, the question it answers, whether it `ran` ("yes", "no", "in part"), and what it saw or why it did not run."""
 
     name: str
     question: str
-    ran: bool
+    ran: str
     detail: str
 
 
@@ -58,13 +59,14 @@ def checks_view(judgement: Judgement) -> list[CheckView]:
     checks = []
     for check in judgement.verdict.checks:
         waived = "; accepted as not run" if check.name in judgement.verdict.accepted else ""
-        detail = saw.get(check.name, "") if check.ran else check.reason + waived
-        checks.append(CheckView(check.name, ABOUT[check.name], check.ran, detail))
+        known = saw.get(check.name, "") if check.ran or check.in_part else ""
+        detail = "; ".join(filter(None, [check.reason, known])) + waived
+        checks.append(CheckView(check.name, ABOUT[check.name], RAN[check.fate], detail))
     repair = judgement.evidence.repair
     if judgement.verdict.outcome == "fail":
         why = next((note.partition(": ")[2] for note in judgement.evidence.notes if note.startswith(CURE)), "it was not tried")
         detail = why if repair is None else f"{repair.tried:,} tried, {repair.forwards:,} samples run"
-        checks.append(CheckView("repair", CURE, repair is not None, detail))
+        checks.append(CheckView("repair", CURE, "no" if repair is None else "yes", detail))
     return checks
 
 

@@ -14,6 +14,7 @@ from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.judgement import judge
 from naa_fast.detect.verdict import Verdict
 from naa_fast.measurement import Part
+from naa_fast.report.brief import checked
 
 SCORES = np.random.default_rng(0).standard_normal((2, 250))
 RANKING = Ranking(SCORES[0], np.full(250, -1), SCORES[1], np.full(250, -1))
@@ -103,3 +104,10 @@ def test_checks_that_did_not_run_for_one_reason_are_one_line() -> None:
     assert lines[0].endswith("did not run: a")
     assert all(name in lines[0] for name in OF_SAMPLES)
     assert missing_lines(ran("shift")) == []
+
+
+def test_a_check_that_was_stopped_says_that_it_ran_in_part() -> None:
+    """Beside a proof that stands, "proof did not run" would be nonsense."""
+    cut = did_not_run("stopped by SIGTERM", "proof", in_part=True)
+    assert missing_lines(cut) == ["proof (whether a trigger can be proved) ran in part: stopped by SIGTERM"]
+    assert checked((*ran("shift"), *cut, *did_not_run("x", "ranking"))) == "shift ran; proof ran in part; ranking did not"
