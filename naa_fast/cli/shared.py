@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -103,8 +104,8 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         action="extend",
         nargs="+",
         metavar="GLOB",
-        help="names or globs of modules (default: a transformer's blocks, attention and MLP activations; of others "
-        "convolutions, linear layers, activations and blocks)",
+        help="names or globs of modules (default: a transformer's blocks and MLP activations; of others convolutions, linear "
+        "layers, activations and blocks)",
     )
     group.add_argument(
         "--exclude",
@@ -265,6 +266,7 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
         model = load_model(arguments.model, words, weights, arguments.unsafe_load, arguments.weights_key)
     told = told_of(model)
     note(*told.reading, *(f"not read: {line}" for line in told.left_out))
+    tell_weights(model, arguments)
     if arguments.device_map is not None:
         return model, "auto"
     device: str = arguments.device
@@ -272,6 +274,27 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
     if device == "auto" and torch.cuda.is_available() and all(tensor.device.type == "cpu" for tensor in tensors):
         device = "cuda"
     return model, device
+
+
+def tell_weights(model: nn.Module, arguments: argparse.Namespace) -> None:
+    """Keep for the report whose values the model has; where nobody seems to have loaded any, that is a gap, said at once."""
+    from naa_fast.inputs.loaded import add_told
+    from naa_fast.inputs.pretrained import PREFIX
+    from naa_fast.inputs.untrained import untrained
+
+    if arguments.weights is not None:
+        add_told(model, reading=(f"weights {arguments.weights}: sha256 {digest_of(arguments.weights)}",))
+    elif not arguments.model.startswith(PREFIX) and not arguments.model.endswith(".pt2"):
+        why = untrained(model)
+        gaps = (f"whether the model has its weights: {why}; name them with --weights",) if why else ()
+        add_told(model, reading=(f"weights: no --weights was given, {arguments.model} was scanned as it came",), gaps=gaps)
+        note(*gaps)
+
+
+def digest_of(path: Path) -> str:
+    """The sha256 of a file: one more reading of it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:

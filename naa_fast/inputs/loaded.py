@@ -11,10 +11,13 @@ ATTRIBUTE = "naa_fast_loaded"
 
 @dataclass(frozen=True)
 class Loaded:
-    """`reading`: how its weights were read; `left_out`: what lay beside them and is not in the model."""
+    """`reading`: how its weights were read; `left_out`: what lay beside them and is not in the model; `gaps`: why a pass would
+    not be honest.
+    """
 
     reading: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    gaps: tuple[str, ...] = ()
 
 
 def told_of(model: nn.Module) -> Loaded:
@@ -23,7 +26,8 @@ def told_of(model: nn.Module) -> Loaded:
     return found if isinstance(found, Loaded) else Loaded()
 
 
-def add_told(model: nn.Module, reading: tuple[str, ...] = (), left_out: tuple[str, ...] = ()) -> None:
+def add_told(model: nn.Module, reading: tuple[str, ...] = (), left_out: tuple[str, ...] = (), gaps: tuple[str, ...] = ()) -> None:
     """Tell more of how a model was loaded."""
     before = told_of(model)
-    setattr(model, ATTRIBUTE, replace(before, reading=before.reading + reading, left_out=before.left_out + left_out))
+    more = {"reading": before.reading + reading, "left_out": before.left_out + left_out, "gaps": before.gaps + gaps}
+    setattr(model, ATTRIBUTE, replace(before, **more))

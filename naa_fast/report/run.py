@@ -12,6 +12,9 @@ from naa_fast.report.words import printable
 
 SHORTEST = 8
 """Cells of a name at least."""
+DATE = len("2026-01-31T")
+DIGITS = 12
+"""Of a digest, on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,12 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def own_weights(run: Mapping[str, Any]) -> bool:
+    """Whether a command named a function that makes the model, and no weights for it: only that function knows them."""
+    model = str(run.get("model") or "")
+    return bool(run.get("command")) and ":" in model and not run.get("weights") and not model.startswith("hf:")
+
+
 def run_lines(provenance: Mapping[str, object], width: int) -> list[str]:
     """What a summary says of the run: what was scanned, then when, by which command and with which seed. Nothing where unknown.
     Names are shortened until `width` cells hold all of them; not yet safe for a terminal.
@@ -50,8 +59,15 @@ def run_lines(provenance: Mapping[str, object], width: int) -> list[str]:
     names = [name for name in ("model", "weights", "clean", "suspect") if run.get(name)]
     room = (width - len("Scanned: ") - sum(len(name) + len(" , ") for name in names)) // max(len(names), 1)
     named = [f"{name} {printable(run[name], max(room, SHORTEST))}" for name in names]
-    when = [f"{run['began']} to {run['ended']}"] if run.get("began") and run.get("ended") else []
+    when = []
+    if run.get("began") and run.get("ended"):
+        began, ended = str(run["began"]), str(run["ended"])
+        day, on_it = began[:DATE], ended[DATE:].removesuffix("+00:00")
+        when = [f"{began} to {on_it if ended.startswith(day) else ended}"]
     when += [f"seed {provenance['seed']}"] if provenance.get("seed") is not None else []
+    files = run.get("files")
+    digest = str(files.get(run.get("weights")) or "") if isinstance(files, Mapping) else ""
+    when += [f"weights sha256 {digest[:DIGITS]}"] if digest else ["no --weights"] if own_weights(run) else []
     command = [shlex.join(run["command"])] if run.get("command") else []
     lines = ["Scanned: " + ", ".join(named)] if named else []
     return lines + (["Run: " + ", ".join([*when, *command])] if when or command else [])

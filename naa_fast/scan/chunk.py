@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
@@ -82,8 +82,8 @@ class Observer:
         """Gives what it has learned until now as bytes, later, for a checkpoint; None where it keeps nothing."""
         return None
 
-    def restore(self, contents: Sequence[bytes]) -> None:
-        """Go on from what the snapshots of one rank or more gave."""
+    def restore(self, content: bytes) -> None:
+        """Go on from what a `snapshot` gave."""
 
 
 class OutOfMemory(Exception):
@@ -376,6 +376,7 @@ class Runner:
 
     def provenance(self, accumulator: Accumulator) -> dict[str, tuple[str, ...]]:
         """What produced the measurement, in strings that accumulate when measurements merge."""
+        scores = self.scores.provenance(self.unscored, self.predictions.varied)
         packages = ("naa-fast", "torch", "numpy", "numba", "cupy-cuda12x", "cupy-cuda13x")
         return {
             "python": (platform.python_version(),),
@@ -386,7 +387,8 @@ class Runner:
             "notes": tuple(self.capture.remarks()),
             **({"doubts": tuple(self.capture.doubts)} if self.capture.doubts else {}),
             **{key: told for key, told in self.told().items() if told},
-            **self.scores.provenance(self.unscored, self.predictions.varied),
+            **scores,
+            "gaps": (*told_of(unwrapped(self.model)).gaps, *scores.get("gaps", ())),
         }
 
     def told(self) -> dict[str, tuple[str, ...]]:

@@ -85,7 +85,7 @@ def test_the_command_line_goes_before_the_file(here: Path) -> None:
     assert "--config" not in words
 
 
-def test_digests_of_the_weights_are_in_the_report_where_a_format_asks(here: Path) -> None:
+def test_digests_of_the_weights_are_in_the_report_and_its_statement(here: Path) -> None:
     save_file({"0.weight": torch.ones(5, 6), "0.bias": torch.zeros(5)}, here / "w.safetensors")
     (here / "s.toml").write_text(RUN + 'weights = "w.safetensors"\n')
     assert main(["scan", "--config", "s.toml", "--format", "intoto"]) == EXIT_WARN
@@ -97,7 +97,9 @@ def test_digests_of_the_weights_are_in_the_report_where_a_format_asks(here: Path
         "digest": {"sha256": sha256((here / "w.safetensors").read_bytes()).hexdigest()},
     }
     assert main(["scan", "--config", "s.toml"]) == EXIT_WARN
-    assert json.loads((here / "naa-report" / "report.json").read_text())["provenance"]["run"]["files"] is None
+    run = json.loads((here / "naa-report" / "report.json").read_text())["provenance"]["run"]
+    assert run["files"] == {"w.safetensors": statement["subject"][0]["digest"]["sha256"]}
+    assert f"weights sha256 {run['files']['w.safetensors'][:12]}, naa-fast" in (here / "naa-report" / "summary.txt").read_text()
     assert not (here / "naa-report" / "verdict.intoto.json").exists()
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from naa_fast.cli.main import main
-from naa_fast.errors import EXIT_ERROR, EXIT_PASS, EXIT_UNSAFE, EXIT_USAGE
+from naa_fast.errors import EXIT_ERROR, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_UNSAFE, EXIT_USAGE
 from naa_fast.measurement import Measurement
 
 CODE = "import torch\ndef build(): return torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.ReLU(), torch.nn.Linear(5, 3))\n"
@@ -124,3 +124,30 @@ def test_a_folder_of_a_language_model_is_spread_over_devices_and_reads_every_for
             expected = found[0].layers[name].positions
             assert (record.positions.count == expected.count).all()
             np.testing.assert_allclose(record.positions.mean, expected.mean, atol=1e-5)
+
+
+@pytest.mark.parametrize(("trained", "code"), [(False, EXIT_INCONCLUSIVE), (True, EXIT_PASS)])
+def test_a_model_that_nobody_loaded_weights_into_is_no_pass(
+    trained: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A function may load them itself: then its values are not those that torch makes."""
+    monkeypatch.chdir(tmp_path)
+    loads = "model[0].weight.data.mul_(1.5)" if trained else ""
+    (tmp_path / "net.py").write_text(f"""
+import torch
+def build():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 3))
+    {loads}
+    return model
+""")
+    for name in ("clean", "suspect"):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(len(name)).standard_normal((300, 64), dtype=np.float32))
+    words = ["scan", "--model", "net.py:build", "--clean", "clean.npy", "--suspect", "suspect.npy", "--device", "cpu"]
+    assert main(words) == code
+    told = capsys.readouterr()
+    assert "seed 0, no --weights, naa-fast scan" in told.out
+    assert ("whether the model has its weights: the weights of all 2 linear" in told.err) is not trained
+    report = json.loads((tmp_path / "naa-report" / "report.json").read_text())
+    assert "weights: no --weights was given, net.py:build was scanned as it came" in report["provenance"]["inputs"]
+    assert any("name them with --weights" in gap for gap in report["verdict"]["gaps"]) is not trained

@@ -97,7 +97,7 @@ def test_summary_and_page_name_the_run_without_what_a_terminal_or_a_browser_woul
     summary, page = (out / "summary.txt").read_text("utf-8"), (out / "report.html").read_text("utf-8")
     assert "\nScanned: model " in summary
     assert f"\nRun: {report_in(out)['provenance']['run']['began']} to " in summary
-    assert "seed 7, naa-fast scan --model" in summary
+    assert "seed 7, no --weights, naa-fast scan --model" in summary
     assert "suspect.npy" in page
     scan_line = next(line for line in summary.splitlines() if line.startswith("Scanned: "))
     assert all(word in scan_line for word in ("m.py:build", ".npy, suspect ", "suspect.npy"))
