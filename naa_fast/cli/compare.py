@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from naa_fast.cli.judging import add_judging, deliver, rules_of
-from naa_fast.cli.outputs import check_folder
+from naa_fast.cli.outputs import check_folder, set_aside
 from naa_fast.cli.shared import DEFAULT_REPORT
 from naa_fast.report.run import Run, now
 
@@ -26,6 +26,7 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     check_folder(arguments.out, [arguments.clean, arguments.suspect, arguments.baseline, arguments.allow])
+    set_aside(arguments.out)
     rules, began = rules_of(arguments), now()
     from naa_fast import audit
     from naa_fast.measurement import Measurement

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from naa_fast.cli.judging import add_judging, deliver, rules_of
-from naa_fast.cli.outputs import QUARANTINE, check_folder
+from naa_fast.cli.outputs import QUARANTINE, check_folder, set_aside
 from naa_fast.cli.scan import DATA_HELP, require_baseline_of
 from naa_fast.cli.shared import (
     DEFAULT_REPORT,
@@ -58,7 +58,6 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     add_running(parser)
     group = parser.add_argument_group("searching")
     group.add_argument("--steps", type=positive, metavar="N", help="of each search by gradients (default: 200)")
-    group.add_argument("--no-repair", action="store_true", help="after a fail, do not try which neurons to silence to cure it")
     group.add_argument("--max-bad", metavar="N|N%", help="end with exit code 2 when more items cannot be used")
     group.add_argument("--prefetch", type=index, metavar="N", help="batches read ahead while the model runs")
     group.add_argument(
@@ -78,6 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     places = [arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow]
     places += [] if base is None else [base.weights, model_place(base.model)]
     check_folder(arguments.out, [place_of(arguments.clean), *places])
+    set_aside(arguments.out)
     rules = rules_of(arguments)
     from naa_fast.invert import invert
     from naa_fast.invert.pace import STEPS
@@ -88,7 +88,6 @@ def run(arguments: argparse.Namespace) -> int:
         require_baseline_of(model, rules)
         fit_positions(model, sources)
         kept = {name: options[name] for name in ("layers", "exclude", "batch_size", "backend", "prefetch", "scores")}
-        kept |= {"repair": not arguments.no_repair}
         kept |= {"quarantine": options["quarantine"], "progress": options.get("progress")}
         other = None if base is None else model_of(base)[0]
         loading = perf_counter() - started

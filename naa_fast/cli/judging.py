@@ -7,10 +7,12 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from naa_fast.cli.outputs import drop_previous
 from naa_fast.cli.shared import clean, emit, note, positive
 from naa_fast.errors import NaaError
 
@@ -141,6 +143,8 @@ def deliver(audit: Audit, arguments: argparse.Namespace, rules: Rules) -> int:
     finally:
         if as_json:
             emit(audit.report_bytes().decode("ascii").rstrip("\n"))
+    with suppress(OSError):  # the new report is there
+        drop_previous(folder)
     place = f"report: {folder / 'report.html'} ({len(written)} files in {folder}{os.sep})"
     if as_json:
         note(place)

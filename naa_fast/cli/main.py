@@ -13,12 +13,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from naa_fast.cli import bench, compare, config, demo, doctor, invert, measure, merge, prove, rank, repair, report, scan
+from naa_fast.cli import bench, compare, config, demo, doctor, invert, measure, merge, rank, repair, report, scan
 from naa_fast.cli.shared import Log, clean, emit, note, quiet_stdout, tell
 from naa_fast.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, NaaError, UsageError
+from naa_fast.report.files import PREVIOUS, REPORT
 
 PROGRAM = "naa-fast"
-VERBS = (scan, invert, rank, measure, merge, prove, compare, report, repair, demo, doctor, bench)
+VERBS = (scan, invert, rank, measure, merge, compare, report, repair, demo, doctor, bench)
 
 EPILOG = """exit codes: 0 pass, 1 fail (a finding of --fail-on), 2 error, 3 inconclusive (also a warn with a gap), 4 usage,
 5 refused unsafe input, 6 warn, 75 stopped and can be resumed; 130 interrupted"""
@@ -137,7 +138,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(words: list[str], arguments: argparse.Namespace) -> int:
-    """Run one command, leaving its `outcome` in `arguments`."""
+    """Run one command, leaving its `outcome` in `arguments`; says where an older report is that it moved and did not replace."""
+    code = attempt(words, arguments)
+    if hasattr(arguments, "fail_on") and (arguments.out / PREVIOUS / REPORT).is_file():
+        note(f"no new report was written; the older one is in {arguments.out / PREVIOUS}")
+    return code
+
+
+def attempt(words: list[str], arguments: argparse.Namespace) -> int:
     debug = "--debug" in words
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a report must not fail on a name the terminal cannot show
@@ -182,7 +190,10 @@ def several(scans: Sequence[tuple[str, list[str]]], arguments: argparse.Namespac
     """Run the scans of a config one after the other, and print a table of them. What ends one by an error ends no other."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("several scans under torchrun", "each of them would share the processes", "start one torchrun a scan")
-    rows = []
+    rows, parser = [], build_parser()
+    for _, words in scans:  # of all, before the first runs: what it does may end the others
+        with contextlib.suppress(NaaError):  # which that scan says itself
+            scan.claim(parser.parse_args(words))
     for name, words in scans:
         own = argparse.Namespace(outcome="", decision="", command=arguments.command)
         emit(f"== {clean(name)}")

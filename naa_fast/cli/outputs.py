@@ -9,40 +9,68 @@ from pathlib import Path
 
 from naa_fast.errors import InputError, UsageError
 from naa_fast.files import write_whole
+from naa_fast.report.files import ALWAYS, CONFIG, FOLDER, FORMAT_FILES, OPTIONAL, PAGE_FILE, PREVIOUS, REPORT
 
 QUARANTINE = "quarantine.jsonl"
+FILES = (REPORT, *FORMAT_FILES, *(name for name in ALWAYS if name != REPORT), *OPTIONAL, CONFIG)
+"""What a command writes into a report folder, beside those of the page; what says a verdict comes first."""
 PROBE = 1 << 16
 """Bytes that are written for a try, and taken away again, before any work: a report is larger than that."""
-REPORT_FILES = (
-    "report.json",
-    "report.html",
-    "signature.png",
-    "signature.svg",
-    "summary.txt",
-    "clean.naa.safetensors",
-    "suspect.naa.safetensors",
-    "evidence.safetensors",
-)
 
 
 def check_folder(folder: Path, inputs: Sequence[Path | None] = ()) -> None:
     """Raise UsageError if a report cannot go to `folder`, or a file of it would take the place of an input. Makes nothing."""
-    from naa_fast.report.evidence_view import FOLDER
-    from naa_fast.report.folder import CONFIG
-    from naa_fast.report.formats import FORMAT_FILES
-    from naa_fast.report.pictures import OPTIONAL
-
     # A report removes an older one's optional files.
-    for name in (*REPORT_FILES, *OPTIONAL, *FORMAT_FILES, CONFIG, QUARANTINE, FOLDER):
+    for name in (*FILES, QUARANTINE, FOLDER, PREVIOUS):
         refuse_overwriting(folder / name, inputs)
-        if name != FOLDER and (folder / name).is_dir() and not (folder / name).is_symlink():
+        if name not in (FOLDER, PREVIOUS) and (folder / name).is_dir() and not (folder / name).is_symlink():
             raise UsageError(f"--out: {folder / name} is a folder", "a file of the report goes there", "choose another --out")
-    for given in inputs:
-        if given is not None and given.resolve().is_relative_to((folder / FOLDER).resolve()):
-            raise UsageError(
-                f"--out: {folder / FOLDER} is for the pictures of the report", f"input: {given}", "choose another --out"
-            )
+    for name, what in ((FOLDER, "the pictures of the report"), (PREVIOUS, "an older report")):
+        for given in inputs:
+            if given is not None and given.resolve().is_relative_to((folder / name).resolve()):
+                raise UsageError(f"--out: {folder / name} is for {what}", f"input: {given}", "choose another --out")
     refuse_unwritable(folder)
+
+
+def set_aside(folder: Path) -> None:
+    """Move an older report in `folder` into its folder PREVIOUS. Called before anything large is imported or read: whoever looks
+    into `folder` after the command was killed finds no verdict, and not an older one.
+    """
+    place = folder / PREVIOUS
+    try:
+        names = [name for name in FILES if os.path.lexists(folder / name)] + page_files(folder)
+        if os.environ.get("RANK", "0") != "0" or not names:
+            return
+        drop_previous(folder)
+        (place / FOLDER).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.replace(folder / name, place / name)
+    except OSError as error:
+        raise InputError(
+            f"cannot move the older report in {folder} aside", str(error.strerror or error), "choose another --out"
+        ) from None
+
+
+def drop_previous(folder: Path) -> None:
+    """Take away the older report that `set_aside` moved, and nothing else that may lie there. Raises OSError."""
+    place = folder / PREVIOUS
+    if place.is_symlink():
+        place.unlink()
+    if not place.is_dir():
+        return
+    for name in (*FILES, *page_files(place)):
+        (place / name).unlink(missing_ok=True)
+    for made in (place / FOLDER, place):
+        if made.is_dir() and not made.is_symlink() and not any(made.iterdir()):
+            made.rmdir()
+
+
+def page_files(folder: Path) -> list[str]:
+    """The files of a page in a report folder, by path in it; what else lies among them is not ours."""
+    place = folder / FOLDER
+    if place.is_symlink() or not place.is_dir():
+        return []
+    return [f"{FOLDER}/{path.name}" for path in place.iterdir() if PAGE_FILE.fullmatch(path.name)]
 
 
 def check_file(path: Path, inputs: Sequence[Path | None]) -> None:

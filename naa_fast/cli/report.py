@@ -27,7 +27,8 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """The exit code is the one that the command ended with that made the report."""
-    from naa_fast.report.folder import REPORT, redraw
+    from naa_fast.report.files import REPORT
+    from naa_fast.report.folder import redraw
     from naa_fast.report.reload import reload
     from naa_fast.report.summary import summary
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from naa_fast.cli.config import toml_of
 from naa_fast.cli.judging import add_judging, deliver, rules_of
-from naa_fast.cli.outputs import QUARANTINE, check_file, check_folder, write
+from naa_fast.cli.outputs import QUARANTINE, check_file, check_folder, set_aside, write
 from naa_fast.cli.shared import (
     DEFAULT_REPORT,
     add_images,
@@ -20,6 +19,7 @@ from naa_fast.cli.shared import (
     add_running,
     add_text,
     clean,
+    digest_of,
     emit,
     fit_positions,
     model_of,
@@ -48,7 +48,7 @@ EXAMPLES = (
     "naa-fast scan --config scan.toml --out reports/today",
 )
 DIGESTED = frozenset(("sarif", "intoto"))
-"""Formats that name the files of the model by their digest."""
+"""Formats that name the files of the model by their digest, where these are many; one file of weights always is."""
 DATA_HELP = (
     ".npz (x, optional mask), .npy, .safetensors, a folder or .tar of images, text in .txt, .jsonl, .csv or .parquet, "
     "or hf-data:FOLDER"
@@ -123,7 +123,7 @@ def add_proof(group: Any) -> None:
         type=positive,
         metavar="N",
         help="samples that proof and repair run together at most; what that leaves out is told, and is no pass (default: 1.5 "
-        "times both sets, at least 8,000, for a small model up to 80,000)",
+        "times both sets, at least 6,000, for a small model up to 80,000)",
     )
 
 
@@ -135,9 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
             "expected the samples in question, some of which may carry a trigger",
             "without any such set: naa-fast invert --model MODEL --clean CLEAN",
         )
-    sets_at = [place_of(path) for path in (trusted_of(arguments), arguments.suspect)]
-    read = [*sets_at, arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow, arguments.class_names]
-    check_folder(arguments.out, read)
+    read = claim(arguments)
     config = toml_of(arguments, arguments.parser).encode("utf-8")
     if arguments.save_config is not None:
         check_file(arguments.save_config, read)
@@ -145,10 +143,13 @@ def run(arguments: argparse.Namespace) -> int:
     rules = rules_of(arguments)
     from naa_fast import audit
     from naa_fast.inputs.names import read_names
+    from naa_fast.measurement import Measurement
     from naa_fast.scan.ranks import joined
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
-    given = None if arguments.reference is None else reference_at(arguments.reference)
+    given = None if arguments.reference is None else Measurement.load(arguments.reference)
+    if given is not None and given.reference is None:
+        raise UsageError(f"{arguments.reference} has no reference", "measure the clean set with --reference, or give --clean")
     sets = sources_of(arguments, *([] if given is not None else [arguments.clean]), arguments.suspect)
     names = None if arguments.class_names is None else read_names(arguments.class_names)
     with joined() as ranks:
@@ -189,14 +190,14 @@ def run(arguments: argparse.Namespace) -> int:
         return code_of_all(named(found, arguments, began, loading), arguments, rules, ranks, config)
 
 
-def reference_at(path: Path) -> Measurement:
-    """The clean measurement there. Raises UsageError where it has no reference."""
-    from naa_fast.measurement import Measurement
-
-    given = Measurement.load(path)
-    if given.reference is None:
-        raise UsageError(f"{path} has no reference", "measure the clean set with --reference, or give --clean")
-    return given
+def claim(arguments: argparse.Namespace) -> list[Path | None]:
+    """Check that the report can go to --out, move an older one there aside, and give what the scan reads."""
+    sets_at = [place_of(path) for path in (trusted_of(arguments), arguments.suspect)]
+    read = [*sets_at, arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow, arguments.class_names]
+    check_folder(arguments.out, read)
+    if not arguments.dry_run:
+        set_aside(arguments.out)
+    return read
 
 
 def named(found: Audit, arguments: argparse.Namespace, began: str, loading: float) -> Audit:
@@ -206,7 +207,7 @@ def named(found: Audit, arguments: argparse.Namespace, began: str, loading: floa
     found.times.add("loading", loading)
     weights, command = str(arguments.weights or ""), tuple(arguments.command)
     sets: dict[str, Any] = {"clean": str(trusted_of(arguments)), "suspect": str(arguments.suspect)}
-    if DIGESTED.intersection(arguments.format):
+    if arguments.weights is not None or DIGESTED.intersection(arguments.format):
         sets["files"] = digests(arguments.weights, arguments.model)
     return replace(found, run=replace(found.run, model=arguments.model, weights=weights, command=command, began=began, **sets))
 
@@ -214,19 +215,11 @@ def named(found: Audit, arguments: argparse.Namespace, began: str, loading: floa
 def planned_by(arguments: argparse.Namespace, model: nn.Module, given: Measurement | None, sets: Any, device: Any) -> list[str]:
     """What the scan would keep, in words."""
     from naa_fast.capture.selection import Request
-    from naa_fast.proof.budget import default_budget, rule
     from naa_fast.rank.plan import planned
 
     options: dict[str, Any] = {"device": device, "backend": arguments.backend, "ranking": arguments.ranking != "none"}
     request = Request(arguments.layers, arguments.exclude)
-    plan = planned(model, given or sets[0], sets[-1], layers=request, **options)
-    clean_samples, suspects = plan.samples
-    told = plan.lines()
-    if given is None and options["ranking"] and not arguments.no_proof:
-        known = None if clean_samples is None or suspects is None else clean_samples + suspects
-        most = arguments.budget or (None if known is None else default_budget(model, known))
-        told.append(rule(most, not arguments.no_repair))
-    return told
+    return planned(model, given or sets[0], sets[-1], layers=request, **options).lines()
 
 
 def emitted(lines: list[str]) -> int:
@@ -246,18 +239,14 @@ def digests(weights: Path | None, model: str) -> dict[str, str]:
     if place is None:
         return {}
     files = sorted(path for path in place.iterdir() if path.is_file()) if place.is_dir() else [place]
-    found = {}
-    for path in files:
-        with path.open("rb") as file:
-            found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {str(path): digest_of(path) for path in files}
 
 
 def code_of_all(found: Audit, arguments: argparse.Namespace, rules: Rules, ranks: Ranks, config: bytes) -> int:
     """Rank 0's exit code, on every rank once it has delivered: torchrun ends all of them with the first that fails."""
     if ranks.rank:
         return int(ranks.tell(None))
-    from naa_fast.report.folder import CONFIG
+    from naa_fast.report.files import CONFIG
     from naa_fast.scan.stopping import stop_on_signals
 
     code, fault = None, None

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +28,7 @@ from naa_fast.report.drawings import (
     range_of,
     trigger_png,
 )
+from naa_fast.report.files import FOLDER
 from naa_fast.report.units import web_text
 from naa_fast.report.words import number
 
@@ -39,10 +39,6 @@ CHANGES = 6
 """Values of an input that is no picture that are listed, the most changed first."""
 TEXT = 600
 NAME = 120
-FOLDER = "page"
-"""Where the files of a page lie, beside it."""
-PAGE_FILE = re.compile(r"report\.css|samples-\d+\.html|(trigger|place|sample)-\d+\.png|example-\d+-\d+-with(out)?\.png")
-"""Their names: what an older page has left is told by them."""
 
 
 @dataclass

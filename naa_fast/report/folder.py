@@ -15,18 +15,15 @@ from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.errors import InputError, UsageError
 from naa_fast.files import write_whole
 from naa_fast.report.chart import chart_bytes
-from naa_fast.report.evidence_view import FOLDER, PAGE_FILE
-from naa_fast.report.formats import FORMAT_FILES, format_files, require
+from naa_fast.report.files import CONFIG, FOLDER, FORMAT_FILES, OPTIONAL, PAGE_FILE, REPORT, TABLE, VECTORS
+from naa_fast.report.formats import format_files, require
 from naa_fast.report.machine import report_bytes, unicode_text
 from naa_fast.report.page import page_files
-from naa_fast.report.pictures import OPTIONAL, TABLE, VECTORS, optional_files
+from naa_fast.report.pictures import optional_files
 from naa_fast.report.summary import summary
 from naa_fast.report.table import table_lines
 from naa_fast.report.words import printable
 
-REPORT = "report.json"
-CONFIG = "scan.toml"
-"""The options of a scan as resolved, which the command line writes after all else."""
 PATH_CELLS = 200
 
 

@@ -26,7 +26,6 @@ FORMATS: Mapping[str, Format] = {
     "markdown": Format("report.md", markdown_bytes),
     "intoto": Format("verdict.intoto.json", attestation_bytes),
 }
-FORMAT_FILES = tuple(one.file for one in FORMATS.values())
 
 
 def format_files(names: Iterable[str], report: bytes) -> dict[str, bytes]:

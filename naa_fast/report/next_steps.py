@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from naa_fast.detect.judgement import NO_SAMPLES, Judgement
 from naa_fast.detect.repair import REPAIR_FILE
-from naa_fast.report.pictures import TABLE
+from naa_fast.report.files import TABLE
 
 RANK = "naa-fast rank --model MODEL --clean CLEAN --suspect SUSPECT -k all --out samples.csv"
 SCAN = "naa-fast scan --model MODEL --clean CLEAN --suspect SUSPECT"
@@ -33,7 +33,11 @@ def next_steps(judgement: Judgement) -> list[Step]:
     triggered = evidence.ranking is not None and evidence.ranking.triggered is not None and evidence.ranking.triggered.any()
     if outcome == "fail":
         steps.append(Step("Do not deploy this model; ask whoever trained it where its data came from."))
-        steps += repair_steps(judgement)
+        if evidence.repair is not None:
+            steps.append(
+                Step("Run it with the repair, and measure your own accuracy with it.", REPAIRED.format(file=REPAIR_FILE))
+            )
+            steps.append(Step("Or write weights that hold the repair, where weights can, from this folder.", DEPLOY))
         if triggered:
             steps.append(Step("Take the samples that carry the trigger out of every set it is trained on.", listing(judgement)))
         elif evidence.ranking is not None:
@@ -58,25 +62,13 @@ def next_steps(judgement: Judgement) -> list[Step]:
     return steps
 
 
-def repair_steps(judgement: Judgement) -> list[Step]:
-    """How to run a model with its repair, none where there is none."""
-    if judgement.evidence.repair is None:
-        return []
-    deploy = DEPLOY if judgement.evidence.inversion is None else DEPLOY.removesuffix(" --suspect SUSPECT")
-    return [
-        Step("Run it with the repair, and measure your own accuracy with it.", REPAIRED.format(file=REPAIR_FILE)),
-        Step("Or write weights that hold the repair, where weights can, from this folder.", deploy),
-    ]
-
-
 def inverted_steps(judgement: Judgement) -> list[Step]:
     """What to do after a search without suspect samples."""
     verdict = judgement.verdict
     scan = Step("Scan it with the data it meets in use: what a suspect sample carries is proved from less.", SCAN)
     base = Step("Search again beside the model it was fine-tuned from, if there is one: the strongest control there is.", BASE)
     if verdict.outcome == "fail":
-        first = Step("Do not deploy this model; ask whoever trained it where its data came from.")
-        return [first, *repair_steps(judgement), base, scan]
+        return [Step("Do not deploy this model; ask whoever trained it where its data came from."), base, scan]
     if verdict.outcome == "warn":
         return [base, scan, Step("Ask whoever trained it where its data came from.")]
     if verdict.gaps:

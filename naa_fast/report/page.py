@@ -18,7 +18,8 @@ from markupsafe import Markup
 
 from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.detect.judgement import Judgement
-from naa_fast.report.evidence_view import FOLDER, Pictures, proof_views, sample_rows
+from naa_fast.report.evidence_view import Pictures, proof_views, sample_rows
+from naa_fast.report.files import FOLDER, PAGE
 from naa_fast.report.layers_view import layers_view
 from naa_fast.report.machine import joined_provenance
 from naa_fast.report.next_steps import next_steps
@@ -26,7 +27,6 @@ from naa_fast.report.sections import checks_view, findings_view, gate_view, prov
 from naa_fast.report.units import interval, percent, probability, web_text
 from naa_fast.report.words import number
 
-PAGE = "report.html"
 STYLES = "report.css"
 ROWS = 50
 """Samples on one page of the sheet."""

@@ -14,29 +14,16 @@ from naa_fast.detect.axes import channels_first, is_picture
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Proof
-from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.detect.trigger import Pattern, Tokens, Trigger
 from naa_fast.records import Array
 from naa_fast.report.chart_style import ABOVE, LINE, MUTED, own_style
+from naa_fast.report.files import SHEET, SHOWN_TRIGGERS, TEXTS
 from naa_fast.report.words import number, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS, ROWS = 12, 4
-SHEET, TEXTS = "top-samples.png", "top-samples.txt"
-SHOWN_TRIGGERS = 3
-TABLE = "ranking.csv"
-VECTORS = "directions.safetensors"
-OPTIONAL = (
-    SHEET,
-    TEXTS,
-    TABLE,
-    VECTORS,
-    REPAIR_FILE,
-    *(f"trigger-{i}.{form}" for i in range(1, SHOWN_TRIGGERS + 1) for form in ("png", "txt")),
-)
-"""Every file a report may have beside the six it always has."""
 TEXT_CELLS = 2000
 
 

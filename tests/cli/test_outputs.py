@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from naa_fast.cli.main import main
-from naa_fast.cli.outputs import REPORT_FILES, check_file, check_folder, model_file
-from naa_fast.errors import EXIT_USAGE, UsageError
-from naa_fast.report.pictures import OPTIONAL
+from naa_fast.cli.outputs import FILES, check_file, check_folder, drop_previous, model_file, set_aside
+from naa_fast.errors import EXIT_ERROR, EXIT_USAGE, UsageError
 
 
 def refusal(tmp_path: Path, output: Path, *inputs: Path | None) -> str:
@@ -51,7 +52,7 @@ def test_nothing_is_written_into_a_folder_of_images(tmp_path: Path) -> None:
             check_folder(folder, [tmp_path / "images"])
 
 
-@pytest.mark.parametrize("name", [*REPORT_FILES, *OPTIONAL])
+@pytest.mark.parametrize("name", FILES)
 def test_no_file_of_a_report_takes_the_place_of_an_input(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"precious")
     with pytest.raises(UsageError, match="would overwrite the input"):
@@ -117,6 +118,65 @@ def test_a_folder_in_the_place_of_a_file_of_the_report(tmp_path: Path) -> None:
     (tmp_path / "report.json").mkdir()
     with pytest.raises(UsageError, match=r"report\.json is a folder\n  a file of the report goes there"):
         check_folder(tmp_path)
+
+
+def older_report(folder: Path) -> Path:
+    (folder / "page").mkdir(parents=True)
+    for name in ("report.json", "junit.xml", "page/report.css", "mine.txt", "page/mine.txt"):
+        (folder / name).write_text("yesterday's")
+    return folder
+
+
+def test_an_older_report_is_moved_before_anything_large_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed while it imports torch, a scan must not leave yesterday's verdict for a pipeline to read."""
+    monkeypatch.chdir(tmp_path)
+    folder = older_report(tmp_path / "naa-report")
+    gone = "import sys; sys.modules['numpy'] = None; from naa_fast.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    words = ["scan", "--model", "m.py:f", "--clean", "c.npz", "--suspect", "s.npz"]
+    done = subprocess.run([sys.executable, "-c", gone, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_ERROR
+    assert "no new report was written; the older one is in naa-report/previous" in done.stderr
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert left == {"mine.txt", "page/mine.txt", "previous/report.json", "previous/junit.xml", "previous/page/report.css"}
+    assert main(words) == EXIT_ERROR  # a second failure changes nothing
+    assert (folder / "previous" / "report.json").read_text() == "yesterday's"
+    capsys.readouterr()
+
+
+def test_of_an_older_report_that_was_moved_nothing_is_left_but_what_is_not_its_own(tmp_path: Path) -> None:
+    folder = older_report(tmp_path)
+    set_aside(folder)
+    (folder / "previous" / "mine.txt").write_text("mine")
+    drop_previous(folder)
+    assert [path.name for path in (folder / "previous").iterdir()] == ["mine.txt"]
+    set_aside(older_report(tmp_path / "other"))
+    drop_previous(tmp_path / "other")
+    assert not (tmp_path / "other" / "previous").exists()
+
+
+def test_a_link_in_the_place_of_the_older_report_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "report.json").write_text("precious")
+    folder = older_report(tmp_path / "r")
+    (folder / "previous").symlink_to(tmp_path / "elsewhere")
+    set_aside(folder)
+    assert (tmp_path / "elsewhere" / "report.json").read_text() == "precious"
+    assert not (folder / "previous").is_symlink()
+
+
+def test_no_input_lies_among_an_older_report(tmp_path: Path) -> None:
+    baseline = older_report(tmp_path / "previous") / "report.json"
+    with pytest.raises(UsageError, match="previous is for an older report"):
+        check_folder(tmp_path, [baseline])
+
+
+def test_only_the_first_process_moves_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = older_report(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    set_aside(folder)
+    assert (folder / "report.json").exists()
 
 
 def test_the_model_file_is_an_input_too() -> None:

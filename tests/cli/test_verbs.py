@@ -18,11 +18,9 @@ from safetensors.torch import save_file
 
 from naa_fast.cli import shared
 from naa_fast.cli.main import main
-from naa_fast.cli.outputs import REPORT_FILES
 from naa_fast.errors import EXIT_ERROR, EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_UNSAFE, EXIT_USAGE, EXIT_WARN
 from naa_fast.measurement import Measurement
-from naa_fast.report.folder import CONFIG
-from naa_fast.report.pictures import VECTORS
+from naa_fast.report.files import ALWAYS, CONFIG, VECTORS
 
 CODE = """
 import torch
@@ -76,7 +74,7 @@ def test_scan_finds_the_planted_neurons_and_writes_the_report(here: Path, capsys
     captured = capsys.readouterr()
     assert captured.out.startswith("WARN (exit code 1)"), "what the classes themselves are is no trigger"
     assert re.search(r"\nreport: naa-report/report\.html \(\d+ files in naa-report/\)\n$", captured.out)
-    assert {path.name for path in (here / "naa-report").iterdir()} == {*REPORT_FILES, VECTORS, CONFIG, "page"}
+    assert {path.name for path in (here / "naa-report").iterdir()} == {*ALWAYS, VECTORS, CONFIG, "page"}
     report = json.loads((here / "naa-report" / "report.json").read_text())
     assert report["outcome"] == "warn"
     (layer,) = report["layers"]
@@ -292,7 +290,7 @@ def test_doctor_says_versions_devices_and_backends_with_reasons(capsys: pytest.C
     assert f"torch         {torch.__version__.partition('+')[0]}" in text
     assert f"numpy         {np.__version__}" in text
     assert f"cpu: {os.cpu_count()} threads" in text
-    for op in ("reduce", "fold", "compare"):
+    for op in ("reduce", "fold", "compare", "score"):
         assert f"cpu {op}: " in text
     assert "not cuda: the array is on cpu" in text
     assert "DOES NOT IMPORT" not in text
