@@ -72,7 +72,9 @@ def scan(
 
     `clean` may also be a measurement of the clean set, or its file (.naa.safetensors), made with `measure(reference=True)`: then
     no clean sample is read, and suspects are measured and ranked in one pass, one forward each. Nothing is proved then: where
-    samples lie outside of the clean set the outcome is "inconclusive", and the clean set itself is needed.
+    samples lie outside of the clean set the outcome is "inconclusive", and the clean set itself is needed. `suspect` may be a
+    measurement as well, made with `measure(against=...)`, merged of shards for instance: none of it runs again, and triggers are
+    read off the inputs that were retained.
 
     `stop_early` ends each forward after the last chosen layer. The model's predictions are not seen then: the verdict does
     without them, and without ranking and proof.
@@ -96,7 +98,7 @@ def scan(
     ten thousand samples more, within the `budget`; the report tells how many.
 
     `budget`: samples that proof and repair may run through the model together. None: one and a half times as many as both sets
-    have, at least 6,000, and up to 80,000 for a small model (`naa_fast.proof.budget.default_budget`). The likeliest targets come
+    have, at least 8,000, and up to 80,000 for a small model (`naa_fast.proof.budget.default_budget`). The likeliest targets come
     first; where it ends before all were searched the proof did not run, and the outcome is no pass.
 
     `class_names`: what the report calls classes. None takes the model's own `config.id2label`, and of a language model the text
@@ -138,7 +140,10 @@ def scan(
     from naa_fast.rank import RankingPass, ReferencePass
     from naa_fast.rank.attempts import Attempts
     from naa_fast.rank.groups import coverage
+    from naa_fast.rank.handed import ElsewhereSource
+    from naa_fast.rank.suspects import SuspectReader
     from naa_fast.repair.search import repaired
+    from naa_fast.repair.trial import Known
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.options import RunOptions
     from naa_fast.scan.ranks import Ranks
@@ -174,9 +179,13 @@ def scan(
     options = running.told()
     options |= {"ranking": listed, "proof": proof, "repair": repair, "scores": scores}
     options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked, "budget": budget}
-    given = given_measurement(clean)
-    opened = [fitted(model, open_source(data, batch_size, images=images)) for data in ((clean, suspect)[given is not None :])]
+    given, elsewhere = given_measurement(clean), given_measurement(suspect)
+    read = [data for data, measurement in ((clean, given), (suspect, elsewhere)) if measurement is None]
+    opened: list[Source] = [fitted(model, open_source(data, batch_size, images=images)) for data in read]
     fit_images(model, opened, images)
+    if elsewhere is not None:
+        options_of_text = getattr(opened[0], "options", None) if opened else None
+        opened.append(ElsewhereSource(f"measurement {suspect}", elsewhere, options_of_text))
     sets = opened[0], opened[-1]  # with a reference no clean set is read
     if exclude is not None:
         options["exclude"] = asked_words(exclude)
@@ -202,7 +211,10 @@ def scan(
         if watch.cut:
             raise stopped(watch.stop.name, checkpoint)
     running = replace(running, layers=request.without(clean_measured.unread))
-    suspect_measured = measured("suspect", sets[1], None if scoring is None else scoring.suspect)
+    if scoring is not None and elsewhere is not None:
+        by: RankingPass = scoring
+        scoring = attempts.ranking(lambda: by.take_up(elsewhere))
+    suspect_measured = elsewhere or measured("suspect", sets[1], None if scoring is None else scoring.suspect)
     if layers is None:
         clean_measured, suspect_measured = with_common_layers(clean_measured, suspect_measured)
     require_comparable(clean_measured, suspect_measured, threshold, top_k)  # before anything else is spent
@@ -237,7 +249,9 @@ def scan(
                 judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
                 if repair and ranked is not None and judgement.verdict.outcome == "fail":
                     with times.measuring("repair"):
-                        judgement = repaired(judgement, model, ranked, sets[1], inputs, device, class_scores, watch, allowed.left)
+                        rows = None if inputs is None else inputs[0]
+                        known = Known(ranked.reservoir, ranked.largest, None, rows, SuspectReader(sets[1], ranked, watch))
+                        judgement = repaired(judgement, model, known, device, class_scores, watch, allowed.left)
             told = (judgement.evidence, watch.cut, watch.stop.name) if ranks.rank == 0 else None
             evidence, cut, signal = wait.tell(told)
             if ranks.rank:
@@ -297,6 +311,8 @@ def measure(
     scores: str | None = None,
     images: ImageOptions | None = None,
     reference: bool = False,
+    against: Measurement | str | Path | None = None,
+    retain: bool = False,
 ) -> Measurement:
     """One set's statistics under `model`: the half of `scan` that needs the model. See `scan` for the arguments.
 
@@ -304,7 +320,9 @@ def measure(
     `shard` (i, n) measures the i-th of n parts, from 1 on, and says so in the measurement: `naa-fast merge` joins them. `times`
     is added to. `reference`: keep what `scan` ranks suspects by, so that it can be given the measurement and not the clean set.
     Cost: that of a ranking's clean half, and per neuron some 700 bytes of sums, up to 2,600 of what directions are found by, and
-    .6 MB a layer, whatever the number of samples and classes.
+    .6 MB a layer, whatever the number of samples and classes. `against`, a clean measurement with a reference, or its file: also
+    rank the samples by it (`Measurement.anomalies`), in the same pass; parts merge, and `scan` takes the whole in place of its
+    suspect set. `retain`: keep the inputs of the highest-ranked as well, 1,000 and 256 MB at most, which proofs are read off.
 
     >>> naa_fast.measure(model, clean)
     Measurement(500 samples, 3 layers)
@@ -316,9 +334,10 @@ def measure(
     from naa_fast.inputs.opening import open_source
     from naa_fast.inputs.padding import fitted
     from naa_fast.measurement import Part
-    from naa_fast.rank import RankingPass
+    from naa_fast.rank import RankingPass, ReferencePass
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.options import RunOptions
+    from naa_fast.scan.ranks import Ranks
 
     running = RunOptions(
         layers=Request(layers, exclude),
@@ -345,15 +364,25 @@ def measure(
         parts = (Part.of(*shard, source.samples),)
         first_index = parts[0].start
         source = PartOfSource(source, parts[0].start, parts[0].stop)
-    ranking = None
-    if reference:
-        chosen: dict[str, Any] = {"layers": running.layers, "device": device, "backend": backend, "progress": progress}
-        ranking = RankingPass(model, source, source, saving=True, first=first_index, **chosen)
-    company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times}
-    company |= {"first_index": first_index, "observer": None if ranking is None else ranking.clean}
-    measured = run(model, source, running, **company)
+    company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times, "first_index": first_index}
+    chosen: dict[str, Any] = {"layers": running.layers, "device": device, "backend": backend, "progress": progress}
+    if against is not None:
+        if reference or stop_early:
+            raise UsageError(
+                "against with reference or stop_early", "a set is ranked, by its classes, or ranked by", "leave it out"
+            )
+        if (clean := given_measurement(against)) is None:
+            raise UsageError(f"against is {against!r}", "expected a measurement or its file, .naa.safetensors")
+        by = ReferencePass(model, source, **chosen).calibrate(clean)
+        measured = run(model, source, running, observer=by.suspect, **company)
+        measured = Ranks.here(model).share(replace(measured, anomalies=by.handed(clean, measured, retain)))
+        return replace(measured, parts=parts)
+    if retain:
+        raise UsageError("retain without against", "inputs are retained of ranked samples", "name the clean measurement")
+    ranking = RankingPass(model, source, source, saving=True, first=first_index, **chosen) if reference else None
+    measured = run(model, source, running, observer=None if ranking is None else ranking.clean, **company)
     if ranking is not None:
-        measured = replace(measured, reference=ranking.calibrate(measured).saved)
+        measured = Ranks.here(model).share(replace(measured, reference=ranking.calibrate(measured).saved))
     return replace(measured, parts=parts)
 
 

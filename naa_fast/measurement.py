@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
+from naa_fast.anomalies import AnomalyScores
 from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.files import nearest_files, write_whole
 from naa_fast.histograms import dense, sparse
@@ -34,8 +35,9 @@ from naa_fast.reference import Reference
 
 FORMAT = "naa-fast/measurement/2"
 WITH_REFERENCE = "naa-fast/measurement/3"
-READ = (WITH_REFERENCE, FORMAT, "naa-fast/measurement/1")
-"""Formats that can be read: 1 had no histograms, 2 is written where there is no reference."""
+WITH_SCORES = "naa-fast/measurement/4"
+READ = (WITH_SCORES, WITH_REFERENCE, FORMAT, "naa-fast/measurement/1")
+"""Formats that can be read: 1 had no histograms, 2 is written where there are no scores and no reference."""
 MOST_PARTS = 100_000
 HEADER_KEY = "naa_fast"  # one key: several would be written in an order that changes from run to run
 
@@ -85,8 +87,8 @@ class Measurement:
     class scores); `labelled` int64 `[2, classes + 1]`: samples labelled with each class, and those predicted as it, the last
     column for labels beyond the classes (`[2, 0]` without labels); `shards`, `parts` and `provenance` accumulate (`provenance`:
     sorted distinct strings under each key). `parts`: which shards of a set these are, empty for a set that was not cut.
-    What `unread` names is not in `layers`. `reference`: what suspects can be ranked by without a clean sample, None where it was
-    not asked for.
+    What `unread` names is not in `layers`. `reference`: what suspects can be ranked by without a clean sample, `anomalies`: how
+    far the samples lie outside such a one; None where it was not asked for.
 
     >>> measured = naa_fast.measure(model, clean)
     >>> measured.layers["0"].sample_mean.mean.shape
@@ -102,6 +104,7 @@ class Measurement:
     parts: tuple[Part, ...] = ()
     labelled: Array = field(default_factory=lambda: np.zeros((2, 0), np.int64))
     reference: Reference | None = None
+    anomalies: AnomalyScores | None = None
 
     def __post_init__(self) -> None:
         joined = {key: tuple(sorted(set(values))) for key, values in sorted(self.provenance.items())}
@@ -152,7 +155,7 @@ class Measurement:
 
     def merge(self, other: Measurement) -> Measurement:
         """Both sets together, as if measured in one pass (accuracy: `Moments.merge`); the order of the two changes no bit of the
-        records. A reference needs one in both.
+        records. A reference needs one in both, and so do scores.
 
         >>> halves = naa_fast.measure(model, clean[:256]), naa_fast.measure(model, clean[256:], first_index=256)
         >>> halves[0].merge(halves[1])
@@ -192,6 +195,7 @@ class Measurement:
             self.parts + other.parts,
             joined_labels(self.labelled, other.labelled),
             None if self.reference is None or other.reference is None else self.reference.merge(other.reference),
+            None if self.anomalies is None or other.anomalies is None else self.anomalies.merge(other.anomalies),
         )
 
     def require_same_subject(self, other: Measurement, verb: str) -> None:
@@ -260,6 +264,9 @@ class Measurement:
         if self.reference is not None:
             tensors |= self.reference.tensors()
             header |= {"format": WITH_REFERENCE, "reference": self.reference.header()}
+        if self.anomalies is not None:
+            tensors |= self.anomalies.tensors()
+            header |= {"format": WITH_SCORES, "anomalies": self.anomalies.header()}
         return bytes(save_tensors(tensors, {HEADER_KEY: json.dumps(header, ensure_ascii=True)}))
 
     def digest(self) -> str:
@@ -314,6 +321,8 @@ class Measurement:
             tensors = load_tensors(content)
             of_reference = {name: tensors.pop(name) for name in [*tensors] if name.startswith("r")}
             reference = Reference.read(header["reference"], of_reference) if "reference" in header else None
+            of_scores = {name: tensors.pop(name) for name in [*tensors] if name.startswith("a")}
+            anomalies = AnomalyScores.read(header["anomalies"], of_scores) if "anomalies" in header else None
             kept = sum(name.startswith("h") for name in tensors)
             labelled = tensors.pop("labelled", np.zeros((2, 0), np.int64))
             if len(tensors) != 3 * len(header["layers"]) + 2 * kept + 1:
@@ -340,7 +349,7 @@ class Measurement:
                 raise ValueError("a shard of fewer than 0 samples")
             provenance = {str(key): tuple(map(str, values)) for key, values in header["provenance"].items()}
             subject = str(header["model"]), str(header["input_dtype"])
-            return cls(layers, *subject, shards, provenance, predictions, parts, labelled, reference)
+            return cls(layers, *subject, shards, provenance, predictions, parts, labelled, reference, anomalies)
         except UsageError as error:
             raise InputError("not a measurement file, or a damaged one", error.headline, remedy) from None
         except KeyError as error:

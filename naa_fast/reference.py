@@ -28,15 +28,66 @@ PARTS = 3
 
 
 @dataclass(frozen=True)
+class Directed:
+    """What a layer's directions are found by, of samples of one set: `rows_count` [3]: samples, energy and what was lost of the
+    sketch; `rows_mean` [N]; `rows` its scatter float64 [N, N], or float32 [at most 128, N] of more than 256 neurons; `held`
+    float32 [K, N] samples that fixed none of it, of places `held_items` int64 [K].
+    """
+
+    rows_count: Array
+    rows_mean: Array
+    rows: Array
+    held: Array
+    held_items: Array
+
+    def merge(self, other: Directed) -> Directed:
+        """Both parts of the set (Ross, Lim, Lin and Yang, IJCV 77, 2008)."""
+        held, items = chosen(HELD, (self.held, other.held), (self.held_items, other.held_items))
+        ours, theirs = float(self.rows_count[0]), float(other.rows_count[0])
+        if not ours or not theirs:
+            kept = self if ours else other
+            return Directed(kept.rows_count, kept.rows_mean, kept.rows, held, items)
+        between = (other.rows_mean - self.rows_mean) * (ours * theirs / (ours + theirs)) ** 0.5
+        mean = self.rows_mean + (other.rows_mean - self.rows_mean) * (theirs / (ours + theirs))
+        counted = self.rows_count + other.rows_count + np.array([0.0, float(between @ between), 0.0])
+        if len(mean) <= EXACT:
+            return Directed(counted, mean, self.rows + other.rows + np.outer(between, between), held, items)
+        rows = np.concatenate([self.rows, other.rows, between[None]]).astype(np.float64)
+        if len(rows) > BUFFER:
+            values, vectors = np.linalg.eigh(rows @ rows.T)
+            values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
+            scale = np.sqrt((values[:ROWS] - values[ROWS]).clip(min=0) / values[:ROWS].clip(min=1e-300))
+            rows, lost = (vectors[:, :ROWS] * scale).T @ rows, float(values[ROWS])
+            counted = counted + np.array([0.0, 0.0, lost])
+        return Directed(counted, mean, rows.astype(np.float32), held, items)
+
+    def check(self, name: str) -> None:
+        """Raise ValueError unless the arrays of a layer of that name fit each other."""
+        wide, held = len(self.rows_mean), len(self.held_items)
+        exact = wide <= EXACT
+        require_all(
+            name,
+            self,
+            {
+                "rows_count": ((3,), np.float64),
+                "rows_mean": ((wide,), np.float64),
+                "rows": ((wide if exact else min(len(self.rows), BUFFER), wide), np.float64 if exact else np.float32),
+                "held": ((held, wide), np.float32),
+                "held_items": ((held,), np.int64),
+            },
+        )
+        if (self.rows_count < 0).any():
+            raise ValueError(f"layer {name}: counts below 0")
+
+
+@dataclass(frozen=True)
 class LayerReference:
     """What clean samples do in one layer: sums by predicted class, and a sketch of what varies in its neurons.
 
     G groups of classes, F features (means, and maxima of samples with several positions), P = min(F, 256) projected ones, N
     neurons looked at for directions. `count` [G] samples; `pivot` [F] what values are centred on, `anchor` [P] its projection;
     `width` [F] what they are divided by before they are projected; `sums` [G, F], `squares` [F]; `known` bool [F];
-    `projected` [G] samples in `folds` [G, P] and `products` [P, P]. `rows_count` [3]: samples, energy and what was lost of the
-    sketch; `rows_mean` [N]; `rows` its scatter float64 [N, N], or float32 [at most 128, N] of more than 256 neurons; `held`
-    float32 [K, N] samples that fixed none of it, of places `held_items` int64 [K]. All others float64.
+    `projected` [G] samples in `folds` [G, P] and `products` [P, P]; all float64. The rest as of `Directed`.
     """
 
     count: Array
@@ -68,7 +119,7 @@ class LayerReference:
             return other.merge(self)
         apart = other.pivot - self.pivot
         projected, folds, products = self._projections(other)
-        held, items = chosen(HELD, (self.held, other.held), (self.held_items, other.held_items))
+        directed = self.directed.merge(other.directed)
         return LayerReference(
             self.count + other.count,
             self.pivot,
@@ -80,10 +131,12 @@ class LayerReference:
             projected,
             folds,
             products,
-            *self._sketches(other),
-            held,
-            items,
+            *(getattr(directed, one.name) for one in fields(Directed)),
         )
+
+    @property
+    def directed(self) -> Directed:
+        return Directed(**{one.name: getattr(self, one.name) for one in fields(Directed)})
 
     def _narrower(self, other: LayerReference) -> bool:
         """Whether the other's projection is the one to keep, where only one can be."""
@@ -100,26 +153,6 @@ class LayerReference:
         products = other.products + crossed + crossed.T + other.projected.sum() * np.outer(moved, moved)
         folds = other.folds + other.projected[:, None] * moved
         return self.projected + other.projected, self.folds + scale * folds, self.products + scale**2 * products
-
-    def _sketches(self, other: LayerReference) -> tuple[Array, Array, Array]:
-        """`rows_count`, `rows_mean` and `rows` of both (Ross, Lim, Lin and Yang, IJCV 77, 2008)."""
-        ours, theirs = float(self.rows_count[0]), float(other.rows_count[0])
-        if not ours or not theirs:
-            kept = self if ours else other
-            return kept.rows_count, kept.rows_mean, kept.rows
-        between = (other.rows_mean - self.rows_mean) * (ours * theirs / (ours + theirs)) ** 0.5
-        mean = self.rows_mean + (other.rows_mean - self.rows_mean) * (theirs / (ours + theirs))
-        counted = self.rows_count + other.rows_count + np.array([0.0, float(between @ between), 0.0])
-        if len(mean) <= EXACT:
-            return counted, mean, self.rows + other.rows + np.outer(between, between)
-        rows = np.concatenate([self.rows, other.rows, between[None]]).astype(np.float64)
-        if len(rows) > BUFFER:
-            values, vectors = np.linalg.eigh(rows @ rows.T)
-            values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
-            scale = np.sqrt((values[:ROWS] - values[ROWS]).clip(min=0) / values[:ROWS].clip(min=1e-300))
-            rows, lost = (vectors[:, :ROWS] * scale).T @ rows, float(values[ROWS])
-            counted = counted + np.array([0.0, 0.0, lost])
-        return counted, mean, rows.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -214,35 +247,36 @@ def chosen(most: int, values: tuple[Array, Array], items: tuple[Array, Array]) -
 
 def check(name: str, layer: LayerReference) -> None:
     """Raise ValueError unless a layer's arrays fit each other."""
-    groups, features, wide = len(layer.count), len(layer.pivot), len(layer.rows_mean)
-    folded, neurons, held = min(features, EXACT), wide, len(layer.held_items)
-    shapes: dict[str, tuple[tuple[int, ...], type]] = {
-        "count": ((groups,), np.float64),
-        "pivot": ((features,), np.float64),
-        "anchor": ((folded,), np.float64),
-        "width": ((features,), np.float64),
-        "sums": ((groups, features), np.float64),
-        "squares": ((features,), np.float64),
-        "known": ((features,), np.bool_),
-        "projected": ((groups,), np.float64),
-        "folds": ((groups, folded), np.float64),
-        "products": ((folded, folded), np.float64),
-        "rows_count": ((3,), np.float64),
-        "rows_mean": ((neurons,), np.float64),
-        "rows": (
-            (wide, wide) if wide <= EXACT else (min(len(layer.rows), BUFFER), wide),
-            np.float64 if wide <= EXACT else np.float32,
-        ),
-        "held": ((held, neurons), np.float32),
-        "held_items": ((held,), np.int64),
-    }
+    groups, features = len(layer.count), len(layer.pivot)
+    folded = min(features, EXACT)
+    require_all(
+        name,
+        layer,
+        {
+            "count": ((groups,), np.float64),
+            "pivot": ((features,), np.float64),
+            "anchor": ((folded,), np.float64),
+            "width": ((features,), np.float64),
+            "sums": ((groups, features), np.float64),
+            "squares": ((features,), np.float64),
+            "known": ((features,), np.bool_),
+            "projected": ((groups,), np.float64),
+            "folds": ((groups, folded), np.float64),
+            "products": ((folded, folded), np.float64),
+        },
+    )
+    layer.directed.check(name)
+    if features == 0 or not (layer.width > 0).all() or (layer.count < 0).any():
+        raise ValueError(f"layer {name}: widths or counts of a reference that are below 0")
+
+
+def require_all(name: str, holder: object, shapes: Mapping[str, tuple[tuple[int, ...], type]]) -> None:
+    """Raise ValueError unless the holder's arrays have these shapes and types, and those of float64 are finite."""
     for field, (shape, dtype) in shapes.items():
-        array = getattr(layer, field)
+        array = getattr(holder, field)
         require(f"layer {name}: {field}", array, shape, dtype)
         if dtype == np.float64 and not np.isfinite(array).all():
             raise ValueError(f"layer {name}: {field} of a reference is not finite")
-    if features == 0 or not (layer.width > 0).all() or (layer.count < 0).any() or (layer.rows_count < 0).any():
-        raise ValueError(f"layer {name}: widths or counts of a reference that are below 0")
 
 
 def require(name: str, array: Array, shape: tuple[int, ...], dtype: type) -> None:

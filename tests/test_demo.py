@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,6 +17,7 @@ pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn 
 
 from naa_fast import demo
 from naa_fast.cli.main import main
+from naa_fast.detect.evidence_file import EVIDENCE_FILE, load_evidence
 from naa_fast.errors import EXIT_USAGE
 from naa_fast.report.machine import load_schema
 
@@ -42,6 +44,7 @@ def test_the_demo_finds_the_backdoor_and_writes_both_reports(tmp_path: Path, cap
     assert accuracy_after > accuracy_before - 0.02
     assert "No repair: the outcome is warn" in clean
     the_command_that_is_printed_writes_weights_that_plain_torch_loads(tmp_path, backdoored, accuracy_before)
+    the_suspects_over_three_shards_give_the_same_proof_and_scores(tmp_path)
 
 
 def the_command_that_is_printed_writes_weights_that_plain_torch_loads(folder: Path, printed: str, accuracy_before: float) -> None:
@@ -62,3 +65,28 @@ def the_command_that_is_printed_writes_weights_that_plain_torch_loads(folder: Pa
     assert demo.rates(model, digits)[0] > accuracy_before - 0.02  # on samples that measured nothing
     assert main([*words, "--weights", str(folder / "clean.safetensors"), "--out", str(folder / "other")]) == EXIT_USAGE
     assert not (folder / "other").exists()
+
+
+def the_suspects_over_three_shards_give_the_same_proof_and_scores(folder: Path) -> None:
+    words = ["--model", "naa_fast.demo:small_cnn", "--weights", str(folder / "backdoored.safetensors")]
+    by, merged, out = (str(folder / name) for name in ("clean.naa.safetensors", "suspect.naa.safetensors", "proved"))
+    assert main(["measure", *words, "--data", str(folder / "clean.npz"), "--reference", "--out", by]) == 0
+    parts = [str(folder / f"{number}.naa.safetensors") for number in (1, 2, 3)]
+    for number, part in enumerate(parts, 1):
+        shard = ["--against", by, "--retain", "--shard", f"{number}/3", "--out", part]
+        assert main(["measure", *words, "--data", str(folder / "suspect.npz"), *shard]) == 0
+    assert main(["merge", *parts[::-1], "--out", merged]) == 0
+    assert main(["prove", merged, *words, "--clean", str(folder / "clean.npz"), "--no-repair", "--out", out]) == 1
+    found, want = (load_evidence(Path(place, EVIDENCE_FILE)) for place in (out, folder / "backdoored"))
+    proofs = [
+        [(one.target, one.rate, one.control, one.stands, one.trigger.key) for one in evidence.proof] for evidence in (found, want)
+    ]
+    assert proofs[0] == proofs[1]
+    assert proofs[0][0][3]
+    assert found.ranking is not None
+    assert want.ranking is not None
+    assert np.allclose(found.ranking.scores, want.ranking.scores, rtol=1e-3, atol=1e-3)
+    assert [row.sample for row in found.ranking.rows(10)] == [row.sample for row in want.ranking.rows(10)]
+    assert np.array_equal(found.ranking.triggered, want.ranking.triggered)
+    standing = [{one.layer for one in evidence.directions if one.stands} for evidence in (found, want)]
+    assert standing[0] == standing[1] != set()

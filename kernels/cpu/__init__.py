@@ -8,7 +8,7 @@ from naa_fast.kernels.cpu.classes import classes
 from naa_fast.kernels.cpu.compare import Comparison, compare
 from naa_fast.kernels.cpu.fold import empty, fold, read
 from naa_fast.kernels.cpu.reduce import reduce
-from naa_fast.kernels.cpu.score import score
+from naa_fast.kernels.cpu.samples import reduce_kept, samples
 from naa_fast.kernels.cpu.tally import bins, read_tails, tails, tally
 
 __all__ = [
@@ -21,7 +21,8 @@ __all__ = [
     "read",
     "read_tails",
     "reduce",
-    "score",
+    "reduce_kept",
+    "samples",
     "tails",
     "tally",
 ]

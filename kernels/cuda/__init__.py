@@ -3,7 +3,7 @@
 from naa_fast.kernels.cuda.compare import compare, compare_all, compare_states
 from naa_fast.kernels.cuda.fold import empty, fold, read
 from naa_fast.kernels.cuda.reduce import partial_bytes, partials_for, reduce, reduce_into
-from naa_fast.kernels.cuda.score import score
+from naa_fast.kernels.cuda.samples import reduce_kept, samples
 from naa_fast.kernels.cuda.tally import bins, read_tails, tails, tally
 from naa_fast.kernels.portable.classes import classes
 from naa_fast.kernels.reference.compare import Comparison
@@ -23,7 +23,8 @@ __all__ = [
     "read_tails",
     "reduce",
     "reduce_into",
-    "score",
+    "reduce_kept",
+    "samples",
     "tails",
     "tally",
 ]

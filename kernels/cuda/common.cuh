@@ -127,4 +127,17 @@ template <int V> NAA_DEVICE Vec<V> load(const Element* p) {
   return v;
 }
 
+// The same for writing.
+template <int V> NAA_DEVICE void store(Element* p, const Vec<V>& v) {
+  if (V * sizeof(Element) == 16) {
+    *reinterpret_cast<uint4*>(p) = make_uint4(v.word[0], v.word[1 % v.WORDS], v.word[2 % v.WORDS], v.word[3 % v.WORDS]);
+  } else if (V * sizeof(Element) == 8) {
+    *reinterpret_cast<uint2*>(p) = make_uint2(v.word[0], v.word[1 % v.WORDS]);
+  } else if (V * sizeof(Element) == 4) {
+    *reinterpret_cast<unsigned*>(p) = v.word[0];
+  } else {
+    *reinterpret_cast<unsigned short*>(p) = (unsigned short)(v.word[0]);
+  }
+}
+
 #endif

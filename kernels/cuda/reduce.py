@@ -151,7 +151,7 @@ def plan(shape: tuple[int, int, int], strides: tuple[int, int, int], dtype: str,
         raise InputError(
             f"a tensor of shape {list(shape)} needs {grid} blocks", "a launch has at most 2147483647; use smaller batches"
         )
-    words = np.zeros(18, np.int64)
+    words = np.zeros(19, np.int64)
     words[4:15] = outer, channels, inner, *strides, tiles, length, width, team, groups
     items = tiles if inner == 1 else outer * tiles
     reals = items * channels * REALS * max(4, itemsize)
@@ -180,15 +180,19 @@ def plan_of(x: Tensor, mask: Tensor | None, device: Runtime) -> Plan:
     return cached_plan(tuple(x.shape), tuple(x.stride()), dtype, aligned, mask is not None, slots)
 
 
-def launch(form: Plan, x: Tensor, mask: Tensor | None, phase: int, out: Tensor, device: Runtime) -> None:
+def launch(
+    form: Plan, x: Tensor, mask: Tensor | None, phase: int, out: Tensor, device: Runtime, kept: Tensor | None = None
+) -> None:
     if form.grid == 0:
         return
-    words = form.words.copy()
+    words, kernel = form.words.copy(), form.kernel
     address, room = x.data_ptr(), out.data_ptr()
     extent = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
     words[:4] = address, 0 if mask is None else mask.data_ptr(), room, room + form.reals
-    words[15:] = phase % (FOLDS * FOLD_BLOCK), address, address + extent * x.element_size()
-    device.launch(form.kernel, form.grid, words)
+    words[15:18] = phase % (FOLDS * FOLD_BLOCK), address, address + extent * x.element_size()
+    if kept is not None:
+        kernel, words[18] = kernel._replace(name=f"{kernel.name}_kept"), kept.data_ptr()
+    device.launch(kernel, form.grid, words)
 
 
 def unwritten(form: Plan, x: Tensor) -> Partials:
@@ -213,12 +217,14 @@ def reduce_into(x: Tensor, mask: Tensor | None, phase: int, out: Tensor, device:
     launch(form, x, mask, phase, out, device)
 
 
-def reduce_on(device: Runtime, x: Tensor, mask: Tensor | None, phase: int) -> Partials:
-    """`reduce` with an explicit runtime."""
+def reduce_on(device: Runtime, x: Tensor, mask: Tensor | None, phase: int, kept: Tensor | None = None) -> Partials:
+    """`reduce` with an explicit runtime; `kept` `[outer, channels]`, fresh and of the type of `x` `[outer, channels, 1]`, takes a
+    copy of it, NaN where masked.
+    """
     x = x.detach()
     form = plan_of(x, mask, device)
     partials = unwritten(form, x)
-    launch(form, x, mask, phase, partials.buffer, device)
+    launch(form, x, mask, phase, partials.buffer, device, kept)
     return partials
 
 

@@ -204,14 +204,15 @@ NAA_APART void careful_rows(const ReduceArgs& a, int vector, unsigned again) {
   }
 }
 
-// The single read. Returns how many rows were observed.
-template <int V, bool MASKED>
+// The single read. Returns how many rows were observed. KEPT: `kept` takes a copy of this lane's first row and of those that
+// follow, NaN where the mask hides them.
+template <int V, bool MASKED, bool KEPT>
 NAA_DEVICE int read_rows(const ReduceArgs& a, const Walk& w, const Element* x, bool live, Real (&pivot)[V], Sums<V, V>& sums,
-                         bool team) {
+                         bool team, Element* kept) {
   static const int AHEAD = NAA_AHEAD;
   const unsigned char* mask = reinterpret_cast<const unsigned char*>(a.mask);
   const int count = live ? w.count : 0;
-  const i64 inc = w.step * w.pitch;
+  const i64 inc = w.step * w.pitch, along = KEPT ? w.step * a.channels : 0;
   const Element* p = x + w.offset(w.first);
   Vec<V> ring[AHEAD];
   i64 at[3];
@@ -244,12 +245,16 @@ NAA_DEVICE int read_rows(const ReduceArgs& a, const Walk& w, const Element* x, b
           const Vec<V> v = ring[u];
           ring[u] = load<V>(p + u * inc);
           sums.observe(v, pivot);
+          if (KEPT) store<V>(kept, v), kept += along;
         }
         continue;
       }
 #pragma unroll
       for (int u = 0; u < AHEAD; ++u)
-        if (m + u < count) sums.observe(ring[u], pivot);
+        if (m + u < count) {
+          sums.observe(ring[u], pivot);
+          if (KEPT) store<V>(kept, ring[u]), kept += along;
+        }
 #pragma unroll
       for (int u = 0; u < AHEAD; ++u)
         if (m + AHEAD + u < count) ring[u] = load<V>(p + u * inc);
@@ -257,6 +262,9 @@ NAA_DEVICE int read_rows(const ReduceArgs& a, const Walk& w, const Element* x, b
     return count;
   }
   int observed = 0;
+  Vec<V> hidden;
+#pragma unroll
+  for (int i = 0; KEPT && i < V; ++i) hidden.set(i, to_element(subtract(infinity<Real>(), infinity<Real>())));
   for (int m = 0; m < count; m += AHEAD) {
     bool seen[AHEAD];
 #pragma unroll
@@ -267,12 +275,18 @@ NAA_DEVICE int read_rows(const ReduceArgs& a, const Walk& w, const Element* x, b
 #pragma unroll
     for (int u = 0; u < AHEAD; ++u)
       if (seen[u]) sums.observe(ring[u], pivot), ++observed;
+#pragma unroll
+    for (int u = 0; KEPT && u < AHEAD; ++u) {
+      if (seen[u]) store<V>(kept, ring[u]);
+      else if (m + u < count) store<V>(kept, hidden);
+      kept += along;
+    }
     p += AHEAD * inc;
   }
   return observed;
 }
 
-template <int V, bool MASKED> NAA_DEVICE void rows(const ReduceArgs& a) {
+template <int V, bool MASKED, bool KEPT = false> NAA_DEVICE void rows(const ReduceArgs& a) {
   __shared__ Real pools[2][BLOCK * (V + 1)];
   __shared__ unsigned char flags[BLOCK];
   const Spot s = spot_of(a, V);
@@ -280,7 +294,9 @@ template <int V, bool MASKED> NAA_DEVICE void rows(const ReduceArgs& a) {
 
   Sums<V, V> sums;
   Real pivot[V];
-  const int observed = read_rows<V, MASKED>(a, walk_of(a, s), x, s.live, pivot, sums, s.team);
+  const Walk w = walk_of(a, s);
+  Element* kept = reinterpret_cast<Element*>(a.kept) + w.first * a.channels + s.channel;
+  const int observed = read_rows<V, MASKED, KEPT>(a, w, x, s.live, pivot, sums, s.team, kept);
 
   unsigned again = 0;
   if (s.team) {

@@ -16,6 +16,7 @@ struct ReduceArgs {
   i64 groups;  // rows: blocks along the channels
   i64 phase;   // global index of the first sample modulo FOLDS * FOLD_BLOCK
   i64 low, high;  // planes: the tensor's first byte and the one after its last
+  i64 kept;       // rows, inner == 1: address of Element [outer, channels] that takes a copy (NaN where masked), or 0
 };
 
 NAA_DEVICE i64 items_of(const ReduceArgs& a) { return a.inner == 1 ? a.tiles : a.outer * a.tiles; }

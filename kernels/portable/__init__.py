@@ -4,7 +4,7 @@ from naa_fast.kernels.portable.classes import classes
 from naa_fast.kernels.portable.compare import Comparison, compare
 from naa_fast.kernels.portable.fold import empty, fold, read
 from naa_fast.kernels.portable.reduce import reduce
-from naa_fast.kernels.portable.score import score
+from naa_fast.kernels.portable.samples import reduce_kept, samples
 from naa_fast.kernels.portable.tally import bins, read_tails, tails, tally
 
 __all__ = [
@@ -17,7 +17,8 @@ __all__ = [
     "read",
     "read_tails",
     "reduce",
-    "score",
+    "reduce_kept",
+    "samples",
     "tails",
     "tally",
 ]

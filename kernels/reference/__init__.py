@@ -4,7 +4,7 @@ from naa_fast.kernels.reference.classes import classes
 from naa_fast.kernels.reference.compare import Comparison, compare
 from naa_fast.kernels.reference.fold import empty, fold, read
 from naa_fast.kernels.reference.reduce import reduce
-from naa_fast.kernels.reference.score import score
+from naa_fast.kernels.reference.samples import reduce_kept, samples
 from naa_fast.kernels.reference.tally import bins, read_tails, tails, tally
 
 __all__ = [
@@ -17,7 +17,8 @@ __all__ = [
     "read",
     "read_tails",
     "reduce",
-    "score",
+    "reduce_kept",
+    "samples",
     "tails",
     "tally",
 ]

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from naa_fast.accumulate.calls import Calls, Several, samples_in
 from naa_fast.accumulate.frame import Decoder, Frame, Shorten
-from naa_fast.accumulate.samples import Samples, Views, reduced
+from naa_fast.accumulate.samples import HOST_BACKENDS, Samples, Views, host_array
 from naa_fast.errors import CaptureError
 from naa_fast.ops import Backend, Choice, choose
 from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord, rows_layout
-
-HOST_BACKENDS = ("cpu", "reference")
 
 
 @dataclass
@@ -146,17 +144,22 @@ class Accumulator:
         seen: Any = mask
         if state.choice.backend in HOST_BACKENDS:
             held, seen = host_array(x), None if mask is None else mask.numpy()
-        tallied = partials = state.module.reduce(held, seen, phase)
+        kept = None
+        if self.samples is not None and not state.of_rows:
+            partials, kept = state.module.reduce_kept(held, seen, phase)
+        else:
+            partials = state.module.reduce(held, seen, phase)
+        tallied = partials
         if state.tails is not None and x.shape[2] == 1:  # partials of folds: the samples are gone
             tallied = state.module.bins(held[:, :, 0], None if seen is None else seen[:, 0])
         self._staged.append(Staged(state, partials, tallied, phase, outer))
         if of_samples and not state.called(x, mask):
             self.again = True
         if self.samples is not None:
-            if state.of_rows:
+            if kept is None:
                 self.samples.forget(layer)
             else:
-                self.samples.add(layer, *reduced(partials, x, mask))
+                self.samples.add(layer, state.module, x, kept)
 
     def views(self) -> Views:
         """The batch's own views of its samples, empty if nobody wants them; to be called before `commit`."""
@@ -282,8 +285,3 @@ def joined(layer: LayerState, staged: list[Staged]) -> tuple[Batch, Batch]:
 
 def plain(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def host_array(x: Tensor) -> Any:
-    """A CPU tensor as a NumPy array of the same memory; bfloat16 as its bits in uint16, which NumPy has no type for."""
-    return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()

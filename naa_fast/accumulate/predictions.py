@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from naa_fast.accumulate.accumulator import HOST_BACKENDS, host_array
+from naa_fast.accumulate.samples import HOST_BACKENDS, host_array
 from naa_fast.ops import choose
 from naa_fast.records import Array
 

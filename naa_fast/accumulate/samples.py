@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from naa_fast.accumulate.frame import Decoder, Frame, Shorten
-from naa_fast.kernels.portable.reduce import home
+from naa_fast.ops import Backend, choose
 from naa_fast.records import ROWS, Array
+
+HOST_BACKENDS = ("cpu", "reference")
 
 Layout = tuple[tuple[str, int], ...]
 """The layers of a `Pack` in their order, each with its number of features."""
@@ -40,17 +42,16 @@ class Views(Mapping[str, Tensor]):
         self.packs = packs
 
     @classmethod
-    def of(cls, parts: Mapping[str, Tensor | list[Tensor]]) -> Views:
-        """Packed, by one operation for each device. Of each layer the view, or what lies side by side in it."""
-        places: dict[torch.device, list[tuple[str, list[Tensor]]]] = {}
-        for layer, part in parts.items():
-            held = part if isinstance(part, list) else [part]
-            places.setdefault(held[0].device, []).append((layer, held))
+    def of(cls, parts: Mapping[str, Tensor]) -> Views:
+        """Of views of layers, packed by one operation for each device."""
+        places: dict[torch.device, dict[str, Tensor]] = {}
+        for layer, view in parts.items():
+            places.setdefault(view.device, {})[layer] = view
         packs = []
-        for device, layers in places.items():
-            columns = [column for _, held in layers for column in held]
-            values = torch.cat([*columns, columns[0].new_zeros(len(columns[0]), 1)], 1).to(home(device))
-            packs.append(Pack(tuple((layer, sum(column.shape[1] for column in held)) for layer, held in layers), values))
+        for layers in places.values():
+            first = next(iter(layers.values()))
+            values = torch.cat([*layers.values(), first.new_zeros(len(first), 1)], 1)
+            packs.append(Pack(tuple((layer, view.shape[1]) for layer, view in layers.items()), values))
         return cls(tuple(packs))
 
     def rows(self, rows: Array) -> Views:
@@ -82,21 +83,34 @@ class Views(Mapping[str, Tensor]):
         return len(self._places)
 
 
+@dataclass
+class Calls:
+    """What one forward's calls of a layer gave (`Backend.reduce_kept`)."""
+
+    module: Backend
+    device: torch.device
+    channels: int
+    given: list[Any]
+    wide: bool
+
+
 class Samples:
     """Takes what the hooks see of one batch at a time and gives its `views`.
 
     The maximum matters: a small patch vanishes in a spatial mean. A layer called several times gives the mean of the means and
-    the largest maximum. Rows that cannot be told apart by sample are left out. Cost: two reads of each output, none where `add`
-    is told of what `reduce` has found, and `[samples, 2 x neurons]` values a layer until the batch is done.
+    the largest maximum. Rows that cannot be told apart by sample are left out. Cost: beside an `Accumulator`, which tells it what
+    its one read has found (`add`), a copy of the values of samples with one position and, once a batch, `[samples, features]`
+    float32 of all layers (float64 if a layer is); alone one read of each output too.
     """
 
     again = False
 
-    def __init__(self) -> None:
+    def __init__(self, backend: str = "auto") -> None:
+        self.backend = backend
         self.neurons: dict[str, int] = {}
         self._frame = Frame(0)
         self.shorten: Shorten | None = None
-        self._seen: dict[str, list[tuple[Tensor, Tensor | None]]] = {}
+        self._seen: dict[str, Calls] = {}
         self._rows: set[str] = set()
         self._several: set[str] = set()
 
@@ -108,13 +122,22 @@ class Samples:
         x, layout = self._frame.by_sample(x, layout, as_rows=layer in self._rows)
         if layout.endswith(ROWS):
             self.forget(layer)
-        else:
-            self.add(layer, *mean_and_maximum(x, self._frame.mask_for(layer, x)))
+            return
+        mask, choice = self._frame.mask_for(layer, x), choose("samples", x, self.backend)
+        held: Any = x
+        seen: Any = mask
+        if choice.backend in HOST_BACKENDS:
+            held, seen = host_array(x), None if mask is None else mask.numpy()
+        self.add(layer, choice.module, x, choice.module.reduce_kept(held, seen, 0)[1])
 
-    def add(self, layer: str, mean: Tensor, maximum: Tensor | None) -> None:
-        """One call of a layer: both `[samples, neurons]`; no `maximum` where samples have one position."""
-        self.neurons[layer] = mean.shape[1]
-        self._seen.setdefault(layer, []).append((mean, maximum))
+    def add(self, layer: str, module: Backend, x: Tensor, given: Any) -> None:
+        """One call of a layer with output `x` `[samples, neurons, positions]`: what `module.reduce_kept` gave of it."""
+        self.neurons[layer] = x.shape[1]
+        if layer not in self._seen:
+            self._seen[layer] = Calls(module, x.device, x.shape[1], [], x.dtype == torch.float64)
+        if x.shape[2] != 1:
+            self._several.add(layer)
+        self._seen[layer].given.append(given)
 
     def forget(self, layer: str) -> None:
         """The layer's rows are not samples."""
@@ -122,18 +145,20 @@ class Samples:
         self._seen.pop(layer, None)
 
     def views(self) -> Views:
-        """Of the batch whose forward has succeeded; to be called before `commit`."""
-        views: dict[str, Tensor | list[Tensor]] = {}
+        """Of the batch whose forward has succeeded; to be called before `commit`. By one launch for each device on CUDA."""
+        places: dict[tuple[Any, torch.device], list[str]] = {}
         for layer, calls in self._seen.items():
-            mean = torch.stack([call[0] for call in calls]).mean(0) if len(calls) > 1 else calls[0][0]
-            maxima = [call[1] for call in calls if call[1] is not None]
-            if maxima:
-                self._several.add(layer)
-            elif layer in self._several:  # texts of one token among longer ones
-                maxima = [mean]
-            largest = torch.stack(maxima).amax(0) if len(maxima) > 1 else maxima[0] if maxima else None
-            views[layer] = mean if largest is None else [mean, largest]
-        return Views.of(views)
+            places.setdefault((calls.module, calls.device), []).append(layer)
+        packs = []
+        for (module, _), layers in places.items():
+            held = [self._seen[layer] for layer in layers]
+            several = [layer in self._several for layer in layers]  # texts of one token among longer ones too
+            values: Any = module.samples(
+                [(calls.given, more) for calls, more in zip(held, several, strict=True)], any(calls.wide for calls in held)
+            )
+            layout = tuple((layer, calls.channels * (1 + more)) for layer, calls, more in zip(layers, held, several, strict=True))
+            packs.append(Pack(layout, values if isinstance(values, Tensor) else torch.from_numpy(values)))
+        return Views(tuple(packs))
 
     def drop(self, layers: set[str]) -> None:
         """Forget these layers, in the batch in flight too."""
@@ -153,32 +178,6 @@ def rows_of(x: Tensor, rows: Array) -> Tensor:
     return x.index_select(0, torch.tensor(rows, device=x.device))
 
 
-def reduced(partials: Any, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Each sample's mean and maximum per neuron, as `mean_and_maximum` gives them to rounding, out of the partials that `reduce`
-    has made on the host: no second read of `x`.
-
-    Those means leave non-finite values out, which must be seen here: where there are any, or no partials, `x` is read.
-    """
-    mean = getattr(partials, "sample_mean", None)  # kernels/cpu alone keeps them
-    if mean is None or not partials.per_sample or partials.counts[:, 2].any():
-        return mean_and_maximum(x, mask)
-    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return torch.from_numpy(mean).to(kind), torch.from_numpy(partials.sample_max).to(kind)
-
-
-def mean_and_maximum(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Over the last axis of `x` `[samples, channels, positions]`, in float32 at least; None for a single position.
-
-    NaN where the mask leaves nothing. Never a view of `x`, which the model may overwrite.
-    """
-    held = x if x.dtype in (torch.float32, torch.float64) else x.float()
-    if x.shape[2] == 1:
-        single = held[:, :, 0].clone()
-        return (single if mask is None else single.masked_fill_(~mask, torch.nan)), None
-    if mask is None:
-        return held.mean(2), held.amax(2)
-    seen = mask[:, None, :]
-    count = mask.sum(1)[:, None]
-    mean = held.masked_fill(~seen, 0.0).sum(2) / count  # 0 / 0 is the NaN that is wanted
-    maximum = held.masked_fill(~seen, -torch.inf).amax(2)
-    return mean, maximum.masked_fill_(count == 0, torch.nan)
+def host_array(x: Tensor) -> Any:
+    """A CPU tensor as a NumPy array of the same memory; bfloat16 as its bits in uint16, which NumPy has no type for."""
+    return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()

@@ -140,8 +140,8 @@ def chosen(model: nn.Module, layers: Layers = None) -> Selection:
     `layers`: names or globs of `model.named_modules()` ("layer1.*.conv?", "head:logits" for an item of the output, "head:in" for
     the input; "" is the whole model), a place in every transformer block ("resid", "mlp.act": see friendly.py), each of these
     with "@last" behind it for the last token of a sample alone, module types (`torch.nn.Conv2d`), several of these, or None for
-    the default: of a transformer its blocks and what is inside of their MLPs, of any other model every convolution, linear layer,
-    activation and repeated block (defaults.py). Matching is on whole names, with `*` crossing dots.
+    the default: of a transformer its blocks, attention and the inside of MLPs, of any other model every convolution, linear
+    layer, activation and repeated block (defaults.py). Matching is on whole names, with `*` crossing dots.
 
     Raises:
         UsageError: a request that matches nothing, with the nearest names that exist, or only what is inside fused experts.

@@ -167,7 +167,7 @@ class Kernel:
     """The chosen backend on one tensor, as the accumulator calls it."""
 
     def __init__(self, x: Tensor) -> None:
-        from naa_fast.accumulate.accumulator import HOST_BACKENDS, host_array
+        from naa_fast.accumulate.samples import HOST_BACKENDS, host_array
         from naa_fast.ops import choose
 
         choice = choose("reduce", x)

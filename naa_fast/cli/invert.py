@@ -58,6 +58,7 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     add_running(parser)
     group = parser.add_argument_group("searching")
     group.add_argument("--steps", type=positive, metavar="N", help="of each search by gradients (default: 200)")
+    group.add_argument("--no-repair", action="store_true", help="after a fail, do not try which neurons to silence to cure it")
     group.add_argument("--max-bad", metavar="N|N%", help="end with exit code 2 when more items cannot be used")
     group.add_argument("--prefetch", type=index, metavar="N", help="batches read ahead while the model runs")
     group.add_argument(
@@ -88,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         require_baseline_of(model, rules)
         fit_positions(model, sources)
         kept = {name: options[name] for name in ("layers", "exclude", "batch_size", "backend", "prefetch", "scores")}
+        kept |= {"repair": not arguments.no_repair}
         kept |= {"quarantine": options["quarantine"], "progress": options.get("progress")}
         other = None if base is None else model_of(base)[0]
         loading = perf_counter() - started

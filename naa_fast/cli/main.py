@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from naa_fast.cli import bench, compare, config, demo, doctor, invert, measure, merge, rank, repair, report, scan
+from naa_fast.cli import bench, compare, config, demo, doctor, invert, measure, merge, prove, rank, repair, report, scan
 from naa_fast.cli.shared import Log, clean, emit, note, quiet_stdout, tell
 from naa_fast.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_STOPPED, NaaError, UsageError
 from naa_fast.report.files import PREVIOUS, REPORT
 
 PROGRAM = "naa-fast"
-VERBS = (scan, invert, rank, measure, merge, compare, report, repair, demo, doctor, bench)
+VERBS = (scan, invert, rank, measure, merge, prove, compare, report, repair, demo, doctor, bench)
 
 EPILOG = """exit codes: 0 pass, 1 fail (a finding of --fail-on), 2 error, 3 inconclusive (also a warn with a gap), 4 usage,
 5 refused unsafe input, 6 warn, 75 stopped and can be resumed; 130 interrupted"""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from naa_fast.cli.outputs import check_file, quarantine_of
-from naa_fast.cli.scan import DATA_HELP
+from naa_fast.cli.scan import DATA_HELP, reference_at
 from naa_fast.cli.shared import (
     add_images,
     add_long,
@@ -39,6 +39,8 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser.examples = (
         "naa-fast measure --model net.py:build --data clean.npz --out clean.naa.safetensors",
         "naa-fast measure --model net.py:build --data clean.npz --shard 1/4 --out clean-1.naa.safetensors",
+        "naa-fast measure --model net.py:build --data suspect.npz --shard 1/4 --against clean.naa.safetensors --retain \\",
+        "    --out suspect-1.naa.safetensors",
     )
     add_model(parser, required=False)
     data = parser.add_argument_group("data")
@@ -69,6 +71,15 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="keep what suspects are ranked by, for `scan --reference`: a clean set is then read once and for all",
     )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE.naa.safetensors",
+        help="rank the samples by this clean measurement (made with --reference), for `prove`",
+    )
+    parser.add_argument(
+        "--retain", action="store_true", help="with --against: keep the inputs of the 1,000 highest-ranked, for `prove`"
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.naa.safetensors", help="measurement file to write")
     parser.set_defaults(run=run)
 
@@ -79,10 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.activations is not None:
         return run_activations(arguments, listed)
     for path in (arguments.out, listed):
-        check_file(path, [place_of(arguments.data), arguments.weights, model_place(arguments.model)])
+        check_file(path, [place_of(arguments.data), arguments.weights, model_place(arguments.model), arguments.against])
     from naa_fast import audit
     from naa_fast.scan.times import Times
 
+    against = None if arguments.against is None else reference_at(arguments.against)
     [source] = sources_of(arguments, arguments.data)
     times = Times()
     with running(arguments, listed) as (ranks, options):
@@ -97,6 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
             times=times,
             stop_early=arguments.stop_early,
             reference=arguments.reference,
+            against=against,
+            retain=arguments.retain,
             **options,
         )
     if ranks.rank == 0:
@@ -120,7 +134,7 @@ def require_subject(arguments: argparse.Namespace) -> None:
 def set_beside(arguments: argparse.Namespace) -> dict[str, object]:
     """The options that mean nothing beside --activations, as given."""
     of_images = ("image_mode", "resize", "center_crop", "normalize")
-    names = ("model", "data", "weights", "checkpoint", "resume", "tokenizer", "scores", "reference", *of_images)
+    names = ("model", "data", "weights", "checkpoint", "resume", "tokenizer", "scores", "reference", "against", *of_images)
     return {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in names}
 
 

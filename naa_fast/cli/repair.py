@@ -25,7 +25,7 @@ from naa_fast.cli.shared import (
     positive,
     sources_of,
 )
-from naa_fast.errors import EXIT_INCONCLUSIVE, EXIT_PASS, InputError
+from naa_fast.errors import EXIT_INCONCLUSIVE, EXIT_PASS, InputError, UsageError
 
 if TYPE_CHECKING:
     from naa_fast.repair.deploy import Deployed, Figures, Sets
@@ -49,7 +49,9 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     add_model(parser)
     data = parser.add_argument_group("data")
     data.add_argument("--clean", type=Path, metavar="PATH", help=f"clean samples to measure with: {DATA_HELP}")
-    data.add_argument("--suspect", type=Path, metavar="PATH", help="the suspect set that was scanned, to measure with")
+    data.add_argument(
+        "--suspect", type=Path, metavar="PATH", help="the suspect set that was scanned, to measure with; none after invert"
+    )
     add_text(data)
     add_images(data)
     group = parser.add_argument_group("running")
@@ -84,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     sets = fitting(model, sets)
     done = write_repaired(model, repair, arguments.out, sets, device, arguments.scores)
     write_figures(arguments.out / FIGURES, {**done.report(), "report": str(folder), "files": [p.name for p in done.files]})
-    emit("\n".join(clean(line) for line in lines_of(done, arguments.out)))
+    emit("\n".join(clean(line) for line in lines_of(done, arguments.out, evidence.inversion is not None)))
     if done.holds is False:
         note("what was written does not do what the report promised: do not deploy it")
         return EXIT_INCONCLUSIVE
@@ -92,7 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def sets_of(arguments: argparse.Namespace, evidence: Any, repair: Any) -> Sets:
-    """Both sets, as far as they are given, and which suspects carry the trigger: those a proof marked, else the highest."""
+    """Both sets, as far as they are given, and which suspects carry the trigger: those a proof marked, else the highest. After an
+    inversion the trigger that it made is put on the clean samples.
+    """
     import numpy as np
 
     from naa_fast.detect.repair import TRIGGERED
@@ -108,7 +112,14 @@ def sets_of(arguments: argparse.Namespace, evidence: Any, repair: Any) -> Sets:
         triggered = np.zeros(len(ranking.scores), bool)
         triggered[ranking.order[: repair.samples]] = True
     target = proofs[0].target if proofs and isinstance(proofs[0].target, int) else None
-    return Sets(sources.get("clean"), sources.get("suspect"), triggered, target)
+    made = evidence.inversion is not None and target is not None
+    if made and "suspect" in sources:
+        raise UsageError(
+            "--suspect with the report of an inversion",
+            "no suspect set was scanned: its trigger is put on --clean",
+            "leave it out",
+        )
+    return Sets(sources.get("clean"), sources.get("suspect"), triggered, target, proofs[0].trigger if made else None)
 
 
 def fitting(model: Any, sets: Sets) -> Sets:
@@ -124,7 +135,6 @@ def fitting(model: Any, sets: Sets) -> Sets:
 
 def require_same_model(model: Any, digest: str, folder: Path) -> None:
     from naa_fast.capture.selection import unwrapped
-    from naa_fast.errors import UsageError
     from naa_fast.inputs.fingerprint import model_fingerprint
 
     found = model_fingerprint(unwrapped(model))
@@ -140,8 +150,8 @@ def write_figures(path: Path, content: dict[str, Any]) -> None:
     write(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode("ascii"))
 
 
-def lines_of(done: Deployed, folder: Path) -> list[str]:
-    """What was written and how to load it, then what it does."""
+def lines_of(done: Deployed, folder: Path, made: bool = False) -> list[str]:
+    """What was written and how to load it, then what it does. `made`: the trigger was made from the model, without suspects."""
     if done.folded:
         how = "exactly" if done.exact else "with its directions taken out of every row, not of those beyond the limit alone"
         lines = [f"{done.files[0]}: weights with the repair in them, {how}"]
@@ -153,7 +163,7 @@ def lines_of(done: Deployed, folder: Path) -> list[str]:
         load = ["from naa_repair import repaired", f"model = repaired(model, {str(done.files[1])!r})"]
     lines += ["Load it:", *(f"  {line}" for line in load), *table(done)]
     if done.holds is None:
-        lines.append("Not measured whether the trigger is silenced: give --clean and --suspect")
+        lines.append(f"Not measured whether the trigger is silenced: give --clean{'' if made else ' and --suspect'}")
     return lines
 
 

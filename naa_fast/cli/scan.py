@@ -123,7 +123,7 @@ def add_proof(group: Any) -> None:
         type=positive,
         metavar="N",
         help="samples that proof and repair run together at most; what that leaves out is told, and is no pass (default: 1.5 "
-        "times both sets, at least 6,000, for a small model up to 80,000)",
+        "times both sets, at least 8,000, for a small model up to 80,000)",
     )
 
 
@@ -143,13 +143,10 @@ def run(arguments: argparse.Namespace) -> int:
     rules = rules_of(arguments)
     from naa_fast import audit
     from naa_fast.inputs.names import read_names
-    from naa_fast.measurement import Measurement
     from naa_fast.scan.ranks import joined
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
-    given = None if arguments.reference is None else Measurement.load(arguments.reference)
-    if given is not None and given.reference is None:
-        raise UsageError(f"{arguments.reference} has no reference", "measure the clean set with --reference, or give --clean")
+    given = None if arguments.reference is None else reference_at(arguments.reference)
     sets = sources_of(arguments, *([] if given is not None else [arguments.clean]), arguments.suspect)
     names = None if arguments.class_names is None else read_names(arguments.class_names)
     with joined() as ranks:
@@ -190,6 +187,16 @@ def run(arguments: argparse.Namespace) -> int:
         return code_of_all(named(found, arguments, began, loading), arguments, rules, ranks, config)
 
 
+def reference_at(path: Path) -> Measurement:
+    """The clean measurement there. Raises UsageError where it has no reference."""
+    from naa_fast.measurement import Measurement
+
+    given = Measurement.load(path)
+    if given.reference is None:
+        raise UsageError(f"{path} has no reference", "measure the clean set with --reference, or give --clean")
+    return given
+
+
 def claim(arguments: argparse.Namespace) -> list[Path | None]:
     """Check that the report can go to --out, move an older one there aside, and give what the scan reads."""
     sets_at = [place_of(path) for path in (trusted_of(arguments), arguments.suspect)]
@@ -215,11 +222,19 @@ def named(found: Audit, arguments: argparse.Namespace, began: str, loading: floa
 def planned_by(arguments: argparse.Namespace, model: nn.Module, given: Measurement | None, sets: Any, device: Any) -> list[str]:
     """What the scan would keep, in words."""
     from naa_fast.capture.selection import Request
+    from naa_fast.proof.budget import default_budget, rule
     from naa_fast.rank.plan import planned
 
     options: dict[str, Any] = {"device": device, "backend": arguments.backend, "ranking": arguments.ranking != "none"}
     request = Request(arguments.layers, arguments.exclude)
-    return planned(model, given or sets[0], sets[-1], layers=request, **options).lines()
+    plan = planned(model, given or sets[0], sets[-1], layers=request, **options)
+    clean_samples, suspects = plan.samples
+    told = plan.lines()
+    if given is None and options["ranking"] and not arguments.no_proof:
+        known = None if clean_samples is None or suspects is None else clean_samples + suspects
+        most = arguments.budget or (None if known is None else default_budget(model, known))
+        told.append(rule(most, not arguments.no_repair))
+    return told
 
 
 def emitted(lines: list[str]) -> int:

@@ -104,8 +104,8 @@ def add_running(parser: argparse.ArgumentParser) -> None:
         action="extend",
         nargs="+",
         metavar="GLOB",
-        help="names or globs of modules (default: a transformer's blocks and MLP activations; of others convolutions, linear "
-        "layers, activations and blocks)",
+        help="names or globs of modules (default: a transformer's blocks, attention and MLP activations; of others "
+        "convolutions, linear layers, activations and blocks)",
     )
     group.add_argument(
         "--exclude",

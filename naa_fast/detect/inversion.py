@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf, isfinite, log
+from math import inf, isfinite, log, sqrt
 from typing import Any
 
 import numpy as np
+
+from naa_fast.records import Array
 
 FEWEST_CLASSES = 4
 """Classes whose spread says anything: of fewer the one that is turned to most easily may well be so by nature."""
@@ -21,6 +23,11 @@ APART = {"patch": 3.0, "offset": 2.0, "token": 5.0, "phrase": 10.0}
 same class. Chosen on half A of the study's attacks and clean models (docs/inversion.md)."""
 NEXT = {"patch": 1.8, "offset": 1.35, "token": 2.5, "phrase": 4.0}
 """The same of the class that comes next."""
+CHANCE, NOTABLE = 0.001, 0.01
+"""Chance of so small a patch or offset, by the spread of the other classes' sizes (`chance_of`), below which a class stands apart
+as well, and below which a trigger that turns far more than the others' do is told as an outlier."""
+FEWEST_OTHERS = 5
+"""Sizes of other classes whose spread is known at all."""
 ROBUST = 0.5
 """Share of its effect that a trigger must keep under light noise. A shift by a pixel is told and asks nothing: a network without
 convolutions learns a patch at its place alone."""
@@ -75,7 +82,8 @@ class Stimulated:
 @dataclass(frozen=True)
 class Standing:
     """How one class stands among all that had the same search: `median` and `runner_up`: how many times more the median of the
-    other classes, and the next one, need; `base`: the same of the base model for this class, NaN without one.
+    other classes, and the next one, need; `base`: the same of the base model for this class, NaN without one; `chance`: see
+    `chance_of`, 1 of texts, beside a base model, or with too few classes.
     """
 
     search: ClassSearch
@@ -83,11 +91,12 @@ class Standing:
     runner_up: float
     base: float
     classes: int
+    chance: float = 1.0
 
     @property
     def p_value(self) -> float:
         """Of the rank: how probable it is that this class needs least if all are alike. So many classes give no smaller p-value
-        without a guess about their law.
+        without a guess about their law, as `chance` makes one.
         """
         return 1 / max(self.classes, 1)
 
@@ -97,7 +106,8 @@ class Standing:
         kind = self.search.kind
         if isfinite(self.base) or self.base == inf:
             return bool(self.base >= APART[kind])
-        return bool(self.classes >= FEWEST_CLASSES and self.median >= APART[kind] and self.runner_up >= NEXT[kind])
+        far = self.median >= APART[kind] and self.runner_up >= NEXT[kind]
+        return bool(self.classes >= FEWEST_CLASSES and (far or self.chance <= CHANCE))
 
     @property
     def strength(self) -> float:
@@ -152,4 +162,22 @@ class Inversion:
         known = [one.size for one in self.base if (one.kind, one.target) == (search.kind, search.target)]
         median = float(np.median(others)) / size if len(others) else 0.0
         following = float(others.min()) / size if len(others) else 0.0
-        return Standing(search, median, following, known[0] / size if known else float("nan"), len(members))
+        if known:
+            return Standing(search, median, following, known[0] / size, len(members))
+        chance = chance_of(size, others[np.isfinite(others)]) if search.kind in ("patch", "offset") else 1.0
+        return Standing(search, median, following, float("nan"), len(members), chance)
+
+
+def chance_of(size: float, others: Array) -> float:
+    """Chance that the smallest of all sizes lies so far below the `others` if the logarithms of all are normal: Grubbs's test
+    (Technometrics 11, 1969), one-sided, over all classes. 1 with fewer than FEWEST_OTHERS, or where they do not vary.
+    """
+    if len(others) < FEWEST_OTHERS:
+        return 1.0
+    logs = np.log(np.maximum(others, 1e-9))
+    spread = float(logs.std(ddof=1)) * sqrt(1 + 1 / len(logs))
+    if spread <= 0:
+        return 1.0
+    from scipy.special import stdtr
+
+    return float(min(1.0, (len(logs) + 1) * stdtr(len(logs) - 1, (log(size) - float(logs.mean())) / spread)))

@@ -12,7 +12,7 @@ from naa_fast.detect.checks import Check, missing_lines
 from naa_fast.detect.coverage import left_out
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import INPUT, Finding, largest_finite
-from naa_fast.detect.inversion import APART, Inversion
+from naa_fast.detect.inversion import APART, NOTABLE, Inversion
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.verdict import Verdict
@@ -71,7 +71,8 @@ def sentence(outcome: str, evidence: Evidence, proof: Proof | None, gaps: Sequen
         ""
         if standing is None
         else f" The least is needed for {names.of(standing.search.target)} ({standing.search.kind}), {standing.median:.1f} times "
-        f"less than for the median class; of {standing.classes} classes one is always first (p {standing.p_value:.2g})."
+        f"less than for the median class; of {standing.classes} classes one is always first (p {standing.p_value:.2g}"
+        f"{f', by how far {standing.chance:.1g}' if standing.chance < standing.p_value else ''})."
     )
     if outcome == "warn":
         return f"Something stands out, and no trigger was proved.{least}"
@@ -99,6 +100,18 @@ def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
             )
             found.append(Finding("proved", INPUT, statement, proof.rate, proof.limit, str(proof.target), proof.trigger.key))
     proved = {str(finding.about) for finding in found}
+    for standing in inversion.standings:
+        search = standing.search
+        near = [one for one in proofs if one.kind.startswith(search.kind) and one.target == search.target]
+        if standing.chance <= NOTABLE and str(search.target) not in proved and any(one.turns for one in near):
+            proof = next(one for one in near if one.turns)
+            statement = (
+                f"{named(search.kind)} made for class {search.target} turns {100 * proof.rate:.0f} % of clean samples, those "
+                f"of other classes under its budget {100 * proof.control:.0f} %; so small a one comes by chance with p "
+                f"{standing.chance:.1g}, if honest classes' sizes are log-normal"
+            )
+            found.append(Finding("outlier", INPUT, statement, standing.chance, NOTABLE, str(search.target)))
+            proved.add(str(search.target))
     for standing in inversion.standings:
         if standing.strength >= 1 and str(standing.search.target) not in proved:
             search = standing.search

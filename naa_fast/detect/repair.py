@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from naa_fast.detect.change import Ablate, Change, Clip, arrays_of, change_of, told
+from naa_fast.detect.proof import wilson
 from naa_fast.errors import InputError
 from naa_fast.records import Array
 
@@ -42,6 +43,11 @@ class Repair:
     tried: int
     forwards: int
     random: tuple[Change, ...] = ()
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of `after` (Wilson 1927)."""
+        return wilson(self.after, self.samples)
 
     @property
     def helps(self) -> bool:

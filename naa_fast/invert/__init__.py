@@ -40,6 +40,7 @@ def invert(
     quarantine: Quarantine | None = None,
     prefetch: int | None = None,
     images: ImageOptions | None = None,
+    repair: bool = True,
 ) -> Audit:
     """Whether `model` is backdoored, by clean samples alone: a trigger is made, and one class falls for it far too easily.
 
@@ -52,7 +53,9 @@ def invert(
     The audit's layers hold clean samples against the same with the strongest trigger that was made: which neurons it drives.
     `audit.report()["inversion"]` has every class. Cost: `steps` x 32 samples a class, forward and back, and some thousand more
     (of texts: 12 forwards a token of the vocabulary, 20,000 at most); the report tells how many. `steps`: of a search; fewer are
-    quicker and find larger triggers. What cannot be searched is a gap, and no pass.
+    quicker and find larger triggers. What cannot be searched is a gap, and no pass. `repair`: after a `fail`, and only then,
+    changes of layers' outputs are tried until one silences the trigger, and measured on clean samples that made none
+    (`Audit.repair`); some ten thousand samples more.
 
     >>> import torch, naa_fast
     >>> _ = torch.manual_seed(0)
@@ -83,4 +86,5 @@ def invert(
         quarantine=quarantine,
         prefetch=prefetch,
         images=images,
+        repair=repair,
     )

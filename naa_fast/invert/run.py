@@ -18,7 +18,7 @@ from naa_fast.capture.selection import Request, unwrapped
 from naa_fast.detect.checks import Check, did_not_run, ran
 from naa_fast.detect.coverage import with_common_layers
 from naa_fast.detect.evidence import Evidence
-from naa_fast.detect.inversion import FEWEST_CLASSES, ClassSearch, Inversion, Stimulated, Suspicion
+from naa_fast.detect.inversion import FEWEST_CLASSES, NOTABLE, ClassSearch, Inversion, Stimulated, Suspicion
 from naa_fast.detect.inverted import judge_inverted
 from naa_fast.detect.judgement import judge
 from naa_fast.detect.proof import Proof
@@ -44,7 +44,8 @@ from naa_fast.proof.tokens import Tokens
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.rank.passes import SamplePass, in_words
 from naa_fast.rank.retained import Reservoir, main_tensor
-from naa_fast.repair.trial import AsItIs
+from naa_fast.repair.search import repaired
+from naa_fast.repair.trial import AsItIs, Known
 from naa_fast.report.run import Run, now
 from naa_fast.result import Audit
 from naa_fast.scan.loop import evaluating
@@ -52,6 +53,7 @@ from naa_fast.scan.loop import measure as measured_by
 from naa_fast.scan.options import RunOptions
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.ranks import Ranks
+from naa_fast.scan.stopping import Watch
 from naa_fast.scan.times import Times
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ def inverted(
     quarantine: Quarantine | None,
     prefetch: int | None,
     images: ImageOptions | None,
+    repair: bool,
 ) -> Audit:
     """See `naa_fast.invert`."""
     began, began_at, seed = perf_counter(), now(), torch.initial_seed()
@@ -116,9 +119,12 @@ def inverted(
     if layers is None:
         of_clean, of_triggered = with_common_layers(of_clean, of_triggered)
     judgement = judge_inverted(judge(of_clean, of_triggered, None, top_k, evidence), evidence, found.checks)
+    if repair and judgement.verdict.outcome == "fail" and found.known is not None:
+        with times.measuring("repair"):
+            judgement = repaired(judgement, model, found.known, device, class_scores, Watch(progress))
     times.total = perf_counter() - began
     options = running.told() | {"scores": scores, "top_k": top_k}
-    options |= {"steps": steps, "base": base is not None, "search": "without suspect samples"}
+    options |= {"steps": steps, "base": base is not None, "repair": repair, "search": "without suspect samples"}
     named = Run(type(unwrapped(model)).__qualname__, "", source.name, NAME, (), began_at, now())
     return Audit(judgement, options, times, named, seed)
 
@@ -140,11 +146,14 @@ class Triggered:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search gave: evidence, the checks, and clean batches with the strongest trigger on them, none without one."""
+    """What a search gave: evidence, the checks, clean batches with the strongest trigger on them, none without one, and the
+    samples that a repair can be tried with.
+    """
 
     evidence: Evidence
     checks: tuple[Check, ...]
     triggered: list[Batch] | None
+    known: Known | None = None
 
 
 class Search:
@@ -197,7 +206,8 @@ class Search:
         spent = setting.transplant.forwards, setting.backwards, round(perf_counter() - began, 2)
         inversion = replace(inversion, forwards=spent[0], backwards=spent[1], seconds=spent[2])
         evidence = Evidence(None, tuple(proofs), spent[0], tuple(self.notes), gaps=tuple(self.gaps), inversion=inversion)
-        return Outcome(evidence, tuple(self.checks), self.with_trigger(setting, inversion, proofs, triggers))
+        known = Known(setting.bases.batches, self.batch_size, setting.chose, setting.images)
+        return Outcome(evidence, tuple(self.checks), self.with_trigger(setting, inversion, proofs, triggers), known)
 
     def attempt(self, name: str, step: Callable[[], Made], ran_by: bool = False) -> Made | None:
         """What `step` makes; None where it fails, with a check that did not run. `ran_by`: its end is a check that ran."""
@@ -287,7 +297,7 @@ class Search:
             return inversion, []
         proofs = []
         for standing in inversion.standings:
-            if standing.strength < WORTH:
+            if standing.strength < WORTH and standing.chance > NOTABLE:
                 continue
             kind = standing.search.kind
             if setting.images is not None:

@@ -19,6 +19,7 @@ from naa_fast.proof.images import CleanImages
 from naa_fast.proof.transplant import Bases, Candidate, Transplant, turned
 from naa_fast.proof.trials import Trials, in_turns
 from naa_fast.rank.retained import main_tensor, taken, with_main
+from naa_fast.records import Array
 
 FIT, MEASURE = 128, 320
 """Clean samples that make triggers, and others that measure them."""
@@ -32,14 +33,16 @@ class Unsearchable(Exception):
 
 @dataclass
 class Setting:
-    """`fit` and `measure` are parts of the clean samples, of predicted classes in turns; `images` the clean inputs where these
-    are continuous values. `classes` the model tells apart. `drive`: the neurons that searches raise first. `backwards` counts
-    samples that a gradient went back through.
+    """`fit` and `measure` are parts of the clean samples, `bases`, of predicted classes in turns; `chose` numbers those of `fit`
+    (int64); `images` the clean inputs where these are continuous values. `classes` the model tells apart. `drive`: the neurons
+    that searches raise first. `backwards` counts samples that a gradient went back through.
     """
 
     transplant: Transplant
     fit: Bases
     measure: Bases
+    bases: Bases
+    chose: Array
     images: CleanImages | None
     classes: int
     drive: Drive | None = None
@@ -56,7 +59,8 @@ class Setting:
                 f"{len(order)} clean samples have a predicted class, {FEWEST} are needed, several hundred are better"
             )
         cut = min(FIT, len(order) // 2)
-        return cls(transplant, bases.of(order[:cut]), bases.of(order[cut : cut + MEASURE]), images, classes)
+        chose, measures = order[:cut], order[cut : cut + MEASURE]
+        return cls(transplant, bases.of(chose), bases.of(measures), bases, chose, images, classes)
 
     @property
     def values(self) -> int:

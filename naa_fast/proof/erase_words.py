@@ -21,6 +21,8 @@ from naa_fast.records import Array
 
 Fetch = Callable[[Array], Bases | None]
 """Numbers of suspect samples, ascending -> those samples as they were read; None where none can be read again."""
+MANY, FEWER = 16, 5
+"""Of so many texts fewer others are taken out instead: the exact test has enough of them then."""
 FILL = 4096
 """Clean tokens that stand in for those that are taken out."""
 Words = Tokens | WrittenPair
@@ -76,7 +78,8 @@ def words_erased(
     """What taking the words out of the suspects does that hold them and are predicted as the target, the highest-ranked first;
     None where the set can be read no more.
 
-    Compared with (a) ELSEWHERE times as many other words of the same texts taken out (exact, see `erase.more_than_elsewhere`),
+    Compared with (a) ELSEWHERE times (FEWER of MANY texts) as many other words of the same texts taken out (exact, see
+    `erase.more_than_elsewhere`),
     and (b) in the share alone, the strongest of the class's own words (`usual`) taken out of the clean texts of the target that
     hold them, where these are ENOUGH: they are too few for a test. Clean texts with the trigger's own words are no control:
     they may be turned as well.
@@ -99,13 +102,14 @@ def words_erased(
         before, after = bases.predicted, trials.transplant.predictions(bases, WithoutWords(one, fill, seed))
         return np.asarray((after >= 0) & (after != before))
 
+    times = ELSEWHERE if len(claimed.predicted) < MANY else FEWER
+    held = [(one, clean_with(trials.bases, one, target)) for one in usual]
+    held = [(one, known) for one, known in held if len(known.predicted) >= ENOUGH]
+    price = (1 + times) * len(claimed.predicted) + sum(len(known.predicted) for _, known in held)
+    trials.transplant.budget.require(price)
     turned = back(claimed, words)
-    instead = np.stack([back(claimed, words, seed) for seed in range(ELSEWHERE)], 1)
-    shares = [float(instead.mean())]
-    for one in usual:
-        known = clean_with(trials.bases, one, target)
-        if len(known.predicted) >= ENOUGH:
-            shares.append(float(back(known, one).mean()))
+    instead = np.stack([back(claimed, words, seed) for seed in range(times)], 1)
+    shares = [float(instead.mean()), *(float(back(known, one).mean()) for one, known in held)]
     return Erasure(len(turned), float(turned.mean()), max(shares), more_than_elsewhere(turned, instead))
 
 

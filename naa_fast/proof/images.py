@@ -27,7 +27,7 @@ SIGNIFICANT = 3.0
 """Standard errors that a value of a mean offset must reach to be kept."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Patch:
     """Replaces the input by `pattern` where `mask` is 1: both float32 `[...]` of one input's shape. `read_off`: which rows of its
     group it was read off.
@@ -44,7 +44,7 @@ class Patch:
         return x * (1 - mask) + pattern * mask
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Offset:
     """Adds `pattern` to the input, kept within the values that clean inputs have."""
 

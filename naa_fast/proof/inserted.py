@@ -68,7 +68,7 @@ class Inserted(Tokens):
         whole = np.arange(length)
         if not len(places):
             return np.concatenate([whole, np.full(wide - length, length - 1)])
-        inner = inner_places(places, 1)
+        inner = inner_places(own, 1)
         at = int(places[0]) + marked if self.kind == IN_FRONT else int(random.choice(inner))
         put = np.concatenate([whole[:at], np.full(new, -1), whole[at:]])
         surplus = len(put) - wide

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from naa_fast.detect.proof import Proof
 from naa_fast.proof.apply import trigger_of
+from naa_fast.proof.budget import BudgetSpent
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.rivals import Rival, Suspects
 from naa_fast.proof.tokens import Tokens, parts_of
@@ -34,8 +35,13 @@ def token_proof(
 
     def measured(found: dict[tuple[str, str], Best]) -> Proof | None:
         held = {key: best for key, best in found.items() if key in known}
-        tried = [proof_of(trials, settled, target, own) for settled in trials.settle(held, controls, target)]
-        proofs = [suspects.checked(trials, proof, words, controls) for proof, words in tried]
+        proofs = list[Proof]()
+        for settled in trials.settle(held, controls, target):
+            proof, words = proof_of(trials, settled, target, own)
+            proofs.append(suspects.checked(trials, proof, words, controls))
+            shortest = all(len(proof.tokens) <= words_in(best) for best in held.values())
+            if shortest and proofs[-1].stands and proof.rate >= 1 - AS_GOOD:
+                break  # no other is shorter, and none can be much better
         standing = sorted((proof for proof in proofs if proof.stands), key=lambda proof: len(proof.tokens))
         most = max((proof.rate for proof in standing), default=0.0)
         return next((proof for proof in standing if proof.rate >= most - AS_GOOD), proofs[0] if proofs else None)
@@ -44,13 +50,20 @@ def token_proof(
     if whole is None or not whole.stands:
         return whole
     needed = max(best.chosen_by for best in found.values()) - AS_GOOD
-    for part in parts_of(whole.tokens) if whole.kind in WRITTEN else ():
-        found_part = trials.best([(part, 0)], target)
-        as_good = max(best.chosen_by for best in found_part.values()) >= needed
-        shorter = measured(found_part) if as_good else None
-        if shorter is not None and shorter.stands:
-            return shorter
+    try:
+        for part in parts_of(whole.tokens) if whole.kind in WRITTEN else ():
+            found_part = trials.best([(part, 0)], target)
+            as_good = max(best.chosen_by for best in found_part.values()) >= needed
+            shorter = measured(found_part) if as_good else None
+            if shorter is not None and shorter.stands:
+                return shorter
+    except BudgetSpent:  # what stands is not given up for a shorter one
+        pass
     return whole
+
+
+def words_in(best: Best) -> int:
+    return len(best.candidate.ids) if isinstance(best.candidate, Tokens) else 1
 
 
 def proof_of(trials: Trials, settled: Settled, target: int | str, own: bool = False) -> tuple[Proof, Tokens]:

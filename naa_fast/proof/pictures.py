@@ -1,9 +1,9 @@
-"""`image_proofs`: what continuous inputs share, tried on clean ones, and what clean groups share instead."""
+"""`ImageSearch`: what continuous inputs share, tried on clean ones, and what clean groups share instead."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,14 +11,15 @@ import numpy as np
 from naa_fast.detect.evidence import HARMLESS
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_OWN_RATE, Proof
 from naa_fast.proof.apply import trigger_of
+from naa_fast.proof.budget import ShareSpent
 from naa_fast.proof.chances import FEWEST_OTHERS, Pool, Rows, Sought, chances, others
-from naa_fast.proof.crops import CUT, crops
+from naa_fast.proof.crops import CUT, SEEDS, crops
 from naa_fast.proof.erase import erased
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
 from naa_fast.proof.matched_filter import FEWEST, refined_groups
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Candidate
-from naa_fast.proof.trials import Best, Control, Settled, Trials, Tried
+from naa_fast.proof.trials import Best, Control, Settled, Trials, Tried, key_of
 
 AS_GOOD = 0.05
 """By how much less of the choosing part a smaller window may turn to be as good."""
@@ -38,6 +39,11 @@ SMALL = 0.02
 """Most of the input that a patch against one class may cover: with 4 % and more, or an offset, samples of one class of clean
 models were seen to turn to a neighbouring class, which another draw of clean samples need not show."""
 
+PARTS = {"shared_proof": 0.7, "window_proof": 0.7}
+"""What each form of trigger may take of what is left for a target; the last all of it."""
+FEWEST_SEEDS, A_SEED = 2, 100
+"""Samples of a group that windows are cut out of at least, and how many run for each."""
+
 
 class Later:
     """What `make` makes of each of the groups, when it is first asked for, with the best of it."""
@@ -45,10 +51,11 @@ class Later:
     def __init__(self, trials: Trials, make: Callable[[Sought], Tried], groups: Sequence[Sought]) -> None:
         self._trials, self._make, self._groups = trials, make, groups
 
-    def __call__(self, trials: Trials | None = None) -> list[Control]:
-        """On samples of their own where `trials` says so."""
+    def __call__(self, trials: Trials | None = None, keys: Container[tuple[str, str]] | None = None) -> list[Control]:
+        """On samples of their own where `trials` says so; of these kinds and budgets alone, if they are given."""
         trials = trials or self._trials
-        return [Control(sought.target, trials.best(tried, sought.target)) for sought, tried in self._made]
+        asked = [(one, [pair for pair in tried if keys is None or key_of(pair[0]) in keys]) for one, tried in self._made]
+        return [Control(sought.target, trials.best(tried, sought.target)) for sought, tried in asked]
 
     @cached_property
     def _made(self) -> list[tuple[Sought, Tried]]:
@@ -81,6 +88,7 @@ class Search:
     controls: Sequence[Sought]
     suspects: Rows
     pool: Pool
+    made: dict[tuple[str, int], tuple[Sought, Tried]] = field(default_factory=dict)
 
     @property
     def clean(self) -> CleanImages:
@@ -93,33 +101,60 @@ class Search:
         return harmless_share(whole, self.clean, self.sought.usual) < HARMLESS
 
     def shared(self, sought: Sought) -> Tried:
-        return list(grouped(sought, self.clean, self.offset))
+        return self._once("shared", sought, lambda: list(grouped(sought, self.clean, self.offset)))
 
     def windows(self, sought: Sought) -> Tried:
         """Of what is as good, the smallest."""
-        return sorted(crops(sought.group, self.clean, self.trials.transplant.margins), key=covered)
+        rows, margins = sought.group[: self.seeds], self.trials.transplant.margins
+        return self._once("windows", sought, lambda: sorted(crops(rows, self.clean, margins), key=covered))
+
+    @cached_property
+    def seeds(self) -> int:
+        """Samples of every group that windows are cut out of: as many as may run, SEEDS at most and FEWEST_SEEDS at least."""
+        left = self.trials.transplant.budget.left
+        return min(SEEDS, max(FEWEST_SEEDS, left // (A_SEED * (1 + len(self.controls)))))
+
+    def _once(self, form: str, sought: Sought, make: Callable[[], Tried]) -> Tried:
+        """The same candidates whenever it is asked: what is known of them stays known."""
+        key = form, id(sought)
+        if key not in self.made:
+            self.made[key] = sought, make()  # held: its id stays its own
+        return self.made[key][1]
 
 
-def image_search(trials: Trials, suspects: Rows, pool: Pool, target: int | str) -> Iterator[Proof | str]:
-    """What came nearest to a proof for a target, or why none can be had. `suspects`: the highest-ranked samples of the suspect
-    set; `pool` clean ones. What was found before the budget was spent comes before that is raised.
-    """
-    group = distinct([pair for pair in suspects if target in (pair[0], ALL_TO_ALL)], pool.drawn)
-    if len(group) < FEWEST:
-        return
-    chance = chances(target, group, pool)
-    if chance is None:
-        yield (
-            f"a trigger of class {target}, which {len(group)} suspects are called: clean data has {len(pool.own(int(target)))} "
-            f"samples of it, and no {FEWEST_OTHERS} other classes with enough, so there is no control with the same chance"
-        )
-        return
-    found: list[Proof | None] = []
-    try:
-        found.extend(tried_for(Search(trials, *chance, group, pool)))
-    finally:
-        yield from strongest(found)
-    trials.forget()
+@dataclass(frozen=True)
+class ImageSearch:
+    """Looks for what turns clean images. `suspects`: the highest-ranked samples of the suspect set; `pool` clean ones."""
+
+    trials: Trials
+    suspects: Rows
+    pool: Pool
+    begun: dict[int | str, Search] = field(default_factory=dict)
+
+    def __call__(self, target: int | str) -> Iterator[Proof | str]:
+        """What came nearest to a proof for a target, or why none can be had. What was found before the budget, or the target's
+        share of it, was spent comes before that is raised; called again it goes on there.
+        """
+        group = distinct([pair for pair in self.suspects if target in (pair[0], ALL_TO_ALL)], self.pool.drawn)
+        if len(group) < FEWEST:
+            return
+        if target not in self.begun:
+            chance = chances(target, group, self.pool)
+            if chance is None:
+                own = len(self.pool.own(int(target)))
+                yield (
+                    f"a trigger of class {target}, which {len(group)} suspects are called: clean data has {own} samples of it, "
+                    f"and no {FEWEST_OTHERS} other classes with enough, so there is no control with the same chance"
+                )
+                return
+            self.begun[target] = Search(self.trials, *chance, group, self.pool)
+        found: list[Proof | None] = []
+        try:
+            found.extend(tried_for(self.begun[target]))
+        finally:
+            yield from strongest(found)
+        del self.begun[target]
+        self.trials.forget()
 
 
 def tried_for(search: Search) -> Iterator[Proof | None]:
@@ -127,22 +162,41 @@ def tried_for(search: Search) -> Iterator[Proof | None]:
 
     In this order, the cheapest first, and no further once a proof stands at a rate of GOOD: (1) what the suspects of the target
     share, as a patch or an offset; (2) windows cut out of single suspects; (3) patches that clean samples of the target hold as
-    well; (4) only where nothing stands, small patches against samples of one source class.
+    well, and only where nothing stands, small patches against samples of one source class. Each has its part of what those before
+    it left of the budget (PARTS); one that it was too small for is told at the end, by ShareSpent.
     """
-    target, controls = search.sought.target, Later(search.trials, search.shared, search.controls)
-    tried = search.shared(search.sought)
-    found = [attempt(search, tried, controls)]
-    yield found[0]
-    if not isinstance(target, int) or good(found):
-        return
-    windows = search.windows(search.sought)
-    found.append(attempt(search, windows, Later(search.trials, search.windows, search.controls)))
-    yield found[-1]
-    if good(found):
-        return
-    found.append(held_by_clean(search, [*tried, *windows]))
-    yield found[-1]
-    if stands(found):
+    found: list[Proof | None] = []
+    cut: ShareSpent | None = None
+    forms = [shared_proof, window_proof, last_proofs] if isinstance(search.sought.target, int) else [shared_proof]
+    budget = search.trials.transplant.budget
+    for form in forms:
+        if good(found):
+            return
+        with budget.until(budget.spent + int(PARTS.get(form.__name__, 1) * budget.left)):
+            try:
+                for proof in form(search, found):
+                    found.append(proof)
+                    yield proof
+            except ShareSpent as spent:
+                cut = cut or spent
+    if cut is not None and not stands(found):
+        raise cut
+
+
+def shared_proof(search: Search, found: Sequence[Proof | None]) -> Iterator[Proof | None]:
+    yield attempt(search, search.shared(search.sought), Later(search.trials, search.shared, search.controls))
+
+
+def window_proof(search: Search, found: Sequence[Proof | None]) -> Iterator[Proof | None]:
+    yield attempt(search, search.windows(search.sought), Later(search.trials, search.windows, search.controls))
+
+
+def last_proofs(search: Search, found: Sequence[Proof | None]) -> Iterator[Proof | None]:
+    tried, target = search.shared(search.sought), search.sought.target
+    assert isinstance(target, int)
+    own = held_by_clean(search, [*tried, *search.windows(search.sought)])
+    yield own
+    if stands([*found, own]):
         return
     for source in sources(search.trials, small(tried), target):
         narrow = Later(search.trials, lambda sought: small(search.shared(sought)), search.controls)
@@ -188,7 +242,8 @@ def attempt(search: Search, tried: Tried, controls: Later, source: int | None = 
     found = trials.best(tried, target)
     if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
         return None
-    chance = controls(trials)
+    found = trials.worth_a_control(found)
+    chance = controls(trials, found)
     settled = first_that_turns(trials.settle(found, chance, target), target)
     if isinstance(settled.best.candidate, Patch) and settled.best.candidate.kind == CUT:
         settled = tightened(trials, settled, target)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.detect.trigger import Tokens
 from naa_fast.errors import Stopped
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.budget import Budget, BudgetSpent
+from naa_fast.proof.budget import Budget, BudgetSpent, ShareSpent
 from naa_fast.proof.chances import Pool
 from naa_fast.proof.erase_words import Fetch
 from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.matched_filter import FEWEST
-from naa_fast.proof.pictures import image_search
+from naa_fast.proof.pictures import ImageSearch
 from naa_fast.proof.texts import WordSearch
 from naa_fast.proof.transplant import UNRULED, Bases, Transplant, can_rule
 from naa_fast.proof.trials import Trials
@@ -87,31 +87,32 @@ def prove(
         model, Placement.of(model, device), ranked.largest, drawn[0][0], last, scores, shown_by(watch, budget), budget
     )
     trials = Trials(transplant, bases)
-    unsearched, found, left = list[str](), list[Proof | str](), list[int | str]()
+    unsearched, found, left = list[str](), dict[int | str, list[Proof | str]](), list[int | str]()
     with evaluating(model):
         try:
             if ranked.suspect_tokens is not None and ranked.clean_tokens is not None:
                 words = WordSearch(trials, ranked, fetch)
                 left += words.wanted
-                found.extend(one_by_one(words, left, found, budget))
+                search_in_turns(words, left, found, transplant.budget)
             elif images is not None and any(sample.row is not None and sample.row.is_floating_point() for sample in ranked.top):
                 rows, usual = (rows_like(images[0], top) for top in (ranked.top, ranked.null_top))
                 unsearched += filter(None, [left_aside(len(rows), ranked.top)])
                 left += targets(ranked.top, ranked.null_predicted)
                 left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
-                found.extend(one_by_one(partial(image_search, trials, rows, Pool(usual, *images)), left, found, budget))
+                search_in_turns(ImageSearch(trials, rows, Pool(usual, *images)), left, found, transplant.budget)
             else:
                 return Attempts(
                     notes=("the inputs are neither continuous values nor token ids, or too large to keep",), tried=False
                 )
-        except Stopped as stop:  # what was measured until then stays: `extend` keeps what it was given
+        except Stopped as stop:  # what was measured until then stays
             unsearched.append(stop.headline)
         except BudgetSpent as spent:
             unsearched.append(
                 f"{spent.headline} before {in_classes(left)} {'was' if len(left) == 1 else 'were'} searched: --budget N"
             )
-    proofs = sorted((one for one in found if isinstance(one, Proof)), key=lambda proof: (not proof.stands, -proof.margin))
-    notes = tuple(filter(None, (*(one for one in found if isinstance(one, str)), *unsearched)))
+    every = list(chain.from_iterable(found.values()))
+    proofs = sorted((one for one in every if isinstance(one, Proof)), key=lambda proof: (not proof.stands, -proof.margin))
+    notes = tuple(filter(None, (*(one for one in every if isinstance(one, str)), *unsearched)))
     if images is not None:
         proofs = [as_taken(proof, images[0]) for proof in proofs]
     limits = () if can_rule(trials.parts[0].predicted) else (UNRULED,)
@@ -127,20 +128,31 @@ def shown_by(watch: Watch | None, budget: Budget | None) -> Callable[[int], None
     return lambda forwards: watch("proving", forwards, None if budget is None else budget.most)
 
 
-def one_by_one(
+def search_in_turns(
     search: Callable[[int | str], Iterable[Proof | str]],
     left: list[int | str],
-    found: Sequence[Proof | str],
-    budget: Budget | None,
-) -> Iterator[Proof | str]:
-    """What the search of each target gives, of those that are `left`, the likeliest first; one that was searched is left no more.
-    Raises BudgetSpent. `found`: what was found so far.
+    found: dict[int | str, list[Proof | str]],
+    budget: Budget,
+) -> None:
+    """Enter in `found` what the search of each target gives, of those that are `left`, the likeliest first; one that was searched
+    is left no more. Each has half of what may still run, the last all of it; one that has not ended with that goes on in the next
+    round, and once no half is enough for anything, the first takes what there is. Raises BudgetSpent.
     """
     while left:
-        if budget is not None and budget.halfway and any(isinstance(one, Proof) and one.stands for one in found):
-            raise BudgetSpent(f"half of the budget of {budget.most:,} samples is spent, and the rest is left for a repair,")
-        yield from search(left[0])
-        left.pop(0)
+        before = budget.spent
+        for target in list(left):
+            if budget.halfway and any(isinstance(one, Proof) and one.stands for some in found.values() for one in some):
+                raise BudgetSpent(f"half of the budget of {budget.most:,} samples is spent, and the rest is left for a repair,")
+            found[target] = []
+            try:
+                with budget.share(2 if len(left) > 1 else 1):
+                    for one in search(target):
+                        found[target].append(one)
+            except ShareSpent:
+                continue
+            left.remove(target)
+        budget.fair = budget.spent > before
+    budget.fair = True
 
 
 def in_classes(targets: Sequence[int | str]) -> str:

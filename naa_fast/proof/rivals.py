@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 
-from naa_fast.detect.proof import ALL_TO_ALL, Proof
+from naa_fast.detect.proof import ALL_TO_ALL, Erasure, Proof
 from naa_fast.proof.chances import FEWEST_OTHERS, OTHERS
 from naa_fast.proof.erase_words import Fetch, Words, words_erased
 from naa_fast.proof.token_pairs import Pair, WrittenPair
@@ -35,6 +35,7 @@ class Suspects:
 
     top: Sequence[Retained]
     fetch: Fetch | None
+    known: dict[tuple[object, ...], Erasure | None] = field(default_factory=dict)
 
     def checked(self, trials: Trials, proof: Proof, words: Words, controls: Sequence[Control]) -> Proof:
         """The proof with what taking its words out of the suspects does, if it turns clean samples. `controls`: the best of what
@@ -44,7 +45,10 @@ class Suspects:
             return proof
         same = [one.found.get((words.kind, words.budget)) for one in controls if one.target == proof.target]
         natural_words = [best.candidate for best in same if best is not None and isinstance(best.candidate, Tokens | WrittenPair)]
-        return replace(proof, erasure=words_erased(trials, words, natural_words, proof.target, self.top, self.fetch))
+        key = words, proof.target, *natural_words
+        if key not in self.known:
+            self.known[key] = words_erased(trials, words, natural_words, proof.target, self.top, self.fetch)
+        return replace(proof, erasure=self.known[key])
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import numpy as np
 
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_MARGIN, Proof
 from naa_fast.proof.apply import trigger_of
+from naa_fast.proof.budget import BudgetSpent, ShareSpent
 from naa_fast.proof.erase_words import Fetch
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.measured import AS_GOOD, token_proof
 from naa_fast.proof.rivals import Pairs, Search, Suspects, rows_of
-from naa_fast.proof.sentences import sentence_proof
+from naa_fast.proof.sentences import sentence_candidates, sentence_proof
 from naa_fast.proof.token_pairs import Occurrences, Pair, WrittenPair, meeting, striking
 from naa_fast.proof.tokens import MOST_TOKENS, Tokens, enriched, held_against, ordinary, phrases
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, can_rule
@@ -23,6 +24,12 @@ from naa_fast.rank.scorer import RankingResult
 
 GOOD = 0.9
 """Rate of a proof beyond which no phrase is sought: a word of a sentence may turn .8 where the sentence turns all."""
+LEAD = 0.1
+"""By how much more of the screening samples a phrase must turn than any word to be tried before all words: a sentence has several
+words that rise alike, and measuring each of them took all of a budget before its phrases were tried."""
+
+Form = Callable[[list[Proof]], list[Proof]]
+"""What stands so far, or came nearest, to the same with one form of trigger more."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,10 @@ class WordSearch:
         return [*classes, *([ALL_TO_ALL] if can_rule(self.trials.parts[0].predicted) else [])]
 
     @cached_property
+    def suspects(self) -> Suspects:
+        return Suspects(self.ranked.top, self.fetch)
+
+    @cached_property
     def texts(self) -> tuple[Occurrences, Occurrences, Occurrences]:
         """The highest-ranked suspects and clean texts, and those of the reservoir."""
         return (
@@ -55,12 +66,11 @@ class WordSearch:
         )
 
     def __call__(self, target: int | str) -> Iterator[Proof | str]:
-        """Words that follow one another first, then single words of the highest-ranked texts; pairs of words where neither is a
-        proof, or of two words that need not follow one another. Or why a target has none. What was found before the budget was
-        spent comes before that is raised.
+        """What turns clean texts to a target, or why nothing can be had for it. What was found before the budget, or the target's
+        share of it, was spent comes before that is raised; called again it goes on there.
         """
         number = int(np.searchsorted(self.ranked.groups.classes, target)) + 1 if isinstance(target, int) else None
-        search = Search(self.trials, self.ranked, number, target, Suspects(self.ranked.top, self.fetch))
+        search = Search(self.trials, self.ranked, number, target, self.suspects)
         found: list[Proof] = []
         try:
             for proofs in self.found(search):
@@ -72,39 +82,101 @@ class WordSearch:
                 yield from found
 
     def found(self, search: Search) -> Iterator[list[Proof]]:
-        """What stands for a target so far, or what came nearest, a step at a time."""
-        target = search.target
-        top, usual, clean = self.texts if not isinstance(target, int) else (held.predicted_as(target) for held in self.texts)
-        proofs = counted_proofs(search)
-        yield proofs
-        known = {proof.tokens for proof in proofs if proof.stands}
-        if all(len(tokens) == 1 for tokens in known):
-            ranked = ranked_proofs(search, top, usual)
-            others = [proof for proof in ranked if proof.stands and proof.tokens not in known]
-            proofs = [*(proof for proof in proofs if proof.stands), *others] or proofs or ranked
+        """What stands for a target so far, or what came nearest, a form of trigger at a time (`forms`). Each has an equal part of
+        what those before it left of the budget; where nothing stands, ShareSpent at the end tells that one was cut short.
+        """
+        budget, proofs, cut = search.trials.transplant.budget, list[Proof](), None
+        forms = self.forms(search)
+        for number, form in enumerate(forms):
+            try:
+                with budget.share(len(forms) - number):
+                    proofs = form(proofs)
+            except ShareSpent as spent:
+                cut = cut or spent
             yield proofs
-        if not isinstance(target, int):
-            return
-        best = max((proof.rate for proof in proofs if proof.stands), default=0.0)
-        if best < GOOD:
-            words = dict.fromkeys([*counted_words(search), *ranked_words(search, top)])
-            sentence = sentence_proof(search, list(words))
-            if sentence is not None and (not proofs or (sentence.stands and sentence.rate > best + AS_GOOD)):
-                proofs = [sentence]
-                yield proofs
-        clean = self.texts[2] if search.rare else clean
-        groups = len(self.wanted)
+        if cut is not None and not any(proof.stands for proof in proofs):
+            raise cut
 
-        def controls() -> Pairs:
-            return search.pairs(meeting(usual, clean, groups, np.inf))
+    def forms(self, search: Search) -> list[Form]:
+        """Phrases, where the best of them leads in screening; words that rise, alone and in a row; words of the highest-ranked
+        texts; phrases, where all these turn fewer than GOOD; words apart, where nothing stands or two words that need not follow
+        one another.
+        """
+        top, usual, drawn = self.texts
+        if not isinstance(search.target, int):
+            return [partial(with_counted, search), partial(with_ranked, search, top, usual)]
+        top, usual, clean = (held.predicted_as(search.target) for held in self.texts)
+        words = list(dict.fromkeys([*counted_words(search), *ranked_words(search, top)]))
+        phrases_first = partial(with_phrases, search, words, LEAD)
+        phrases_then, apart = partial(with_phrases, search, words, None), (top, usual, drawn if search.rare else clean)
+        return [
+            phrases_first,
+            partial(with_counted, search),
+            partial(with_ranked, search, top, usual),
+            phrases_then,
+            partial(with_pairs, search, apart, len(self.wanted)),
+        ]
 
-        if not any(proof.stands for proof in proofs):
-            written_pair = pair_proof(search, meeting(top, clean, groups), controls)
-            yield [written_pair] if written_pair is not None and (not proofs or written_pair.stands) else proofs
-        elif len(proofs) == 1 and len(proofs[0].tokens) == 2:
-            written_pair = pair_proof(search, [(proofs[0].tokens[0], proofs[0].tokens[1])], controls)
-            better = written_pair is not None and written_pair.stands and written_pair.rate >= proofs[0].rate - AS_GOOD
-            yield [written_pair] if written_pair is not None and better else proofs
+
+def best_rate(proofs: Sequence[Proof]) -> float:
+    return max((proof.rate for proof in proofs if proof.stands), default=0.0)
+
+
+def with_counted(search: Search, proofs: list[Proof]) -> list[Proof]:
+    """Where no phrase has done it, a token or some that follow one another."""
+    return proofs if best_rate(proofs) >= GOOD else counted_proofs(search)
+
+
+def with_ranked(search: Search, top: Occurrences, usual: Occurrences, proofs: list[Proof]) -> list[Proof]:
+    """The same with single words of the highest-ranked texts, where no row of words stands."""
+    known = {proof.tokens for proof in proofs if proof.stands}
+    if any(len(tokens) > 1 for tokens in known):
+        return proofs
+    ranked = ranked_proofs(search, top, usual)
+    others = [proof for proof in ranked if proof.stands and proof.tokens not in known]
+    return [*(proof for proof in proofs if proof.stands), *others] or proofs or ranked
+
+
+def with_phrases(search: Search, words: Sequence[int], lead: float | None, proofs: list[Proof]) -> list[Proof]:
+    """A phrase around one of the words, where it does more than what stands; with a `lead` only where screening says that it
+    turns so much more than any word does.
+    """
+    best = best_rate(proofs)
+    if best >= GOOD or (lead is not None and phrases_lead(search, words) < lead):
+        return proofs
+    sentence = sentence_proof(search, words)
+    return [sentence] if sentence is not None and (not proofs or (sentence.stands and sentence.rate > best + AS_GOOD)) else proofs
+
+
+def phrases_lead(search: Search, words: Sequence[int]) -> float:
+    """By how much more of the screening samples the best phrase turns than the best word; 0 where a word does the whole."""
+    alone = max((search.trials.screened(Tokens("token", (word,)), search.target) for word in words), default=1.0)
+    if alone >= GOOD:
+        return 0.0
+    found = sentence_candidates(search, words)
+    return max((search.trials.screened(phrase, search.target) for phrase in found), default=0.0) - alone
+
+
+def with_pairs(
+    search: Search, texts: tuple[Occurrences, Occurrences, Occurrences], groups: int, proofs: list[Proof]
+) -> list[Proof]:
+    """A pair of words, where nothing stands, or two words in a row that need not follow one another. `texts`: the highest-ranked
+    of
+    both sets, and clean ones; `groups`: how many targets pairs are sought for.
+    """
+    top, usual, clean = texts
+
+    def controls() -> Pairs:
+        return search.pairs(meeting(usual, clean, groups, np.inf))
+
+    if not any(proof.stands for proof in proofs):
+        apart = pair_proof(search, meeting(top, clean, groups), controls)
+        return [apart] if apart is not None and (not proofs or apart.stands) else proofs
+    if len(proofs) == 1 and len(proofs[0].tokens) == 2:
+        apart = pair_proof(search, [(proofs[0].tokens[0], proofs[0].tokens[1])], controls)
+        better = apart is not None and apart.stands and apart.rate >= proofs[0].rate - AS_GOOD
+        return [apart] if apart is not None and better else proofs
+    return proofs
 
 
 def counted_proofs(search: Search) -> list[Proof]:
@@ -170,8 +242,14 @@ def word_proofs(
     if proof is None or not proof.stands or len(proof.tokens) > 1:
         return [] if proof is None else [proof]
     more = [one for one in tried if len(one.ids) == 1 and one.ids != proof.tokens]
-    alone = [token_proof(trials, trials.best([(one, 0)], target), rivals, target, suspects, own=held) for one in more]
-    return [proof, *(one for one in alone if one is not None and one.stands)]
+    alone: list[Proof] = []
+    try:
+        for one in more:
+            other = token_proof(trials, trials.best([(one, 0)], target), rivals, target, suspects, own=held)
+            alone += [other] if other is not None and other.stands else []
+    except BudgetSpent:  # what stands is not given up for words beside it
+        pass
+    return [proof, *alone]
 
 
 def pair_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs]) -> Proof | None:

@@ -17,7 +17,7 @@ from naa_fast.capture.selection import unwrapped
 from naa_fast.inputs.batches import Batch
 from naa_fast.inputs.last_logits import LastLogits
 from naa_fast.inputs.positions import positions_of
-from naa_fast.proof.budget import Budget
+from naa_fast.proof.budget import UNLIMITED, Budget
 from naa_fast.proof.inserted import Inserted
 from naa_fast.rank.retained import concatenated, main_tensor, taken, with_main
 from naa_fast.rank.suspects import SuspectReader
@@ -125,7 +125,7 @@ class Transplant:
         whole_outputs: bool = False,
     ) -> None:
         self.model = model
-        self.budget = budget
+        self.budget = budget or Budget(UNLIMITED)
         self.last_logits = LastLogits(None) if whole_outputs else LastLogits.of(model)
         self.room = positions_of(unwrapped(model))
         self.last = last
@@ -144,6 +144,7 @@ class Transplant:
 
     def predictions(self, bases: Bases, candidate: Candidate) -> Array:
         """Predicted class of every base with the candidate on it, int64; -1 where the model gives no finite scores."""
+        self.budget.require(len(bases.predicted))
         chosen = []
         for whole, _ in bases.batches:
             for batch, scores in self.scores(self.placed(candidate, whole)):
@@ -191,8 +192,7 @@ class Transplant:
         pending = deque(pieces(whole, self.largest))
         while pending:
             batch = pending.popleft()
-            if self.budget is not None:
-                self.budget.take(batch.size)
+            self.budget.take(batch.size)
             try:
                 asked, mask = self.last_logits.narrowed(batch)
                 output = self.model(*self.place.moved(asked.arguments), **self.place.moved(asked.keywords))

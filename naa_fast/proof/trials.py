@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from naa_fast.detect.proof import ALL_TO_ALL
-from naa_fast.proof.transplant import SCREEN, Bases, Candidate, Transplant, by_permuted_rules, moved_by_rule, rule_of, turned
+from naa_fast.proof.transplant import (
+    SCREEN,
+    WORTH_A_CONTROL,
+    Bases,
+    Candidate,
+    Transplant,
+    by_permuted_rules,
+    moved_by_rule,
+    rule_of,
+    turned,
+)
 from naa_fast.records import Array
 
 CHOOSING, MEASURING = 80, 320
@@ -16,10 +27,19 @@ CHOOSING, MEASURING = 80, 320
 SCREENING = 24
 SCREENED = 0.2
 """Most candidates do nothing: a few samples tell, and only what turns this share of them is put on all that choose."""
+GENEROUS = 30_000
+"""Samples that proof and repair may run from which on every candidate that passes screening is put on all that choose. With fewer
+only the best go on from one round to the next (successive halving: Jamieson and Talwalkar, AISTATS 2016), controls are tried of
+what may be measured, and fewer samples measure."""
+GLANCED, ALIKE, GO_ON, FEWER_MEASURE = 8, 4, 8, 200
+"""The first of the samples that screen, of which a candidate must turn one; how many of a kind and budget are put on all that
+choose, and how many of all, twice as many on all that screen; how many samples measure."""
 
 MEASURED = 3
 """Budgets that are measured at most, those with the widest margins where they were chosen: a phrase may do what its strongest
 word does not. The intervals are corrected for so many (Bonferroni)."""
+GLANCE = 3
+"""The part that is the first of those that screen."""
 
 Tried = Sequence[tuple[Candidate, int]]
 """Candidates with the sizes of the groups they came from."""
@@ -48,8 +68,15 @@ class Trials:
             cut = max(len(first), len(chose))
             first, rest = order[:cut], order[cut:]
         self.chose = first
-        self.parts = tuple(bases.of(rows) for rows in (first, rest[:MEASURING], first[:SCREENING]))
-        self._after: dict[tuple[int, int], tuple[Candidate, Array]] = {}
+        cuts = np.split(first, [GLANCED, SCREENING])
+        glance, screen, others = (bases.of(rows) for rows in cuts)
+        screening = Bases([*glance.batches, *screen.batches])
+        # Each part begins with the one before it: what ran there is not run again.
+        self.thrifty = transplant.budget.most < GENEROUS
+        measure = bases.of(rest[: FEWER_MEASURE if self.thrifty else MEASURING])
+        self.parts = Bases([*screening.batches, *others.batches]), measure, screening, glance
+        self._more = {0: (SCREEN, others), SCREEN: (GLANCE, screen)}
+        self._after: dict[tuple[Candidate, int], Array] = {}
 
     def of_class(self, source: int) -> Trials:
         """The same on samples of one predicted class; those that chose the class choose again."""
@@ -57,11 +84,13 @@ class Trials:
         return Trials(self.transplant, self.bases.of(own), np.flatnonzero(np.isin(own, self.chose)))
 
     def after(self, candidate: Candidate, part: int) -> Array:
-        """Predicted class of a part's samples with the candidate on them, int64; run once."""
-        key = id(candidate), part
+        """Predicted class of a part's samples with the candidate on them, int64; run once, those that screen with them."""
+        key = candidate, part
         if key not in self._after:
-            self._after[key] = candidate, self.transplant.predictions(self.parts[part], candidate)  # held: its id stays its own
-        return self._after[key][1]
+            begun, more = self._more.get(part, (None, self.parts[part]))
+            found = [] if begun is None else [self.after(candidate, begun)]
+            self._after[key] = np.concatenate([*found, self.transplant.predictions(more, candidate)])
+        return self._after[key]
 
     def forget(self) -> None:
         """Let go of the candidates that were run: pictures are large."""
@@ -81,24 +110,49 @@ class Trials:
         """Where the choosing part says each class goes."""
         return rule_of(self.parts[0].predicted, self.after(candidate, 0))
 
-    def screened(self, candidate: Candidate, target: int | str) -> float:
+    def screened(self, candidate: Candidate, target: int | str, part: int = SCREEN) -> float:
         """Share of the screening samples turned to the target, or for all-to-all to any other class: too few to tell a rule."""
-        before, after = self.parts[SCREEN].predicted, self.after(candidate, SCREEN)
+        before, after = self.parts[part].predicted, self.after(candidate, part)
         if isinstance(target, int):
             return turned(before, after, target)[0]
         return float(((after != before) & (after >= 0) & (before >= 0)).mean())
 
     def best(self, tried: Tried, target: int | str) -> dict[tuple[str, str], Best]:
-        """The best candidate of each kind and budget."""
+        """The best candidate of each kind and budget: of those that turn SCREENED in screening the one that turns most of the
+        choosing part; of as good ones the first. Of a kind where none turns so many, the best in screening.
+        """
+        shares = self._all_screened(tried, target)
+        alike: Counter[tuple[str, str]] = Counter()
+        going: list[int] = []
+        for place in best_first(shares):
+            key = key_of(tried[place][0])
+            full = self.thrifty and (alike[key] == ALIKE or len(going) == GO_ON)
+            if shares[place] >= SCREENED and not full:
+                going.append(place)
+                alike[key] += 1
+        chosen = {place: self.rate(tried[place][0], target, 0)[0] for place in sorted(going)}
         found: dict[tuple[str, str], Best] = {}
-        for candidate, group in tried:
-            share = self.screened(candidate, target)
-            if share >= SCREENED:
-                share, _ = self.rate(candidate, target, 0)
-            key = (candidate.kind, candidate.budget)
+        for place, (candidate, group) in enumerate(tried):
+            share, key = chosen.get(place, 0.0 if alike[key_of(candidate)] else shares[place]), key_of(candidate)
             if key not in found or share > found[key].chosen_by:
                 found[key] = Best(candidate, share, group)
         return found
+
+    def _all_screened(self, tried: Tried, target: int | str) -> list[float]:
+        """What each turns in screening; where the budget is small 0 of what is not among the best at a glance."""
+        if not self.thrifty:
+            return [self.screened(candidate, target) for candidate, _ in tried]
+        glanced = [self.screened(candidate, target, GLANCE) for candidate, _ in tried]
+        going = [place for place in best_first(glanced)[: 2 * GO_ON] if glanced[place]]
+        return [self.screened(tried[place][0], target) if place in going else 0.0 for place in range(len(tried))]
+
+    def worth_a_control(self, found: dict[tuple[str, str], Best]) -> dict[tuple[str, str], Best]:
+        """Of what was found, what may be measured: all where the budget is generous, else the best few."""
+        if not self.thrifty:
+            return found
+        able = [key for key, best in found.items() if best.chosen_by >= WORTH_A_CONTROL]
+        first = sorted(able, key=lambda key: -round(found[key].chosen_by, 1))[:MEASURED]  # of what is as good, the smallest
+        return {key: best for key, best in found.items() if key in first}
 
     def settle(self, found: dict[tuple[str, str], Best], controls: Sequence[Control], target: int | str) -> Iterator[Settled]:
         """The MEASURED budgets with the widest margins over their controls, the widest first: the best of each, then rate,
@@ -141,6 +195,16 @@ class Settled:
     samples: int
     controls: int
     measured: int = 1
+
+
+def best_first(shares: Sequence[float]) -> list[int]:
+    """Places by share, of as good ones the first before others."""
+    return sorted(range(len(shares)), key=lambda place: -shares[place])
+
+
+def key_of(candidate: Candidate) -> tuple[str, str]:
+    """Like competes with like."""
+    return candidate.kind, candidate.budget
 
 
 def in_turns(predicted: Array) -> Array:

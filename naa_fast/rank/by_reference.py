@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from naa_fast.anomalies import AnomalyScores
 from naa_fast.capture import select
 from naa_fast.capture.selection import Request
 from naa_fast.errors import InputError
 from naa_fast.inputs.batches import Source
 from naa_fast.measurement import Measurement, is_among
+from naa_fast.rank.handed import handed
 from naa_fast.rank.passes import LATE, RankingPass
 from naa_fast.rank.saved import directions_of, sums_of
 from naa_fast.rank.scorer import RankingResult, Scorer
@@ -54,7 +56,18 @@ class ReferencePass(RankingPass):
         return self
 
     def result(self, clean: Measurement, suspect: Measurement) -> RankingResult | None:
+        self._require_read(suspect)
+        return super().result(clean, suspect)
+
+    def handed(self, clean: Measurement, suspect: Measurement, retain: bool) -> AnomalyScores | None:
+        """The suspects' scores, for their measurement; None elsewhere than on rank 0. `retain`: with inputs of the highest."""
+        self._require_read(suspect)
+        if not self._all_scored(suspect):
+            return None
+        assert self.scorer is not None
+        return handed(self.scorer, clean.digest(), {name: record.channels for name, record in clean.layers.items()}, retain)
+
+    def _require_read(self, suspect: Measurement) -> None:
         if self._unread(suspect):
             without = Request.of(self.layers).without(suspect.unread)
             raise InputError(f"{', '.join(without.left_out)}: {LATE}", "leave it out with --exclude")
-        return super().result(clean, suspect)

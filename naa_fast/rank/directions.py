@@ -244,26 +244,28 @@ class Directions:
         if sum(rows.values.nbytes for rows in self._waiting[which]) > WAITING_BYTES:
             self._sketch(which)
 
-    def saved(self, features: Mapping[str, int]) -> dict[str, dict[str, Array]]:
-        """What is known of the clean set, as `naa_fast.reference.LayerReference` has it, of layers with so many features."""
-        self._sketch(0)
+    def saved(self, features: Mapping[str, int], which: int = 0) -> dict[str, dict[str, Array]]:
+        """What is known of one set, as `naa_fast.reference.Directed` has it, of the layers that it has seen, and of those with so
+        many `features`.
+        """
+        self._sketch(which)
         kept: dict[str, list[tuple[Tensor, Array]]] = {}
-        for rows in self._kept[0]:
+        for rows in self._kept[which]:
             for name, values in rows.layers():
                 kept.setdefault(name, []).append((values, rows.items))
         found = {}
-        for name, wide in features.items():
-            sketch = self._sketches[0].get(name) or Sketch(len(self._looked_at(name, wide)), torch.device("cpu"))
+        for name, wide in (features or dict.fromkeys(self._sketches[which], 0)).items():
+            sketch = self._sketches[which].get(name) or Sketch(len(self._looked_at(name, wide)), torch.device("cpu"))
             parts = kept.get(name, [])
             held = torch.cat([values for values, _ in parts]).float().cpu().numpy() if parts else np.zeros((0, sketch.neurons))
             items = np.concatenate([items for _, items in parts]) if parts else np.zeros(0, np.int64)
             found[name] = sketch.saved() | {"held": held.astype(np.float32), "held_items": items}
         return found
 
-    def restore(self, saved: Mapping[str, Mapping[str, Array]]) -> None:
+    def restore(self, saved: Mapping[str, Mapping[str, Array]], which: int = 0) -> None:
         """Take up what `saved` gave."""
-        self._sketches[0] = {name: Sketch.restored(arrays) for name, arrays in saved.items()}
-        self._kept[0] = [
+        self._sketches[which] = {name: Sketch.restored(arrays) for name, arrays in saved.items()}
+        self._kept[which] = [
             Rows(((name, arrays["held"].shape[1]),), torch.tensor(arrays["held"]), arrays["held_items"])
             for name, arrays in saved.items()
         ]

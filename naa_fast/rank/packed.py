@@ -16,11 +16,12 @@ from torch import Tensor
 
 from naa_fast.accumulate.samples import Layout, Pack
 from naa_fast.errors import CaptureError
-from naa_fast.kernels.reference.score import CUT
 from naa_fast.rank.reference import FARTHEST, FOLDED, Reference, mixing
 from naa_fast.rank.retained import SHOWN
 from naa_fast.records import Array
 
+CUT = 3.0
+"""Deviations |z| below this count nothing: most of a clean sample's neurons."""
 WIDTHS = (16, 64, FOLDED)
 """How wide a layer's projection may be: of narrower layers the rest is zeros, so that many share one batched product."""
 DEVICE_VALUES, HOST_VALUES = 1 << 26, 1 << 20
@@ -239,7 +240,8 @@ class Fitting(Packed):
 class Scored:
     """Where samples lie in each layer of a plan, in the order of its `names`.
 
-    `said` float32 `[PARTS, samples, layers]`: excess, distance and margin (`Standing`); `layer`, `column` (int64) and `z`
+    `said` float32 `[PARTS, samples, layers]`: excess (the sum over features of `max(|z| - CUT, 0)`, infinite where a value is
+    not finite), distance and margin (`Standing`); `layer`, `column` (int64) and `z`
     (float32) `[samples, at most SHOWN]` of the layers in which one neuron lies farthest out, farthest first.
     """
 

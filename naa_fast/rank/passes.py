@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement, is_among
 from naa_fast.rank.directions import Directions
+from naa_fast.rank.handed import taken_up
 from naa_fast.rank.numbers import Numbers
 from naa_fast.rank.retained import main_tensor, taken
 from naa_fast.rank.saved import arrays_of, layers_of, reference_of
@@ -64,7 +65,7 @@ class SamplePass(Observer):
         self.neurons: dict[str, int] = {}
         self.error: Exception | None = None
         self.learned: Callable[[], dict[str, Any]] | None = None
-        self.go_on: Callable[[dict[str, Any]], None] | None = None
+        self.go_on: Callable[[Sequence[dict[str, Any]]], None] | None = None
         self._numbers = Numbers()
 
     def begin(self, start: int, neurons: dict[str, int]) -> None:
@@ -107,11 +108,12 @@ class SamplePass(Observer):
             return None
         return lambda: to_bytes(state)
 
-    def restore(self, content: bytes) -> None:
+    def restore(self, contents: Sequence[bytes]) -> None:
         if self.go_on is None:
             return
         try:
-            self.seen, self.classes, self._numbers, learned = built(from_bytes(content))
+            seen, classes, (self._numbers, *_), learned = zip(*(built(from_bytes(content)) for content in contents), strict=True)
+            self.seen, self.classes = sum(seen), max(classes)
             self.go_on(learned)
         except Exception as error:  # the measurement goes on; whoever ranks by this says what it was
             self.error = error
@@ -137,7 +139,7 @@ class RankingPass:
     of its own, but half of the clean set where the views of the other half do not fit in HELD_BYTES and the set can be read
     again (else a fair share of it calibrates, and `notes` say so), and each set where a resumed scan has not seen all of it.
     Under `torchrun` every process fits, calibrates and scores its own chunks; what they learned is joined between the passes.
-    With `saving` what was learned of the clean set is `saved` as well; its items begin at `first`.
+    With `saving` what was learned of the clean set is `saved` as well, on rank 0; its items begin at `first`.
     """
 
     def __init__(
@@ -174,10 +176,9 @@ class RankingPass:
             raise InputError(
                 "the model is spread over several processes", "its samples are ranked with a model that one process holds"
             )
-        if self.ranks.count > 1 and saving:
-            raise InputError("a reference is not made under torchrun", "measure shards with --reference, and merge them")
         if self.ranks.count > 1:
-            self._prime()
+            with self.ranks.sharing():
+                self._prime()
 
     def calibrate(self, clean: Measurement) -> RankingPass:
         """Fix what the clean set does; to be called between the measurements. Raises NaaError where it cannot be fixed."""
@@ -215,8 +216,12 @@ class RankingPass:
             scorer.merge_calibration(rows, null_top)
         if self.saving:
             arrays = {name: sums for name, sums in arrays.items() if name in scorer.layers}
-            layers = layers_of(arrays, scorer.directions)
-            self.saved = reference_of(scorer.classes, clean.samples, layers, *scorer.calibration.joined())
+            looked_at = self.ranks.gathered(scorer.directions)
+            for other in looked_at[1:]:
+                looked_at[0].merge(other)
+            if looked_at:  # on rank 0
+                layers = layers_of(arrays, looked_at[0])
+                self.saved = reference_of(scorer.classes, clean.samples, layers, *scorer.calibration.joined())
         scorer.weigh()
         self.suspect = self._scoring(scorer)
         return self
@@ -231,12 +236,17 @@ class RankingPass:
         told = {"held": self._held, "bytes": self._bytes, "offered": self._offered, "every": self._every, "notes": self.notes}
         return told | {"scorer": None if self.scorer is None else self.scorer.learned_of_clean()}
 
-    def _go_on(self, told: dict[str, Any]) -> None:
-        self._held, self._bytes, self._offered, self._every = (told[key] for key in ("held", "bytes", "offered", "every"))
-        self.notes[:] = told["notes"]
-        if told["scorer"] is not None:
+    def _go_on(self, told: Sequence[dict[str, Any]]) -> None:
+        held = [one["held"] for one in told]
+        if None in held and self.ranks.count > 1:
+            raise InputError("the checkpoint is of one process, which reads the clean set again", "go on without torchrun")
+        self._held = None if None in held else [part for parts in held for part in parts]
+        self._bytes, self._offered = (sum(one[key] for one in told) for key in ("bytes", "offered"))
+        self._every = max(one["every"] for one in told)
+        self.notes[:] = dict.fromkeys(note for one in told for note in one["notes"])
+        if learned := [one["scorer"] for one in told if one["scorer"] is not None]:
             self.scorer = self._scorer(self.clean.classes)
-            self.scorer.go_on_with_clean(told["scorer"])
+            self.scorer.go_on_with_clean(learned)
 
     def result(self, clean: Measurement, suspect: Measurement) -> RankingResult | None:
         """The ranking of sets with these measurements, under `torchrun` on rank 0 alone. Raises NaaError."""
@@ -249,15 +259,32 @@ class RankingPass:
             if not self.orders[1].repeats:
                 fresh._again(1, fresh.suspect, LATE)  # raises
             return fresh.calibrate(clean).result(clean, replace(suspect, layers={}))
+        return scorer.result(clean, suspect) if self._all_scored(suspect) else None
+
+    def _all_scored(self, suspect: Measurement) -> bool:
+        """See to it that the scorer knows every suspect; False elsewhere than on rank 0."""
+        scorer = self.scorer
+        assert scorer is not None
         if not self._whole(self.suspect, suspect.samples + suspect.skipped):
             scorer.forget_suspects()
             self._again(1, SamplePass(scorer.score), "this run did not see all of it")
         if self.ranks.count > 1:
             scored = self.ranks.gathered(scorer.scored())
             if not scored:
-                return None
+                return False
             scorer.take_scored(scored)
-        return scorer.result(clean, suspect)
+        return True
+
+    def take_up(self, suspect: Measurement) -> RankingPass:
+        """Rank suspects that were scored elsewhere, in place of a set. Raises InputError where these were not."""
+        assert self.scorer is not None
+        if suspect.anomalies is None:
+            raise InputError("the suspect measurement has no scores", "measure it with --against CLEAN (against=...)")
+        if self.ranks.count > 1:
+            raise InputError("suspects that were scored elsewhere are not ranked under torchrun", "start it without torchrun")
+        self.scorer.take_scored([self.scorer.scored(), taken_up(suspect.anomalies, self.scorer)])
+        self.suspect.seen = suspect.samples + suspect.skipped
+        return self
 
     def _tell(self, done: int) -> None:
         """Say how many clean samples were scored, which tell what chance does."""
@@ -344,7 +371,7 @@ class RankingPass:
         selection, stop = select(self.model, self.layers), StopRequest()
         runner = Runner(self.model, source, selection, self.place, self.backend, "", stop, self.progress, scores=self.scores)
         with evaluating(self.model), torch.no_grad(), runner.capture:
-            runner.run_past(samples, Samples(), most)
+            runner.run_past(samples, Samples(self.backend), most)
 
 
 def in_words(error: Exception) -> str:

@@ -113,7 +113,7 @@ def planned(
     place, shapes = Placement.of(model, device), Shapes()
     runner = Runner(model, source, select(model, layers), place, backend, "", StopRequest(), None)
     with evaluating(model), torch.no_grad(), runner.capture:
-        runner.run_past(shapes, Samples(), 1)
+        runner.run_past(shapes, Samples(backend), 1)
     if not shapes.features:
         raise InputError(
             f"{source.name} gave no sample whose layers could be read", "nothing can be planned", "choose other layers"

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import Any
+from functools import lru_cache
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from naa_fast.accumulate.accumulator import HOST_BACKENDS, host_array
 from naa_fast.errors import CaptureError
 from naa_fast.kernels.portable.reduce import home
-from naa_fast.ops import Choice, choose
 
 PRIOR = 4.0
 """Samples' worth of the whole set's mean that goes into every group's: the mean of a small group is mostly noise."""
@@ -213,21 +209,3 @@ def mixing(features: int, device: str) -> tuple[Tensor, Tensor]:
     order = torch.randperm(features, generator=generator, device="cpu")
     sign = torch.randint(0, 2, (features,), generator=generator, device="cpu").float() * 2 - 1
     return order.to(device), sign.to(device)
-
-
-def excess(z: Tensor, backend: str) -> Tensor:
-    """Sum over features of `max(|z| - 3, 0)`: float64 `[samples]` (kernels/reference/score.py)."""
-    choice = scorer(z.device.type, backend)
-    features = z.shape[1]
-    if choice.backend in HOST_BACKENDS:
-        scores: Any = torch.from_numpy(choice.module.score(host_array(z), np.zeros(features), np.ones(features)))
-    else:
-        zero, one = (torch.full((features,), v, dtype=torch.float64, device=z.device) for v in (0.0, 1.0))
-        scores = choice.module.score(z, zero, one)
-    return scores
-
-
-@cache
-def scorer(device: str, backend: str) -> Choice:
-    """What scores tensors on a type of device: asked for at every layer of every batch."""
-    return choose("score", torch.empty(0, device=device), backend)

@@ -157,6 +157,19 @@ class Top:
         self._rows = max(self._rows, other._rows)
         self._prune()
 
+    @classmethod
+    def of(cls, most: int, offered: list[Offered]) -> Top:
+        """With what was offered elsewhere."""
+        made = cls(most)
+        made._offered, made._rows = [one for one in offered if len(one.samples)], most
+        made._prune()
+        return made
+
+    def offered(self) -> list[Offered]:
+        """The retained samples, as they came."""
+        self._prune()
+        return self._offered
+
     def finished(self) -> list[Retained]:
         """The retained samples, highest score first, ties by place in the set."""
         self._prune()

@@ -234,13 +234,26 @@ class Scorer:
         told = {"fitted": self.fitted(), "reservoir": self.reservoir, "tokens": self.tokens["clean"], "largest": self.largest}
         return told | {"directions": self.directions}
 
-    def go_on_with_clean(self, told: dict[str, Any]) -> None:
+    def go_on_with_clean(self, told: Sequence[dict[str, Any]]) -> None:
+        """Go on from what one process or several have told."""
+        first, *others = told
+        fitted: dict[str, Reference] = first["fitted"]
+        self.reservoir, self.tokens["clean"], self.largest = first["reservoir"], first["tokens"], first["largest"]
+        self.directions = first["directions"]
+        for other in others:
+            for name, one in other["fitted"].items():
+                if name in fitted:
+                    fitted[name].merge(one)
+                else:
+                    fitted[name] = one
+            self.reservoir.merge(other["reservoir"])
+            self.tokens["clean"].merge(other["tokens"])
+            self.largest = max(self.largest, other["largest"])
+            self.directions.merge(other["directions"])
         places: dict[torch.device, dict[str, Reference]] = {}
-        for name, one in told["fitted"].items():
+        for name, one in fitted.items():
             places.setdefault(one.pivot.device, {})[name] = one
         self.fitting = {device: Fitting(held) for device, held in places.items()}
-        self.reservoir, self.tokens["clean"], self.largest = told["reservoir"], told["tokens"], told["largest"]
-        self.directions = told["directions"]
 
     def learned_of_suspects(self) -> dict[str, Any]:
         """What the suspects have told, all of it at home."""
@@ -248,11 +261,20 @@ class Scorer:
         told = {"suspects": self.suspects, "top": self.top, "tokens": self.tokens["suspect"], "largest": self.largest}
         return told | {"directions": self.directions.of_one(1)}
 
-    def go_on_with_suspects(self, told: dict[str, Any]) -> None:
+    def go_on_with_suspects(self, told: Sequence[dict[str, Any]]) -> None:
+        """Go on from what one process or several have told."""
+        first, *others = told
         self.suspects, self.top, self.tokens["suspect"], self.largest = (
-            told[key] for key in ("suspects", "top", "tokens", "largest")
+            first[key] for key in ("suspects", "top", "tokens", "largest")
         )
-        self.directions.take_one(1, told["directions"])
+        self.directions.take_one(1, first["directions"])
+        self.take_scored([self.scored(), *map(self._handed_in, others)])
+
+    def _handed_in(self, told: dict[str, Any]) -> Scored:
+        directions = Directions(self.directions.neurons, self.directions.samples)
+        directions.take_one(1, told["directions"])
+        tokens = {"clean": TokenTally(), "suspect": told["tokens"]}
+        return Scored(told["suspects"], told["top"], directions, Reservoir(RESERVOIR), tokens, told["largest"])
 
     def scored(self) -> Scored:
         """What this process has learned of its suspects, and the clean samples it retained."""

@@ -59,6 +59,21 @@ class TokenTally:
         if self._waiting > MOST_PAIRS // 4:
             self._compact()
 
+    def saved(self) -> tuple[Array, Array, Array, Array]:
+        """Pairs of class and token with their counts, and classes with their samples: int64, ascending."""
+        self._compact()
+        classes = np.array(sorted(self.samples), np.int64)
+        return self._keys, self._counts, classes, np.array([self.samples[int(cls)] for cls in classes], np.int64)
+
+    @classmethod
+    def of_saved(cls, saved: tuple[Array, Array, Array, Array] | None) -> TokenTally:
+        """Inverse of `saved`; nothing counted without."""
+        made = cls()
+        if saved is not None:
+            made._keys, made._counts, classes, samples = saved
+            made.samples = dict(zip(classes.tolist(), samples.tolist(), strict=True))
+        return made
+
     def merge(self, other: TokenTally) -> None:
         """Enter what `other` has counted."""
         other._compact()

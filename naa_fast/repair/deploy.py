@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,14 @@ from naa_fast.capture.fast_path import fast_path_off
 from naa_fast.capture.selection import unwrapped
 from naa_fast.detect.change import Change
 from naa_fast.detect.repair import LEAST_HELP, REPAIR_FILE, Repair
+from naa_fast.detect.trigger import Offset, Trigger
 from naa_fast.errors import InputError, UsageError
 from naa_fast.files import write_whole
-from naa_fast.inputs.batches import Source
+from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.labels import LabelOrder
+from naa_fast.proof.apply import candidate_of
+from naa_fast.proof.transplant import Candidate, turned
+from naa_fast.rank.retained import main_tensor, with_main
 from naa_fast.records import Array
 from naa_fast.repair.change import applied
 from naa_fast.repair.fold import NotExact, folded, without_limit
@@ -60,13 +65,41 @@ class Figures:
 class Sets:
     """What a repaired model is measured with: `triggered` bool, which suspect samples hold the trigger, and `target` the class
     it turns them to; None where each class goes to another, or nothing was proved: then `success` is the share of them that are
-    called what they were before.
+    called what they were before. `trigger`: without suspects it is put on the clean samples of other classes than `target`.
     """
 
     clean: Source | None = None
     suspect: Source | None = None
     triggered: Array | None = None
     target: int | None = None
+    trigger: Trigger | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether clean and triggered samples are measured."""
+        return self.clean is not None and (self.suspect is not None or self.trigger is not None)
+
+
+class WithTrigger:
+    """A set with a trigger on every sample, whose values stay within those the set has."""
+
+    read_ahead = False
+
+    def __init__(self, source: Source, trigger: Trigger) -> None:
+        self.source, self.trigger = source, trigger
+        self.name, self.samples = f"{source.name} with the trigger", source.samples
+
+    @cached_property
+    def candidate(self) -> Candidate:
+        """One reading of the set where something is added to it."""
+        if not isinstance(self.trigger, Offset):
+            return candidate_of(self.trigger)
+        ends = [(float(x.min()), float(x.max())) for x in map(main_tensor, self.source.batches(0)) if x.numel()]
+        return candidate_of(self.trigger, min(low for low, _ in ends), max(high for _, high in ends))
+
+    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        for batch in self.source.batches(start):
+            yield with_main(batch, self.candidate.put_on(main_tensor(batch), batch.mask)) if batch.size else batch
 
 
 @dataclass
@@ -103,6 +136,10 @@ class Measure:
             goal = before if sets.target is None else np.full_like(called, sets.target)
             success = float((called == goal)[triggered].mean())
             found = replace(found, success=success, triggered=int(triggered.sum()))
+        elif sets.clean is not None and sets.trigger is not None:
+            called, _ = predicted(model, WithTrigger(sets.clean, sets.trigger), self.scores, self.device)
+            success, others = turned(self.first["clean"], called, -1 if sets.target is None else sets.target)
+            found = replace(found, success=success, triggered=others)
         return found
 
 
@@ -164,8 +201,8 @@ def write_repaired(
     """Write the weights with the repair in them, WEIGHTS, or where no weights can hold it MODULE and the repair to load it with.
 
     Weights hold zeroed neurons, and directions that are taken out of every row. Where the repair moves only rows beyond a limit,
-    its directions are taken out of every row if both sets are given and these show that it costs no more than SLACK: that is not
-    the same repair, and `exact` says so. Cost: a copy of the model, and up to four forwards over each set.
+    its directions are taken out of every row if both sets, or a trigger, are given and these show that it costs no more than
+    SLACK: that is not the same repair, and `exact` says so. Cost: a copy of the model, and up to four forwards over each set.
 
     Raises:
         UsageError: the repair is of another model, or the suspect set of another report. InputError: it cannot be written.
@@ -176,7 +213,7 @@ def write_repaired(
         promised = measure.figures(model)
     every = tuple(map(without_limit, repair.changes))
     why: list[str] = []
-    for changes, exact in ((repair.changes, True), *([(every, False)] if sets.clean and sets.suspect else [])):
+    for changes, exact in ((repair.changes, True), *([(every, False)] if sets.whole else [])):
         try:
             state = folded(model, changes, sets.clean is not None)
             after = measured_again(model, state, changes, measure)

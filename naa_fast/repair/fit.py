@@ -21,8 +21,6 @@ from naa_fast.repair.change import applied, replaced
 from naa_fast.repair.space import Space
 from naa_fast.scan.memory import pieces, release
 
-BATCH = 32
-"""Samples of each kind in one step."""
 RATE = 0.1
 """Step of Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1), in root mean squares of what is tuned as it was at first."""
 TUNED = "tuned"
@@ -67,8 +65,12 @@ class Fit:
     were, the cross entropy of triggered clean samples to their own class, and -log(1 - p) of the class p of suspects.
     """
 
-    def __init__(self, transplant: Transplant, lesson: Lesson, start: Ablate, space: Space, under: Sequence[Change]) -> None:
+    def __init__(
+        self, transplant: Transplant, lesson: Lesson, start: Ablate, space: Space, under: Sequence[Change], batch: int = 32
+    ) -> None:
+        """`batch`: samples of each kind in one step."""
         self.transplant, self.lesson, self.start, self.space, self.under = transplant, lesson, start, space, under
+        self.batch = batch
         gate, along, centres, pushes = map(torch.from_numpy, (start.gate, start.along, start.centres, start.pushes))
         # In clean standard deviations from the clean middle, where all neurons weigh alike.
         self.first = [
@@ -92,7 +94,7 @@ class Fit:
     def price(self) -> int:
         """Samples that one step runs through the model, forward and back."""
         parts = self.lesson.clean, self.lesson.turned, self.lesson.shown
-        return 2 * sum(min(BATCH, len(part.predicted)) for part in parts if part is not None)
+        return 2 * sum(min(self.batch, len(part.predicted)) for part in parts if part is not None)
 
     @property
     def now(self) -> list[Tensor]:
@@ -142,7 +144,7 @@ class Fit:
             if bases is None or not len(bases.predicted):
                 continue
             count = len(bases.predicted)
-            numbers = np.sort(torch.randperm(count, generator=self.random)[:BATCH].numpy())
+            numbers = np.sort(torch.randperm(count, generator=self.random)[: self.batch].numpy())
             at = 0
             drawn = bases.of(numbers)
             predicted = drawn.predicted
@@ -165,6 +167,7 @@ class Fit:
         output = model(*place.moved(batch.arguments), **place.moved(batch.keywords))
         which = self.transplant.class_scores.output
         found = None if which is None else which.read(output, batch.size, batch.score_mask)
+        self.transplant.budget.take(2 * batch.size)
         self.transplant.count(2 * batch.size)
         if found is None:
             raise RuntimeError("the model gives no scores")

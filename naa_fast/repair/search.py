@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,18 +18,17 @@ from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Repair
-from naa_fast.inputs.batches import Source
-from naa_fast.proof.prove import CleanInputs, alike
+from naa_fast.proof.budget import Budget, BudgetSpent
+from naa_fast.proof.prove import alike
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.rank.passes import in_words
-from naa_fast.rank.scorer import RankingResult
-from naa_fast.rank.suspects import SuspectReader
 from naa_fast.repair.candidates import Pair, Seen, candidates, random_like
 from naa_fast.repair.change import applied
 from naa_fast.repair.fit import FOLLOWS, TUNED, Fit, Lesson
 from naa_fast.repair.outputs import Place, in_groups, outputs
+from naa_fast.repair.sizes import Sizes
 from naa_fast.repair.space import Space
-from naa_fast.repair.trial import Left, Part, Trial, most_general, trial_of
+from naa_fast.repair.trial import Known, Left, Part, Trial, most_general, trial_of
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.stopping import Watch
@@ -36,16 +37,13 @@ CURE = "whether silencing what was found cures the model"
 AGREEMENT = 0.97
 """Share of clean predictions that a repair must leave as they are. Those that change were the least sure ones: on half A a third
 of what changed was accuracy lost."""
-BUDGET, MEASURING, LEAST = 60_000, 6_000, 12_000
-"""Samples through the model that a repair takes at most; so many of them are left for what runs already, and what measures, when
-nothing more is tried; the least that one is tried with."""
-LOOKED, TRIED, CURED = 24, 6, 2
-"""How many layers are looked at. LOOKED: those with the largest z, in which one change each is tried. Where nothing can be tuned,
-all changes are then tried in the TRIED layers where that one left least of the trigger, or in CURED once a repair ends it."""
-FITTED, STEPS, MORE = 3, 40, 60
-"""Layers in which a change is tuned, those where it left least as it was found, by so many steps; the best of them by more."""
-SCREENING, FIXING = 96, 200
-"""Samples that tell whether a change is worth trying on all that choose, and that fix what changes do before they are tuned."""
+BUDGET, LEAST = 60_000, 1_500
+"""Samples through the model that a repair takes at most, and the least that one is tried with."""
+TRIED, CURED = 6, 2
+"""Where nothing can be tuned, all changes are tried in the TRIED layers where the first left least of the trigger, or in CURED
+once a repair ends it."""
+STEPS, MORE = 40, 60
+"""By how many steps a change is tuned, and the best of them again."""
 SLACK = 0.1
 GOOD, HARMLESS = 0.03, 0.99
 """What is left of the trigger, and kept of the clean predictions, where no other layer is tried."""
@@ -89,18 +87,17 @@ class Tried:
 class Search:
     """The changes tried so far, the best of them, and the samples that ran."""
 
-    def __init__(self, trial: Trial, layers: Mapping[str, LayerComparison], most: int = BUDGET) -> None:
-        """`most`: samples through the model that the whole may take."""
+    def __init__(self, trial: Trial, layers: Mapping[str, LayerComparison], sizes: Sizes) -> None:
         self.trial = trial
-        self.most = most - MEASURING
+        self.sizes = sizes
         self.layers = layers
         self.random = Generator().manual_seed(0)
         self.tried = 0
         self.best: Tried | None = None
         part = trial.choose
-        self.screen = Part(part.clean, part.onto, some(part.turned, SCREENING), some(part.shown, SCREENING))
-        fix = trial.fix
-        self.few = {"known": some(fix.onto, FIXING), "turned": some(fix.turned, FIXING), "shown": some(fix.shown, FIXING)}
+        screening, fixing, fix = sizes.screening, sizes.fixing, trial.fix
+        self.screen = Part(part.clean, part.onto, some(part.turned, screening), some(part.shown, screening))
+        self.few = {"known": some(fix.onto, fixing), "turned": some(fix.turned, fixing), "shown": some(fix.shown, fixing)}
         self.lesson = Lesson.of(trial.transplant, fix.clean, fix.turned, fix.shown)
 
     def judge(self, pair: Pair, base: Tried | None) -> float:
@@ -149,21 +146,22 @@ class Search:
         for group in in_groups(self.trial.transplant, known, places):
             for seen in self.seen(group, base):
                 pair = next(candidates(seen, self.random), None)
-                if pair is not None and not self.spent and not self.done:
+                if pair is not None and not self.done:
                     first.append((self.judge(pair, base), pair))
             if self.done:
                 first = first[-1:]  # it cures: tuned all the same, as it may do so just barely
-            if self.done or self.spent:
                 break
         first.sort(key=lambda scored: scored[0])
-        if self.tuned(places, base, distinct(one for _, (one, _) in first if isinstance(one, Ablate))[:FITTED]):
+        if self.done and not self.sizes.whole:
+            return
+        if self.tuned(places, base, distinct(one for _, (one, _) in first if isinstance(one, Ablate))[: self.sizes.tuned]):
             return
         for number, (_, (change, _)) in enumerate(first[:most]):
             if number >= CURED and self.best is not None and self.best.cures:
                 return
             for seen in self.seen({change.layer: places[change.layer]}, base):
                 for pair in list(candidates(seen, self.random))[1:]:
-                    if self.spent or self.done:
+                    if self.done:
                         return
                     self.judge(pair, base)
 
@@ -171,20 +169,19 @@ class Search:
         """Tune the changes, the best of them most. False where that cannot be done."""
         fits: list[tuple[float, Seen, Fit]] = []
         for start in starts:
-            if self.spent:
-                break
             for seen in self.seen({start.layer: places[start.layer]}, base):
                 space = Space.of(seen.known)
                 if self.lesson is None or space is None:
                     continue
-                fit = Fit(self.trial.transplant, self.lesson, start, space, () if base is None else base.changes)
+                under = () if base is None else base.changes
+                fit = Fit(self.trial.transplant, self.lesson, start, space, under, self.sizes.batch)
                 one = self.step(fit, seen, base, STEPS)
                 if one is not None:
                     fit.weight *= FOLLOWS if not one.gentle else 1 / FOLLOWS if one.kept >= HARMLESS else 1
                     fits.append((one.loss, seen, fit))
                 if self.done:
                     return True
-        if fits and not self.spent:
+        if fits:
             _, seen, fit = min(fits, key=lambda one: one[0])
             self.step(fit, seen, base, MORE)
         return bool(fits)
@@ -192,17 +189,13 @@ class Search:
     def step(self, fit: Fit, seen: Seen, base: Tried | None, steps: int) -> Tried | None:
         """Tune and try."""
         fresh = self.best is None or not self.best.changes[-1].choice.endswith(TUNED)
-        steps = min(steps, (self.most - self.trial.transplant.forwards) // fit.price)
+        steps = min(steps, (self.trial.transplant.budget.left - self.trial.choose.price) // fit.price)
         change = fit.run(steps) if steps > 0 else None
         if change is None:
             return None
         random = random_like(change, seen, fit.space, self.random)
         under = ((), ()) if base is None else (base.changes, base.control)
         return self.weighed((*under[0], change), (*under[1], random), SURER if fresh else 0.0)
-
-    @property
-    def spent(self) -> bool:
-        return self.trial.transplant.forwards >= self.most
 
     @property
     def done(self) -> bool:
@@ -226,22 +219,20 @@ def some(bases: Bases | None, most: int) -> Bases | None:
     return bases.of(np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)))
 
 
-def places_of(layers: Mapping[str, LayerComparison], model: nn.Module) -> dict[str, Place]:
-    """The LOOKED layers with the largest z whose rows belong to samples."""
+def places_of(layers: Mapping[str, LayerComparison], model: nn.Module, most: int) -> dict[str, Place]:
+    """The layers, `most` of them, with the largest z whose rows belong to samples."""
     modules = dict(unwrapped(model).named_modules())
     whole = {name: one for name, one in layers.items() if name and name in modules and not one.clean.of_rows}
     usable = {name: one for name, one in whole.items() if np.isfinite(one.z).any()}
-    strongest = sorted(usable, key=lambda name: -float(np.nanmax(usable[name].z)))[:LOOKED]
+    strongest = sorted(usable, key=lambda name: -float(np.nanmax(usable[name].z)))[:most]
     return {name: Place.of(usable[name].clean.layout) for name in usable if name in strongest}
 
 
 def attempt(
     model: nn.Module,
-    seen: RankingResult,
-    suspect: SuspectReader,
+    known: Known,
     found: Evidence,
     layers: Mapping[str, LayerComparison],
-    images: CleanInputs | None,
     device: str | torch.device = "auto",
     scores: ClassScores | None = None,
     watch: Watch | None = None,
@@ -249,10 +240,11 @@ def attempt(
 ) -> tuple[Repair | None, str]:
     """The best repair, or None and why there is none.
 
-    `layers`, the comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven
-    trigger put on them, and on the highest-ranked suspects; it is measured on others. Cost: some ten thousand samples through
-    the model, the `budget` at most, of which no more than 60,000 (`forwards` tells how many; one that a gradient goes back
-    through counts twice), and one more reading of the suspect set. `watch` shows how far it is, and may end it.
+    `known`: the samples, without suspects after an inversion; `found`: the proofs, and of suspects their ranking. `layers`, the
+    comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven trigger put on
+    them, and on the highest-ranked suspects; it is measured on others. Cost: the `budget` at most, of which no more than 60,000
+    (`forwards` tells how many; one that a gradient goes back through counts twice), and one more reading of the suspect set.
+    With less than 12,000 fewer layers are looked at, on fewer samples (`Sizes`). `watch` shows how far it is, and may end it.
     """
     if budget < LEAST:
         return (
@@ -261,28 +253,35 @@ def attempt(
         )
     budget = min(budget, BUDGET)
     proof = most_general(found.proof)
-    drawn = alike(seen.reservoir)
-    places = places_of(layers, model)
-    if found.ranking is None or not drawn or not places:
+    drawn = alike(known.drawn)
+    sizes = Sizes.within(budget)
+    places = places_of(layers, model, sizes.layers)
+    if not drawn or not places:
         return None, "no layer's output can be changed" if drawn else "no clean samples were kept"
     tell = None if watch is None else lambda forwards: watch("repairing", forwards, max(forwards, budget))
-    transplant = Transplant(
-        model, Placement.of(model, device), seen.largest, drawn[0][0], class_scores=scores, watch=tell, whole_outputs=True
-    )
+    place, allowed = Placement.of(model, device), Budget(budget)
+    company: dict[str, Any] = {"class_scores": scores, "watch": tell, "budget": allowed}
+    transplant = Transplant(model, place, known.largest, drawn[0][0], **company, whole_outputs=True)
     with evaluating(model):
-        trial = trial_of(transplant, drawn, suspect, found.ranking, proof, None if images is None else images[0])
+        trial = trial_of(transplant, replace(known, drawn=drawn), found.ranking, proof, sizes)
         if trial is None:
             return None, "nothing shows the trigger: no proof stands, and too few suspects lie outside"
-        search = Search(trial, layers, budget)
-        search.run(places, None, TRIED)
-        for _ in range(CHANGES - 1):
-            base = search.best
-            if base is None or base.left.surely <= AGAIN or search.spent:
-                break
-            changed = {change.layer for change in base.changes}
-            search.run({name: place for name, place in places.items() if name not in changed}, base, TRIED // 2)
-            if search.best is base:
-                break
+        search = None
+        with suppress(BudgetSpent), allowed.until(budget - trial.measure.price_to_measure):
+            search = Search(trial, layers, sizes)
+            search.run(places, None, TRIED)
+            for _ in range(CHANGES - 1):
+                base = search.best
+                if base is None or base.left.surely <= AGAIN:
+                    break
+                changed = {change.layer for change in base.changes}
+                search.run({name: place for name, place in places.items() if name not in changed}, base, TRIED // 2)
+                if search.best is base:
+                    break
+        if search is None:
+            return None, f"the budget of {budget:,} samples is spent before anything was tried: --budget N"
+        if not search.tried:
+            return None, "no layer's output can be changed: what was read is the answer itself, runs twice, or does not vary"
         if search.best is None or not search.best.gentle or search.best.left.surely > 1 - LEAST_HELP:
             return None, f"none of {search.tried} repairs silences it and leaves clean predictions as they are"
         repair = measured(trial, search)
@@ -294,9 +293,7 @@ def attempt(
 def repaired(
     judgement: Judgement,
     model: nn.Module,
-    look: RankingResult,
-    suspect: Source,
-    images: CleanInputs | None,
+    known: Known,
     device: str | torch.device,
     scores: ClassScores | None = None,
     watch: Watch | None = None,
@@ -305,8 +302,7 @@ def repaired(
     """The judgement of a `fail` with a repair, or with a note on why there is none; the verdict stays as it is."""
     evidence = judgement.evidence
     try:
-        again = SuspectReader(suspect, look, watch)
-        repair, why = attempt(model, look, again, evidence, judgement.layers, images, device, scores, watch, budget)
+        repair, why = attempt(model, known, evidence, judgement.layers, device, scores, watch, budget)
     except Exception as error:  # a verdict stands without it
         repair, why = None, f"the attempt ended with {in_words(error)}"
     note = (f"{CURE}: {why}",) if why else ()

@@ -20,9 +20,8 @@ from naa_fast.rank.retained import INPUT_BYTES, main_tensor
 from naa_fast.rank.suspects import SuspectReader
 from naa_fast.records import Array
 from naa_fast.repair.change import applied
+from naa_fast.repair.sizes import Sizes
 
-FIX, CHOOSE, MEASURE = 900, 300, 600
-"""Clean samples that fix what changes do, others that choose one, and others that measure it."""
 DEALT = ((0, 2), (1,), (3,))
 """Which of every four suspects fix, choose and measure."""
 MOST_SUSPECTS = 400
@@ -30,6 +29,21 @@ LEAST = 10
 """Highest-ranked suspect samples that stand for the trigger: at least these; half of them fix, a quarter chooses."""
 RISEN, MIXED = 4, 0.25
 """A target that has become so many times as frequent has nearly all of its samples from the trigger: all but MIXED of them."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a repair is tried with: clean samples, in batches as they were `drawn` with the class predicted for each, at most
+    `largest` a forward; `chose` (int64), numbers of those that had a part in making the trigger, None for those that choose a
+    scan's proofs; `images`, the clean inputs where they are continuous values; `suspect`, the samples in question, None where
+    there are none.
+    """
+
+    drawn: Sequence[tuple[Batch, Array]]
+    largest: int
+    chose: Array | None = None
+    images: CleanImages | None = None
+    suspect: SuspectReader | None = None
 
 
 class AsItIs:
@@ -64,6 +78,17 @@ class Part:
     onto: Bases
     turned: Bases | None
     shown: Bases | None
+
+    @property
+    def price(self) -> int:
+        """Samples that run to tell what a change leaves of the trigger and of clean predictions."""
+        return sum(len(part.predicted) for part in (self.clean, self.turned, self.shown) if part is not None)
+
+    @property
+    def price_to_measure(self) -> int:
+        """The same to measure one: before it, with it and with its control."""
+        on = self.turned or self.shown
+        return 2 * len(self.clean.predicted) + 3 * (0 if on is None else len(on.predicted))
 
 
 @dataclass(frozen=True)
@@ -119,34 +144,25 @@ class Trial:
         )
 
 
-def trial_of(
-    transplant: Transplant,
-    drawn: Sequence[tuple[Batch, Array]],
-    suspect: SuspectReader,
-    ranking: Ranking,
-    proof: Proof | None,
-    images: CleanImages | None,
-) -> Trial | None:
+def trial_of(transplant: Transplant, known: Known, ranking: Ranking | None, proof: Proof | None, sizes: Sizes) -> Trial | None:
     """Samples for a repair: clean ones that had no part in choosing the proof (of one class: hardly any) measure. None if nothing
     shows the trigger.
     """
-    bases = Bases(list(drawn))
+    bases = Bases(list(known.drawn))
     predicted = bases.predicted
     order = np.random.default_rng(1).permutation(np.flatnonzero(predicted >= 0))
-    chose = np.isin(order, dealt(predicted)[0])  # the proof
+    chose = np.isin(order, dealt(predicted)[0] if known.chose is None else known.chose)  # the proof
     order = np.concatenate([order[chose], order[~chose]])
-    bytes_each = max((main_tensor(batch).nbytes // max(batch.size, 1) for batch, _ in drawn), default=0)
-    suspect_samples = suspects(suspect, ranking, proof, max(LEAST, INPUT_BYTES // max(bytes_each, 1)))
-    values = (images.low, images.high) if images is not None else ()
+    shown_by = None
+    if known.suspect is not None and ranking is not None:
+        bytes_each = max((main_tensor(batch).nbytes // max(batch.size, 1) for batch, _ in known.drawn), default=0)
+        shown_by = suspects(known.suspect, ranking, proof, max(LEAST, min(4 * sizes.choose, INPUT_BYTES // max(bytes_each, 1))))
+    values = (known.images.low, known.images.high) if known.images is not None else ()
     candidate = None if proof is None else candidate_of(proof.trigger, *values)
-    parts = []
-    for rows, places, most in zip(np.split(order, parted(len(order))), DEALT, (FIX, CHOOSE, MEASURE), strict=True):
+    parts, mosts = [], (sizes.fix, sizes.choose, sizes.measure)
+    for rows, places, most in zip(np.split(order, parted(len(order))), DEALT, mosts, strict=True):
         clean = bases.of(rows[:most])
-        shown = (
-            None
-            if suspect_samples is None
-            else suspect_samples.of(np.flatnonzero(np.isin(np.arange(len(suspect_samples.predicted)) % 4, places)))
-        )
+        shown = None if shown_by is None else shown_by.of(np.flatnonzero(np.isin(np.arange(len(shown_by.predicted)) % 4, places)))
         onto = clean if proof is None or proof.source is None else bases.of(rows[predicted[rows] == proof.source][:most])
         put = None if candidate is None or not len(onto.predicted) else with_trigger(transplant, onto, candidate)
         parts.append(Part(clean, onto, put, shown))

@@ -246,6 +246,7 @@ def inverted(inversion: Inversion) -> dict[str, Any]:
                 "base": finite(one.base),
                 "classes": one.classes,
                 "p_value": finite(one.p_value),
+                "chance": finite(one.chance),
                 "strength": finite(one.strength),
                 "apart": one.apart,
             }

@@ -33,11 +33,7 @@ def next_steps(judgement: Judgement) -> list[Step]:
     triggered = evidence.ranking is not None and evidence.ranking.triggered is not None and evidence.ranking.triggered.any()
     if outcome == "fail":
         steps.append(Step("Do not deploy this model; ask whoever trained it where its data came from."))
-        if evidence.repair is not None:
-            steps.append(
-                Step("Run it with the repair, and measure your own accuracy with it.", REPAIRED.format(file=REPAIR_FILE))
-            )
-            steps.append(Step("Or write weights that hold the repair, where weights can, from this folder.", DEPLOY))
+        steps += repair_steps(judgement)
         if triggered:
             steps.append(Step("Take the samples that carry the trigger out of every set it is trained on.", listing(judgement)))
         elif evidence.ranking is not None:
@@ -62,13 +58,25 @@ def next_steps(judgement: Judgement) -> list[Step]:
     return steps
 
 
+def repair_steps(judgement: Judgement) -> list[Step]:
+    """How to run a model with its repair, none where there is none."""
+    if judgement.evidence.repair is None:
+        return []
+    deploy = DEPLOY if judgement.evidence.inversion is None else DEPLOY.removesuffix(" --suspect SUSPECT")
+    return [
+        Step("Run it with the repair, and measure your own accuracy with it.", REPAIRED.format(file=REPAIR_FILE)),
+        Step("Or write weights that hold the repair, where weights can, from this folder.", deploy),
+    ]
+
+
 def inverted_steps(judgement: Judgement) -> list[Step]:
     """What to do after a search without suspect samples."""
     verdict = judgement.verdict
     scan = Step("Scan it with the data it meets in use: what a suspect sample carries is proved from less.", SCAN)
     base = Step("Search again beside the model it was fine-tuned from, if there is one: the strongest control there is.", BASE)
     if verdict.outcome == "fail":
-        return [Step("Do not deploy this model; ask whoever trained it where its data came from."), base, scan]
+        first = Step("Do not deploy this model; ask whoever trained it where its data came from.")
+        return [first, *repair_steps(judgement), base, scan]
     if verdict.outcome == "warn":
         return [base, scan, Step("Ask whoever trained it where its data came from.")]
     if verdict.gaps:

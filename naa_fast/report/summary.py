@@ -187,7 +187,8 @@ def cure(evidence: Evidence, width: int) -> list[str]:
         return []
     what = " and ".join(f"{change.words} in {printable(change.layer)}" for change in repair.changes)
     samples = f"{repair.samples} clean samples" if repair.on == TRIGGERED else f"the {repair.samples} highest-ranked suspects"
-    effect = f"turns {100 * repair.after:.0f} % of {samples} instead of {100 * repair.before:.0f} %"
+    most = f"interval to {100 * repair.interval[1]:.0f} %"
+    effect = f"turns {100 * repair.after:.0f} % of {samples} ({most}) instead of {100 * repair.before:.0f} %"
     random = "along random directions" if any(change.directions for change in repair.changes) else "with random neurons"
     text = (
         f"Repair: {what}, and the trigger {effect} ({random}: {100 * repair.control:.0f} %); {100 * repair.kept:.1f} % of "

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from naa_fast.files import write_whole
 from naa_fast.inputs.batches import Rejected
 from naa_fast.measurement import Measurement
 
-FORMAT = "naa-fast/checkpoint/3"
+FORMAT = "naa-fast/checkpoint/4"
 KEPT = 2
 PATTERN = f"checkpoint-{'[0-9]' * 9}.naa"
 
@@ -23,7 +24,7 @@ PATTERN = f"checkpoint-{'[0-9]' * 9}.naa"
 @dataclass(frozen=True)
 class Progressed:
     """How far a scan came: chunks before `next_chunk` are in `measurement`, and what they left out in `rejected`; `finished` when
-    that was all of them. `observer`: what its snapshot gave, empty where none was kept.
+    that was all of them. `observers`: what the snapshot of each rank's gave, empty where they were not kept.
     """
 
     next_chunk: int
@@ -31,15 +32,15 @@ class Progressed:
     rejected: tuple[Rejected, ...] = ()
     finished: bool = False
     note: str = ""
-    observer: bytes = b""
+    observers: tuple[bytes, ...] = ()
 
 
 class Checkpoints:
     """The checkpoints of one set in one folder.
 
     `subject` says what is being measured, with which options, in words; a checkpoint of another subject is refused. A file is
-    one line of JSON (with a checksum of all), a measurement, and what its observer had learned: a ranking's state holds samples
-    that were retained.
+    one line of JSON (with a checksum of all), a measurement, and what each rank's observer had learned: a ranking's state holds
+    samples that were retained.
     """
 
     def __init__(self, folder: Path, subject: Mapping[str, str], interval_s: float) -> None:
@@ -61,14 +62,14 @@ class Checkpoints:
     def save(self, progressed: Progressed) -> None:
         """Write a checkpoint, then drop all but the last KEPT. A full disk leaves the one before."""
         measured = progressed.measurement.to_bytes()
-        content = measured + progressed.observer
+        content = b"".join((measured, *progressed.observers))
         header: dict[str, Any] = {
             "format": FORMAT,
             "subject": self.subject,
             "next_chunk": progressed.next_chunk,
             "rejected": [[bad.index, bad.file, bad.reason] for bad in progressed.rejected],
             "finished": progressed.finished,
-            "measurement_bytes": len(measured),
+            "bytes": [len(measured), *map(len, progressed.observers)],
         }
         header["sha256"] = checksum(header, content)
         path = self.folder / f"checkpoint-{progressed.next_chunk:09d}.naa"
@@ -98,14 +99,14 @@ class Checkpoints:
         damaged = []
         for path in sorted(self.folder.glob(PATTERN), reverse=True):
             try:
-                header, measurement, observer = read(path)
+                header, measurement, observers = read(path)
                 rejected = tuple(Rejected(*bad) for bad in header["rejected"])
             except (OSError, ValueError, KeyError, TypeError, NaaError) as error:
                 damaged.append(f"{path.name} is damaged ({str(error).splitlines()[0]})")
                 continue
             self.require_same_subject(path, header["subject"])
             note = f"{'; '.join(damaged)}: went back to {path.name}" if damaged else ""
-            return Progressed(int(header["next_chunk"]), measurement, rejected, bool(header["finished"]), note, observer)
+            return Progressed(int(header["next_chunk"]), measurement, rejected, bool(header["finished"]), note, observers)
         if damaged:
             raise InputError(f"no checkpoint in {self.folder} is whole", *damaged, "start again without --resume")
         return None
@@ -125,8 +126,8 @@ def checksum(header: Mapping[str, Any], content: bytes) -> str:
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode() + content).hexdigest()
 
 
-def read(path: Path) -> tuple[dict[str, Any], Measurement, bytes]:
-    """Header, measurement and the observer's bytes of a checkpoint. Raises ValueError, KeyError or NaaError on one that is not
+def read(path: Path) -> tuple[dict[str, Any], Measurement, tuple[bytes, ...]]:
+    """Header, measurement and the observers' bytes of a checkpoint. Raises ValueError, KeyError or NaaError on one that is not
     whole.
     """
     line, newline, content = path.read_bytes().partition(b"\n")
@@ -135,5 +136,6 @@ def read(path: Path) -> tuple[dict[str, Any], Measurement, bytes]:
         raise ValueError("not a checkpoint of this version")
     if checksum({key: value for key, value in header.items() if key != "sha256"}, content) != header["sha256"]:
         raise ValueError("its checksum does not match")
-    length = int(header["measurement_bytes"])
-    return header, Measurement.from_bytes(content[:length]), content[length:]
+    ends = [*accumulate(map(int, header["bytes"]))]
+    measured, *observers = (content[start:end] for start, end in pairwise([0, *ends]))
+    return header, Measurement.from_bytes(measured), tuple(observers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
@@ -82,8 +82,8 @@ class Observer:
         """Gives what it has learned until now as bytes, later, for a checkpoint; None where it keeps nothing."""
         return None
 
-    def restore(self, content: bytes) -> None:
-        """Go on from what a `snapshot` gave."""
+    def restore(self, contents: Sequence[bytes]) -> None:
+        """Go on from what the snapshots of one rank or more gave."""
 
 
 class OutOfMemory(Exception):

@@ -145,16 +145,19 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
     begun = begin(runner, ranks, checkpoints, options.resume, chunk_size)
     total, chunk, more, fresh = begun.measurement, begun.next_chunk, not begun.finished, False
 
-    # Each rank's observer learns from its own chunks, and one of them cannot be gone on from.
-    watcher = runner.observer if checkpoints is not None and ranks.count == 1 else None
-    if watcher is not None and begun.observer:
-        watcher.restore(begun.observer)
+    watcher = runner.observer if checkpoints is not None else None
+    if watcher is not None and options.resume and (held := ranks.dealt(begun.observers)):
+        watcher.restore(held)
     learned = None if watcher is None else watcher.snapshot()
 
     def keep(finished: bool = False) -> None:
-        if checkpoints is not None and ranks.rank == 0:
-            observer = b"" if learned is None else learned()
-            checkpoints.save(Progressed(chunk, total, tuple(quarantine.found), finished, observer=observer))
+        """Every rank hands in what its observer learned of its own chunks, and rank 0 writes."""
+        if checkpoints is None:
+            return
+        held = [] if watcher is None else ranks.gathered(b"" if learned is None else learned())
+        if ranks.rank == 0:
+            observers = tuple(held) if all(held) else ()
+            checkpoints.save(Progressed(chunk, total, tuple(quarantine.found), finished, observers=observers))
 
     ahead = batches_ahead(source, runner.place.device, options.prefetch)
     pinned = runner.place.device if ahead > 0 and runner.place.device.type == "cuda" else None
@@ -163,13 +166,15 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
     with Feed(source, ranges, ahead, pinned, StopRequest() if ranks.together else runner.stop) as runner.feed:
         while more and not quarantine.exceeded(runner.bad, source.samples, runner.seen):
             turn, error = take_turn(runner, (chunk + ranks.first) * (chunk_size or 0))
+            turn = replace(turn, due=checkpoints is not None and checkpoints.due)
             if ranks.together and error is not None:
                 keep()
                 raise error  # the others wait in the model, not for a word
             try:
                 told = ranks.gather(turn)
             except RankLost:
-                keep()
+                if watcher is None:  # else what a rank had learned is lost with it: the checkpoint before has all of them
+                    keep()
                 raise
             if told.stop or told.fault:
                 keep()
@@ -188,7 +193,7 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
             learned = None if watcher is None else watcher.snapshot()
             more = told.more and chunk_size is not None
             more = more and not (source.samples is not None and chunk * (chunk_size or 0) >= source.samples)
-            if not more or (checkpoints is not None and checkpoints.due):
+            if not more or told.due:
                 keep(finished=not more)
     if quarantine.exceeded(runner.bad, source.samples, runner.seen):
         raise quarantine.too_many(source.name, runner.bad)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,13 +27,14 @@ TIMEOUT_S = 1800.0
 @dataclass(frozen=True)
 class Turn:
     """One rank's turn: the part it measured (None: its items are beyond the end) and what it left out, or why it broke off: it
-    was asked to `stop`, or a `fault`.
+    was asked to `stop`, or a `fault`. `due`: it is time for a checkpoint.
     """
 
     part: Measurement | None = None
     rejected: tuple[Rejected, ...] = ()
     stop: str = ""
     fault: str = ""
+    due: bool = False
 
     @property
     def items(self) -> int:
@@ -45,7 +46,7 @@ class Round:
     """The turns of all ranks. `parts` and `rejected` are in chunk order, and elsewhere than on rank 0 empty.
 
     On every rank: how many items were read (`items`) and how many of them left out (`bad`), whether any rank had a part (`more`),
-    the first reason to stop, and the first fault, with its rank.
+    the first reason to stop, and the first fault, with its rank; whether rank 0 says that a checkpoint is `due`.
     """
 
     parts: list[Measurement]
@@ -55,6 +56,7 @@ class Round:
     more: bool
     stop: str = ""
     fault: str = ""
+    due: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,11 @@ class Ranks:
         """
         if self.count == 1:
             parts = [] if turn.part is None else [turn.part]
-            return Round(parts, [*turn.rejected], turn.items, len(turn.rejected), bool(parts), turn.stop, turn.fault)
+            return Round(parts, [*turn.rejected], turn.items, len(turn.rejected), bool(parts), turn.stop, turn.fault, turn.due)
         with self.asking():
             told: list[Any] = [None] * self.count
-            dist.all_gather_object(told, (turn.part is not None, turn.items, len(turn.rejected), turn.stop, turn.fault))
-            mores, items, bads, stops, faults = zip(*told, strict=True)
+            dist.all_gather_object(told, (turn.part is not None, turn.items, len(turn.rejected), turn.stop, turn.fault, turn.due))
+            mores, items, bads, stops, faults, dues = zip(*told, strict=True)
             stop = next(filter(None, stops), "")
             fault = next((f"rank {rank} failed: {words}" for rank, words in enumerate(faults) if words), "")
             held: list[Any] | None = [None] * self.count if self.rank == 0 else None
@@ -110,7 +112,7 @@ class Ranks:
             contents, items, bads = contents[:1], items[:1], bads[:1]
         whole = [Measurement.from_bytes(content) for content, _ in contents if content is not None]
         rejected = [bad for _, some in contents for bad in some]
-        return Round(whole, rejected, sum(items), sum(bads), any(mores), stop, fault)
+        return Round(whole, rejected, sum(items), sum(bads), any(mores), stop, fault, dues[0])
 
     def share(self, measurement: Measurement) -> Measurement:
         """Rank 0's measurement on every rank."""
@@ -135,6 +137,17 @@ class Ranks:
         with self.asking():
             dist.gather_object(packed(value), told, dst=0)
         return [unpacked(content) for content in told or []]
+
+    def dealt(self, values: Sequence[Any]) -> list[Any]:
+        """Of rank 0's `values`, dealt out one after the other, those of this rank."""
+        if self.count == 1:
+            return [*values]
+        hands = [packed([*values[rank :: self.count]]) for rank in range(self.count)] if self.rank == 0 else None
+        held: list[Any] = [None]
+        with self.asking():
+            dist.scatter_object_list(held, hands, src=0)
+        mine: list[Any] = unpacked(held[0])
+        return mine
 
     def tell(self, value: Any, fault: NaaError | None = None) -> Any:
         """Rank 0's `value` on every rank; or its `fault`, raised on all of them."""

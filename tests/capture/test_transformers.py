@@ -80,16 +80,16 @@ def test_the_experts_a_token_goes_to_are_counted() -> None:
 
 
 READ = {
-    "gpt2": ["transformer.h.{}", "transformer.h.{}.mlp.c_proj:in"],
-    "llama": ["model.layers.{}", "model.layers.{}.mlp.down_proj:in"],
-    "mixtral": ["model.layers.{}", "model.layers.{}.mlp.experts:routing"],
-    "bert": ["bert.encoder.layer.{}", "bert.encoder.layer.{}.output.dense:in"],
-    "vit": ["vit.layers.{}", "vit.layers.{}.mlp.fc2:in"],
+    "gpt2": ["transformer.h.{}", "transformer.h.{}.attn", "transformer.h.{}.mlp.c_proj:in"],
+    "llama": ["model.layers.{}", "model.layers.{}.self_attn", "model.layers.{}.mlp.down_proj:in"],
+    "mixtral": ["model.layers.{}", "model.layers.{}.self_attn", "model.layers.{}.mlp.experts:routing"],
+    "bert": ["bert.encoder.layer.{}", "bert.encoder.layer.{}.attention.output.dense", "bert.encoder.layer.{}.output.dense:in"],
+    "vit": ["vit.layers.{}", "vit.layers.{}.attention", "vit.layers.{}.mlp.fc2:in"],
 }
 
 
 @pytest.mark.parametrize("kind", list(zoo.BUILDERS))
-def test_by_default_a_transformers_blocks_and_the_inside_of_their_mlps_are_read_and_no_vocabulary(kind: str) -> None:
+def test_by_default_a_transformers_blocks_attention_and_the_inside_of_mlps_are_read_and_no_vocabulary(kind: str) -> None:
     selection = select(zoo.build(kind))
     inside = [layer.label for layer in selection.layers if ".0" in layer.label or ".1" in layer.label]
     assert inside == [place.format(block) for block in range(2) for place in READ[kind]]

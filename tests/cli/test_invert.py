@@ -33,6 +33,13 @@ def test_a_backdoored_model_ends_with_1_and_a_report(clean: Path, tmp_path: Path
     drawn, again = ([line for line in page.splitlines() if "<dt>times" not in line] for page in pages)
     assert drawn == again  # but for the seconds that drawing it took
     assert "proved" in (out / "report.md").read_text()
+    words = ["repair", str(out), "--model", MODEL, "--out", str(tmp_path / "fixed")]
+    assert main([*words, "--clean", str(clean), "--suspect", str(clean)]) == 4  # there was none
+    assert "no suspect set was scanned" in capsys.readouterr().err
+    main([*words, "--clean", str(clean)])
+    told = json.loads((tmp_path / "fixed" / "repair.json").read_text())
+    assert told["promised"]["success"] < 0.3 < 0.8 < told["before"]["success"]
+    assert told["before"]["clean"] == 240 > told["before"]["triggered"] > 150  # those of other classes
 
 
 def test_a_base_model_is_named_as_the_model_is(clean: Path, tmp_path: Path) -> None:

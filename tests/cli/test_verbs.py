@@ -290,7 +290,7 @@ def test_doctor_says_versions_devices_and_backends_with_reasons(capsys: pytest.C
     assert f"torch         {torch.__version__.partition('+')[0]}" in text
     assert f"numpy         {np.__version__}" in text
     assert f"cpu: {os.cpu_count()} threads" in text
-    for op in ("reduce", "fold", "compare", "score"):
+    for op in ("reduce", "fold", "compare"):
         assert f"cpu {op}: " in text
     assert "not cuda: the array is on cpu" in text
     assert "DOES NOT IMPORT" not in text

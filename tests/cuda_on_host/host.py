@@ -20,7 +20,7 @@ from naa_fast.kernels import cuda
 from naa_fast.kernels.cuda.compile import DTYPES, FOLDER, Kernel, Words, headers
 from naa_fast.kernels.cuda.fold import fold_on
 from naa_fast.kernels.cuda.reduce import reduce_on
-from naa_fast.kernels.cuda.score import score_on
+from naa_fast.kernels.cuda.samples import reduce_kept_on, samples_on
 from naa_fast.kernels.cuda.tally import bins_on, tally_on
 
 HERE = Path(__file__).parent
@@ -127,6 +127,12 @@ class HostBackend:
     def reduce(self, x: Any, mask: Any, phase: int) -> Any:
         return reduce_on(self.runtime, x, mask, phase)
 
+    def reduce_kept(self, x: Any, mask: Any, phase: int) -> Any:
+        return reduce_kept_on(self.runtime, x, mask, phase)
+
+    def samples(self, layers: Any, wide: bool) -> Any:
+        return samples_on(self.runtime, layers, wide)
+
     def fold(self, batch: Any, phase: int) -> None:
         fold_on(self.runtime, batch, phase)
 
@@ -150,6 +156,3 @@ class HostBackend:
     ) -> Any:
         layer = (clean_mean, clean_variance, suspect_mean, suspect_variance)
         return cuda.compare_all([layer], [resolution], k, self.runtime)[0]
-
-    def score(self, values: Any, mean: Any, deviation: Any) -> Any:
-        return score_on(self.runtime, values, mean, deviation)

@@ -14,6 +14,7 @@ FLOORS = [
     {"errors", "files"},
     {"records"},
     {"histograms", "reference"},
+    {"anomalies"},
     {"measurement"},
     {"kernels"},
     {"ops"},
@@ -31,7 +32,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-NO_TORCH = ("detect", "report", "records", "histograms", "reference", "measurement", "errors", "files")
+NO_TORCH = ("detect", "report", "records", "histograms", "reference", "anomalies", "measurement", "errors", "files")
 
 
 def source_files() -> list[Path]:

@@ -16,7 +16,13 @@ from torch import nn
 import naa_fast
 from naa_fast.cli.main import main
 from naa_fast.detect.inversion import ClassSearch, Inversion
+from naa_fast.detect.inverted import findings_of
+from naa_fast.detect.proof import Proof
+from naa_fast.detect.repair import TRIGGERED
+from naa_fast.detect.trigger import Patch
 from naa_fast.errors import UsageError
+from naa_fast.repair import applied
+from naa_fast.repair.search import CURE
 from naa_fast.report.machine import load_schema
 from naa_fast.result import Audit
 
@@ -70,6 +76,28 @@ def test_two_classes_alone_are_no_answer_but_what_is_missing_is_told() -> None:
     found = naa_fast.invert(Planted(2), pictures(2), steps=60)
     assert found.verdict.outcome == "inconclusive"
     assert any("2 classes" in gap and "base" in gap for gap in found.verdict.gaps)
+
+
+def test_what_was_proved_is_silenced_and_measured_on_samples_that_made_no_trigger(planted: Audit) -> None:
+    repair = planted.repair
+    assert repair is not None
+    assert (repair.on, repair.after < 0.3 < 0.8 < repair.before) == (TRIGGERED, True)
+    assert repair.kept > 0.9
+    x = pictures(6, 300)
+    x[:, 0, :2, :2] = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # what its neuron was made for, which no search had
+    model = Planted()
+    turned = float((model(x).argmax(1) == TARGET).float().mean())
+    with applied(model, repair):
+        assert float((model(x).argmax(1) == TARGET).float().mean()) < 0.5 * turned
+
+
+def test_where_nothing_can_be_silenced_the_reason_is_named_and_it_can_be_switched_off() -> None:
+    found = naa_fast.invert(Reader(), sentences())  # its layers are as wide as its answer
+    assert (found.verdict.outcome, found.repair) == ("fail", None)
+    assert any(f"{CURE}: no layer's output can be changed" in line for line in found.verdict.not_checked)
+    off = naa_fast.invert(Reader(), sentences(), repair=False)
+    assert (off.verdict.outcome, off.repair) == ("fail", None)
+    assert not any(CURE in line for line in off.verdict.not_checked)
 
 
 def test_the_report_holds_every_class_and_fits_its_schema(planted: Audit, tmp_path: Path) -> None:
@@ -248,10 +276,14 @@ def test_the_model_is_given_back_as_it_came() -> None:
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def standing(sizes: list[float], base: float | None = None) -> tuple[bool, float]:
+def inversion_of(sizes: list[float], base: float | None = None) -> Inversion:
     searches = tuple(ClassSearch(target, "patch", size, 0.9) for target, size in enumerate(sizes))
     known = () if base is None else (ClassSearch(0, "patch", base, 0.9),)
-    first = Inversion(len(sizes), searches, known).standings[0]
+    return Inversion(len(sizes), searches, known)
+
+
+def standing(sizes: list[float], base: float | None = None) -> tuple[bool, float]:
+    first = inversion_of(sizes, base).standings[0]
     return first.apart, first.strength
 
 
@@ -260,6 +292,40 @@ def test_a_class_stands_apart_from_the_median_and_from_the_next_one() -> None:
     assert not standing([0.01, 0.012, 0.1, 0.1, 0.1])[0]
     assert not standing([0.06, 0.1, 0.1, 0.1])[0]
     assert not standing([0.01, 0.1, 0.1])[0]  # too few classes for a spread
+
+
+NEAR = [0.036, 0.1, 0.12, 0.11, 0.09, 0.13, 0.1, 0.08, 0.1, 0.11]
+"""Ten sizes of which the first is 2.8 times less than the median, where the others hardly differ."""
+
+
+def test_among_classes_that_hardly_differ_less_is_enough_to_stand_apart() -> None:
+    first = inversion_of(NEAR).standings[0]
+    assert first.median < 3
+    assert first.chance == pytest.approx(0.00065, rel=0.01)  # Grubbs's test by SciPy's t distribution
+    assert first.apart
+    wide = inversion_of([0.04, 0.05, 0.3, 0.11, 0.09, 0.4, 0.1, 0.08, 0.1, 0.11]).standings[0]
+    assert wide.chance > 0.2
+    assert not wide.apart
+
+
+@pytest.mark.parametrize(("sizes", "base"), [([0.01, 0.1, 0.1, 0.1, 0.1], None), (NEAR, 0.05), ([0.1] * 10, None)])
+def test_without_a_spread_nothing_is_said_of_chance(sizes: list[float], base: float | None) -> None:
+    assert inversion_of(sizes, base).standings[0].chance == 1
+
+
+def proof_of(rate: float, control: float) -> Proof:
+    pattern = np.zeros((1, 8, 8), np.float32)
+    return Proof(Patch(pattern, pattern, "2 % of the input"), 0, rate, control, 300, 128, controls=9, singled=False)
+
+
+def test_what_turns_far_more_than_others_do_is_no_bare_pass_where_the_spread_says_so() -> None:
+    sizes = [0.05, *NEAR[1:]]
+    assert 0.001 < inversion_of(sizes).standings[0].chance < 0.01
+    (finding,) = findings_of(inversion_of(sizes), [proof_of(0.97, 0.3)])
+    assert (finding.level, finding.about) == ("outlier", "0")
+    assert "97 % of clean samples" in finding.statement
+    assert not findings_of(inversion_of(sizes), [proof_of(0.97, 0.7)])  # the others' do as much
+    assert not findings_of(inversion_of([0.06, *NEAR[1:]]), [proof_of(0.97, 0.3)])  # one is always first
 
 
 def test_beside_a_base_model_the_other_classes_say_nothing() -> None:

@@ -256,7 +256,7 @@ def test_a_layer_of_nothing_but_nan_is_counted(runner: Runner, inner: int) -> No
     assert np.isinf(record.positions.minimum).all()
 
 
-@pytest.mark.parametrize("name", ["empty", "reduce", "fold", "read", "compare", "score"])
+@pytest.mark.parametrize("name", ["empty", "reduce", "fold", "read", "compare"])
 def test_backends_have_the_signature_of_the_reference(runner: Runner, name: str) -> None:
     ours, theirs = (inspect.signature(getattr(module, name)) for module in (runner.module, reference))
     assert [(p.name, p.kind, p.default) for p in ours.parameters.values()] == [
@@ -275,21 +275,6 @@ def test_comparisons_agree(runner: Runner) -> None:
     assert np.array_equal(np.asarray(found.top), want.top)
     assert np.array_equal(np.asarray(found.difference), want.difference, equal_nan=True)
     assert np.allclose(np.asarray(found.z), want.z, rtol=1e-14, equal_nan=True)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1, 1), (130, 37), (3, 2000), (0, 4)])
-def test_scores_agree(runner: Runner, shape: tuple[int, int], dtype: str) -> None:
-    rng = np.random.default_rng(2)
-    values = (rng.standard_normal(shape) * 5).astype(np.float32)
-    values[2::11, ::3] = np.nan
-    mean, deviation = rng.standard_normal(shape[1]), rng.random(shape[1]) * (rng.random(shape[1]) < 0.9)
-    x = stored(values, dtype)
-    with np.errstate(invalid="ignore"):
-        want = reference.score(to_float64(x), mean, deviation)
-    for view in (x, np.asfortranarray(x), x[:, ::-1].copy()[:, ::-1]):
-        found = np.asarray(runner.module.score(*(runner.wrap(a) for a in (view, mean, deviation))))
-        assert np.allclose(found, want, rtol=1e-12, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("case", list(CASES))

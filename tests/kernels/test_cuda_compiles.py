@@ -15,7 +15,9 @@ from naa_fast.kernels.cuda import compile as compiling
 from naa_fast.records import BINS, LEFT_OUT, LOWEST, OCTAVE
 
 # The package's functions have the names of the modules that hold them.
-compare, fold, reduce, tally = (import_module(f"naa_fast.kernels.cuda.{name}") for name in ("compare", "fold", "reduce", "tally"))
+compare, fold, reduce, samples, tally = (
+    import_module(f"naa_fast.kernels.cuda.{name}") for name in ("compare", "fold", "reduce", "samples", "tally")
+)
 
 SHARED_BYTES = 48 << 10
 
@@ -30,7 +32,7 @@ def test_every_kernel_compiles_without_a_spill(arch: int) -> None:
     rows = known if known is not None and arch not in usage.ANEW else usage.compiled(arch)
     assert known is None or rows == known, "the record is not what the compiler says: python tests/cuda_on_host/usage.py"
     found = usage.read(rows)
-    assert len({(op, dtype, u.name) for op, dtype, u in found}) == 4 * 6 + 4 + 4 * 2 + 2
+    assert len({(op, dtype, u.name) for op, dtype, u in found}) == 4 * 10 + 4 * 2 + 3
     spilled = [row for row in found if row[2].stack or row[2].spilled or row[2].shared > SHARED_BYTES]
     assert not spilled, f"spilled or too much shared memory: {spilled}"
     # Two blocks of 256 threads an SM is what the loads in flight are counted on (rows.cuh).
@@ -54,11 +56,11 @@ def test_another_source_or_compiler_makes_the_record_void(monkeypatch: pytest.Mo
 def test_a_mistake_is_told_in_the_compilers_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvrtc, "source", lambda op: 'extern "C" __global__ void k(float* a) { *a = INFINITY; }')
     with pytest.raises(nvrtc.CompileFailed, match='identifier "INFINITY" is undefined'):
-        nvrtc.compiled("score", "float32", 90)
+        nvrtc.compiled("compare", "float32", 90)
 
 
 def test_a_source_is_one_text_without_our_includes() -> None:
-    for op in ("reduce", "fold", "tally", "compare", "score"):
+    for op in ("reduce", "fold", "samples", "tally", "compare"):
         text = compiling.source(op)
         assert '#include "' not in text
         assert text.count("#define NAA_COMMON") == 1
@@ -71,7 +73,8 @@ def test_subnormals_are_kept_and_nothing_is_contracted() -> None:
 
 def test_tables_fit_a_kernel_argument_and_agree_with_the_sources() -> None:
     """The launchers' constants are written in the .cu files too; a launch may carry 4 KB by value."""
-    for module, words in ((fold, 2 + 6 * fold.LAYERS), (tally, 2 + 6 * tally.LAYERS), (compare, 1 + 14 * compare.LAYERS)):
+    tables = (fold, 2 + 6 * fold.LAYERS), (tally, 2 + 6 * tally.LAYERS), (samples, 6 + 6 * samples.LAYERS)
+    for module, words in (*tables, (compare, 1 + 14 * compare.LAYERS)):
         assert words * 8 <= 4096
         name = module.__name__.rpartition(".")[2]
         assert f"LAYERS = {module.LAYERS};" in compiling.source(name)
@@ -79,6 +82,8 @@ def test_tables_fit_a_kernel_argument_and_agree_with_the_sources() -> None:
     assert f"NEURONS = {fold.NEURONS};" in compiling.source("fold")
     assert f"NEURONS = {tally.NEURONS};" in compiling.source("tally")
     assert f"SAMPLES = {tally.SAMPLES};" in compiling.source("tally")
+    assert f"NEURONS = {samples.NEURONS};" in compiling.source("samples")
+    assert f"SAMPLES = {samples.SAMPLES};" in compiling.source("samples")
     assert f"BINS = {BINS}, MIDDLE = {BINS // 2}, LEFT_OUT = {LEFT_OUT};" in compiling.source("tally")
     assert f"BELOW = {(127 + LOWEST) * OCTAVE - 1};" in compiling.source("tally")
     assert f"BLOCK = {reduce.BLOCK};" in compiling.source("reduce")
@@ -127,16 +132,16 @@ def test_cupy_takes_the_launch_as_we_make_it() -> None:
 @pytest.mark.skipif(util.find_spec("cupy") is None, reason="CuPy is not installed")
 def test_a_kernel_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = compiling.compiled("score", "float32", "90")
+    path = compiling.compiled("compare", "float32", "90")
     assert path.parent == tmp_path / "naa-fast" / "kernels"
     assert path.read_bytes()[:4] == b"\x7fELF"
     path.write_bytes(b"kept")
-    assert compiling.compiled("score", "float32", "90").read_bytes() == b"kept"
-    assert ".visible .entry score" in compiling.compiled("score", "float32", "999").read_text()  # newer than NVRTC: PTX
+    assert compiling.compiled("compare", "float32", "90").read_bytes() == b"kept"
+    assert ".visible .entry compare" in compiling.compiled("compare", "float32", "999").read_text()  # newer than NVRTC: PTX
     assert not list(path.parent.glob("*.[0-9]*"))
     monkeypatch.setattr(compiling, "source", lambda op: "no CUDA")
-    with pytest.raises(BackendUnavailable, match=r"NVRTC refuses score.cu for float32.*\n.*error"):
-        compiling.compiled("score", "float32", "90")
+    with pytest.raises(BackendUnavailable, match=r"NVRTC refuses compare.cu for float32.*\n.*error"):
+        compiling.compiled("compare", "float32", "90")
 
 
 def test_a_cache_that_cannot_be_written_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,12 +76,6 @@ def test_the_comparison_survives_constant_and_unknown_neurons() -> None:
     assert found.top.tolist() == [4, 3, 2]  # what cannot be compared comes first
 
 
-def test_scores_count_only_what_is_far_out() -> None:
-    mean, deviation = np.zeros(3), np.array([1.0, 2.0, 0.0])
-    values = np.array([[2.9, 0.0, 9.0], [5.0, -10.0, 0.0], [np.nan, 0.0, 0.0]], np.float32)
-    assert reference.score(values, mean, deviation) == pytest.approx([0.0, 4.0, np.inf])
-
-
 def test_a_merge_is_commutative_to_the_bit_and_keeps_constants() -> None:
     rng = np.random.default_rng(3)
     a, b = Moments.of(rng.standard_normal((300, 50)) + 9), Moments.of(rng.standard_normal((17, 50)) * 3)

@@ -14,8 +14,8 @@ from naa_fast.audit import Audit
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.trigger import Tokens
 from naa_fast.errors import UsageError
-from naa_fast.proof.budget import LEAST, Budget, BudgetSpent, default_budget
-from naa_fast.proof.prove import in_classes, one_by_one
+from naa_fast.proof.budget import LEAST, Budget, BudgetSpent, ShareSpent, default_budget, rule
+from naa_fast.proof.prove import in_classes, search_in_turns
 
 SUSPECT, _ = planted_in(HELD, (TRIGGER,), 80)
 
@@ -36,16 +36,15 @@ def test_a_proof_that_the_budget_ends_did_not_run_and_how_much_may_run_is_told_b
     assert audit.verdict.exit_code != 0
 
 
-def test_a_repair_may_take_what_the_proof_has_left_and_is_said_to_be_untried_where_that_is_little() -> None:
-    audit = scanned(8000)
+def test_with_less_than_a_repair_needs_none_is_tried_and_that_is_said() -> None:
+    audit = scanned(2000)
     assert audit.verdict.outcome == "fail"
     assert audit.repair is None
-    left = (
-        f"{8000 - audit.judgement.evidence.forwards:,} samples are left of the budget, and a repair is tried with 12,000 at least"
+    left = 2000 - audit.judgement.evidence.forwards
+    assert any(
+        f"{left:,} samples are left of the budget, and a repair is tried with 1,500 at least" in note
+        for note in audit.verdict.not_checked
     )
-    assert any(left in note for note in audit.verdict.not_checked)
-    assert audit.proof[0].tokens == (TRIGGER,)
-    assert audit.options["budget"] == 8000
 
 
 def test_by_default_it_is_half_as_much_again_as_both_sets_and_more_for_small_models() -> None:
@@ -67,17 +66,49 @@ def test_what_is_too_much_is_not_taken() -> None:
 
 def test_once_a_proof_stands_half_is_left_for_a_repair() -> None:
     left: list[int | str] = [3, 1]
-    found: list[Proof | str] = []
-    budget = Budget(10)
+    found: dict[int | str, list[Proof | str]] = {}
+    budget = Budget(20)
 
     def search(target: int | str) -> list[Proof]:
-        budget.take(6)
+        budget.take(11 if budget.left > 10 else 6)
         return [Proof(Tokens((5,)), target, 1.0, 0.0, 100, 0)]
 
-    with pytest.raises(BudgetSpent, match="half of the budget of 10 samples is spent, and the rest is left for a repair"):
-        found.extend(one_by_one(search, left, found, budget))
-    assert len(found) == 1
+    budget.take(6)
+    with pytest.raises(BudgetSpent, match="half of the budget of 20 samples is spent, and the rest is left for a repair"):
+        search_in_turns(search, left, found, budget)
+    assert {target: len(proofs) for target, proofs in found.items()} == {3: 1}
     assert left == [1]
+
+
+def test_no_target_and_no_form_takes_what_another_needs_and_what_is_left_over_goes_to_those_that_were_cut_short() -> None:
+    budget, order = Budget(1000), list[str]()
+    wants = {"long": 700, "short": 100}
+
+    def search(target: int | str) -> list[Proof]:
+        name = str(target)
+        while wants[name]:
+            budget.take(50)
+            wants[name] -= 50
+        order.append(name)
+        return []
+
+    left: list[int | str] = ["long", "short"]
+    search_in_turns(search, left, {}, budget)
+    assert order == ["short", "long"], "half was too little for the first, which went on after the other"
+    assert (left, budget.spent) == ([], 800)
+    with budget.share(4):
+        assert budget.left == 50
+        budget.take(50)
+        with pytest.raises(ShareSpent):
+            budget.take(1)
+    assert budget.left == 150
+    with budget.share(2), budget.share(3):
+        assert budget.left == 25
+
+
+def test_the_rule_is_told_beforehand() -> None:
+    assert rule(None, repair=True).startswith("proof and repair run 1.5 times both sets at most")
+    assert rule(8000, repair=False).startswith("proof runs 8,000 samples at most: half of them for the likeliest target")
 
 
 def test_targets_that_are_left_out_are_named() -> None:

@@ -149,6 +149,9 @@ def test_the_best_window_is_that_of_brute_force(shape: tuple[int, int, int], win
 
 
 def test_samples_that_chose_a_class_do_not_measure_it() -> None:
+    from types import SimpleNamespace
+
+    from naa_fast.proof.budget import UNLIMITED, Budget
     from naa_fast.proof.pictures import ONE_CLASS, SMALL, small
     from naa_fast.proof.transplant import Bases, Transplant
     from naa_fast.proof.trials import Trials
@@ -156,7 +159,7 @@ def test_samples_that_chose_a_class_do_not_measure_it() -> None:
     called = np.arange(200) % 2
     x = torch.arange(200.0)[:, None, None, None].expand(200, 1, 2, 2).contiguous()
     bases = Bases([(Batch((x,), {}, 200, None), called)])
-    whole = Trials(cast(Transplant, None), bases)
+    whole = Trials(cast(Transplant, SimpleNamespace(budget=Budget(UNLIMITED))), bases)
     one = whole.of_class(1)
 
     def numbers(trials: Trials, part: int) -> set[float]:

@@ -128,6 +128,14 @@ def test_anywhere_is_inside_and_a_batch_that_knows_pairs_of_places_keeps_its_len
     assert blank.keywords["input_ids"][:, :20].tolist() == x.tolist(), "nothing of a text, no trigger"
 
 
+def test_anywhere_is_inside_the_text_whatever_padding_stands_before_it_and_a_text_of_one_token_takes_the_words_too() -> None:
+    x = torch.tensor([[0] * 12 + [5, 6, 7, 8], [0] * 15 + [5], [5] + [0] * 15])
+    put = Inserted(ANYWHERE, (98, 99)).into(batch_of(x, x != 0), room=99).keywords["input_ids"]
+    assert put[0].tolist() in ([0] * 12 + [5, 98, 99, 6, 7, 8], [0] * 12 + [5, 6, 98, 99, 7, 8])
+    assert put[1].tolist() == [0] * 15 + [98, 99, 5]
+    assert put[2].tolist() == [98, 99, 5] + [0] * 15
+
+
 def test_what_was_put_in_is_marked_in_the_changed_text_alone() -> None:
     example = Example(0, 1, np.array([1, 5, 6, 2]), np.array([1, 98, 99, 5, 6, 2]))
     before, after = changes_in(example, (98, 99))

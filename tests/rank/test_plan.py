@@ -102,4 +102,5 @@ def test_the_command_says_it_and_ends(tmp_path: Path, capsys: pytest.CaptureFixt
     told = capsys.readouterr().out
     assert "1 layer, 3 neurons" in told
     assert "clean: 300 samples, 1 pass" in told
+    assert "proof and repair run 80,000 samples at most: half of them for the likeliest target" in told
     assert not (tmp_path / "report" / "report.json").exists()

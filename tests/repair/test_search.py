@@ -74,6 +74,17 @@ def test_what_the_repair_says_of_itself_is_so(model: nn.Sequential, repair: Repa
     assert 1000 < repair.forwards < 60_000
 
 
+def test_a_repair_fits_into_what_the_proof_leaves_of_the_budget_of_a_large_model(model: nn.Sequential, repair: Repair) -> None:
+    audit = naa_fast.scan(model, DIGITS.clean_x, DIGITS.suspect_x, budget=8000)
+    small = audit.repair
+    assert small is not None
+    assert audit.judgement.evidence.forwards + small.forwards <= 8000
+    assert small.after < 0.1
+    assert small.kept > 0.97
+    assert small.interval[0] <= small.after < small.interval[1] < 0.12
+    assert small.forwards < 6000 < repair.forwards
+
+
 def unrepaired(model: nn.Sequential) -> Tensor:
     """The clean predictions of the same weights without any hook."""
     bare = demo.small_cnn()
@@ -167,7 +178,7 @@ def test_a_model_in_which_no_layer_can_be_changed_is_told_so() -> None:
     audit = naa_fast.scan(linear, DIGITS.clean_x.flatten(1), DIGITS.suspect_x.flatten(1))
     assert audit.verdict.outcome == "fail"
     assert audit.repair is None
-    assert any("cures the model: none of 0 repairs" in line for line in audit.verdict.not_checked)
+    assert any("cures the model: no layer's output can be changed" in line for line in audit.verdict.not_checked)
 
 
 def test_a_model_that_no_gradient_comes_through_is_repaired_all_the_same(model: nn.Sequential) -> None:
