@@ -36,8 +36,7 @@ from torch import Tensor, nn
 import naa_fast
 from benchmarks.common import interleaved, load, paired, row, table, write
 from benchmarks.overhead import Ours, shared_copy
-from naa_fast.capture import select
-from naa_fast.capture.selection import kind_of
+from naa_fast.capture.defaults import default_places
 from naa_fast.inputs.models import load_model
 from naa_fast.measurement import Measurement
 from naa_fast.records import Array, LayerRecord, Moments
@@ -71,7 +70,8 @@ class Architecture:
     size: int = 224
 
     def axis(self, kind: str) -> int:
-        return {"convolutions": 1, "linear layers": -1, "blocks": self.blocks, "activations": self.activations}[kind]
+        last = {"linear layers": -1, "attention": -1}
+        return {**last, "convolutions": 1, "blocks": self.blocks, "activations": self.activations}[kind]
 
 
 ARCHITECTURES = (
@@ -143,9 +143,9 @@ def images(architecture: Architecture, batch: int, device: str) -> Tensor:
 
 
 def layers_of(model: nn.Module) -> dict[str, str]:
-    """The default layers and the kind of each."""
-    modules = dict(model.named_modules())
-    return {layer.name: kind_of(modules, layer.name) for layer in select(model).layers}
+    """The default layers whose output is read, and the kind of each."""
+    places, _ = default_places(dict(model.named_modules()))
+    return {name: kind for (name, item), kind in places.items() if item is None}
 
 
 def probed(layers: dict[str, str]) -> list[str]:
@@ -215,8 +215,9 @@ def mean_error(record: LayerRecord, expected: Moments) -> float:
 def wrong(architecture: Architecture, model: nn.Module, x: Tensor, measured: Measurement) -> tuple[list[str], dict[str, Any]]:
     """What a scan's result does not keep of what was promised, and what was found."""
     layers = layers_of(model)
+    inputs = [name for (name, item) in default_places(dict(model.named_modules()))[0] if item is not None]
     broken = [f"{name} never fired" for name in layers if name not in measured.layers]
-    broken += [f"{name} is the name of no default layer" for name in measured.layers if name not in layers]
+    broken += [f"{name} is the name of no default layer" for name in measured.layers if name.partition(":")[0] not in [*layers, *inputs]]
     batches = list(x.split(2))
     outputs, _ = stored(model, batches, probed(layers))
     shapes = with_hooks(model, list(layers), lambda *_: None, batches[:1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -74,6 +75,13 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     second.add_argument("--no-ranking", action="store_const", dest="ranking", const="none", help="the same as --ranking none")
     add_proof(second)
     second.add_argument("--no-repair", action="store_true", help="after a fail, do not try which neurons to silence to cure it")
+    second.add_argument(
+        "--continue",
+        dest="continuing",
+        type=positive,
+        metavar="N",
+        help="of a language model judge what it answers to each prompt, its likeliest N tokens, and not its next token alone",
+    )
     parser.add_argument(
         "--class-names",
         type=Path,
@@ -150,7 +158,7 @@ def run(arguments: argparse.Namespace) -> int:
     sets = sources_of(arguments, *([] if given is not None else [arguments.clean]), arguments.suspect)
     names = None if arguments.class_names is None else read_names(arguments.class_names)
     with joined() as ranks:
-        with running(arguments, arguments.out / QUARANTINE) as (_, options):
+        with ExitStack() as answering, running(arguments, arguments.out / QUARANTINE) as (_, options):
             model, device = model_of(arguments)
             require_baseline_of(model, rules)
             fit_positions(model, sets)
@@ -158,6 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
             plan = planned_by(arguments, model, given, sets, device) if arguments.dry_run else []
             if not plan:
                 try:
+                    answers = answering.enter_context(continued_by(arguments, model, sets, device))
                     found = audit.scan(
                         model,
                         *([] if given is None else [given]),
@@ -167,9 +176,9 @@ def run(arguments: argparse.Namespace) -> int:
                         device=device,
                         ranking=arguments.ranking,
                         proof=not arguments.no_proof,
-                        repair=not arguments.no_repair,
+                        repair=not arguments.no_repair and answers is None,
                         budget=arguments.budget,
-                        class_names=names,
+                        class_names=names if answers is None else answers,
                         stop_early=arguments.stop_early,
                         accept_unranked=arguments.accept_unranked,
                         **options,
@@ -185,6 +194,18 @@ def run(arguments: argparse.Namespace) -> int:
             note(*stop.headline.splitlines(), *(f"  {line}" for line in stop.details))
             rules = replace(rules, stopped=(stop.headline, stop.exit_code))
         return code_of_all(named(found, arguments, began, loading), arguments, rules, ranks, config)
+
+
+def continued_by(arguments: argparse.Namespace, model: nn.Module, sets: Any, device: Any) -> AbstractContextManager[Any]:
+    """The names of what the model answers, where those are its classes."""
+    if arguments.continuing is None:
+        return nullcontext(None)
+    if arguments.reference is not None or arguments.class_names is not None:
+        given = "--reference" if arguments.reference is not None else "--class-names"
+        raise UsageError(f"--continue with {given}", "what the model answers is read off --clean and --suspect", "leave one out")
+    from naa_fast.proof.continuations import continued
+
+    return continued(model, sets[0], sets[-1], arguments.continuing, device)
 
 
 def reference_at(path: Path) -> Measurement:
