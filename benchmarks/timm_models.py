@@ -217,7 +217,8 @@ def wrong(architecture: Architecture, model: nn.Module, x: Tensor, measured: Mea
     layers = layers_of(model)
     inputs = [name for (name, item) in default_places(dict(model.named_modules()))[0] if item is not None]
     broken = [f"{name} never fired" for name in layers if name not in measured.layers]
-    broken += [f"{name} is the name of no default layer" for name in measured.layers if name.partition(":")[0] not in [*layers, *inputs]]
+    known = {*layers, *inputs}
+    broken += [f"{name} is the name of no default layer" for name in measured.layers if name.partition(":")[0] not in known]
     batches = list(x.split(2))
     outputs, _ = stored(model, batches, probed(layers))
     shapes = with_hooks(model, list(layers), lambda *_: None, batches[:1])
