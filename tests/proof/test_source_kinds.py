@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from proof.test_images import CLEAN, HELD, Quadrants, with_trigger
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -16,7 +18,7 @@ import naa_fast
 from naa_fast.audit import Audit
 
 MODEL = Quadrants("patch")
-TRIGGERED, _ = with_trigger(HELD[:300], "patch", 15)
+TRIGGERED, CARRY = with_trigger(HELD[:300], "patch", 15)
 SETS = {"clean": CLEAN[:200], "suspect": TRIGGERED}
 Given = tuple[Any, Any]
 
@@ -81,6 +83,35 @@ def test_no_form_of_a_set_passes(kind: str, folders: Path) -> None:
     assert audit.proof[0].stands
     assert audit.proof[0].target == 2
     assert all(check.ran for check in audit.verdict.checks)
+
+
+def shares(audit: Audit) -> Any:
+    """What was proved, in numbers that do not depend on the order of the samples."""
+    best = audit.proof[0]
+    return best.stands, best.target, best.trigger.key
+
+
+def test_a_stream_gives_the_proof_and_the_scores_of_the_set_and_a_shuffled_order_the_same_ranking() -> None:
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(7))
+    forms: dict[str, tuple[Any, np.ndarray]] = {
+        "set": (TRIGGERED, CARRY),
+        "stream": (DataLoader(Stream(TRIGGERED), 64), CARRY),
+        "shuffled": (DataLoader(TensorDataset(TRIGGERED), 64, sampler=order.tolist()), CARRY[order.numpy()]),
+    }
+    found = {name: naa_fast.scan(MODEL, SETS["clean"], suspect, repair=False) for name, (suspect, _) in forms.items()}
+    areas = {}
+    for name, audit in found.items():
+        assert audit.verdict.outcome == "fail"
+        assert shares(audit) == shares(found["set"])
+        assert audit.ranking is not None
+        scores, carry = audit.ranking.scores, forms[name][1]
+        areas[name] = (scores[carry][:, None] > scores[~carry]).mean()
+    assert found["set"].ranking is not None
+    assert found["stream"].ranking is not None
+    assert np.array_equal(found["stream"].ranking.scores, found["set"].ranking.scores)
+    assert [proof.rate for proof in found["stream"].proof] == [proof.rate for proof in found["set"].proof]
+    assert abs(areas["shuffled"] - areas["set"]) <= 0.01
+    assert areas["set"] > 0.9
 
 
 SKIPPED: dict[str, dict[str, Any]] = {
