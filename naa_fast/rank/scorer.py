@@ -31,14 +31,18 @@ RESERVOIR = 4096
 
 @dataclass
 class Rows:
-    """Samples of a set as they come: their items (int64), what is said of them, and the class predicted for each (-1: none)."""
+    """Samples of a set as they come: their items (int64), what is said of them, and the class predicted for each (-1: none).
 
-    items: list[Array] = field(default_factory=list)
+    Items without a gap are kept as their first and their number: of a score in float32 and a class in int32, 8 bytes a sample.
+    """
+
+    items: list[Array | tuple[int, int]] = field(default_factory=list)
     values: list[Array] = field(default_factory=list)
     predicted: list[Array] = field(default_factory=list)
 
     def add(self, items: Array, values: Array, predicted: Array) -> None:
-        self.items.append(items)
+        whole = len(items) > 0 and bool((np.diff(items) == 1).all())
+        self.items.append((int(items[0]), len(items)) if whole else items)
         self.values.append(values)
         self.predicted.append(predicted)
 
@@ -48,10 +52,13 @@ class Rows:
         self.predicted += other.predicted
 
     def joined(self) -> tuple[Array, Array, Array]:
-        """Items, values and classes in the order of the set."""
+        """Items, values (float64) and classes (int64) in the order of the set."""
         if not self.items:
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64)
-        items, values, predicted = (np.concatenate(parts) for parts in (self.items, self.values, self.predicted))
+        items = np.concatenate([np.arange(one[0], one[0] + one[1]) if isinstance(one, tuple) else one for one in self.items])
+        values, predicted = np.concatenate(self.values).astype(np.float64), np.concatenate(self.predicted).astype(np.int64)
+        if (np.diff(items) > 0).all():
+            return items, values, predicted
         order = np.argsort(items, kind="stable")
         return items[order], values[order], predicted[order]
 
@@ -361,7 +368,7 @@ class Scorer:
                     self.calibration.add(entry.items, said[rows], classes)
                 else:
                     self.top.add(entry.items, scores[rows], classes, entry.part, deviating[rows])
-                    self.suspects.add(entry.items, scores[rows], classes)
+                    self.suspects.add(entry.items, scores[rows].astype(np.float32), classes.astype(np.int32))
             if verb != "score":
                 self.reservoir.add(entry.part, classes)
             self._count_tokens("suspect" if verb == "score" else "clean", entry.part, classes)
