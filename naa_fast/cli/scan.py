@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from naa_fast.detect.accept import Rules
     from naa_fast.measurement import Measurement
+    from naa_fast.rank.plan import Plan
     from naa_fast.result import Audit
     from naa_fast.scan.ranks import Ranks
 
@@ -151,6 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
     rules = rules_of(arguments)
     from naa_fast import audit
     from naa_fast.inputs.names import read_names
+    from naa_fast.scan.memory import free_on, free_on_host
     from naa_fast.scan.ranks import joined
 
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
@@ -163,8 +165,12 @@ def run(arguments: argparse.Namespace) -> int:
             require_baseline_of(model, rules)
             fit_positions(model, sets)
             loading = perf_counter() - started
-            plan = planned_by(arguments, model, given, sets, device) if arguments.dry_run else []
-            if not plan:
+            plan = planned_by(arguments, model, given, sets, device)
+            if plan is not None and not arguments.dry_run:
+                if ranks.rank == 0 and not arguments.json:
+                    note(plan.line)
+                plan.require_room((free_on(plan.device), free_on_host()))
+            if not arguments.dry_run:
                 try:
                     answers = answering.enter_context(continued_by(arguments, model, sets, device))
                     found = audit.scan(
@@ -188,8 +194,8 @@ def run(arguments: argparse.Namespace) -> int:
                     if error.audit is None:
                         raise
                     found, stop = error.audit, error
-        if plan:
-            return EXIT_PASS if ranks.rank else emitted(plan)
+        if arguments.dry_run:
+            return EXIT_PASS if ranks.rank or plan is None else emitted([*plan.lines(), *budget_of(arguments, model, plan)])
         if stop is not None:
             note(*stop.headline.splitlines(), *(f"  {line}" for line in stop.details))
             rules = replace(rules, stopped=(stop.headline, stop.exit_code))
@@ -240,22 +246,32 @@ def named(found: Audit, arguments: argparse.Namespace, began: str, loading: floa
     return replace(found, run=replace(found.run, model=arguments.model, weights=weights, command=command, began=began, **sets))
 
 
-def planned_by(arguments: argparse.Namespace, model: nn.Module, given: Measurement | None, sets: Any, device: Any) -> list[str]:
-    """What the scan would keep, in words."""
+def planned_by(arguments: argparse.Namespace, model: nn.Module, given: Measurement | None, sets: Any, device: Any) -> Plan | None:
+    """What the scan will keep; None where one sample does not tell, which the scan itself then says, unless that is all that was
+    asked for.
+    """
     from naa_fast.capture.selection import Request
-    from naa_fast.proof.budget import default_budget, rule
     from naa_fast.rank.plan import planned
 
     options: dict[str, Any] = {"device": device, "backend": arguments.backend, "ranking": arguments.ranking != "none"}
     request = Request(arguments.layers, arguments.exclude)
-    plan = planned(model, given or sets[0], sets[-1], layers=request, **options)
+    try:
+        return planned(model, given or sets[0], sets[-1], layers=request, **options)
+    except NaaError:
+        if arguments.dry_run:
+            raise
+        return None
+
+
+def budget_of(arguments: argparse.Namespace, model: nn.Module, plan: Plan) -> list[str]:
+    """What proof and repair may run, in words; nothing where none is tried."""
+    from naa_fast.proof.budget import default_budget, rule
+
+    if arguments.reference is not None or arguments.ranking == "none" or arguments.no_proof:
+        return []
     clean_samples, suspects = plan.samples
-    told = plan.lines()
-    if given is None and options["ranking"] and not arguments.no_proof:
-        known = None if clean_samples is None or suspects is None else clean_samples + suspects
-        most = arguments.budget or (None if known is None else default_budget(model, known))
-        told.append(rule(most, not arguments.no_repair))
-    return told
+    known = None if clean_samples is None or suspects is None else clean_samples + suspects
+    return [rule(arguments.budget or (None if known is None else default_budget(model, known)), not arguments.no_repair)]
 
 
 def emitted(lines: list[str]) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from naa_fast.accumulate import Samples, Views
 from naa_fast.capture import select
 from naa_fast.capture.selection import Layers, Request
-from naa_fast.errors import InputError
+from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement
@@ -30,6 +30,8 @@ from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.stopping import StopRequest
 
+SCORE_BYTES = 60
+"""Bytes a suspect sample takes on the host at the end, where all are put in order: 8 while a scan runs."""
 STATE, BIN_BYTES = 600, 1020
 """Bytes a neuron of statistics, and of one histogram (means; maxima where samples have several positions)."""
 
@@ -40,7 +42,7 @@ class Plan:
     by what they are for, on the `device` (most at a time) and on the host.
     """
 
-    device: str
+    device: torch.device
     layers: int
     neurons: int
     samples: tuple[int | None, int | None]
@@ -54,11 +56,39 @@ class Plan:
         for name, samples, passes in zip(("clean", "suspect"), self.samples, self.passes, strict=True):
             many = "an unknown number of samples" if samples is None else f"{samples:,} samples"
             told.append(f"{name}: {many}, {passes} pass{'es' * (passes != 1)}" if passes else f"{name}: none is read")
-        for where, parts in ((self.device, self.on_device), ("host", self.on_host)):
+        for where, parts in ((str(self.device), self.on_device), ("host", self.on_host)):
             each = ", ".join(f"{what} {in_units(size)}" for what, size in parts.items() if size)
             told.append(f"{where}: {in_units(sum(parts.values()))} at most ({each})")
         told.append(f"on the device {sum(self.on_device.values()) / max(self.neurons, 1):,.0f} bytes a neuron")
         return told
+
+    @property
+    def line(self) -> str:
+        """For a person who did not ask."""
+        sets = []
+        for name, samples, passes in zip(("clean", "suspect"), self.samples, self.passes, strict=True):
+            many = "unknown" if samples is None else f"{samples:,}"
+            sets.append(f"{many} {name} samples{f' in {passes} passes' if passes > 1 else ''}" if passes else f"no {name} sample")
+        sizes = f"{in_units(self.needs[0])} on {self.device}, {in_units(self.needs[1])} on the host"
+        return f"will keep at most {sizes}: {self.layers:,} layers, {self.neurons:,} neurons, {' and '.join(sets)}"
+
+    @property
+    def needs(self) -> tuple[int, int]:
+        """Bytes on the device and on the host."""
+        return sum(self.on_device.values()), sum(self.on_host.values())
+
+    def require_room(self, free: tuple[int | None, int | None]) -> None:
+        """Raise UsageError where more is kept than is `free` on the device (None: unknown, or the host) and on the host."""
+        device, host = self.needs
+        wanted = (device, host) if self.device.type != "cpu" else (0, device + host)
+        for where, need, there in zip((str(self.device), "the host"), wanted, free, strict=True):
+            if there is not None and need > there:
+                most = max((self.on_device | self.on_host).items(), key=lambda part: part[1])
+                raise UsageError(
+                    f"the scan would keep {in_units(need)} on {where}, where {in_units(max(there, 0))} are free",
+                    f"{self.layers:,} layers, {self.neurons:,} neurons; most of it: {most[0]}, {in_units(most[1])}",
+                    "choose fewer --layers, or --no-ranking; --dry-run lists what is kept",
+                )
 
 
 def in_units(size: int) -> str:
@@ -129,7 +159,7 @@ def planned(
     views = min(of_clean or MOST_CLEAN, MOST_CLEAN) // 2 * (4 * sum(shapes.features.values()) + shapes.input_bytes)
     again = ranking and not isinstance(clean, Measurement) and views > VIEW_BYTES and Order.of(source).repeats
     passes = 0 if isinstance(clean, Measurement) else 1 + again, 1
-    return Plan(str(place), len(shapes.features), neurons, (of_clean, suspect.samples), passes, on_device, on_host)
+    return Plan(place.device, len(shapes.features), neurons, (of_clean, suspect.samples), passes, on_device, on_host)
 
 
 def of_ranking(
@@ -153,5 +183,5 @@ def of_ranking(
     inputs = min(INPUT_BYTES, TOP * shapes.input_bytes)
     on_host = {"retained samples": inputs if by_reference else 2 * inputs + min(INPUT_BYTES, RESERVOIR * shapes.input_bytes)}
     on_host["samples that wait"] = 2 * min(WAITING_INPUTS, WAITING_SAMPLES * shapes.input_bytes)
-    on_host["scores"] = 24 * ((clean or 0) // 2 + (suspect or 0)) + 12 * len(shapes.features) * ((clean or 0) // 2)
+    on_host["scores"] = SCORE_BYTES * (suspect or 0) + (24 + 12 * len(shapes.features)) * ((clean or 0) // 2)
     return on_device, on_host

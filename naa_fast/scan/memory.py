@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 
 import torch
 
 from naa_fast.inputs.batches import Batch, cut
 
+MEMORY, CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 HOST_MESSAGES = ("can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
@@ -16,6 +18,27 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in HOST_MESSAGES)
+
+
+def free_on_host() -> int | None:
+    """Bytes that this process may still take on the host, of the machine and of the container it is in; None where unknown."""
+    found = []
+    try:
+        fields = dict(line.split(":", 1) for line in MEMORY.read_text().splitlines())
+        found.append(int(fields["MemAvailable"].split()[0]) << 10)
+    except (OSError, KeyError, ValueError):
+        pass
+    try:
+        limit, used = ((CONTAINER / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        found += [] if limit == "max" else [int(limit) - int(used)]
+    except (OSError, ValueError):
+        pass
+    return min(found, default=None)
+
+
+def free_on(device: torch.device) -> int | None:
+    """Bytes that are free on a GPU; None for other devices."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
 def release() -> None:

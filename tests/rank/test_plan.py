@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rank.test_passes import CLEAN, IMAGES, SUSPECT, Counting, Holes, convolutions, mlp
 from torch import Tensor, nn
 
 import naa_fast
 from naa_fast.cli.main import main
-from naa_fast.errors import InputError
+from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.opening import open_source
 from naa_fast.rank import RankingPass
 from naa_fast.rank.plan import in_units, planned
+from naa_fast.scan import memory
 from naa_fast.scan.loop import measure
 
 
@@ -93,7 +96,9 @@ def test_bytes_are_said_in_units(size: int, words: str) -> None:
     assert in_units(size) == words
 
 
-def test_the_command_says_it_and_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_says_it_and_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "m.py").write_text("import torch\ndef model():\n    return torch.nn.Linear(12, 3)\n")
     for name, x in (("clean", CLEAN), ("suspect", SUSPECT)):
         np.save(tmp_path / f"{name}.npy", x.numpy())
@@ -104,3 +109,33 @@ def test_the_command_says_it_and_ends(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "clean: 300 samples, 1 pass" in told
     assert "proof and repair run 80,000 samples at most: half of them for the likeliest target" in told
     assert not (tmp_path / "report" / "report.json").exists()
+    sets = ["--clean", str(tmp_path / "clean.npy"), "--suspect", str(tmp_path / "suspect.npy")]
+    monkeypatch.setattr(memory, "free_on_host", lambda: 1000)
+    assert main([*command[:-1], *sets]) == UsageError.exit_code
+    told = capsys.readouterr().err
+    assert "will keep at most" in told
+    assert ": 1 layers, 3 neurons, 300 clean samples and 210 suspect samples\n" in told
+    assert "on the host, where 1 kB are free" in told
+    assert "--no-ranking" in told
+
+
+def test_a_device_that_is_too_small_is_told_by_name() -> None:
+    plan = replace(planned(*sets("vectors")), device=torch.device("cuda:1"), passes=(2, 1))
+    plan.require_room((None, None))
+    plan.require_room((plan.needs[0], plan.needs[1]))
+    with pytest.raises(UsageError, match=r"on cuda:1, where 5 B are free"):
+        plan.require_room((5, plan.needs[1]))
+    assert "300 clean samples in 2 passes and 210 suspect samples" in plan.line
+
+
+def test_memory_is_read_from_the_system_and_from_its_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CONTAINER", tmp_path)
+    assert memory.free_on_host() is None
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 4000 kB\n")
+    assert memory.free_on_host() == 4000 << 10
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("500\n")
+    assert memory.free_on_host() == 4000 << 10
+    (tmp_path / "memory.max").write_text("1500\n")
+    assert memory.free_on_host() == 1000
