@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from naa_fast.detect.checks import did_not_run, ran
 from naa_fast.detect.coverage import with_common_layers
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import judge, require_comparable
@@ -18,16 +22,26 @@ from naa_fast.result import Audit
 from naa_fast.scan.progress import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import torch
 
     from naa_fast.capture.selection import Layers
+    from naa_fast.detect.directions import Direction
+    from naa_fast.detect.repair import Repair
     from naa_fast.inputs.batches import Source
     from naa_fast.inputs.preprocessing import ImageOptions
+    from naa_fast.proof.budget import Budget
+    from naa_fast.proof.prove import CleanInputs
+    from naa_fast.rank import RankingPass
+    from naa_fast.rank.attempts import Attempts
+    from naa_fast.rank.opened import OpenedSets
+    from naa_fast.rank.scorer import RankingResult
     from naa_fast.scan.chunk import Observer, Progress
+    from naa_fast.scan.options import RunOptions
     from naa_fast.scan.quarantine import Quarantine
     from naa_fast.scan.times import Times
+    from naa_fast.scan.work import Work
 
 
 RANKINGS = ("top", "all", "none")
@@ -130,45 +144,35 @@ def scan(
     import torch
 
     from naa_fast.capture import ClassScores
-    from naa_fast.capture.selection import Request, unwrapped
-    from naa_fast.inputs.images import fit_images
+    from naa_fast.capture.selection import unwrapped
     from naa_fast.inputs.names import miscounted, names_of
-    from naa_fast.inputs.opening import open_source
-    from naa_fast.inputs.padding import fitted
     from naa_fast.proof.budget import Budget, default_budget
-    from naa_fast.proof.gather import gather
-    from naa_fast.rank import RankingPass, ReferencePass
-    from naa_fast.rank.attempts import Attempts
-    from naa_fast.rank.groups import coverage
-    from naa_fast.rank.handed import ElsewhereSource
+    from naa_fast.rank.attempts import Attempts, RankingAttempt
+    from naa_fast.rank.opened import open_sets
     from naa_fast.rank.suspects import SuspectReader
-    from naa_fast.repair.search import repaired
+    from naa_fast.repair.search import cure
     from naa_fast.repair.trial import Known
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.options import RunOptions
     from naa_fast.scan.ranks import Ranks
-    from naa_fast.scan.stopping import StopRequest, Watch, stop_on_signals
+    from naa_fast.scan.stopping import StoppableProgress, StopRequest, stop_on_signals
     from naa_fast.scan.times import Times
+    from naa_fast.scan.work import Work
 
-    listed = ("top" if ranking else "none") if isinstance(ranking, bool) else ranking
+    listed = listed_by(ranking)
     if budget is not None and (not isinstance(budget, int) or budget < 1):
         raise UsageError(f"budget is {budget!r}", "expected a whole number of samples, 1 or more, or none for the default")
-    if listed not in RANKINGS:
-        raise UsageError(f"ranking is {ranking!r}", f"expected one of {', '.join(RANKINGS)}, or True or False")
-    request = Request(layers, exclude)
-    running = RunOptions(
-        layers=request,
-        batch_size=batch_size,
-        device=device,
-        backend=backend,
-        scores=scores,
-        stop_early=stop_early,
-        prefetch=prefetch,
-        chunk_size=chunk_size,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        resume=resume,
+    running = RunOptions.asked(
+        layers, exclude, batch_size, device, backend, scores, stop_early, prefetch, chunk_size, checkpoint, resume
     )
+    options = running.told()
+    options |= {"ranking": listed, "proof": proof, "repair": repair, "scores": scores}
+    options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked, "budget": budget}
+    options |= {} if exclude is None else {"exclude": asked_words(exclude)}
     times, class_scores, seed = Times(), ClassScores(scores), torch.initial_seed()
+    ranks, watch = Ranks.here(model), StoppableProgress(progress, StopRequest())
+    work = Work(model, device, class_scores, watch)
+    sets = open_sets(model, clean, suspect, batch_size, images)
 
     def measured(name: str, source: Source, observer: Observer | None) -> Measurement:
         if quarantine is not None:
@@ -176,100 +180,138 @@ def scan(
         company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times, "scores": class_scores}
         return run(model, source, running.of(name), observer=observer, **company)
 
-    options = running.told()
-    options |= {"ranking": listed, "proof": proof, "repair": repair, "scores": scores}
-    options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked, "budget": budget}
-    given, elsewhere = given_measurement(clean), given_measurement(suspect)
-    read = [data for data, measurement in ((clean, given), (suspect, elsewhere)) if measurement is None]
-    opened: list[Source] = [fitted(model, open_source(data, batch_size, images=images)) for data in read]
-    fit_images(model, opened, images)
-    if elsewhere is not None:
-        options_of_text = getattr(opened[0], "options", None) if opened else None
-        opened.append(ElsewhereSource(f"measurement {suspect}", elsewhere, options_of_text))
-    sets = opened[0], opened[-1]  # with a reference no clean set is read
-    if exclude is not None:
-        options["exclude"] = asked_words(exclude)
-    ranks, attempts, watch = Ranks.here(model), Attempts(), Watch(progress, StopRequest())
-    scoring = ranked = None
-    fitting: RankingPass | None = None
-    if listed == "none" or stop_early:
-        attempts.unranked("the forwards ended early" if stop_early else "it was switched off")
-    else:
-        chosen: dict[str, Any] = {"layers": request, "device": device, "backend": backend, "progress": watch}
-        chosen |= {"scores": class_scores}
-        if given is not None:
-            fitting = attempts.ranking(lambda: ReferencePass(model, sets[1], **chosen))
-        else:
-            fitting = attempts.ranking(lambda: RankingPass(model, *sets, **chosen))
-
-    clean_measured = given or measured("clean", sets[0], None if fitting is None else fitting.clean)
-    if fitting is not None:
-        # Without a checkpoint a signal ends all here: nothing can be said before both sets were measured.
-        alone = checkpoint is not None and ranks.count == 1
-        with times.measuring("ranking"), stop_on_signals(watch.stop) if alone else nullcontext():
-            scoring = attempts.ranking(lambda: fitting.calibrate(clean_measured))
-        if watch.cut:
-            raise stopped(watch.stop.name, checkpoint)
-    running = replace(running, layers=request.without(clean_measured.unread))
-    if scoring is not None and elsewhere is not None:
-        by: RankingPass = scoring
-        scoring = attempts.ranking(lambda: by.take_up(elsewhere))
-    suspect_measured = elsewhere or measured("suspect", sets[1], None if scoring is None else scoring.suspect)
+    # Measure both sets. The ranking sees their samples as they pass, and is calibrated in between.
+    attempts = Attempts()
+    on_the_way = RankingAttempt(attempts, times, ranking_passes(work, sets, running, listed, attempts))
+    of_clean = sets.clean_measured or measured("clean", sets.clean, on_the_way.clean)
+    # Without a checkpoint a signal ends all here: nothing can be said before both sets were measured.
+    with stop_on_signals(watch.stop) if checkpoint is not None and ranks.count == 1 else nullcontext():
+        on_the_way.calibrate(of_clean)
+    if watch.cut:
+        raise stopped(watch.stop.name, checkpoint)
+    running = running.without(of_clean.unread)
+    if sets.suspect_measured is not None:
+        on_the_way.take_up(sets.suspect_measured)
+    of_suspect = sets.suspect_measured or measured("suspect", sets.suspect, on_the_way.suspect)
     if layers is None:
-        clean_measured, suspect_measured = with_common_layers(clean_measured, suspect_measured)
-    require_comparable(clean_measured, suspect_measured, threshold, top_k)  # before anything else is spent
+        of_clean, of_suspect = with_common_layers(of_clean, of_suspect)
+    require_comparable(of_clean, of_suspect, threshold, top_k)  # before anything else is spent
+
     with stop_on_signals(watch.stop):  # from here on a signal leaves the verdict so far
-        if scoring is not None:
-            with times.measuring("ranking"):
-                ranked = attempts.ranking(lambda: scoring.result(clean_measured, suspect_measured))
-            attempts.notes += scoring.notes
-            attempts.notes += filter(None, [coverage(clean_measured.predictions, suspect_measured.predictions)])
-        with ranks.waiting() as wait:  # under torchrun rank 0 proves and repairs
+        # Rank the suspect samples.
+        ranked = on_the_way.result(of_clean, of_suspect)
+
+        with ranks.waiting() as wait:  # under torchrun rank 0 proves and repairs, and tells the others
+            # Reconstruct triggers from the highest-ranked samples, prove them on clean ones, find the samples that hold them.
+            allowed = Budget(default_budget(model, of_clean.samples + of_suspect.samples) if budget is None else budget)
+            evidence, inputs = Evidence(), None
             if ranks.rank == 0:
-                evidence, inputs = Evidence(), None
-                both = clean_measured.samples + suspect_measured.samples
-                allowed = Budget(default_budget(model, both) if budget is None else budget)
                 if ranked is not None:
                     with times.measuring("proof"):
-                        evidence, inputs = gather(
-                            model,
-                            ranked,
-                            sets[1],
-                            device=device,
-                            proof=proof,
-                            whole=listed == "all",
-                            scores=class_scores,
-                            watch=watch,
-                            budget=allowed,
-                        )
-                counts = clean_measured.predictions, suspect_measured.predictions
-                evidence = attempts.told(evidence)
-                notes = (*evidence.notes, *miscounted(class_names, counts))
-                evidence = replace(evidence, names=names_of(model, sets, counts, class_names), notes=notes)
-                judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
-                if repair and ranked is not None and judgement.verdict.outcome == "fail":
-                    with times.measuring("repair"):
-                        rows = None if inputs is None else inputs[0]
-                        known = Known(ranked.reservoir, ranked.largest, None, rows, SuspectReader(sets[1], ranked, watch))
-                        judgement = repaired(judgement, model, known, device, class_scores, watch, allowed.left)
-            told = (judgement.evidence, watch.cut, watch.stop.name) if ranks.rank == 0 else None
-            evidence, cut, signal = wait.tell(told)
-            if ranks.rank:
-                judgement = judge(clean_measured, suspect_measured, threshold, top_k, evidence, accept_unranked)
+                        evidence, inputs = evidence_of(ranked, sets.suspect, work, attempts, allowed if proof else None, listed)
+                counts = of_clean.predictions, of_suspect.predictions
+                notes = (*attempts.notes, *miscounted(class_names, counts))
+                names = names_of(model, (sets.clean, sets.suspect), counts, class_names)
+                evidence = replace(evidence, checks=attempts.checks, gaps=attempts.gaps, notes=notes, names=names)
+            evidence = wait.tell(evidence)
+
+            # Judge, once: what follows changes no verdict.
+            judgement = judge(of_clean, of_suspect, threshold, top_k, evidence, accept_unranked)
+
+            # Repair what failed.
+            cured: tuple[Repair | None, str] = None, ""
+            if repair and ranked is not None and ranks.rank == 0 and judgement.verdict.outcome == "fail":
+                with times.measuring("repair"):
+                    reader, rows = SuspectReader(sets.suspect, ranked, watch), None if inputs is None else inputs[0]
+                    known = Known(ranked.reservoir, ranked.largest, None, rows, reader)
+                    cured = cure(judgement, known, work, allowed.left)
+            cured, cut, signal = wait.tell((cured, watch.cut, watch.stop.name))
+            judgement = judgement.with_repair(*cured)
+
+    # Report: the audit can be shown, saved and computed with.
     times.total = perf_counter() - began
-    clean_name = sets[0].name if given is None else f"reference {clean}"
-    named = Run(type(unwrapped(model)).__qualname__, "", clean_name, sets[1].name, (), began_at, now())
-    audit = Audit(judgement, options, times, named, seed)
+    this_run = Run(type(unwrapped(model)).__qualname__, "", sets.clean_name, sets.suspect.name, (), began_at, now())
+    audit = Audit(judgement, options, times, this_run, seed)
     if cut:
         raise stopped(signal, checkpoint, audit)
     return audit
 
 
-def given_measurement(clean: Any) -> Measurement | None:
-    """The clean measurement that is given in place of a set: itself, or the file it lies in."""
-    if isinstance(clean, str | Path) and str(clean).endswith(".naa.safetensors"):
-        clean = Measurement.load(clean)
-    return clean if isinstance(clean, Measurement) else None
+def ranking_passes(
+    work: Work, sets: OpenedSets, running: RunOptions, listed: str, attempts: Attempts
+) -> Callable[[], RankingPass] | None:
+    """What makes the ranking of these sets; None, with the reason in `attempts`, where none is asked for or it cannot be had."""
+    from naa_fast.rank import RankingPass, ReferencePass
+
+    if listed == "none" or running.stop_early:
+        attempts.unranked("the forwards ended early" if running.stop_early else "it was switched off")
+        return None
+    chosen: dict[str, Any] = {"layers": running.layers, "device": running.device, "backend": running.backend}
+    chosen |= {"progress": work.watch, "scores": work.scores}
+    if sets.clean_measured is not None:
+        return lambda: ReferencePass(work.model, sets.suspect, **chosen)
+    return lambda: RankingPass(work.model, sets.clean, sets.suspect, **chosen)
+
+
+def evidence_of(
+    ranked: RankingResult, suspect: Source, work: Work, attempts: Attempts, budget: Budget | None, listed: str
+) -> tuple[Evidence, CleanInputs | None]:
+    """What the ranked samples show, step by step, and the clean inputs that a repair is tried on. `budget` None: nothing is
+    proved.
+
+    A step that raises is a check that did not run, or a gap, in `attempts`, and the others go on.
+    """
+    from naa_fast.inputs.text import decoder
+    from naa_fast.proof.clusters import Origins, find_cluster
+    from naa_fast.proof.prove import Proved, clean_images
+    from naa_fast.proof.reconstruct import reconstruct_and_prove, without_clean_samples
+    from naa_fast.proof.triggered import WHOSE, find_triggered
+    from naa_fast.rank.evidence import find_directions, inputs_of, ranking_of
+    from naa_fast.rank.suspects import SuspectReader
+    from naa_fast.report.retained import SHOWN, shown
+
+    ranking = ranking_of(ranked, suspect, whole=listed == "all")
+    attempts.checks += ran("ranking")
+    inputs = cache(lambda: clean_images(ranked))
+    proved = Proved(tried=False)
+    if ranked.by_reference:
+        attempts.checks += without_clean_samples(ranking)
+    elif budget is None:
+        attempts.checks += did_not_run("it was switched off", "proof")
+    else:
+        proved = attempts.check("proof", lambda: reconstruct_and_prove(ranked, suspect, inputs(), work, budget), proved)
+    standing = [proof for proof in proved.proofs if proof.stands]
+    if proved.tried and not standing:  # no sample has a trigger; else it is unknown until they are sought
+        ranking = replace(ranking, uncertain=np.zeros(len(ranked.scores), bool))
+    reader = SuspectReader(suspect, ranked, work.watch)
+    ranking = attempts.question(WHOSE, lambda: find_triggered(ranking, ranked, reader, standing), ranking)
+    origins = attempts.question(WHOSE, lambda: find_cluster(ranking, ranked, inputs()), Origins())
+    no_directions: tuple[Direction, ...] = ()
+    directions = attempts.check("directions", lambda: find_directions(ranked), no_directions)
+    rows, masks = inputs_of(ranked, ranking.order[:SHOWN].tolist())
+    pictures, texts = shown(rows, masks, [proof.trigger for proof in standing], decoder(suspect))
+    evidence = Evidence(
+        ranking,
+        proved.proofs,
+        proved.forwards,
+        pictures=pictures,
+        texts=texts,
+        harmless=origins.harmless,
+        cluster=origins.cluster,
+        directions=directions,
+    )
+    try:
+        return evidence, inputs()
+    except Exception:  # as the proof has said
+        return evidence, None
+
+
+def listed_by(ranking: bool | str) -> str:
+    """Which of RANKINGS is asked for."""
+    listed = ("top" if ranking else "none") if isinstance(ranking, bool) else ranking
+    if listed not in RANKINGS:
+        raise UsageError(f"ranking is {ranking!r}", f"expected one of {', '.join(RANKINGS)}, or True or False")
+    return listed
 
 
 def stopped(signal: str, checkpoint: str | Path | None, audit: Audit | None = None) -> Stopped:
@@ -328,28 +370,19 @@ def measure(
     Measurement(500 samples, 3 layers)
     """
     assert not isinstance(progress, bool)  # `shown` has seen to that
-    from naa_fast.capture.selection import Request
     from naa_fast.inputs.batches import PartOfSource
     from naa_fast.inputs.images import fit_images
     from naa_fast.inputs.opening import open_source
     from naa_fast.inputs.padding import fitted
     from naa_fast.measurement import Part
     from naa_fast.rank import RankingPass, ReferencePass
+    from naa_fast.rank.opened import given_measurement
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.options import RunOptions
     from naa_fast.scan.ranks import Ranks
 
-    running = RunOptions(
-        layers=Request(layers, exclude),
-        batch_size=batch_size,
-        device=device,
-        backend=backend,
-        scores=scores,
-        stop_early=stop_early,
-        prefetch=prefetch,
-        chunk_size=chunk_size,
-        checkpoint=None if checkpoint is None else Path(checkpoint),
-        resume=resume,
+    running = RunOptions.asked(
+        layers, exclude, batch_size, device, backend, scores, stop_early, prefetch, chunk_size, checkpoint, resume
     )
     source = fitted(model, open_source(data, batch_size, images=images))
     fit_images(model, [source], images)

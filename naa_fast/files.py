@@ -7,6 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
+from naa_fast.errors import InputError
+
 
 def nearest_files(path: Path) -> list[str]:
     """A line that names what lies where `path` was sought and is called much like it; none where nothing is."""
@@ -34,3 +36,14 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         name.unlink(missing_ok=True)
         raise
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole (`write_whole`), its folder made if absent. Raises InputError where it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}", str(error.strerror or error), "name a folder that can be written, with room on its disk"
+        ) from None

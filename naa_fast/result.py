@@ -118,7 +118,7 @@ class Audit:
         >>> audit.repair is None
         True
         """
-        return self.judgement.evidence.repair
+        return self.judgement.repair
 
     def top(self, k: int | None = None) -> list[TopNeuron]:
         """The `k` most abnormal neurons over all layers, most abnormal first.

@@ -46,11 +46,11 @@ class Clock:
 
 
 def line(name: str, model: torch.nn.Module, clean: torch.Tensor, suspect: torch.Tensor) -> str:
-    gather, clock = import_module("naa_fast.proof.gather"), Clock()
+    evidence, clock = import_module("naa_fast.rank.evidence"), Clock()
     ranking = [(verb, getattr(Scorer, verb)) for verb in ("fit", "calibrate", "score")]
     with (
         ExitStack() as stack,
-        patch.object(gather, "measured_directions", clock.around("directions", gather.measured_directions)),
+        patch.object(evidence, "measure", clock.around("directions", evidence.measure)),
         patch.object(Directions, "add", clock.around("directions", Directions.add)),
         patch.object(Directions, "projected", clock.around("directions", Directions.projected)),
     ):

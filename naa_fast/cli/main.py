@@ -147,6 +147,7 @@ def run(words: list[str], arguments: argparse.Namespace) -> int:
 
 def attempt(words: list[str], arguments: argparse.Namespace) -> int:
     debug = "--debug" in words
+    show_failed_steps(debug)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a report must not fail on a name the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
@@ -208,6 +209,22 @@ def several(scans: Sequence[tuple[str, list[str]]], arguments: argparse.Namespac
 
 def verb_of(words: Sequence[str]) -> str:
     return next((word for word in words if not word.startswith("-")), "")
+
+
+def show_failed_steps(debug: bool) -> None:
+    """From here on the traceback of a step that fails while the scan goes on is shown, or not: the report has its last line."""
+    import logging
+    import traceback
+
+    class Shown(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            error = record.exc_info[1] if record.exc_info else None
+            trace = "" if error is None else "".join(traceback.format_exception(error))
+            note(record.getMessage(), *trace.splitlines())
+
+    logger = logging.getLogger("naa_fast")
+    logger.handlers = [Shown()] if debug else []
+    logger.setLevel(logging.DEBUG if debug else logging.NOTSET)
 
 
 def show_trace(debug: bool) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from naa_fast.errors import InputError, UsageError
-from naa_fast.files import write_whole
 from naa_fast.report.files import ALWAYS, CONFIG, FOLDER, FORMAT_FILES, OPTIONAL, PAGE_FILE, PREVIOUS, REPORT
 
 QUARANTINE = "quarantine.jsonl"
@@ -123,17 +122,6 @@ def refuse_unwritable(folder: Path) -> None:
             f"--out: {folder} cannot be written to",
             f"writing {PROBE:,} bytes in {nearest}: {error.strerror or error}",
             "make room on its disk, or choose another --out",
-        ) from None
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file whole, its folder made if absent. Raises InputError where it cannot be."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}", str(error.strerror or error), "name a folder that can be written, with room on its disk"
         ) from None
 
 

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naa_fast.cli.outputs import check_file, quarantine_of, write
+from naa_fast.cli.outputs import check_file, quarantine_of
 from naa_fast.cli.scan import add_proof, add_sets
 from naa_fast.cli.shared import (
     add_long,
@@ -28,6 +28,7 @@ from naa_fast.cli.shared import (
 )
 from naa_fast.detect.checks import missing_lines
 from naa_fast.errors import EXIT_INCONCLUSIVE, EXIT_PASS, InputError, Stopped, UsageError
+from naa_fast.files import write_file
 
 if TYPE_CHECKING:
     from naa_fast.detect.evidence import Ranking
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         for block in blocks(lines):
             emit(block.removesuffix("\n"))
     else:
-        write(arguments.out, "".join(lines).encode("utf-8"))
+        write_file(arguments.out, "".join(lines).encode("utf-8"))
         rows = min(len(ranking.scores), arguments.k or len(ranking.scores))
         emit(clean(f"{arguments.out}: {rows:,} of {counted(len(ranking.scores), 'sample')}"))
     untried = [check for check in found.verdict.checks if check.name == "proof" and not arguments.no_proof]

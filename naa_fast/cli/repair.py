@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naa_fast.cli.outputs import check_file, write
+from naa_fast.cli.outputs import check_file
 from naa_fast.cli.scan import DATA_HELP
 from naa_fast.cli.shared import (
     add_images,
@@ -26,6 +26,7 @@ from naa_fast.cli.shared import (
     sources_of,
 )
 from naa_fast.errors import EXIT_INCONCLUSIVE, EXIT_PASS, InputError, UsageError
+from naa_fast.files import write_file
 
 if TYPE_CHECKING:
     from naa_fast.repair.deploy import Deployed, Figures, Sets
@@ -147,7 +148,7 @@ def require_same_model(model: Any, digest: str, folder: Path) -> None:
 
 
 def write_figures(path: Path, content: dict[str, Any]) -> None:
-    write(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode("ascii"))
+    write_file(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode("ascii"))
 
 
 def lines_of(done: Deployed, folder: Path, made: bool = False) -> list[str]:

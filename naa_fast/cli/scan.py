@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from naa_fast.cli.config import toml_of
 from naa_fast.cli.judging import add_judging, deliver, rules_of
-from naa_fast.cli.outputs import QUARANTINE, check_file, check_folder, set_aside, write
+from naa_fast.cli.outputs import QUARANTINE, check_file, check_folder, set_aside
 from naa_fast.cli.shared import (
     DEFAULT_REPORT,
     add_images,
@@ -32,6 +32,7 @@ from naa_fast.cli.shared import (
     sources_of,
 )
 from naa_fast.errors import EXIT_PASS, NaaError, Stopped, UsageError
+from naa_fast.files import write_file
 from naa_fast.report.run import now
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = toml_of(arguments, arguments.parser).encode("utf-8")
     if arguments.save_config is not None:
         check_file(arguments.save_config, read)
-        write(arguments.save_config, config)
+        write_file(arguments.save_config, config)
     rules = rules_of(arguments)
     from naa_fast import audit
     from naa_fast.inputs.names import read_names
@@ -305,7 +306,7 @@ def code_of_all(found: Audit, arguments: argparse.Namespace, rules: Rules, ranks
     try:
         with stop_on_signals():  # what is being written is written to its end
             code = deliver(found, arguments, rules)
-            write(arguments.out / CONFIG, config)
+            write_file(arguments.out / CONFIG, config)
         if found.times is not None and not arguments.json:  # the report has them
             note(found.times.words())
     except NaaError as error:

@@ -16,7 +16,6 @@ from naa_fast.detect.enrichment import Enrichment, OutlierCluster, enrichment, h
 from naa_fast.detect.inversion import Inversion
 from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Proof
-from naa_fast.detect.repair import Repair
 from naa_fast.records import Array
 
 PLACE_IN_SET = "samples by their place in the set"
@@ -212,7 +211,7 @@ class Evidence:
     done and why, `gaps` where it failed. `pictures` (float32 `[samples, channels, height,
     width]`) or `texts` show the first samples of `ranking.top`. `harmless`, 0 to 1: how much of the shift of the inputs
     brightness, contrast, blur or a shift by a pixel explain. `cluster`: None where there is none, or inputs cannot be compared.
-    `directions` of every layer, the farthest above chance first. `repair`: None where none was tried, or none helps. `names`
+    `directions` of every layer, the farthest above chance first. `names`
     of the classes. `inversion`: what the search without suspect samples came to, None where there were suspects.
     """
 
@@ -226,7 +225,6 @@ class Evidence:
     cluster: OutlierCluster | None = None
     gaps: tuple[str, ...] = ()
     directions: tuple[Direction, ...] = ()
-    repair: Repair | None = None
     checks: tuple[Check, ...] = ()
     names: Names = field(default_factory=Names)
     inversion: Inversion | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import isfinite
 
@@ -13,6 +13,7 @@ from naa_fast.detect.checks import unranked
 from naa_fast.detect.comparison import LayerComparison, known_mean
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.null import CleanNull, clean_null
+from naa_fast.detect.repair import Repair
 from naa_fast.detect.tails import tail_shares
 from naa_fast.detect.verdict import Verdict, abnormal_limit, judge_outcome
 from naa_fast.errors import InputError, StateMismatch, UsageError
@@ -46,7 +47,8 @@ class Judgement:
     """Everything that was found: `layers` in model order, the `null` it was calibrated with, and the `verdict`.
 
     `threshold` is the user's, on the difference, or None; then `limit` (on z) comes from the null. `top_k` rows a ranking.
-    `evidence` is what ranking the samples found, empty where there was none. `rules` are what a script is told by.
+    `evidence` is what ranking the samples found, empty where there was none. `repair`: None where none was tried, or none helps;
+    it is no part of what is judged. `rules` are what a script is told by.
     """
 
     clean: Measurement
@@ -58,7 +60,13 @@ class Judgement:
     limit: float
     top_k: int
     evidence: Evidence = field(default_factory=Evidence)
+    repair: Repair | None = None
     rules: Rules = field(default_factory=Rules)
+
+    def with_repair(self, repair: Repair | None, why: str) -> Judgement:
+        """The same with a repair, or with the reason `why` there is none; the verdict says no less and no more than before."""
+        verdict = replace(self.verdict, not_checked=(*self.verdict.not_checked, why)) if why else self.verdict
+        return replace(self, repair=repair, verdict=verdict)
 
     @cached_property
     def gate(self) -> Gate:

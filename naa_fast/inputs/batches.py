@@ -307,7 +307,9 @@ def decoder_mask_in(keywords: Mapping[str, Any], where: str) -> Tensor | None:
 
 
 def __getattr__(name: str) -> Any:
-    """`open_source` lies in `opening`, which needs this module; scripts that take it from here go on."""
+    """`open_source`, for scripts that take it from here. It lies in `opening`, which imports this module: importing it here, even
+    inside of a function, would be a circle (tests/house/test_floors.py). So the name is found when it is asked for.
+    """
     if name == "open_source":
         return importlib.import_module("naa_fast.inputs.opening").open_source
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,7 +44,7 @@ from naa_fast.proof.tokens import Tokens
 from naa_fast.proof.transplant import Bases, Transplant
 from naa_fast.rank.passes import SamplePass, in_words
 from naa_fast.rank.retained import Reservoir, main_tensor
-from naa_fast.repair.search import repaired
+from naa_fast.repair.search import cure
 from naa_fast.repair.trial import AsItIs, Known
 from naa_fast.report.run import Run, now
 from naa_fast.result import Audit
@@ -53,8 +53,9 @@ from naa_fast.scan.loop import measure as measured_by
 from naa_fast.scan.options import RunOptions
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.ranks import Ranks
-from naa_fast.scan.stopping import Watch
+from naa_fast.scan.stopping import StoppableProgress
 from naa_fast.scan.times import Times
+from naa_fast.scan.work import Work
 
 if TYPE_CHECKING:
     from naa_fast.capture.selection import Layers
@@ -121,7 +122,8 @@ def inverted(
     judgement = judge_inverted(judge(of_clean, of_triggered, None, top_k, evidence), evidence, found.checks)
     if repair and judgement.verdict.outcome == "fail" and found.known is not None:
         with times.measuring("repair"):
-            judgement = repaired(judgement, model, found.known, device, class_scores, Watch(progress))
+            work = Work(model, device, class_scores, StoppableProgress(progress))
+            judgement = judgement.with_repair(*cure(judgement, found.known, work))
     times.total = perf_counter() - began
     options = running.told() | {"scores": scores, "top_k": top_k}
     options |= {"steps": steps, "base": base is not None, "repair": repair, "search": "without suspect samples"}

@@ -1,22 +1,48 @@
-"""`cluster_of`: whether the samples outside the clean set are a cluster of one class that came from the others."""
+"""`find_cluster`: whether samples outside the clean set are a cluster of one class that came from the others; what explains
+it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from naa_fast.detect.axes import either_way
 from naa_fast.detect.enrichment import OutlierCluster
 from naa_fast.detect.evidence import Ranking
 from naa_fast.proof.images import CleanImages, harmless_share
-from naa_fast.proof.prove import rows_like
+from naa_fast.proof.prove import CleanInputs, harmless_of, rows_like
+from naa_fast.rank.attempts import Found
 from naa_fast.rank.retained import Retained
+from naa_fast.rank.scorer import RankingResult
 from naa_fast.records import Array
 
 SIDE = 16
 """Images are compared in this many squares each way at most."""
 SAME = 1e-5
 """Squared distance of an image from itself, over its squares, up to which rounding takes it."""
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where the outlying samples come from: their `cluster`, None where there is none, and the share of the inputs' shift that
+    `harmless` changes explain, 0 to 1.
+    """
+
+    cluster: OutlierCluster | None = None
+    harmless: float = 0.0
+
+
+def find_cluster(ranking: Ranking, ranked: RankingResult, inputs: CleanInputs | None) -> Found[Origins]:
+    """The cluster of the outlying samples, as far as their inputs can be compared: see `cluster_of`. `inputs` None: not at
+    all."""
+    if inputs is None:
+        return Found(Origins())
+    shape = inputs[0].x.shape[1:]
+    read = f"inputs of shape {' x '.join(map(str, shape))} can be read both ways: taken as [channels, height, width]"
+    cluster = cluster_of(ranking, ranked.top, ranked.null_top, *inputs)
+    return Found(Origins(cluster, harmless_of(ranked, inputs)), notes=(read,) if either_way(shape) else ())
 
 
 def cluster_of(

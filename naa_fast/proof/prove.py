@@ -30,7 +30,7 @@ from naa_fast.rank.scorer import RankingResult
 from naa_fast.records import Array
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
-from naa_fast.scan.stopping import Watch
+from naa_fast.scan.stopping import StoppableProgress
 
 TARGETS = 3
 NAMED = 5
@@ -46,7 +46,7 @@ CleanInputs = tuple[CleanImages, Array]
 
 
 @dataclass(frozen=True)
-class Attempts:
+class Proved:
     """What came nearest to a proof for each target, strongest first; how many samples ran for it; why some, or all, targets could
     not be tried (`notes`); whether any could (`tried`); what the search does not look for (`limits`).
     """
@@ -65,9 +65,9 @@ def prove(
     device: str | torch.device = "auto",
     fetch: Fetch | None = None,
     scores: ClassScores | None = None,
-    watch: Watch | None = None,
+    watch: StoppableProgress | None = None,
     budget: Budget | None = None,
-) -> Attempts:
+) -> Proved:
     """What putting on clean samples does that suspect samples share, beside controls that had the same chance; what was measured
     until `watch` or the `budget` ended it.
 
@@ -81,7 +81,7 @@ def prove(
     drawn = alike(ranked.reservoir)
     bases = Bases(drawn)
     if not len(bases.predicted) or (bases.predicted < 0).all():
-        return Attempts(notes=("the model gives no class scores",), tried=False)
+        return Proved(notes=("the model gives no class scores",), tried=False)
     last = images is not None and images[0].last
     transplant = Transplant(
         model, Placement.of(model, device), ranked.largest, drawn[0][0], last, scores, shown_by(watch, budget), budget
@@ -101,7 +101,7 @@ def prove(
                 left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
                 search_in_turns(ImageSearch(trials, rows, Pool(usual, *images)), left, found, transplant.budget)
             else:
-                return Attempts(
+                return Proved(
                     notes=("the inputs are neither continuous values nor token ids, or too large to keep",), tried=False
                 )
         except Stopped as stop:  # what was measured until then stays
@@ -116,10 +116,10 @@ def prove(
     if images is not None:
         proofs = [as_taken(proof, images[0]) for proof in proofs]
     limits = () if can_rule(trials.parts[0].predicted) else (UNRULED,)
-    return Attempts(tuple(proofs), transplant.forwards, notes, limits=limits)
+    return Proved(tuple(proofs), transplant.forwards, notes, limits=limits)
 
 
-def shown_by(watch: Watch | None, budget: Budget | None) -> Callable[[int], None] | None:
+def shown_by(watch: StoppableProgress | None, budget: Budget | None) -> Callable[[int], None] | None:
     """Tells how far it is, from the beginning on: of the budget, if there is one."""
     if watch is None:
         return None

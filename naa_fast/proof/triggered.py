@@ -1,20 +1,45 @@
-"""`triggered_samples`: which suspect samples carry a proven trigger in their input, whatever their neurons did."""
+"""`find_triggered`: which suspect samples hold a proven trigger in their input, whatever their neurons did."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
 
+from naa_fast.detect.evidence import Ranking
 from naa_fast.detect.proof import Proof
 from naa_fast.proof.apply import closenesses
+from naa_fast.rank.attempts import Found
 from naa_fast.rank.retained import main_tensor
+from naa_fast.rank.scorer import RankingResult
 from naa_fast.rank.suspects import SuspectReader
 from naa_fast.records import Array
 
 CLEAN_MATCHES = 0.002
 """Share of clean samples that may come as close to a patch as a triggered one: the limit is set there."""
+
+
+WHOSE = "which samples carry it, and what classes they came from"
+"""What finding triggered samples and their cluster answers, in words of a report."""
+
+
+def find_triggered(ranking: Ranking, ranked: RankingResult, reader: SuspectReader, proofs: Sequence[Proof]) -> Found[Ranking]:
+    """The ranking with the samples that hold one of the `proofs` that stand, and those of which it cannot be told. Cost: one more
+    reading of the suspect set for each of them.
+    """
+    standing = [proof for proof in proofs if proof.stands]
+    if not standing:
+        return Found(ranking)
+    triggered, uncertain = np.zeros(len(ranked.scores), bool), np.zeros(len(ranked.scores), bool)
+    clean = [main_tensor(batch) for batch, _ in ranked.reservoir]
+    for proof in standing:
+        of_this, unknown = triggered_samples(reader, clean, ranked.predicted, proof)
+        triggered, uncertain = triggered | of_this, uncertain | unknown
+    where = f"sought among the {len(reader.retained)} highest-ranked samples alone, since the set does not repeat its order"
+    notes = () if reader.complete else (f"{WHOSE}: {where}",)
+    return Found(replace(ranking, triggered=triggered, uncertain=uncertain & ~triggered), notes=notes)
 
 
 def triggered_samples(suspects: SuspectReader, clean: Sequence[Tensor], predicted: Array, proof: Proof) -> tuple[Array, Array]:

@@ -24,7 +24,7 @@ from naa_fast.detect.change import Change
 from naa_fast.detect.repair import LEAST_HELP, REPAIR_FILE, Repair
 from naa_fast.detect.trigger import Offset, Trigger
 from naa_fast.errors import InputError, UsageError
-from naa_fast.files import write_whole
+from naa_fast.files import write_file
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.labels import LabelOrder
 from naa_fast.proof.apply import candidate_of
@@ -224,12 +224,12 @@ def write_repaired(
                 why.append(str(error))
             continue
         path = folder / WEIGHTS
-        write(path, save(state, {"format": "pt"}))
+        write_file(path, save(state, {"format": "pt"}))
         again = measure.figures(loaded(model, path))
         return Deployed((path,), True, exact, tuple(why), before, promised, again)
     files = (folder / MODULE, folder / REPAIR_FILE)
-    write(files[0], (importlib.resources.files("naa_fast.repair") / "standalone.py").read_bytes())
-    write(files[1], repair.to_bytes())
+    write_file(files[0], (importlib.resources.files("naa_fast.repair") / "standalone.py").read_bytes())
+    write_file(files[1], repair.to_bytes())
     with fast_path_off():  # which `repaired` switches off for good
         after = measure.figures(repaired(copy.deepcopy(model), files[1]))
     return Deployed(files, False, True, tuple(why), before, promised, after)
@@ -271,13 +271,3 @@ def with_weights(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
 def loaded(model: nn.Module, path: Path) -> nn.Module:
     """A copy of the model with the weights of a file that was written, as plain torch loads them."""
     return with_weights(model, load_file(path))
-
-
-def write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}", str(error.strerror or error), "name a folder that can be written, with room on its disk"
-        ) from None

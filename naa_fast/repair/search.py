@@ -21,7 +21,7 @@ from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Repair
 from naa_fast.proof.budget import Budget, BudgetSpent
 from naa_fast.proof.prove import alike
 from naa_fast.proof.transplant import Bases, Transplant
-from naa_fast.rank.passes import in_words
+from naa_fast.rank.attempts import why_it_failed
 from naa_fast.repair.candidates import Pair, Seen, candidates, random_like
 from naa_fast.repair.change import applied
 from naa_fast.repair.fit import FOLLOWS, TUNED, Fit, Lesson
@@ -31,7 +31,8 @@ from naa_fast.repair.space import Space
 from naa_fast.repair.trial import Known, Left, Part, Trial, most_general, trial_of
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
-from naa_fast.scan.stopping import Watch
+from naa_fast.scan.stopping import StoppableProgress
+from naa_fast.scan.work import Work
 
 CURE = "whether silencing what was found cures the model"
 AGREEMENT = 0.97
@@ -231,20 +232,20 @@ def places_of(layers: Mapping[str, LayerComparison], model: nn.Module, most: int
 def attempt(
     model: nn.Module,
     known: Known,
-    found: Evidence,
+    evidence: Evidence,
     layers: Mapping[str, LayerComparison],
     device: str | torch.device = "auto",
     scores: ClassScores | None = None,
-    watch: Watch | None = None,
+    watch: StoppableProgress | None = None,
     budget: int = BUDGET,
 ) -> tuple[Repair | None, str]:
     """The best repair, or None and why there is none.
 
-    `known`: the samples, without suspects after an inversion; `found`: the proofs, and of suspects their ranking. `layers`, the
-    comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven trigger put on
+    `known`: the samples, without suspects after an inversion; `evidence`: the proofs, and of suspects their ranking. `layers`,
+    the comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven trigger put on
     them, and on the highest-ranked suspects; it is measured on others. Cost: the `budget` at most, of which no more than 60,000
-    (`forwards` tells how many; one that a gradient goes back through counts twice), and one more reading of the suspect set.
-    With less than 12,000 fewer layers are looked at, on fewer samples (`Sizes`). `watch` shows how far it is, and may end it.
+    (`forwards` tells how many; one that a gradient goes back through counts twice), and one more reading of the suspect set. With
+    less than 12,000 fewer layers are looked at, on fewer samples (`Sizes`). `watch` shows how far it is, and may end it.
     """
     if budget < LEAST:
         return (
@@ -252,7 +253,7 @@ def attempt(
             f"{max(budget, 0):,} samples are left of the budget, and a repair is tried with {LEAST:,} at least: --budget N",
         )
     budget = min(budget, BUDGET)
-    proof = most_general(found.proof)
+    proof = most_general(evidence.proof)
     drawn = alike(known.drawn)
     sizes = Sizes.within(budget)
     places = places_of(layers, model, sizes.layers)
@@ -263,7 +264,7 @@ def attempt(
     company: dict[str, Any] = {"class_scores": scores, "watch": tell, "budget": allowed}
     transplant = Transplant(model, place, known.largest, drawn[0][0], **company, whole_outputs=True)
     with evaluating(model):
-        trial = trial_of(transplant, replace(known, drawn=drawn), found.ranking, proof, sizes)
+        trial = trial_of(transplant, replace(known, drawn=drawn), evidence.ranking, proof, sizes)
         if trial is None:
             return None, "nothing shows the trigger: no proof stands, and too few suspects lie outside"
         search = None
@@ -290,25 +291,16 @@ def attempt(
     return repair, ""
 
 
-def repaired(
-    judgement: Judgement,
-    model: nn.Module,
-    known: Known,
-    device: str | torch.device,
-    scores: ClassScores | None = None,
-    watch: Watch | None = None,
-    budget: int = BUDGET,
-) -> Judgement:
-    """The judgement of a `fail` with a repair, or with a note on why there is none; the verdict stays as it is."""
-    evidence = judgement.evidence
+def cure(judgement: Judgement, known: Known, work: Work, budget: int = BUDGET) -> tuple[Repair | None, str]:
+    """The repair of a model that failed (see `attempt`), or None and why there is none, for the report. Raises nothing: the
+    verdict stands without it.
+    """
+    layers, evidence = judgement.layers, judgement.evidence
     try:
-        repair, why = attempt(model, known, evidence, judgement.layers, device, scores, watch, budget)
-    except Exception as error:  # a verdict stands without it
-        repair, why = None, f"the attempt ended with {in_words(error)}"
-    note = (f"{CURE}: {why}",) if why else ()
-    evidence = replace(evidence, repair=repair, notes=(*evidence.notes, *note))
-    verdict = replace(judgement.verdict, not_checked=(*judgement.verdict.not_checked, *note))
-    return replace(judgement, evidence=evidence, verdict=verdict)
+        repair, why = attempt(work.model, known, evidence, layers, work.device, work.scores, work.watch, budget)
+    except Exception as error:
+        repair, why = None, why_it_failed(error)
+    return repair, f"{CURE}: {why}" if why else ""
 
 
 def measured(trial: Trial, search: Search) -> Repair:

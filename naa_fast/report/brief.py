@@ -13,7 +13,7 @@ from naa_fast.detect.evidence import PLACE_IN_SET, TAIL, Evidence
 from naa_fast.detect.findings import LEVELS, ROOT, Finding
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.proof import Proof
-from naa_fast.detect.repair import TRIGGERED
+from naa_fast.detect.repair import TRIGGERED, Repair
 from naa_fast.detect.verdict import EXIT_CODES
 from naa_fast.report.next_steps import next_steps
 from naa_fast.report.units import interval, measured, percent
@@ -69,7 +69,7 @@ def drafted(judgement: Judgement, width: int, room: Room, ran: Sequence[str] = (
         heading(judgement, width),
         findings(judgement, width, room.findings),
         neurons(judgement, width, room.neurons),
-        [*samples(evidence, width, room.samples), *nearest(evidence, width), *cure(evidence, width)],
+        [*samples(evidence, width, room.samples), *nearest(evidence, width), *cure(judgement.repair, width)],
         [*not_checked(judgement, width, room.unchecked), *(one_line(printable(line, SENTENCE), width) for line in ran)],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines).split("\n")
@@ -219,9 +219,8 @@ def nearest(evidence: Evidence, width: int) -> list[str]:
     return wrapped(text, width)
 
 
-def cure(evidence: Evidence, width: int) -> list[str]:
+def cure(repair: Repair | None, width: int) -> list[str]:
     """The repair and what it leaves."""
-    repair = evidence.repair
     if repair is None:
         return []
     what = " and ".join(f"{change.words} in {printable(change.layer or ROOT, NAME)}" for change in repair.changes)

@@ -58,7 +58,7 @@ def write_report(
         **drawn_files(judgement, known, single_file),
         **table_file(judgement.evidence),
         **vectors_file(judgement.evidence),
-        **({REPAIR_FILE: judgement.evidence.repair.to_bytes()} if judgement.evidence.repair is not None else {}),
+        **({REPAIR_FILE: judgement.repair.to_bytes()} if judgement.repair is not None else {}),
         EVIDENCE_FILE: evidence_bytes(judgement.evidence),
     }
     # The measurements one after the other: those of a large model are large.

@@ -64,7 +64,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
         "ranking": [ranked(sample) for sample in (judgement.evidence.ranking.listed if judgement.evidence.ranking else ())],
         "proof": [proved(proof, files.get(proof)) for proof in judgement.evidence.proof],
         "ranking_summary": ranking_summary(judgement.evidence),
-        "repair": repaired(judgement.evidence.repair) if judgement.evidence.repair is not None else None,
+        "repair": repaired(judgement.repair) if judgement.repair is not None else None,
         "inversion": inverted(judgement.evidence.inversion) if judgement.evidence.inversion is not None else None,
         "directions": [directed(direction) for direction in judgement.evidence.directions],
         "clean_accuracy": accurate(judgement.clean),

@@ -60,7 +60,7 @@ def next_steps(judgement: Judgement) -> list[Step]:
 
 def repair_steps(judgement: Judgement) -> list[Step]:
     """How to run a model with its repair, none where there is none."""
-    if judgement.evidence.repair is None:
+    if judgement.repair is None:
         return []
     deploy = DEPLOY if judgement.evidence.inversion is None else DEPLOY.removesuffix(" --suspect SUSPECT")
     return [

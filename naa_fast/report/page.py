@@ -94,7 +94,7 @@ def content_of(judgement: Judgement, provenance: Mapping[str, object], pictures:
         "listed": len(evidence.ranking.top) if evidence.ranking is not None else 0,
         "layers": layers_view(judgement),
         "findings": findings_view(judgement),
-        "repair": evidence.repair,
+        "repair": judgement.repair,
         "checks": checks_view(judgement),
         "not_checked": verdict.not_checked,
         "steps": next_steps(judgement),

@@ -36,13 +36,12 @@ def reload(folder: Path) -> tuple[Judgement, dict[str, Any]]:
     report = read_report(folder / REPORT)
     clean, suspect = (Measurement.load(folder / f"{name}.naa.safetensors") for name in ("clean", "suspect"))
     evidence = load_evidence(folder / EVIDENCE_FILE)
-    if report["repair"] is not None:
-        evidence = replace(evidence, repair=Repair.load(folder / REPAIR_FILE))
+    repair = None if report["repair"] is None else Repair.load(folder / REPAIR_FILE)
     try:
         threshold = report["threshold"] if report["threshold_on"] == "difference" else None
         top_k = int(report["provenance"]["options"].get("top_k") or max(len(report["top"]), 1))
         judged = judge(clean, suspect, threshold, top_k, evidence)
-        judgement = replace(judged, verdict=verdict_of(report), rules=rules_of(report["gate"]))
+        judgement = replace(judged, repair=repair, verdict=verdict_of(report), rules=rules_of(report["gate"]))
         # Not what today's rules make of it: entries of an allowlist run out, a baseline may lie elsewhere.
         vars(judgement)["gate"] = gate_of(report["gate"], judgement.verdict)
         return judgement, provenance_of(report["provenance"])

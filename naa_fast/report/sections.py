@@ -62,9 +62,11 @@ def checks_view(judgement: Judgement) -> list[CheckView]:
         known = saw.get(check.name, "") if check.ran or check.in_part else ""
         detail = "; ".join(filter(None, [check.reason, known])) + waived
         checks.append(CheckView(check.name, ABOUT[check.name], RAN[check.fate], detail))
-    repair = judgement.evidence.repair
+    repair = judgement.repair
     if judgement.verdict.outcome == "fail":
-        why = next((note.partition(": ")[2] for note in judgement.evidence.notes if note.startswith(CURE)), "it was not tried")
+        why = next(
+            (note.partition(": ")[2] for note in judgement.verdict.not_checked if note.startswith(CURE)), "it was not tried"
+        )
         detail = why if repair is None else f"{repair.tried:,} tried, {repair.forwards:,} samples run"
         checks.append(CheckView("repair", CURE, "no" if repair is None else "yes", detail))
     return checks

@@ -9,7 +9,7 @@ from naa_fast.detect.directions import BEYOND
 from naa_fast.detect.evidence import PLACE_IN_SET, TAIL, Evidence
 from naa_fast.detect.findings import LEVELS
 from naa_fast.detect.judgement import Judgement
-from naa_fast.detect.repair import TRIGGERED
+from naa_fast.detect.repair import TRIGGERED, Repair
 from naa_fast.report.brief import USUAL, WIDEST, brief, checked, coloured, nearest, told
 from naa_fast.report.run import run_lines
 from naa_fast.report.units import LEAST_P, measured
@@ -57,7 +57,7 @@ def full(judgement: Judgement, width: int = USUAL, ran: Sequence[str] = ()) -> s
         top_neurons(judgement, width),
         top_samples(judgement.evidence, width),
         strongest_direction(judgement.evidence, width),
-        cure(judgement.evidence, width),
+        cure(judgement.repair, width),
         coverage(judgement, width),
         not_checked(judgement.verdict.not_checked, width),
         [shown for line in ran for shown in wrapped(printable(line, RUN_CELLS), width)],
@@ -180,9 +180,8 @@ def strongest_direction(evidence: Evidence, width: int) -> list[str]:
     return wrapped(text, width)
 
 
-def cure(evidence: Evidence, width: int) -> list[str]:
+def cure(repair: Repair | None, width: int) -> list[str]:
     """The repair, what it does, and what a random repair does."""
-    repair = evidence.repair
     if repair is None:
         return []
     what = " and ".join(f"{change.words} in {printable(change.layer)}" for change in repair.changes)

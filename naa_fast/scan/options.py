@@ -47,6 +47,34 @@ class RunOptions:
         if self.stop_early and self.scores is not None:
             raise UsageError("scores with stop_early", "the forwards end before the model gives any", "leave one of them out")
 
+    @classmethod
+    def asked(
+        cls,
+        layers: Layers,
+        exclude: Layers,
+        batch_size: int,
+        device: str | torch.device,
+        backend: str,
+        scores: str | None,
+        stop_early: bool,
+        prefetch: int | None,
+        chunk_size: int | None,
+        checkpoint: str | Path | None,
+        resume: bool,
+    ) -> RunOptions:
+        """As the arguments of `naa_fast.scan` and `measure` say."""
+        from naa_fast.capture.selection import Request
+
+        folder = None if checkpoint is None else Path(checkpoint)
+        request = Request(layers, exclude)
+        return cls(request, batch_size, device, backend, scores, stop_early, prefetch, chunk_size, folder, resume)
+
+    def without(self, layers: tuple[str, ...]) -> RunOptions:
+        """The same without some of the layers: those that another set could not be read at."""
+        from naa_fast.capture.selection import Request
+
+        return replace(self, layers=Request.of(self.layers).without(layers))
+
     def of(self, name: str) -> RunOptions:
         """The same for one set of several, whose checkpoint is a folder of its own inside the common one."""
         return self if self.checkpoint is None else replace(self, checkpoint=self.checkpoint / name)

@@ -1,4 +1,5 @@
-"""Being asked to stop: the batch in flight is finished, and the second Ctrl-C leaves at once. `Watch` ends steps that way."""
+"""Being asked to stop: the batch in flight is finished, and the second Ctrl-C leaves at once. `StoppableProgress` ends steps that
+way."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ class StopRequest:
         return bool(self.name)
 
 
-class Watch:
+class StoppableProgress:
     """A `progress(label, done, total)` for steps that a verdict can do without: shows how far they are, and ends the step in
     hand with Stopped once `stop` is set (`cut`).
     """

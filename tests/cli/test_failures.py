@@ -14,6 +14,7 @@ from naa_fast.cli import doctor
 from naa_fast.cli.main import EXIT_INTERRUPTED, main
 from naa_fast.cli.shared import emit
 from naa_fast.errors import EXIT_ERROR, EXIT_STOPPED, EXIT_UNSAFE, ModelError, NaaError, Stopped, UnsafeInput
+from naa_fast.rank.attempts import Attempts, Found
 
 Fail = Callable[[BaseException], None]
 
@@ -56,6 +57,20 @@ def test_an_error_without_words_still_has_a_name(failing: Fail, capsys: pytest.C
     failing(AssertionError())
     assert main(["doctor"]) == EXIT_ERROR
     assert "error: AssertionError: no message" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_of_a_step_that_failed_while_the_scan_went_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: object) -> int:
+        Attempts().check("proof", lambda: Found(1 // 0), 0)
+        return 0
+
+    monkeypatch.setattr(doctor, "run", run)
+    for words, shown in ((["doctor"], False), (["doctor", "--debug"], True), (["doctor"], False)):
+        assert main(words) == 0
+        text = capsys.readouterr().err
+        assert ("a step failed" in text and "in <lambda>" in text and "ZeroDivisionError" in text) is shown
 
 
 @pytest.mark.parametrize("words", [["doctor", "--debug"], ["--debug", "doctor"]])

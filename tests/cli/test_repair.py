@@ -40,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def report(folder: Path, *neurons: int, model: str = "", samples: int = 40) -> None:
     change = Zero("0", 1, "mine", np.array(neurons))
     repair = Repair((change,), TRIGGERED, 1.0, 0.0, 1.0, 100, 1.0, 1.0, 100, 1, 10)
-    judgement = judged({"0": pair(3)}, evidence=Evidence(repair=repair))
+    judgement = replace(judged({"0": pair(3)}), repair=repair)
     write_report(judgement, folder, {"options": {}})
     content = json.loads((folder / "report.json").read_text())
     content["provenance"]["model"] = model

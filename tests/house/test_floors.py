@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FLOORS = [
-    {"errors", "files"},
+    {"errors"},
+    {"files"},
     {"records"},
     {"histograms", "reference"},
     {"anomalies"},

@@ -1,8 +1,7 @@
-"""The second look on awkward sets and hostile models: nothing measured is lost, no sample is misnamed, no gap is a pass."""
+"""Evidence from awkward sets and hostile models: nothing measured is lost, no sample is misnamed, no gap is a pass."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -205,9 +204,8 @@ def test_a_proof_outlives_what_comes_after_it(monkeypatch: pytest.MonkeyPatch) -
     def full(*arguments: object) -> None:
         raise MemoryError("no room")
 
-    gathering = sys.modules["naa_fast.proof.gather"]  # the package has a function of this name
-    monkeypatch.setattr(gathering, "triggered_samples", full)
-    monkeypatch.setattr(gathering, "cluster_of", full)
+    monkeypatch.setattr("naa_fast.proof.triggered.triggered_samples", full)
+    monkeypatch.setattr("naa_fast.proof.clusters.cluster_of", full)
     audit = scanned(Quadrants("patch"))
     assert audit.proof[0].stands
     assert audit.verdict.outcome == "fail"

@@ -124,7 +124,7 @@ def test_a_report_keeps_the_repair_and_a_loaded_one_does_the_same(
 
 def test_a_report_without_a_repair_says_null_and_removes_an_older_file(audit: Audit, tmp_path: Path) -> None:
     (tmp_path / "repair.safetensors").touch()
-    without = replace(audit, judgement=replace(audit.judgement, evidence=replace(audit.judgement.evidence, repair=None)))
+    without = replace(audit, judgement=replace(audit.judgement, repair=None))
     without.save(tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["repair"] is None
     assert not (tmp_path / "repair.safetensors").exists()

@@ -51,7 +51,7 @@ def judged(
 
 
 def noise(seed: int, samples: int, neurons: int, deviating: Mapping[int, float] | None = None) -> np.ndarray:
-    """Float32 0.5 N(0, 1) + 2; each neuron of `lit` raised by its value."""
+    """Float32 0.5 N(0, 1) + 2; each neuron of `deviating` raised by its value."""
     x = (0.5 * np.random.default_rng(seed).standard_normal((samples, neurons)) + 2).astype(np.float32)
     for neuron, raised in (deviating or {}).items():
         x[:, neuron] += np.float32(raised)
@@ -164,8 +164,8 @@ def pictured(samples: int = 130) -> Judgement:
     change = Zero(HOSTILE, 1, "largest", np.array([3, 5]))
     repair = Repair((change,), TRIGGERED, 0.89, 0.01, 0.88, 122, 0.995, 1.0, 135, 6, 4000)
     pictures = np.random.default_rng(1).random((48, 1, 8, 8)).astype(np.float32)
-    evidence = Evidence(ranking_of(samples, 9), (proof,), 6000, pictures=pictures, repair=repair)
-    return judged({HOSTILE: pair(40, {3: 9.0}), "fc": pair(16, seed=3)}, None, evidence=evidence)
+    evidence = Evidence(ranking_of(samples, 9), (proof,), 6000, pictures=pictures)
+    return replace(judged({HOSTILE: pair(40, {3: 9.0}), "fc": pair(16, seed=3)}, None, evidence=evidence), repair=repair)
 
 
 @cache

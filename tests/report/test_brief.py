@@ -36,8 +36,9 @@ def test_every_summary_fits_and_is_safe(example: str, width: int) -> None:
 
 
 def test_forty_lines_hold_forty_findings_of_each_level_and_a_thousand_samples() -> None:
-    evidence = Evidence(ranking_of(1000, 400), pictured().evidence.proof, repair=pictured().evidence.repair)
-    judgement = judged({f"layer{i:02}": pair(6, {2: 3.0 + i}, seed=i) for i in range(40)}, evidence=evidence)
+    evidence = Evidence(ranking_of(1000, 400), pictured().evidence.proof)
+    judged_alone = judged({f"layer{i:02}": pair(6, {2: 3.0 + i}, seed=i) for i in range(40)}, evidence=evidence)
+    judgement = replace(judged_alone, repair=pictured().repair)
     for width in (80, 100, 140):
         assert len(brief(judgement, width).splitlines()) <= LINES
 

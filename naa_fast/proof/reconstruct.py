@@ -1,0 +1,48 @@
+"""`reconstruct_and_prove`: triggers read off the highest-ranked samples and measured on clean ones, as a step of a scan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from naa_fast.detect.checks import Check, did_not_run, ran
+from naa_fast.detect.enrichment import TAIL_P
+from naa_fast.detect.evidence import Ranking
+from naa_fast.detect.findings import GATHERED
+from naa_fast.inputs.batches import Source
+from naa_fast.inputs.text import decoder
+from naa_fast.proof.budget import Budget
+from naa_fast.proof.examples import with_words
+from naa_fast.proof.prove import CleanInputs, Proved, prove
+from naa_fast.proof.transplant import samples_of
+from naa_fast.rank.attempts import Found
+from naa_fast.rank.scorer import RankingResult
+from naa_fast.rank.suspects import SuspectReader
+from naa_fast.scan.work import Work
+
+
+def reconstruct_and_prove(
+    ranked: RankingResult, suspect: Source, inputs: CleanInputs | None, work: Work, budget: Budget
+) -> Found[Proved]:
+    """What came nearest to a proof for each target (see `prove`), its tokens in words. The check ran if every target was
+    searched.
+
+    `inputs`: clean continuous inputs, None for others. The suspect set is read again to take a trigger out of its samples.
+    """
+    fetch = partial(samples_of, SuspectReader(suspect, ranked), predicted=ranked.predicted)
+    proved = prove(work.model, ranked, inputs, work.device, fetch, work.scores, work.watch, budget)
+    decode = decoder(suspect)
+    untried = "; ".join(proved.notes)
+    checks = did_not_run(untried, "proof", in_part=proved.forwards > 0) if untried else ran("proof")
+    return Found(replace(proved, proofs=tuple(with_words(proof, decode) for proof in proved.proofs)), checks, proved.limits)
+
+
+def without_clean_samples(ranking: Ranking) -> tuple[Check, ...]:
+    """The check where the clean set is not at hand: it ran if there is nothing that would have to be proved on clean samples."""
+    gathered = ranking.concentration[1] >= GATHERED
+    if ranking.p_value < TAIL_P or gathered or ranking.not_finite:
+        reason = (
+            "samples lie outside the clean set, and a trigger is proved on clean samples: give the clean set itself (--clean)"
+        )
+        return did_not_run(reason, "proof")
+    return ran("proof")

@@ -1,0 +1,52 @@
+"""`open_sets`: what a person gives as trusted and suspect data, opened and suited to the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from naa_fast.inputs.batches import Source
+from naa_fast.inputs.images import fit_images
+from naa_fast.inputs.opening import open_source
+from naa_fast.inputs.padding import fitted
+from naa_fast.inputs.preprocessing import ImageOptions
+from naa_fast.measurement import Measurement
+from naa_fast.rank.handed import ElsewhereSource
+
+MEASURED = ".naa.safetensors"
+
+
+@dataclass(frozen=True)
+class OpenedSets:
+    """The `clean` and the `suspect` set, and the measurements that were given in their places: of those sets nothing is read.
+    Where the clean one was measured, `clean` is the suspect set as well. `clean_name`: what the report calls it.
+    """
+
+    clean: Source
+    suspect: Source
+    clean_measured: Measurement | None
+    suspect_measured: Measurement | None
+    clean_name: str
+
+
+def open_sets(model: nn.Module, clean: Any, suspect: Any, batch_size: int, images: ImageOptions | None = None) -> OpenedSets:
+    """Both sets; each may be a measurement, or the file (.naa.safetensors) of one. Raises what `open_source` does."""
+    of_clean, of_suspect = given_measurement(clean), given_measurement(suspect)
+    read = [data for data, measurement in ((clean, of_clean), (suspect, of_suspect)) if measurement is None]
+    sources: list[Source] = [fitted(model, open_source(data, batch_size, images=images)) for data in read]
+    fit_images(model, sources, images)
+    if of_suspect is not None:
+        options_of_text = getattr(sources[0], "options", None) if sources else None
+        sources.append(ElsewhereSource(f"measurement {suspect}", of_suspect, options_of_text))
+    name = sources[0].name if of_clean is None else f"reference {clean}"
+    return OpenedSets(sources[0], sources[-1], of_clean, of_suspect, name)
+
+
+def given_measurement(data: Any) -> Measurement | None:
+    """The measurement that is given in place of a set: itself, or the file it lies in."""
+    if isinstance(data, str | Path) and str(data).endswith(MEASURED):
+        data = Measurement.load(data)
+    return data if isinstance(data, Measurement) else None
