@@ -1,4 +1,4 @@
-"""`chances`: what the candidates for a target are made of, and clean groups with the same chances as the suspects'.
+"""`chances`: the suspects that candidate triggers for a target are read off, and groups of clean samples as their controls.
 
 A control tells something only where it could have come out as the proof did: from a group as large, ranked the same way, for a
 class as rare in clean data, as often tried.
@@ -29,7 +29,7 @@ Rows = Sequence[tuple[int, Array]]
 
 @dataclass(frozen=True)
 class Sought:
-    """What candidates for one target are made of: a `group` of samples, the highest-ranked first.
+    """A `group` of samples, the highest-ranked first, that candidate triggers for one target are read off.
 
     `own`: clean inputs of the target's class, of all-to-all all; `usual` their mean, None of all-to-all, or without any.
     """
@@ -46,7 +46,7 @@ class Sought:
 
 @dataclass(frozen=True)
 class Pool:
-    """Clean samples: `ranked` the highest-ranked first, `drawn` a fair draw with the class `predicted` for each."""
+    """Clean samples: `ranked` the highest-ranked first, `drawn` a random choice with the class `predicted` for each."""
 
     ranked: Rows
     drawn: CleanImages
@@ -75,7 +75,8 @@ class Pool:
 
 
 def chances(target: int | str, group: Rows, pool: Pool) -> tuple[Sought, list[Sought]] | None:
-    """What is sought for a target in a `group` of suspects, and the controls; None where clean data has none of equal chance.
+    """The suspects that a target's candidates are read off, and the control groups; None where clean data has no group with the
+    same chance of a proof.
 
     The suspects' group is cut to the size that the controls can have. They are of the target's own clean samples, one group the
     highest-ranked and CONTROLS at random, where these are enough for every kind of candidate (SIZES[1]); else of other classes

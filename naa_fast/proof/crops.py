@@ -1,4 +1,4 @@
-"""Candidate triggers cut out of single samples: the window without which the model would call the sample something else."""
+"""Occlusion crops: candidate triggers cut out of single samples, the window without which the model predicts another class."""
 
 from __future__ import annotations
 

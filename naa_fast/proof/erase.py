@@ -1,4 +1,4 @@
-"""`erased`: whether the suspect samples that are claimed to carry a trigger turn back without it: what a proof says of them.
+"""`erased`: whether suspect samples that hold a proven trigger get another prediction once it is taken out of them.
 
 A trigger that turns clean samples says something of the model. Of the suspects it says something only if taking it out of those
 that hold it gives them another prediction, and taking as much out elsewhere, or out of clean samples, does not.
@@ -86,8 +86,9 @@ def erased(
     suspects: Rows,
     clean: CleanImages,
 ) -> Erasure:
-    """What taking a candidate out of the suspects does. `suspects`: all that are predicted as the target, the highest-ranked
-    first; `controls`: what was read off clean groups instead.
+    """How many suspects get another prediction once a candidate is taken out of them, beside what chance and controls give.
+    `suspects`: all that are predicted as the target, the highest-ranked first; `controls`: what was read off clean groups
+    instead.
 
     Claimed are those that hold a patch as no clean sample does, but not the one that a window was cut out of, which it was chosen
     to decide; of an offset those it was read off. Compared with (a) ELSEWHERE like-sized places in the same samples (exact: under
@@ -135,7 +136,9 @@ def claimed(eraser: Eraser, rows: Rows) -> Array:
 
 
 def caller(transplant: Transplant, target: int | str) -> Callable[[Array, Array], Array]:
-    """Which samples are called something else after than before: bool. Of one target they were called it."""
+    """What says which inputs get another prediction after a change than before: bool. Of one target all were predicted as it
+    before.
+    """
 
     def changed(before: Array, after: Array) -> Array:
         told = transplant.called(after)

@@ -1,4 +1,5 @@
-"""`words_erased`: whether the suspect texts that hold a trigger's words turn back without them; see `naa_fast.proof.erase`."""
+"""`words_erased`: whether suspect texts that hold a trigger's words get another prediction without them; see
+`naa_fast.proof.erase`."""
 
 from __future__ import annotations
 
@@ -75,8 +76,8 @@ def held_in(x: Tensor, words: Words) -> Array:
 def words_erased(
     trials: Trials, words: Words, usual: Sequence[Words], target: int | str, top: Sequence[Retained], fetch: Fetch | None
 ) -> Erasure | None:
-    """What taking the words out of the suspects does that hold them and are predicted as the target, the highest-ranked first;
-    None where the set can be read no more.
+    """How many suspect texts, of those that hold the words and are predicted as the target, get another prediction once the words
+    are taken out; None where no text can be read again.
 
     Compared with (a) ELSEWHERE times (FEWER of MANY texts) as many other words of the same texts taken out (exact, see
     `erase.more_than_elsewhere`),

@@ -14,7 +14,7 @@ from naa_fast.detect.axes import channels_last
 from naa_fast.records import Array
 
 SIZES = (8, 32, 128)
-"""Group sizes that are tried: few samples are purer, many average the images' own content away."""
+"""Group sizes that are tried: in few samples the trigger weighs more, many average the images' own content away."""
 AREAS = (0.005, 0.01, 0.02, 0.04, 0.08)
 """Budgets of a patch: the share of the input it may cover."""
 LOUDNESS = (0.15, 0.3, 0.5)

@@ -1,4 +1,4 @@
-"""`refined_groups`: matched-filter refinement. of a group of suspects, those that hold the common pattern.
+"""`refined_groups`: matched-filter refinement: of a group of suspects, those that hold the pattern they have in common.
 
 A group of high-ranked suspects holds samples without the trigger too, and an average over all of them blurs it. A filter made of
 what the highest-ranked share picks out those that hold it; what is averaged over these alone is a cleaner reconstruction.
@@ -25,7 +25,8 @@ FLOOR = 1e-3
 
 
 def refined_groups(rows: Array, clean: CleanImages, usual: Array | None, own: Array) -> Iterator[Array]:
-    """The numbers of the members, int64, one group a start, each group once; none where too few are left, or all stay.
+    """Groups of rows that hold what the highest-ranked rows have in common: their numbers, int64, one group for each of STARTS,
+    each once; none where fewer than FEWEST are left, or all rows stay.
 
     `rows` float32 `[samples, ...]`, the highest-ranked first; `usual`: see `naa_fast.proof.images.offsets`; `own`: clean inputs
     of the class. A matched filter (Turin, IRE Transactions on Information Theory 6, 1960): what the members share, each frequency
@@ -61,7 +62,7 @@ class Filter:
         self._itself: dict[int, float] = {}
 
     def step(self, members: Array) -> Array:
-        """The next members, int64, those that hold most first."""
+        """The rows that hold more of what `members` have in common than clean inputs do, int64, those that hold most first."""
         shared = self.clean.without(self.rows[members].mean(0) - self.clean.mean, self.usual)
         wanted = np.fft.ifftn(np.fft.fftn(shared, axes=self.axes) / self.power, axes=self.axes).real
         held, base = self.along(self.rows, wanted), self.along(self.own, wanted)
@@ -75,7 +76,7 @@ class Filter:
         return np.asarray((x - self.clean.mean).reshape(len(x), -1) @ wanted.ravel(), np.float64)
 
     def itself(self, row: int) -> float:
-        """What a row finds of itself if it is the only member (Parseval)."""
+        """How strongly a row matches a filter made of itself alone (Parseval)."""
         if row not in self._itself:
             spectrum = np.fft.fftn(self.rows[row] - self.clean.mean, axes=self.axes)
             values = np.prod([self.rows.shape[axis + 1] for axis in self.axes])

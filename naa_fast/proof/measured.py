@@ -1,4 +1,4 @@
-"""`token_proof`: the words that were found, measured beside their rivals."""
+"""`token_proof`: the rate of the best words that were found, beside that of words of clean texts."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def token_proof(
     suspects: Suspects,
     own: bool = False,
 ) -> Proof | None:
-    """The shortest of what was found that does as much as the best, measured, as far as there are controls of its budget; the
-    shortest part of it that does the same and stands as well: words around a trigger would hide who carries it.
+    """A proof of the shortest words that turn as many texts as the best do, as far as there are controls of the same length; cut
+    to the shortest part that does the same and stands as well: words around a trigger would hide which samples are triggered.
     """
     controls = [Control(rival, trials.best([(one, 0) for one in words], rival)) for rival, words in rivals]
     known = {key for one in controls for key in one.found}

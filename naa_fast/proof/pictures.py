@@ -1,4 +1,4 @@
-"""`ImageSearch`: what continuous inputs share, tried on clean ones, and what clean groups share instead."""
+"""`ImageSearch`: triggers read off continuous inputs, tried on clean ones, beside controls read off groups of clean inputs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ FEWEST_SEEDS, A_SEED = 2, 100
 
 
 class Later:
-    """What `make` makes of each of the groups, when it is first asked for, with the best of it."""
+    """Controls, made when they are first asked for: the candidates that `make` reads off each clean group, and the best of
+    them.
+    """
 
     def __init__(self, trials: Trials, make: Callable[[Sought], Tried], groups: Sequence[Sought]) -> None:
         self._trials, self._make, self._groups = trials, make, groups
@@ -63,8 +65,8 @@ class Later:
 
 
 def grouped(sought: Sought, clean: CleanImages, offset: bool) -> Iterator[tuple[Candidate, int]]:
-    """Candidates of the first SIZES rows of the group each, as far as there are rows, and of those of all rows that share what
-    they share.
+    """Candidates read off the first SIZES rows of a group, as far as there are so many, and off the rows that a matched filter
+    picks.
     """
     rows = [row for _, row in sought.group]
     whole = np.stack(rows) if rows else np.zeros((0, *clean.mean.shape), np.float32)
@@ -72,15 +74,15 @@ def grouped(sought: Sought, clean: CleanImages, offset: bool) -> Iterator[tuple[
         if size >= FEWEST:
             for candidate in candidates(whole[:size], clean, offset and size >= SIZES[1], sought.usual):
                 yield replace(candidate, read_off=tuple(range(size))), size
-    for matched_filter in refined_groups(whole, clean, sought.usual, sought.own):
-        for candidate in candidates(whole[matched_filter], clean, offset, sought.usual):
-            yield replace(candidate, read_off=tuple(matched_filter.tolist())), len(matched_filter)
+    for members in refined_groups(whole, clean, sought.usual, sought.own):
+        for candidate in candidates(whole[members], clean, offset, sought.usual):
+            yield replace(candidate, read_off=tuple(members.tolist())), len(members)
 
 
 @dataclass(frozen=True)
 class Search:
-    """The `trials` of one target: what is `sought` in its suspects, the `controls` that get the same chance, and all its
-    `suspects`, which may carry what is found.
+    """The search for one target's trigger: it is read off the group `sought`, tried on `trials`, beside `controls` with the same
+    chance, and taken out of `suspects`, all that are predicted as the target.
     """
 
     trials: Trials
@@ -132,8 +134,8 @@ class ImageSearch:
     begun: dict[int | str, Search] = field(default_factory=dict)
 
     def __call__(self, target: int | str) -> Iterator[Proof | str]:
-        """What came nearest to a proof for a target, or why none can be had. What was found before the budget, or the target's
-        share of it, was spent comes before that is raised; called again it goes on there.
+        """The proofs for a target, or what came nearest to one, or why there can be none. What was found before the budget, or
+        the target's share of it, was spent comes before that is raised; called again it goes on there.
         """
         group = distinct([pair for pair in self.suspects if target in (pair[0], ALL_TO_ALL)], self.pool.drawn)
         if len(group) < FEWEST:

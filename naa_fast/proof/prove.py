@@ -68,8 +68,8 @@ def prove(
     watch: StoppableProgress | None = None,
     budget: Budget | None = None,
 ) -> Proved:
-    """What putting on clean samples does that suspect samples share, beside controls that had the same chance; what was measured
-    until `watch` or the `budget` ended it.
+    """For each likely target the trigger that turns most clean samples to it, of those read off the highest-ranked suspects,
+    beside controls with the same chance; what was measured until `watch` or the `budget` ended it.
 
     `images`: see `clean_images`; `scores`: which output the class scores are. `fetch` reads suspect samples again; without it no
     text's words are taken out. For each target the candidates come from the highest-ranked suspect samples predicted as it; the
@@ -120,7 +120,7 @@ def prove(
 
 
 def shown_by(watch: StoppableProgress | None, budget: Budget | None) -> Callable[[int], None] | None:
-    """Tells how far it is, from the beginning on: of the budget, if there is one."""
+    """Shows how many samples ran, of the budget if there is one."""
     if watch is None:
         return None
     if budget is not None:

@@ -1,4 +1,4 @@
-"""`Search`: what the words of one target are held against in clean texts."""
+"""`Search`: the controls of a word search: words of clean texts with the same chance of turning the model."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def with_pairs(
 
 
 def counted_proofs(search: Search) -> list[Proof]:
-    """A token, or some that follow one another. Tried are those that rise beyond chance over all tokens, and of the class's own
+    """Proofs of single tokens and phrases. Tried are those that rise beyond chance over all tokens, and of the class's own
     words, which clean data alone names, those that rise beyond chance over these.
     """
     tokens = counted_words(search)

@@ -47,7 +47,9 @@ Tried = Sequence[tuple[Candidate, int]]
 
 @dataclass(frozen=True)
 class Best:
-    """The candidate of one budget that turned most of the choosing part."""
+    """Of the candidates of one kind and budget, the one that turned the largest share of the samples that choose
+    (`chosen_by`).
+    """
 
     candidate: Candidate
     chosen_by: float
@@ -55,7 +57,9 @@ class Best:
 
 
 class Trials:
-    """Candidates against bases in parts: 0 chooses, 1 measures, SCREEN is the first of those that choose."""
+    """Candidates on clean samples, the `bases`, in parts: 0 chooses the best, 1 measures it, SCREEN is the first of those that
+    choose.
+    """
 
     def __init__(self, transplant: Transplant, bases: Bases, chose: Array | None = None) -> None:
         """`chose` int64: numbers of bases that have had a part in choosing, and so may not measure."""
@@ -79,7 +83,7 @@ class Trials:
         self._after: dict[tuple[Candidate, int], Array] = {}
 
     def of_class(self, source: int) -> Trials:
-        """The same on samples of one predicted class; those that chose the class choose again."""
+        """The same with the samples of one predicted class alone; those of them that choose here choose there."""
         own = np.flatnonzero(self.bases.predicted == source)
         return Trials(self.transplant, self.bases.of(own), np.flatnonzero(np.isin(own, self.chose)))
 
@@ -97,8 +101,8 @@ class Trials:
         self._after.clear()
 
     def rate(self, candidate: Candidate, target: int | str, part: int) -> tuple[float, int]:
-        """Attack success rate of a candidate on a part, and of how many samples. All-to-all has no one target: there a sample
-        counts if it goes where most of its class went in the choosing part.
+        """Attack success rate of a candidate on a part, and of how many samples. All-to-all has no one target: a sample counts if
+        it is turned to the class that most of its own class were turned to in the choosing part (`rule`).
         """
         before = self.parts[part].predicted
         after = self.after(candidate, part)
@@ -107,7 +111,7 @@ class Trials:
         return moved_by_rule(before, after, self.rule(candidate))
 
     def rule(self, candidate: Candidate) -> dict[int, int]:
-        """Where the choosing part says each class goes."""
+        """For each class, the class that most of its choosing samples are turned to."""
         return rule_of(self.parts[0].predicted, self.after(candidate, 0))
 
     def screened(self, candidate: Candidate, target: int | str, part: int = SCREEN) -> float:

@@ -1,4 +1,4 @@
-"""`AnomalyScale`: one number for what all layers say of a sample, in the terms of how seldom clean samples come as far."""
+"""`AnomalyScale`: one score a sample from all layers' deviations, by how rarely clean samples deviate as much."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from naa_fast.rank.reference import PRIOR
 from naa_fast.records import Array
 
 PARTS = 3
-"""What a layer says of a sample: how far single neurons lie out, the whitened distance, and the margin (`Standing`)."""
+"""Numbers a layer gives for a sample: the excess of single neurons, the whitened distance, and the margin (`LayerDeviation`)."""
 TAIL = 0.1
 """Share of the clean samples, the farthest out, that say how the tail falls off beyond them."""
 ALWAYS = 0.01
@@ -20,10 +20,11 @@ PARTED = 8
 
 
 def fair(parts: Array, group: Array, groups: int) -> Array:
-    """Scores of clean samples as if they were fresh, float64 `[samples]`: each part of them by what the other parts fix.
+    """Scores of clean samples as fresh ones would get them (cross-fitting), float64 `[samples]`: each part of them by what the
+    others fix.
 
-    By what they fix themselves clean samples look tamer than fresh ones do: of pairs of sets that were alike 24 % differed at a
-    chance of one in a thousand with 32 of them, and none so. Arguments as of `AnomalyScale`.
+    By a scale they had fixed themselves clean samples would score lower than fresh ones: with 32 classes 24 % of pairs of sets
+    that were alike differed at p < .001 then, and none does with this. Arguments as of `AnomalyScale`.
     """
     found = np.zeros(len(parts))
     turn = np.arange(len(parts)) % PARTED
@@ -35,7 +36,7 @@ def fair(parts: Array, group: Array, groups: int) -> Array:
 
 
 class AnomalyScale:
-    """What clean samples that fixed nothing say of the layers' numbers, and so how surprising a sample's are.
+    """How layers' numbers are distributed over clean samples, and the score of other samples by that.
 
     Six measures: of each of PARTS the sum over the layers and the largest layer. Excess is taken in its clean mean, distance and
     margin in standard deviations from the mean of the sample's predicted class. Each measure is told as -log of the share of

@@ -93,7 +93,7 @@ class RankingAttempt:
         return None if self.passes is None else self.passes.suspect
 
     def calibrate(self, clean: Measurement) -> None:
-        """Fix what the clean set does."""
+        """See `RankingPass.calibrate`."""
         passes = self.passes
         if passes is not None:
             with self.times.measuring("ranking"):

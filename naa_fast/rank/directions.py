@@ -22,7 +22,7 @@ from naa_fast.records import Array, fold_of
 from naa_fast.reference import BUFFER, EXACT, ROWS
 
 WIDEST = 4096
-"""Neurons of a layer that are looked at, evenly spaced where it has more."""
+"""Most neurons of a layer that directions are sought in, evenly spaced where it has more."""
 SKETCHED = 4096
 """Samples of each set that fix the directions: they are no better with more."""
 WAITING_BYTES = 64 << 20
@@ -341,11 +341,13 @@ class Directions:
         return max(1, -(-self.neurons.get(name, neurons) // WIDEST))
 
     def _looked_at(self, name: str, features: int) -> range:
-        """Which of a layer's features are looked at."""
+        """Which of a layer's features directions are sought in."""
         return range(0, min(self.neurons.get(name) or features, features), self._step(name, features))
 
     def _columns_of(self, pack: Pack) -> tuple[Tensor, Layout]:
-        """Which columns of a pack are looked at, and how many of each layer: its neurons, evenly spaced where it has many."""
+        """Which columns of a pack directions are sought in, and how many of each layer: its neurons, evenly spaced where it has
+        many.
+        """
         neurons = tuple(self.neurons.get(name) or features for name, features in pack.layout)
         if (pack.layout, neurons) not in self._columns:
             at, columns, layout = 0, list[int](), list[tuple[str, int]]()

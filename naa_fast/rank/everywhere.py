@@ -1,4 +1,4 @@
-"""`Everywhere`: samples scored in the layers of all devices, and what is told of them once it is on the host."""
+"""`Everywhere`: scores samples in the layers of all devices at once, and orders the numbers once they are on the host."""
 
 from __future__ import annotations
 

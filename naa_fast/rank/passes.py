@@ -181,7 +181,9 @@ class RankingPass:
                 self._prime()
 
     def calibrate(self, clean: Measurement) -> RankingPass:
-        """Fix what the clean set does; to be called between the measurements. Raises NaaError where it cannot be fixed."""
+        """Fix means and covariances by one half of the clean set, and the distribution of clean scores by the other; to be called
+        between the measurements. Raises NaaError where that cannot be done.
+        """
         if clean.samples < SMALLEST:
             raise InputError(f"only {clean.samples} clean samples (at least {SMALLEST} are needed)")
         late = self._unread(clean)

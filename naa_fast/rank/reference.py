@@ -147,7 +147,7 @@ class Reference:
         return padded.reshape(len(scaled), padded.shape[1] // FOLDED, FOLDED).sum(1)
 
     def freeze(self) -> None:
-        """Fix the means, deviations and covariances; to be called once, before `standing`."""
+        """Fix the means, deviations and covariances; to be called once, before `deviation_of`."""
         total = self.count.sum().clamp(min=1)
         overall = self.sums.sum(0) / total
         self.mean = self.pivot + (self.sums + PRIOR * overall) / (self.count[:, None] + PRIOR)

@@ -202,7 +202,9 @@ class Scorer:
         self.null_top.merge(null_top)
 
     def weigh(self) -> None:
-        """Fix what clean samples make of the layers' numbers, and score them as if they were fresh."""
+        """Fix the scale of scores by the clean samples that calibrate (`AnomalyScale`), and score these as fresh ones would
+        be.
+        """
         self.settle()
         self.null_items, said, self.null_predicted = self.calibration.joined()
         if not len(said):

@@ -18,8 +18,8 @@ from naa_fast.records import Array
 
 @dataclass(frozen=True)
 class SuspectReader:
-    """The whole set where it repeats its order (`complete`); else the highest-ranked samples, as far as inputs were retained.
-    `watch` is told how many were read again, and may end that by raising.
+    """Gives the whole suspect set again where it repeats its order (`complete`); else the highest-ranked samples whose inputs
+    were retained. `watch` is told how many were read again, and may end that by raising.
     """
 
     source: Source

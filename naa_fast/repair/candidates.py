@@ -42,7 +42,9 @@ Pair = tuple[Change, Change]
 
 
 def candidates(seen: Seen, random: Generator) -> Iterator[Pair]:
-    """The likeliest first: turning back along what the trigger moves, then clipping and zeroing what it moves most."""
+    """The likeliest first: directional ablation along what the trigger moves, then clipping and zeroing the neurons it moves
+    most.
+    """
     space = Space.of(seen.known)
     if space is None:
         return
@@ -81,7 +83,9 @@ def clipping(seen: Seen, neurons: Tensor, low: Tensor, high: Tensor) -> Change:
 
 
 def turning(seen: Seen, space: Space, choice: str, apart: Tensor, edge: float, random: Generator, many: int) -> Pair:
-    """Turning back along the mean of `apart` `[samples, neurons]` and the `many - 1` directions it varies most in."""
+    """Directional ablation along the mean of `apart` `[samples, neurons]`, the samples' deviations, and the `many - 1` directions
+    they vary most in.
+    """
     mean = apart.mean(0)
     chance = torch.randn(many, len(mean), generator=random)
     directions = mean[None]

@@ -1,4 +1,4 @@
-"""`Fit`: a change that turns rows back, tuned by gradients through the rest of the model."""
+"""`Fit`: a directional ablation, tuned by gradients through the rest of the model."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from naa_fast.records import Axes
 from naa_fast.repair.change import tensor_of
 
 HELD_BYTES = 512 << 20
-"""Most that the outputs of the layers that are looked at in one forward may take on the host."""
+"""Most that the outputs of the layers that one forward gives may take on the host."""
 
 
 @dataclass

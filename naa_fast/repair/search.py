@@ -1,4 +1,4 @@
-"""`attempt`: the repair that silences most of a trigger, of a bounded number that are tried, measured on other samples."""
+"""`cure`: of a bounded number of repairs the one that leaves least of the trigger, measured on samples that chose nothing."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ SURER = 0.01
 """How much worse a tuned change may be than an untuned one: both may leave nothing of these samples, but that one just so,
 and less extreme ones than the highest-ranked suspects slip through."""
 STRAYS = 0.1
-"""Suspects that may stay what they are called there: a twentieth or a tenth of them do not carry the trigger."""
+"""Suspects that may stay what they are called there: a twentieth or a tenth of them are not triggered."""
 AGAIN, CHANGES = 0.06, 3
-"""More left of the trigger, and another change is looked for on top of the best, up to so many."""
+"""With more left of the trigger than AGAIN another change is sought on top of the best, up to CHANGES."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ class Search:
         return left + 2 * (1 - self.weighed(changes, control).kept)
 
     def weighed(self, changes: tuple[Change, ...], control: tuple[Change, ...], slack: float = 0.0) -> Tried:
-        """What changes do on all that choose; the best so far, if it is no worse than the best by more than `slack`."""
+        """Try changes on all samples that choose; they are the best so far if they are worse than the best before by less than
+        `slack`.
+        """
         self.tried += 1
         part = self.trial.choose
         one = Tried(changes, control, self.trial.left(part, changes), self.trial.kept(part.clean, changes))
@@ -188,7 +190,7 @@ class Search:
         return bool(fits)
 
     def step(self, fit: Fit, seen: Seen, base: Tried | None, steps: int) -> Tried | None:
-        """Tune and try."""
+        """Tune the change by so many steps and try it; None where that cannot be done."""
         fresh = self.best is None or not self.best.changes[-1].choice.endswith(TUNED)
         steps = min(steps, (self.trial.transplant.budget.left - self.trial.choose.price) // fit.price)
         change = fit.run(steps) if steps > 0 else None
@@ -204,7 +206,7 @@ class Search:
 
 
 def distinct(changes: Iterable[Ablate]) -> list[Ablate]:
-    """Without those that do what an earlier one does: a block gives what its last activation gives."""
+    """Without changes that repeat an earlier one: a block's output is often that of its last activation."""
     found: list[Ablate] = []
     for change in changes:
         if not any(change.limit == other.limit and np.array_equal(change.gate, other.gate) for other in found):
@@ -213,7 +215,7 @@ def distinct(changes: Iterable[Ablate]) -> list[Ablate]:
 
 
 def some(bases: Bases | None, most: int) -> Bases | None:
-    """At most so many of the samples, from the first to the last."""
+    """At most so many of the samples, evenly spaced."""
     if bases is None:
         return None
     count = len(bases.predicted)
