@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from time import perf_counter
@@ -90,12 +90,21 @@ class OutOfMemory(Exception):
     """A forward of more than one sample ran out of memory; fewer may fit."""
 
 
-class Runner:
-    """Runs chunks of `source`; what it learns on the way (the batch that fits, the set's dtype) holds for the next chunk.
+@dataclass(frozen=True)
+class ChunkResult:
+    """What a chunk gave: its `measurement`, without layers if nothing in it could be decoded, None if there was nothing or too
+    much of it could not be used; and the items it left out, by index in the whole set.
+    """
 
-    `rejected`: what the latest chunk left out, by index in the whole set. `seen` and `bad`: how many items all chunks before it
-    read, and left out, on all ranks. `together`: the model is spread over ranks that run every batch together, so that none may
-    stop or take a smaller batch by itself.
+    measurement: Measurement | None
+    rejected: tuple[Rejected, ...]
+
+
+class Runner:
+    """Runs chunks of `source` (`run_chunk`); what it learns on the way (the batch that fits, the set's dtype) holds for the next.
+
+    `together`: the model is spread over ranks that run every batch together, so that none may stop or take a smaller batch by
+    itself. `observer` sees each sample's own views; `stop_early` ends each forward after the last chosen layer.
     """
 
     def __init__(
@@ -112,6 +121,9 @@ class Runner:
         quarantine: Quarantine | None = None,
         times: Times | None = None,
         scores: ClassScores | None = None,
+        observer: Observer | None = None,
+        together: bool = False,
+        stop_early: bool = False,
     ) -> None:
         self.model = model
         self.source = source
@@ -128,16 +140,14 @@ class Runner:
         self.shorten = shortener(model)
         self.decoder_calls: frozenset[tuple[str, int]] | None = None
         self.feed = Feed(source, (), 0, None, stop)
-        self.rejected: list[Rejected] = []
-        self.bad = 0
-        self.seen = 0
-        self.together = False
-        self.observer: Observer | None = None
+        self.together = together
+        self.observer = observer
         self.stage: Stage = Accumulator(backend)
         self.predictions = Predictions()
         self.labels = LabelOrder(getattr(source, "label_names", ()), getattr(source, "labelled", ""), unwrapped(model))
         self.selection = selection
         self.capture = Capture(model, selection, self.stage)
+        self.capture.stop_early = stop_early
         self.last_logits = LastLogits.of(model, [layer.module for layer in selection.layers])
         self.score_mask: Tensor | None = None
         self.most: float = float("inf")
@@ -145,23 +155,23 @@ class Runner:
         self.batches_seen = 0
         self.done = 0
 
-    def run(self, start: int) -> Measurement | None:
-        """The measurement of the feed's next range, which begins at item `start`: without layers if nothing in it could be
-        decoded; None if there is nothing, or if too much was rejected to go on.
+    def run_chunk(self, feed: Feed, start: int, bad: int) -> ChunkResult:
+        """Run the next range of `feed`, which begins at item `start`; `bad` items were left out of the set before it.
 
         Raises Stopped between batches once a stop was asked for; a chunk that was not finished is not counted.
         """
+        self.feed = feed
         accumulator = self.stage = self.capture.observer = Accumulator(self.backend)
         if self.observer is not None:
             accumulator.samples = Samples()
             self.observer.begin(self.first + start, accumulator.samples.neurons)
         self.predictions = Predictions(self.predictions.varied)
-        self.rejected = self.quarantine.pending = []
+        rejected = self.quarantine.pending = list[Rejected]()
         done = 0
         for batch in self.fed_batches():
-            self.rejected += [replace(bad, index=self.first + bad.index) for bad in batch.rejected]
-            if batch.rejected and self.quarantine.exceeded(self.bad + len(self.rejected), self.source.samples):
-                return None
+            rejected += [replace(item, index=self.first + item.index) for item in batch.rejected]
+            if batch.rejected and self.quarantine.exceeded(bad + len(rejected), self.source.samples):
+                return ChunkResult(None, tuple(rejected))
             if self.observer is not None:
                 self.observer.left_out(batch.rejected)
             if batch.size == 0:
@@ -173,15 +183,15 @@ class Runner:
                 self.progress(self.source.name, self.done, self.source.samples)
             if self.stop and not self.together:
                 raise Stopped(f"stopped by {self.stop.name}")
-        if done == 0 and not self.rejected:
-            return None
-        shard = Shard(self.shard_digest(self.feed.fingerprint, start), done, len(self.rejected))
+        if done == 0 and not rejected:
+            return ChunkResult(None, ())
+        shard = Shard(self.shard_digest(self.feed.fingerprint, start), done, len(rejected))
         if done == 0:
-            return Measurement(shards=(shard,))
+            return ChunkResult(Measurement(shards=(shard,)), tuple(rejected))
         began = perf_counter()
         records, predictions = accumulator.records(), self.predictions.read()
         self.times.ours += perf_counter() - began
-        return Measurement(
+        measurement = Measurement(
             records,
             self.fingerprint,
             self.input_dtype,
@@ -190,6 +200,11 @@ class Runner:
             predictions,
             labelled=self.labelled(len(predictions) - 1),
         )
+        return ChunkResult(measurement, tuple(rejected))
+
+    def go_on_after(self, samples: int) -> None:
+        """So many samples were measured before, by a run that this one goes on from; progress counts them."""
+        self.done = samples
 
     def labelled(self, classes: int) -> Array:
         """What the labels say (`Measurement.labelled`); nothing where they cannot be those of a model of that many classes."""

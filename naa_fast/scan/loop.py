@@ -112,10 +112,22 @@ def measure(
     began = perf_counter()
     with evaluating(model), torch.no_grad(), signals as stop:
         runner = Runner(
-            model, source, selection, place, options.backend, fingerprint, stop, progress, first_index, quarantine, times, scores
+            model,
+            source,
+            selection,
+            place,
+            options.backend,
+            fingerprint,
+            stop,
+            progress,
+            first_index,
+            quarantine,
+            times,
+            scores,
+            observer,
+            together=Ranks.here(model).together,
+            stop_early=options.stop_early,
         )
-        runner.capture.stop_early = options.stop_early
-        runner.observer = observer
         with runner.capture as capture:
             try:
                 total, fresh = run_chunks(runner, options, checkpoints)
@@ -140,9 +152,9 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
     or failed is dropped: the resumed scan runs its chunks again from their start.
     """
     ranks, source, quarantine = Ranks.here(runner.model), runner.source, runner.quarantine
-    runner.together = ranks.together
     chunk_size = options.chunk_size
-    begun = begin(runner, ranks, checkpoints, options.resume, chunk_size)
+    begun, samples, bad = begin(runner, ranks, checkpoints, options.resume, chunk_size)
+    seen = samples + bad
     total, chunk, more, fresh = begun.measurement, begun.next_chunk, not begun.finished, False
 
     watcher = runner.observer if checkpoints is not None else None
@@ -163,9 +175,9 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
     pinned = runner.place.device if ahead > 0 and runner.place.device.type == "cuda" else None
     ranges = spans(chunk + ranks.first, ranks.step, chunk_size)
     # A rank of a model that is spread over all of them may not stop by itself between two batches.
-    with Feed(source, ranges, ahead, pinned, StopRequest() if ranks.together else runner.stop) as runner.feed:
-        while more and not quarantine.exceeded(runner.bad, source.samples, runner.seen):
-            turn, error = take_turn(runner, (chunk + ranks.first) * (chunk_size or 0))
+    with Feed(source, ranges, ahead, pinned, StopRequest() if ranks.together else runner.stop) as feed:
+        while more and not quarantine.exceeded(bad, source.samples, seen):
+            turn, error = take_turn(runner, feed, (chunk + ranks.first) * (chunk_size or 0), bad)
             turn = replace(turn, due=checkpoints is not None and checkpoints.due)
             if ranks.together and error is not None:
                 keep()
@@ -179,9 +191,9 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
             if told.stop or told.fault:
                 keep()
                 raise error or stopped_at(total, checkpoints, told)
-            runner.bad, runner.seen = runner.bad + told.bad, runner.seen + told.items
+            bad, seen = bad + told.bad, seen + told.items
             quarantine.pending = []
-            if quarantine.exceeded(runner.bad, source.samples, runner.seen):
+            if quarantine.exceeded(bad, source.samples, seen):
                 keep()  # without this round, whose chunks may not be whole
                 quarantine.found.extend(told.rejected)
                 break
@@ -195,8 +207,8 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
             more = more and not (source.samples is not None and chunk * (chunk_size or 0) >= source.samples)
             if not more or told.due:
                 keep(finished=not more)
-    if quarantine.exceeded(runner.bad, source.samples, runner.seen):
-        raise quarantine.too_many(source.name, runner.bad)
+    if quarantine.exceeded(bad, source.samples, seen):
+        raise quarantine.too_many(source.name, bad)
     return ranks.share(total), fresh
 
 
@@ -209,11 +221,11 @@ def spans(chunk: int, step: int, size: int | None) -> Iterator[Range]:
         yield number * size, (number + 1) * size
 
 
-def take_turn(runner: Runner, start: int) -> tuple[Turn, Exception | None]:
+def take_turn(runner: Runner, feed: Feed, start: int, bad: int) -> tuple[Turn, Exception | None]:
     """Run one chunk. What it raises comes back as a value: the other ranks wait to be told."""
     try:
-        part = runner.run(start)
-        return Turn(part, tuple(runner.rejected), f"stopped by {runner.stop.name}" if runner.stop else ""), None
+        chunk = runner.run_chunk(feed, start, bad)
+        return Turn(chunk.measurement, chunk.rejected, f"stopped by {runner.stop.name}" if runner.stop else ""), None
     except Stopped as stop:
         return Turn(stop=stop.headline), None
     except Exception as error:
@@ -239,8 +251,12 @@ def joined_chunks(total: Measurement, part: Measurement) -> Measurement:
     return whole(total, part).merge(whole(part, total))
 
 
-def begin(runner: Runner, ranks: Ranks, checkpoints: Checkpoints | None, resume: bool, chunk_size: int | None) -> Progressed:
-    """Where to start: rank 0 reads the checkpoint, all ranks go by it."""
+def begin(
+    runner: Runner, ranks: Ranks, checkpoints: Checkpoints | None, resume: bool, chunk_size: int | None
+) -> tuple[Progressed, int, int]:
+    """Where to start, how many samples were measured until there, and how many items left out: rank 0 reads the checkpoint, all
+    ranks go by it.
+    """
     found, fault = Progressed(0, Measurement.zero()), None
     if checkpoints is not None and ranks.rank == 0:
         try:
@@ -251,11 +267,11 @@ def begin(runner: Runner, ranks: Ranks, checkpoints: Checkpoints | None, resume:
             fault = error
     seen = found.measurement.samples, found.measurement.skipped
     next_chunk, samples, skipped, finished = ranks.tell((found.next_chunk, *seen, found.finished), fault)
-    runner.done, runner.bad, runner.seen = samples, skipped, samples + skipped
+    runner.go_on_after(samples)
     runner.quarantine.found[:] = found.rejected
     if found.note and runner.progress is not None:
         runner.progress(found.note, samples, runner.source.samples)
-    return replace(found, next_chunk=next_chunk, finished=finished)
+    return replace(found, next_chunk=next_chunk, finished=finished), samples, skipped
 
 
 def resumed(runner: Runner, checkpoints: Checkpoints, chunk_size: int) -> Progressed:

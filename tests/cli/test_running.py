@@ -195,7 +195,7 @@ def test_with_a_checkpoint_it_goes_on_from_the_measurements(
     assert (cut["exit_code"], cut["proof"]) == (75, [])
     runs: list[object] = []
     with monkeypatch.context() as patched:
-        patched.setattr(Runner, "run", lambda *_: runs.append(_))
+        patched.setattr(Runner, "run_chunk", lambda *_: runs.append(_))
         assert main([*words, "--resume"]) == 1
     assert not runs, "no chunk was measured again"
     whole, resumed = report_in(scanned[0]), report_in(tmp_path / "report")
