@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from naa_fast.detect.checks import did_not_run, ran
 from naa_fast.detect.coverage import with_common_layers
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import judge, require_comparable
@@ -27,17 +23,14 @@ if TYPE_CHECKING:
     import torch
 
     from naa_fast.capture.selection import Layers
-    from naa_fast.detect.directions import Direction
     from naa_fast.detect.repair import Repair
     from naa_fast.inputs.batches import Source
     from naa_fast.inputs.preprocessing import ImageOptions
-    from naa_fast.proof.budget import Budget
-    from naa_fast.proof.prove import CleanInputs
     from naa_fast.rank import RankingPass
     from naa_fast.rank.attempts import Attempts
     from naa_fast.rank.opened import OpenedSets
-    from naa_fast.rank.scorer import RankingResult
-    from naa_fast.scan.chunk import Observer, Progress
+    from naa_fast.scan.chunk import Progress
+    from naa_fast.scan.observer import Observer
     from naa_fast.scan.options import RunOptions
     from naa_fast.scan.quarantine import Quarantine
     from naa_fast.scan.times import Times
@@ -147,6 +140,7 @@ def scan(
     from naa_fast.capture.selection import unwrapped
     from naa_fast.inputs.names import miscounted, names_of
     from naa_fast.proof.budget import Budget, default_budget
+    from naa_fast.proof.evidence import evidence_of
     from naa_fast.rank.attempts import Attempts, RankingAttempt
     from naa_fast.rank.opened import open_sets
     from naa_fast.rank.suspects import SuspectReader
@@ -251,59 +245,6 @@ def ranking_passes(
     if sets.clean_measured is not None:
         return lambda: ReferencePass(work.model, sets.suspect, **chosen)
     return lambda: RankingPass(work.model, sets.clean, sets.suspect, **chosen)
-
-
-def evidence_of(
-    ranked: RankingResult, suspect: Source, work: Work, attempts: Attempts, budget: Budget | None, listed: str
-) -> tuple[Evidence, CleanInputs | None]:
-    """What the ranked samples show, step by step, and the clean inputs that a repair is tried on. `budget` None: nothing is
-    proved.
-
-    A step that raises is a check that did not run, or a gap, in `attempts`, and the others go on.
-    """
-    from naa_fast.inputs.text import decoder
-    from naa_fast.proof.clusters import Origins, find_cluster
-    from naa_fast.proof.prove import Proved, clean_images
-    from naa_fast.proof.reconstruct import reconstruct_and_prove, without_clean_samples
-    from naa_fast.proof.triggered import WHOSE, find_triggered
-    from naa_fast.rank.evidence import find_directions, inputs_of, ranking_of
-    from naa_fast.rank.suspects import SuspectReader
-    from naa_fast.report.retained import SHOWN, shown
-
-    ranking = ranking_of(ranked, suspect, whole=listed == "all")
-    attempts.checks += ran("ranking")
-    inputs = cache(lambda: clean_images(ranked))
-    proved = Proved(tried=False)
-    if ranked.by_reference:
-        attempts.checks += without_clean_samples(ranking)
-    elif budget is None:
-        attempts.checks += did_not_run("it was switched off", "proof")
-    else:
-        proved = attempts.check("proof", lambda: reconstruct_and_prove(ranked, suspect, inputs(), work, budget), proved)
-    standing = [proof for proof in proved.proofs if proof.stands]
-    if proved.tried and not standing:  # no sample has a trigger; else it is unknown until they are sought
-        ranking = replace(ranking, uncertain=np.zeros(len(ranked.scores), bool))
-    reader = SuspectReader(suspect, ranked, work.watch)
-    ranking = attempts.question(WHOSE, lambda: find_triggered(ranking, ranked, reader, standing), ranking)
-    origins = attempts.question(WHOSE, lambda: find_cluster(ranking, ranked, inputs()), Origins())
-    no_directions: tuple[Direction, ...] = ()
-    directions = attempts.check("directions", lambda: find_directions(ranked), no_directions)
-    rows, masks = inputs_of(ranked, ranking.order[:SHOWN].tolist())
-    pictures, texts = shown(rows, masks, [proof.trigger for proof in standing], decoder(suspect))
-    evidence = Evidence(
-        ranking,
-        proved.proofs,
-        proved.forwards,
-        pictures=pictures,
-        texts=texts,
-        harmless=origins.harmless,
-        cluster=origins.cluster,
-        directions=directions,
-    )
-    try:
-        return evidence, inputs()
-    except Exception:  # as the proof has said
-        return evidence, None
 
 
 def listed_by(ranking: bool | str) -> str:

@@ -42,7 +42,8 @@ from naa_fast.proof.images import CleanImages
 from naa_fast.proof.prove import alike
 from naa_fast.proof.tokens import Tokens
 from naa_fast.proof.transplant import Bases, Transplant
-from naa_fast.rank.passes import SamplePass, in_words
+from naa_fast.rank.attempts import why_it_failed
+from naa_fast.rank.passes import SamplePass
 from naa_fast.rank.retained import Reservoir, main_tensor
 from naa_fast.repair.search import cure
 from naa_fast.repair.trial import AsItIs, Known
@@ -216,7 +217,7 @@ class Search:
         try:
             made = step()
         except (Unsearchable, Exception) as error:  # whatever the model or the data did
-            words = str(error) if isinstance(error, Unsearchable) else f"the attempt ended with {in_words(error)}"
+            words = str(error) if isinstance(error, Unsearchable) else why_it_failed(error)
             self.checks += did_not_run(words, name)
             return None
         if ran_by:

@@ -13,7 +13,7 @@ from naa_fast.measurement import Measurement
 from naa_fast.rank.groups import coverage
 from naa_fast.rank.passes import RankingPass, in_words
 from naa_fast.rank.scorer import RankingResult
-from naa_fast.scan.chunk import Observer
+from naa_fast.scan.observer import Observer
 from naa_fast.scan.times import Times
 
 Made = TypeVar("Made")

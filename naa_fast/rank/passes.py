@@ -28,8 +28,9 @@ from naa_fast.rank.scorer import RankingResult, Scorer
 from naa_fast.rank.state import NotKept, built, from_bytes, plain, to_bytes
 from naa_fast.records import Array, fold_of
 from naa_fast.reference import Reference
-from naa_fast.scan.chunk import Observer, Progress, Runner, first_line
+from naa_fast.scan.chunk import Progress, Runner, first_line
 from naa_fast.scan.loop import evaluating
+from naa_fast.scan.observer import Observer
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.ranks import Ranks
 from naa_fast.scan.stopping import StopRequest
@@ -181,9 +182,7 @@ class RankingPass:
                 self._prime()
 
     def calibrate(self, clean: Measurement) -> RankingPass:
-        """Fix means and covariances by one half of the clean set, and the distribution of clean scores by the other; to be called
-        between the measurements. Raises NaaError where that cannot be done.
-        """
+        """Fit on one half of the clean set, and score the other for the null; between the measurements. Raises NaaError."""
         if clean.samples < SMALLEST:
             raise InputError(f"only {clean.samples} clean samples (at least {SMALLEST} are needed)")
         late = self._unread(clean)

@@ -25,8 +25,9 @@ from naa_fast.rank.scorer import RESERVOIR, TOP
 from naa_fast.rank.waiting import INPUT_BYTES as WAITING_INPUTS
 from naa_fast.rank.waiting import SAMPLES as WAITING_SAMPLES
 from naa_fast.reference import BUFFER, EXACT
-from naa_fast.scan.chunk import Observer, Runner
+from naa_fast.scan.chunk import Runner
 from naa_fast.scan.loop import evaluating
+from naa_fast.scan.observer import Observer
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.stopping import StopRequest
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
@@ -32,6 +32,7 @@ from naa_fast.records import Array
 from naa_fast.scan.faults import raising_layer, rose_in_this_package
 from naa_fast.scan.feeding import Feed
 from naa_fast.scan.memory import is_out_of_memory, pieces, release
+from naa_fast.scan.observer import Observer
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.probes import decoder_calls, row_orders
 from naa_fast.scan.quarantine import Quarantine
@@ -57,33 +58,6 @@ class Stage(Protocol):
     def drop(self, layers: set[str]) -> None: ...
     def commit(self) -> None: ...
     def discard(self) -> None: ...
-
-
-class Observer:
-    """Sees each sample's own views of the layers while a set is run; does nothing with them by itself."""
-
-    def begin(self, start: int, neurons: dict[str, int]) -> None:
-        """A chunk begins, at item `start` of the set; `neurons` will hold how many each layer has, as soon as it was seen."""
-
-    def left_out(self, rejected: tuple[Rejected, ...]) -> None:
-        """Items that could not be used; told before the samples behind them."""
-
-    def wanted(self, batch: Batch) -> Batch:
-        """Of a pass of its own: the samples of a batch that are to be run, of which there may be none."""
-        return batch
-
-    def take(self, part: Batch, views: Views, scores: Tensor | None) -> bool:
-        """See samples whose forward succeeded, in order and each once, with their views and class scores (`ClassScores`; None
-        without). False where it has seen enough: no more are brought then.
-        """
-        return False
-
-    def snapshot(self) -> Callable[[], bytes] | None:
-        """Gives what it has learned until now as bytes, later, for a checkpoint; None where it keeps nothing."""
-        return None
-
-    def restore(self, contents: Sequence[bytes]) -> None:
-        """Go on from what the snapshots of one rank or more gave."""
 
 
 class OutOfMemory(Exception):

@@ -23,8 +23,9 @@ from naa_fast.inputs.padding import padding_known
 from naa_fast.measurement import Measurement
 from naa_fast.records import LayerRecord
 from naa_fast.scan.checkpoint import Checkpoints, Progressed
-from naa_fast.scan.chunk import Observer, Progress, Runner, version_of
+from naa_fast.scan.chunk import Progress, Runner, version_of
 from naa_fast.scan.feeding import Feed, Range, batches_ahead
+from naa_fast.scan.observer import Observer
 from naa_fast.scan.options import RunOptions
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.quarantine import Quarantine
