@@ -94,6 +94,13 @@ def add_images(group: Any) -> None:
     group.add_argument(
         "--normalize", metavar="imagenet|none|MEAN,STD", help="(x - MEAN) / STD of values from 0 to 1, one number each or three"
     )
+    group.add_argument(
+        "--workers",
+        type=index,
+        default=0,
+        metavar="N",
+        help="processes that decode images beside the model (default: 0, a thread)",
+    )
 
 
 def add_running(parser: argparse.ArgumentParser) -> None:
@@ -320,7 +327,7 @@ def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:
                 arguments.skip_special,
                 bucket=arguments.bucket,
             )
-    images = ImageOptions(arguments.image_mode, arguments.resize, arguments.center_crop, arguments.normalize)
+    images = ImageOptions(arguments.image_mode, arguments.resize, arguments.center_crop, arguments.normalize, arguments.workers)
     sources = [open_source(path, arguments.batch_size, text, images) for path in paths]
     require_images(images, [source for source in sources if isinstance(source, Images)], [source.name for source in sources])
     return sources

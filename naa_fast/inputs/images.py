@@ -9,8 +9,8 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,19 +19,15 @@ from torch import Tensor, nn
 from naa_fast.capture.runnable import require_runnable
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Batch, PartOfSource, Rejected, Source
+from naa_fast.inputs.decoding import Decode, Decoders, Found
 from naa_fast.inputs.formats import (
     NO_RANGE,
     Image,
     Member,
-    as_mode,
     image_header,
     is_picture,
     named,
-    opened,
-    pixels_of,
-    readable,
     require_pillow,
-    undecodable,
 )
 from naa_fast.inputs.labels import Labels
 from naa_fast.inputs.preprocessing import ImageOptions, Preprocessing, preprocessing
@@ -96,6 +92,7 @@ class Images:
         if not self.count:
             raise self.no_image(outside)
         self.plan = Preprocessing()
+        self.decoders = Decoders(self.options.workers) if self.options.workers else None
         self.mode, self.why = self.options.mode or self.own_mode(), "as asked for" if self.options.mode else "as most are"
         usable = [None if index in self.unusable else self.file_of(index) for index in range(len(self.files))]
         labels = Labels.of(folder_names(usable), f"the folders in {self.name}")
@@ -172,10 +169,11 @@ class Images:
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         self.require_one_size()
         first_size, first = next(iter(self.sizes.items()))
+        decoded = self.decoded(start, stop)
         waiting: list[tuple[int, np.ndarray]] = []
         rejected: list[Rejected] = []
         for index, path in enumerate(self.files[start:stop], start):
-            found = self.unusable.get(index) or self.decoded(path)
+            found = self.unusable.get(index) or next(decoded)
             if isinstance(found, str):
                 rejected.append(Rejected(index, self.file_of(index), found))
                 continue
@@ -192,19 +190,21 @@ class Images:
         elif rejected:
             yield Batch((), {}, 0, None, tuple(rejected))
 
-    def decoded(self, path: Image) -> tuple[tuple[int, int], np.ndarray] | str:
-        """(width, height) in the file and values `[height, width, channels]` float32, or why the file cannot be decoded."""
-        import PIL.Image
+    def decoded(self, start: int, stop: int | None) -> Iterator[Found]:
+        """What the usable ones of some items hold, in order: those of the first batch decoded here, so that a look at the set
+        starts no process, the others by the workers, where there are any.
+        """
+        decode = Decode(self.mode, self.plan)
+        paths = (path for index, path in enumerate(self.files[start:stop], start) if index not in self.unusable)
+        yield from map(decode, islice(paths, self.batch_size) if self.decoders else paths)
+        if self.decoders:
+            yield from self.decoders.run(decode, paths)
 
-        try:
-            with opened(path) as file, PIL.Image.open(file, formats=readable()) as image:
-                size = image.size
-                if why := self.plan.too_large(size):
-                    return why
-                values = pixels_of(*in_shape(image, self.mode, self.plan), self.mode)
-        except Exception as error:  # a hostile file can raise anything from inside a decoder
-            return undecodable(path, error)
-        return size, self.plan.normalised(values)
+    @property
+    def feeding(self) -> str:
+        """Who decodes, for a person whose model waits for it."""
+        workers = self.options.workers
+        return f"images are decoded by {workers} processes" if workers else "images are decoded by one thread: --workers N"
 
     def batch(self, images: list[tuple[int, np.ndarray]], rejected: list[Rejected]) -> Batch:
         x = torch.from_numpy(np.ascontiguousarray(np.stack([pixels for _, pixels in images]).transpose(0, 3, 1, 2)))
@@ -279,12 +279,6 @@ def first_channels(model: nn.Module) -> tuple[str, str]:
         if first and mode
         else ("", "")
     )
-
-
-def in_shape(image: Any, mode: str, plan: Preprocessing) -> tuple[Any, float]:
-    """The image in its mode and size, and the value that is 1."""
-    converted, one = as_mode(image, mode)
-    return plan.shaped(converted), one
 
 
 def folder_listing(folder: Path) -> Listing:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import nn
 
 from naa_fast.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Pixels
+    from torch import nn
 
 MODES = ("L", "RGB")
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -48,19 +48,23 @@ KNOWN = (
 Floats = tuple[float, ...]
 
 
+MOST_WORKERS = 256
+
+
 @dataclass(frozen=True)
 class ImageOptions:
     """What a person asks for; None leaves a step to the model's own configuration, or out.
 
     `mode`: "L" or "RGB". `resize`: the shorter side in pixels, with bilinear filtering; 0: as it is. `center_crop`: the side of a
     square cut from the middle; 0: no cut. `normalize`: "imagenet", "none", or mean and standard deviation, "MEAN,STD", each one
-    number or three; or a pair of them.
+    number or three; or a pair of them. `workers`: processes that decode them beside the model; 0: a thread of this one.
     """
 
     mode: str | None = None
     resize: int | None = None
     center_crop: int | None = None
     normalize: str | tuple[float | Floats, float | Floats] | None = None
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if self.mode is not None and self.mode not in MODES:
@@ -68,12 +72,16 @@ class ImageOptions:
         for name, value in (("resize", self.resize), ("center crop", self.center_crop)):
             if value is not None and not (type(value) is int and 0 <= value <= LARGEST):
                 raise UsageError(f"{name} is {value!r}", f"expected a number of pixels up to {LARGEST}, or 0 to leave it out")
+        if not (type(self.workers) is int and 0 <= self.workers <= MOST_WORKERS):
+            raise UsageError(
+                f"workers is {self.workers!r}", f"expected a number of processes up to {MOST_WORKERS}, or 0 for none"
+            )
         self.statistics()
 
     @property
     def asked(self) -> bool:
-        """Whether anything is asked for."""
-        return self != ImageOptions()
+        """Whether anything is asked for that changes what is read."""
+        return self != ImageOptions(workers=self.workers)
 
     def statistics(self) -> tuple[Floats, Floats] | None:
         """Mean and standard deviation, of one channel or three; empty for none, None if it is left to the model."""

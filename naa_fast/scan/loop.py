@@ -110,6 +110,7 @@ def measure(
     signals = stop_on_signals() if checkpoints is not None else nullcontext(StopRequest())
     quarantine, times = quarantine or Quarantine(), times or Times()
     times.device = place.device.type
+    times.feeding = getattr(source, "feeding", times.feeding)
     began = perf_counter()
     with evaluating(model), torch.no_grad(), signals as stop:
         runner = Runner(

@@ -19,6 +19,8 @@ PARTS = {
 }
 """The parts of the total and their names for a person."""
 LEAST_SHARE = 0.005
+STARVED = 0.2
+"""Share of the time of a measurement spent waiting for data beyond which that is told."""
 
 
 @dataclass
@@ -29,7 +31,8 @@ class Times:
     all (`total`: merging, checkpoints, judging and waiting for other ranks come to these).
 
     On a GPU these are the times at which the host handed work over, not those of the device: the device works on while the host
-    waits for data, and the host waits in `forward` when the device is behind. Of several ranks, this one's.
+    waits for data, and the host waits in `forward` when the device is behind. Of several ranks, this one's. `feeding`: who reads
+    the data, for a person.
     """
 
     loading: float = 0.0
@@ -42,6 +45,7 @@ class Times:
     report: float = 0.0
     total: float = 0.0
     device: str = "cpu"
+    feeding: str = ""
 
     def add(self, part: str, seconds: float) -> None:
         """Count seconds as a part, and in all."""
@@ -67,11 +71,20 @@ class Times:
     def summary(self) -> dict[str, object]:
         """For report.json."""
         shares = {name: round(share, 4) for name, share in self.shares().items()}
-        return {"total_s": round(self.total, 3), "device": self.device, "clock": "host", "shares": shares}
+        told = {"limit": limit} if (limit := self.limit) else {}
+        return {"total_s": round(self.total, 3), "device": self.device, "clock": "host", "shares": shares, **told}
+
+    @property
+    def limit(self) -> str:
+        """What reading the data costs, where the model waits for it more than STARVED of the time; else empty."""
+        seen = self.waiting + self.forward + self.ours
+        starved = self.feeding and self.waiting > STARVED * seen
+        return f"the model waits {100 * self.waiting / seen:.0f} % of the time: {self.feeding}" if starved else ""
 
     def words(self) -> str:
         """One line for a person, without the parts that took nothing."""
         shares = {PARTS.get(name, "the rest"): share for name, share in self.shares().items()}
         shown = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items() if share >= LEAST_SHARE)
         clock = "" if self.device == "cpu" else " (host time: the device works on meanwhile)"
-        return f"time: {self.total:.1f} s; {shown}{clock}"
+        limit = f"; {self.limit}" if self.limit else ""
+        return f"time: {self.total:.1f} s; {shown}{clock}{limit}"
