@@ -8,6 +8,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from naa_fast.cli.base import add_base, base_of
 from naa_fast.cli.judging import add_judging, deliver, rules_of
 from naa_fast.cli.outputs import QUARANTINE, check_folder, set_aside
 from naa_fast.cli.scan import DATA_HELP, require_baseline_of
@@ -47,10 +48,7 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser("invert", help=about, description=about, parents=parents)
     parser.examples = EXAMPLES
     add_model(parser)
-    parser.add_argument("--base", metavar="MODEL", help="the model it was fine-tuned from, named as --model is: the control")
-    parser.add_argument(
-        "--base-weights", type=Path, metavar="FILE", help="weights of the base model (without --base: of the same --model)"
-    )
+    add_base(parser, "the control")
     data = parser.add_argument_group("data")
     data.add_argument("--clean", required=True, type=Path, metavar="PATH", help=f"a few hundred samples you trust: {DATA_HELP}")
     add_text(data)
@@ -104,11 +102,3 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.json:
         note(found.times.words())
     return code
-
-
-def base_of(arguments: argparse.Namespace) -> argparse.Namespace | None:
-    """The arguments that describe the base model; None without one."""
-    if arguments.base is None and arguments.base_weights is None:
-        return None
-    weights = {"weights": arguments.base_weights, "weights_key": None}
-    return argparse.Namespace(**{**vars(arguments), **weights, "model": arguments.base or arguments.model})

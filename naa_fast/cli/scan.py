@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from naa_fast.cli.base import add_base, told_against_base
 from naa_fast.cli.config import toml_of
 from naa_fast.cli.judging import add_judging, deliver, rules_of
 from naa_fast.cli.outputs import QUARANTINE, check_file, check_folder, set_aside
@@ -63,6 +64,7 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser = verbs.add_parser("scan", help=about, description=about, parents=parents)
     parser.examples = EXAMPLES
     add_model(parser)
+    add_base(parser, "base.json says where they differ on both sets")
     add_sets(parser, reference=True)
     add_running(parser)
     add_long(parser)
@@ -200,7 +202,10 @@ def run(arguments: argparse.Namespace) -> int:
         if stop is not None:
             note(*stop.headline.splitlines(), *(f"  {line}" for line in stop.details))
             rules = replace(rules, stopped=(stop.headline, stop.exit_code))
-        return code_of_all(named(found, arguments, began, loading), arguments, rules, ranks, config)
+        code = code_of_all(named(found, arguments, began, loading), arguments, rules, ranks, config)
+        if not ranks.rank:
+            told_against_base(arguments, model, sets, device)
+        return code
 
 
 def continued_by(arguments: argparse.Namespace, model: nn.Module, sets: Any, device: Any) -> AbstractContextManager[Any]:
