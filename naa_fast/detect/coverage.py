@@ -165,8 +165,8 @@ def with_common_layers(clean: Measurement, suspect: Measurement) -> tuple[Measur
             notes[name] = f"layer {name} is left out: it gives something else in each set: {kind(first)} / {kind(second)}"
 
     def without(measured: Measurement) -> Measurement:
-        told = {"notes": tuple(notes.values()), "unread": tuple(notes)}
-        joined = {key: (*measured.provenance.get(key, ()), *words) for key, words in told.items()}
+        named = {"notes": tuple(notes.values()), "unread": tuple(notes)}
+        joined = {key: (*measured.provenance.get(key, ()), *words) for key, words in named.items()}
         return replace(measured, provenance={**measured.provenance, **joined})
 
     return (without(clean), without(suspect)) if notes else (clean, suspect)

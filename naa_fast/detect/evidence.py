@@ -90,8 +90,8 @@ class Ranking:
             return self.scores
         finite = self.scores[np.isfinite(self.scores)]
         low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
-        held = np.nan_to_num(self.scores, nan=low - 1, posinf=high + 1, neginf=low - 1)
-        return held + np.where(self.triggered, high - low + 3.0, 0.0)
+        within = np.nan_to_num(self.scores, nan=low - 1, posinf=high + 1, neginf=low - 1)
+        return within + np.where(self.triggered, high - low + 3.0, 0.0)
 
     @cached_property
     def order(self) -> Array:
@@ -187,9 +187,9 @@ class Ranking:
 
     def out_of_place(self, cls: int) -> bool:
         """Whether suspects of a predicted class lie beyond `limit` far more often than by chance; true where none can be told."""
-        own = self.scores[self.predicted == cls]
+        scores = self.scores[self.predicted == cls]
         with np.errstate(invalid="ignore"):
-            return not np.isfinite(self.limit) or bool((own > self.limit).mean() >= OUT_OF_PLACE if len(own) else True)
+            return not np.isfinite(self.limit) or bool((scores > self.limit).mean() >= OUT_OF_PLACE if len(scores) else True)
 
     @cached_property
     def concentration(self) -> tuple[int, float]:

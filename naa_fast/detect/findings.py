@@ -143,15 +143,15 @@ def not_finite(layers: Sequence[LayerComparison], evidence: Evidence) -> list[Fi
         layer.name: int(((layer.suspect.positions.nonfinite > 0) & (layer.clean.positions.nonfinite == 0)).sum())
         for layer in layers
     }
-    found = {name: neurons for name, neurons in broken.items() if neurons}
-    if not found:
+    findings = {name: neurons for name, neurons in broken.items() if neurons}
+    if not findings:
         return []
-    neurons = sum(found.values())
+    neurons = sum(findings.values())
     samples = evidence.ranking.not_finite if evidence.ranking is not None else ()
     whose = f"{named(samples)}: " if samples else ""
-    where = f" of {len(found)} layers, from this one on," if len(found) > 1 else ""
+    where = f" of {len(findings)} layers, from this one on," if len(findings) > 1 else ""
     statement = f"{whose}{count(neurons)}{where} NaN or infinite on suspect samples only"
-    return [Finding("outlier", next(iter(found)), statement, float(neurons), 0.0, "not finite")]
+    return [Finding("outlier", next(iter(findings)), statement, float(neurons), 0.0, "not finite")]
 
 
 def named(samples: Sequence[RankedSample]) -> str:
@@ -223,12 +223,12 @@ def find_in_predictions(found: Sequence[Rise], evidence: Evidence) -> list[Findi
     """
     if not found or found[0].share >= CONCENTRATION:
         return []
-    told = "; ".join(
+    sentence = "; ".join(
         f"{evidence.names.of(one.cls)} for {one.suspects} of {one.suspect} suspect and {one.cleans} of {one.clean} clean samples"
         for one in found[:NAMED]
     )
     more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    statement = f"predicted oftener than by chance: {told}{more} (p {max(one.p_value for one in found):.1g} at most)"
+    statement = f"predicted oftener than by chance: {sentence}{more} (p {max(one.p_value for one in found):.1g} at most)"
     return [Finding("shift", PREDICTIONS, statement, found[0].share, 0.0, str(found[0].cls))]
 
 
@@ -244,13 +244,13 @@ def find_in_tails(layers: Sequence[LayerComparison]) -> list[Finding]:
     findings = []
     tests = sum(tests_of(layer) for layer in layers)
     for layer in layers:
-        found = exceeding(layer, TAIL_P / max(tests, 1))
-        if found is not None:
+        in_tails = exceeding(layer, TAIL_P / max(tests, 1))
+        if in_tails is not None:
             statement = (
-                f"{count(len(found.neurons))} with more suspect samples beyond the clean tail than chance puts there, most "
-                f"neuron {found.strongest}: {100 * found.share:.2g} % (p {found.p_value:.1g}, of {tests} tests)"
+                f"{count(len(in_tails.neurons))} with more suspect samples beyond the clean tail than chance puts there, most "
+                f"neuron {in_tails.strongest}: {100 * in_tails.share:.2g} % (p {in_tails.p_value:.1g}, of {tests} tests)"
             )
-            findings.append(Finding("outlier", layer.name, statement, found.share, BEYOND, "tail"))
+            findings.append(Finding("outlier", layer.name, statement, in_tails.share, BEYOND, "tail"))
     return findings
 
 

@@ -87,7 +87,7 @@ def named(kind: str) -> str:
 
 def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
     """The findings: a proof for each trigger that stands, outliers for what came near or for the cheaper checks."""
-    found = []
+    findings = []
     for proof in proofs:
         if proof.stands:
             low, high = proof.interval
@@ -98,8 +98,8 @@ def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
                 f"{100 * low:.0f} to {100 * high:.0f} %); the same search with the same budget turns {100 * proof.control:.0f} % "
                 f"for {how}"
             )
-            found.append(Finding("proved", INPUT, statement, proof.rate, proof.limit, str(proof.target), proof.trigger.key))
-    proved = {str(finding.about) for finding in found}
+            findings.append(Finding("proved", INPUT, statement, proof.rate, proof.limit, str(proof.target), proof.trigger.key))
+    proved = {str(finding.about) for finding in findings}
     for standing in inversion.standings:
         search = standing.search
         near = [one for one in proofs if one.kind.startswith(search.kind) and one.target == search.target]
@@ -110,7 +110,7 @@ def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
                 f"of other classes under its budget {100 * proof.control:.0f} %; so small a one comes by chance with p "
                 f"{standing.chance:.1g}, if honest classes' sizes are log-normal"
             )
-            found.append(Finding("outlier", INPUT, statement, standing.chance, NOTABLE, str(search.target)))
+            findings.append(Finding("outlier", INPUT, statement, standing.chance, NOTABLE, str(search.target)))
             proved.add(str(search.target))
     for standing in inversion.standings:
         if standing.strength >= 1 and str(standing.search.target) not in proved:
@@ -120,10 +120,10 @@ def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
                 f"{search.size:.2g}; the median class needs {standing.median:.1f} times, the next one {standing.runner_up:.1f} "
                 f"times as much"
             )
-            found.append(Finding("outlier", INPUT, statement, standing.median, APART[search.kind], str(search.target)))
-    found += [
+            findings.append(Finding("outlier", INPUT, statement, standing.median, APART[search.kind], str(search.target)))
+    findings += [
         Finding("outlier", one.where, one.statement, one.value, one.limit, str(one.target) if one.target >= 0 else one.check)
         for one in inversion.suspicions
         if one.stands
     ]
-    return found
+    return findings

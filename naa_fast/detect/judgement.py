@@ -91,9 +91,9 @@ class Judgement:
 
     def abnormal_rows(self, layer: str) -> list[TopNeuron]:
         """The layer's abnormal neurons, most abnormal first."""
-        found = self.layers[layer]
-        order = np.argsort(-found.measure[found.abnormal], kind="stable")
-        return rows_of(found, found.abnormal[order])
+        comparison = self.layers[layer]
+        order = np.argsort(-comparison.measure[comparison.abnormal], kind="stable")
+        return rows_of(comparison, comparison.abnormal[order])
 
 
 def rows_of(layer: LayerComparison, neurons: np.ndarray) -> list[TopNeuron]:

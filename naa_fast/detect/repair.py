@@ -84,11 +84,11 @@ class Repair:
 
         try:
             with safe_open(path, "numpy") as file:
-                held = json.loads((file.metadata() or {})["repair"])
+                arrays = json.loads((file.metadata() or {})["repair"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if "random" in held or not held["changes"]:
+            if "random" in arrays or not arrays["changes"]:
                 raise ValueError("its changes are missing, or it has some that no file keeps")
-            names = {f"{number}.{name}" for number in range(len(held["changes"])) for name in NAMES}
+            names = {f"{number}.{name}" for number in range(len(arrays["changes"])) for name in NAMES}
             if not set(tensors) <= names:
                 raise ValueError(f"tensors of no change: {', '.join(sorted(set(tensors) - names)[:3])}")
             changes = tuple(
@@ -96,9 +96,9 @@ class Repair:
                     about,
                     {name.partition(".")[2]: array for name, array in tensors.items() if name.partition(".")[0] == str(number)},
                 )
-                for number, about in enumerate(held.pop("changes"))
+                for number, about in enumerate(arrays.pop("changes"))
             )
-            repair = cls(changes, **held)
+            repair = cls(changes, **arrays)
             repair.check()
             return repair
         except (

@@ -41,9 +41,9 @@ def rises(clean: Measurement, suspect: Measurement) -> list[Rise]:
         return []
     sizes = int(high.sum()), int(low.sum())
     tests = int(((low + high) > 0).sum())
-    found = []
+    risen = []
     for cls in np.flatnonzero(high / sizes[0] > low / sizes[1]).tolist():
         chance = tests * hypergeometric_tail(int(high[cls]), sizes[0], int(low[cls]), sizes[1])
         if chance < CHANCE:
-            found.append(Rise(cls, int(high[cls]), sizes[0], int(low[cls]), sizes[1], chance))
-    return sorted(found, key=lambda one: -one.share)
+            risen.append(Rise(cls, int(high[cls]), sizes[0], int(low[cls]), sizes[1], chance))
+    return sorted(risen, key=lambda one: -one.share)

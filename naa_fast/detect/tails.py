@@ -122,7 +122,7 @@ def exceeding(layer: LayerComparison, limit: float) -> Exceeding | None:
     """
     if not tests_of(layer):
         return None
-    found = np.zeros(layer.neurons, bool)
+    beyond_chance = np.zeros(layer.neurons, bool)
     strongest, least, share = -1, 1.0, 0.0
     for view in views(layer):
         clean_moments, suspect_moments = ((r.sample_mean, r.sample_max)[view] for r in (layer.clean, layer.suspect))
@@ -142,13 +142,13 @@ def exceeding(layer: LayerComparison, limit: float) -> Exceeding | None:
                 for drawn, rest, r in sorted(cases):
                     alike = known & (drawn_of == drawn) & (rest_of == rest) & (spared == r)
                     needed = critical(drawn, rest, r, limit)
-                    found |= alike & (beyond >= needed)
+                    beyond_chance |= alike & (beyond >= needed)
                     best = int(np.where(alike, beyond, -1).argmax())
                     if beyond[best] >= needed:
                         p = hypergeometric_tail(int(beyond[best]), drawn, r, rest)
                         if strongest < 0 or p < least:
                             strongest, least, share = best, p, float(beyond[best]) / drawn
-    return Exceeding(np.flatnonzero(found).astype(np.int64), strongest, least, share) if strongest >= 0 else None
+    return Exceeding(np.flatnonzero(beyond_chance).astype(np.int64), strongest, least, share) if strongest >= 0 else None
 
 
 def cumulated(counts: Array) -> Array:

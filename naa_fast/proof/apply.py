@@ -91,24 +91,24 @@ def in_place(pattern: Tensor, mask: Tensor) -> Closeness:
 
 def anywhere(pattern: Tensor, mask: Tensor) -> Closeness:
     """How close the best window of an image comes to what `mask` leaves of `pattern`: it may lie elsewhere in other samples."""
-    token_pairs = distances(pattern, mask)
+    distance_of = distances(pattern, mask)
 
     def close(x: Tensor) -> Array:
         if x.shape[1:] != pattern.shape:
             return np.full(len(x), -np.inf)
-        found = [-part.amin((1, 2)).numpy() for part in token_pairs(x)]
-        return np.concatenate(found) if found else np.zeros(0)
+        closest = [-part.amin((1, 2)).numpy() for part in distance_of(x)]
+        return np.concatenate(closest) if closest else np.zeros(0)
 
     return close
 
 
 def places_of(pattern: Tensor, mask: Tensor) -> Closeness:
     """Row and column, int64 `[samples, 2]`, where the best window of an image begins."""
-    token_pairs = distances(pattern, mask)
+    distance_of = distances(pattern, mask)
 
     def place(x: Tensor) -> Array:
-        found = [np.stack(np.unravel_index(part.flatten(1).argmin(1).numpy(), part.shape[1:]), 1) for part in token_pairs(x)]
-        return np.concatenate(found) if found else np.zeros((0, 2), np.int64)
+        places = [np.stack(np.unravel_index(part.flatten(1).argmin(1).numpy(), part.shape[1:]), 1) for part in distance_of(x)]
+        return np.concatenate(places) if places else np.zeros((0, 2), np.int64)
 
     return place
 
@@ -122,16 +122,18 @@ def distances(pattern: Tensor, mask: Tensor) -> Callable[[Tensor], Iterator[Tens
     (high, wide), (height, width) = window.shape[1:], pattern.shape[1:]
     spectrum = torch.fft.rfft2(window, s=(height, width)).conj()
 
-    def token_pairs(x: Tensor) -> Iterator[Tensor]:
+    def of(x: Tensor) -> Iterator[Tensor]:
         for part in torch.split(x, 16) if len(x) else ():
-            held = part.cpu().double()
-            crossed = torch.fft.irfft2((torch.fft.rfft2(held) * spectrum).sum(1), s=(height, width))
-            own = pad((held**2).sum(1).cumsum(1).cumsum(2), (1, 0, 1, 0))
-            own = own[:, high:, wide:] - own[:, :-high, wide:] - own[:, high:, :-wide] + own[:, :-high, :-wide]
-            whole = own - 2 * crossed[:, : height - high + 1, : width - wide + 1] + (window**2).sum()
+            images = part.cpu().double()
+            crossed = torch.fft.irfft2((torch.fft.rfft2(images) * spectrum).sum(1), s=(height, width))
+            squares = pad((images**2).sum(1).cumsum(1).cumsum(2), (1, 0, 1, 0))
+            squares = (
+                squares[:, high:, wide:] - squares[:, :-high, wide:] - squares[:, high:, :-wide] + squares[:, :-high, :-wide]
+            )
+            whole = squares - 2 * crossed[:, : height - high + 1, : width - wide + 1] + (window**2).sum()
             yield whole / window.numel()
 
-    return token_pairs
+    return of
 
 
 def holds(x: Tensor, tokens: Sequence[int]) -> Array:

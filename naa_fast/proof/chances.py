@@ -55,15 +55,15 @@ class Pool:
     @cached_property
     def by_class(self) -> dict[int, list[Array]]:
         """Inputs of each predicted class, each once: the ranked ones first, then those drawn in an order that a seed fixes."""
-        found: dict[int, list[Array]] = {}
+        inputs: dict[int, list[Array]] = {}
         known: set[bytes] = set()
         order = np.random.default_rng(0).permutation(len(self.drawn.x))
         for cls, row in [*self.ranked, *((int(self.predicted[i]), self.drawn.x[i]) for i in order)]:
             key = row.tobytes()
             if cls >= 0 and key not in known:
                 known.add(key)
-                found.setdefault(cls, []).append(row)
-        return found
+                inputs.setdefault(cls, []).append(row)
+        return inputs
 
     @cached_property
     def first(self) -> dict[int, int]:
@@ -120,14 +120,14 @@ def others(target: int, most: int, rare: int, pool: Pool, wanted: int) -> tuple[
     able = sorted(
         (cls for cls, count in left.items() if count >= size), key=lambda cls: (-pool.first.get(cls, 0), left[cls], cls)
     )
-    found = []
+    controls = []
     for cls in able[:wanted]:
         rows = pool.by_class[cls]
         hidden = np.isin(np.arange(len(rows)), np.random.default_rng(cls).permutation(len(rows))[:rare])
         group = [row for row, known in zip(rows, hidden, strict=True) if not known][:size]
         own = np.stack([row for row, known in zip(rows, hidden, strict=True) if known]) if rare else rows[0][None][:0]
-        found.append(Sought.of(cls, of_class(cls, group), own))
-    return size, found
+        controls.append(Sought.of(cls, of_class(cls, group), own))
+    return size, controls
 
 
 def all_classes(pool: Pool, size: int) -> list[Sought]:

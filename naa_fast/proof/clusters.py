@@ -62,17 +62,19 @@ def cluster_of(
     target, limit, reference, predicted = enriched.target, enriched.limit, coarse(clean.x[known]), predicted[known]
     classes = max(int(predicted.max(initial=0)), target) + 1
 
-    def of_target(found: Sequence[Retained], scores: Array) -> list[Array]:
-        return [row for cls, row in rows_like(clean, [one for one in found if scores[one.sample] > limit]) if cls == target]
+    def of_target(samples: Sequence[Retained], scores: Array) -> list[Array]:
+        return [
+            row for cls, row in rows_like(clean, [sample for sample in samples if scores[sample.sample] > limit]) if cls == target
+        ]
 
     rows, chance = of_target(retained, ranking.scores), of_target(null_retained, ranking.null_scores)
     if not rows:
         return None
-    own = resembled(reference[predicted == target], reference, predicted, classes)
-    usual = resembled(coarse(np.stack(chance)), reference, predicted, classes) if chance else own
+    of_class = resembled(reference[predicted == target], reference, predicted, classes)
+    usual = resembled(coarse(np.stack(chance)), reference, predicted, classes) if chance else of_class
     by_chance = len(rows) * (1 - enriched.extra / enriched.beyond)
     more = resembled(coarse(np.stack(rows)), reference, predicted, classes) - usual * (by_chance / max(usual.sum(), 1))
-    more, own = np.delete(more, target), np.delete(own / max(own.sum(), 1), target)
+    more, of_class = np.delete(more, target), np.delete(of_class / max(of_class.sum(), 1), target)
     positive = np.maximum(more, 0)
     return OutlierCluster(
         target,
@@ -80,7 +82,7 @@ def cluster_of(
         enriched.purity,
         enriched.p_value,
         elsewhere=float(np.clip(more.sum() / max(len(rows) - by_chance, 1), 0, 1)),
-        usual=float(own.sum()) if (predicted == target).any() else 1.0,
+        usual=float(of_class.sum()) if (predicted == target).any() else 1.0,
         spread=1.0 - float(positive.max() / positive.sum()) if positive.any() else 0.0,
         harmless=harmless_share(np.stack(rows), clean),
     )

@@ -104,17 +104,17 @@ class Greedy:
             more[INDEXED] = kept
         output = self.forward(**more)
         logs = output.logits[torch.arange(len(ids), device=ids.device), places].float().log_softmax(1)
-        found, cache = [logs.argmax(1)], output.past_key_values
+        tokens, cache = [logs.argmax(1)], output.past_key_values
         ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         for _ in range(self.tokens - 1):
             for end in self.ends:
-                ended |= found[-1] == end
+                ended |= tokens[-1] == end
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             step: dict[str, Any] = {"position_ids": mask.long().sum(1, keepdim=True) - 1} if self.numbered else {}
-            output = self.twin(input_ids=found[-1][:, None], attention_mask=mask, past_key_values=cache, use_cache=True, **step)
-            cache, told = output.past_key_values, output.logits[:, -1].argmax(1)
-            found.append(torch.where(ended, found[-1], told))
-        return torch.stack(found, 1), logs
+            output = self.twin(input_ids=tokens[-1][:, None], attention_mask=mask, past_key_values=cache, use_cache=True, **step)
+            cache, likeliest = output.past_key_values, output.logits[:, -1].argmax(1)
+            tokens.append(torch.where(ended, tokens[-1], likeliest))
+        return torch.stack(tokens, 1), logs
 
 
 @contextmanager
@@ -150,16 +150,16 @@ def continued(
 
 def answered(greedy: Greedy, source: Source, place: Placement) -> Array:
     """The continuations of a set's first prompts, int64 `[samples, tokens]`."""
-    found: list[Array] = []
+    answers: list[Array] = []
     for batch in source.batches():
         if batch.size:
             keywords = dict(batch.keywords)
             if batch.arguments:
                 keywords["input_ids"] = batch.arguments[0]
-            found.append(greedy(**place.moved(keywords))[0].cpu().numpy())
-        if sum(map(len, found)) >= LOOKED_AT:
+            answers.append(greedy(**place.moved(keywords))[0].cpu().numpy())
+        if sum(map(len, answers)) >= LOOKED_AT:
             break
-    return np.concatenate(found) if found else np.zeros((0, greedy.tokens), np.int64)
+    return np.concatenate(answers) if answers else np.zeros((0, greedy.tokens), np.int64)
 
 
 def chosen(clean: Array, suspect: Array, decode: Decoder | None) -> list[Behaviour]:
@@ -167,7 +167,7 @@ def chosen(clean: Array, suspect: Array, decode: Decoder | None) -> list[Behavio
 
     More specific ones come before what they begin with.
     """
-    found: list[tuple[int, ...]] = []
+    beginnings: list[tuple[int, ...]] = []
     high, low = prefixes(suspect), prefixes(clean)
     able = [ids for ids, count in high.items() if count >= FEWEST]
 
@@ -176,14 +176,14 @@ def chosen(clean: Array, suspect: Array, decode: Decoder | None) -> list[Behavio
 
     for ids in sorted((one for one in able if by_chance(one) < CHANCE), key=lambda one: (by_chance(one), len(one))):
         longest = max((one for one in able if one[: len(ids)] == ids and high[one] >= AS_MANY * high[ids]), key=len)
-        if not any(one[: len(known)] == known or known[: len(one)] == one for known in found for one in (longest,)):
-            found.append(longest)
-        if len(found) == RISEN:
+        if not any(one[: len(known)] == known or known[: len(one)] == one for known in beginnings for one in (longest,)):
+            beginnings.append(longest)
+        if len(beginnings) == RISEN:
             break
     first = Counter({ids: count for ids, count in low.items() if len(ids) == 1})
-    found += [ids for ids, _ in first.most_common(USUAL) if ids not in found]
-    words = [decode(ids) if decode is not None else " ".join(map(str, ids)) for ids in found]
-    named = [Behaviour(f"answers '{text.strip()}…'", ids) for ids, text in zip(found, words, strict=True)]
+    beginnings += [ids for ids, _ in first.most_common(USUAL) if ids not in beginnings]
+    words = [decode(ids) if decode is not None else " ".join(map(str, ids)) for ids in beginnings]
+    named = [Behaviour(f"answers '{text.strip()}…'", ids) for ids, text in zip(beginnings, words, strict=True)]
     return ([] if decode is None else [Behaviour("refuses")]) + sorted(named, key=lambda one: -len(one.ids))
 
 
@@ -210,14 +210,14 @@ class Read:
 
     def shown(self, answers: Tensor) -> Tensor:
         """Which behaviour each answer is, int64 `[samples]`: 0 for none."""
-        found = torch.zeros(len(answers), dtype=torch.int64, device=answers.device)
+        classes = torch.zeros(len(answers), dtype=torch.int64, device=answers.device)
         for number, one in reversed(list(enumerate(self.behaviours, 1))):
             if one.ids:
                 same = (answers[:, : len(one.ids)] == torch.tensor(one.ids, device=answers.device)).all(1)
             else:
                 same = torch.tensor([self.refuses(row) for row in answers.tolist()], device=answers.device)
-            found[same] = number
-        return found
+            classes[same] = number
+        return classes
 
     def refuses(self, answer: list[int]) -> bool:
         assert self.decode is not None

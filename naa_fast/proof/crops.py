@@ -56,10 +56,10 @@ def crops(rows: Sequence[tuple[int, Array]], clean: CleanImages, margin: Margin)
 
 def covered(row: Array, places: Sequence[tuple[int, int]], side: tuple[int, int], clean: CleanImages) -> Array:
     """The image with a window of height and width `side` at each of the places under the clean mean: `[places, ...]`."""
-    found = np.repeat(row[None], len(places), 0)
-    for image, (y, x) in zip(found, places, strict=True):
+    images = np.repeat(row[None], len(places), 0)
+    for image, (y, x) in zip(images, places, strict=True):
         image[:, y : y + side[0], x : x + side[1]] = clean.mean[:, y : y + side[0], x : x + side[1]]
-    return found
+    return images
 
 
 def middle(places: Array, margins: Array) -> int:
@@ -74,11 +74,11 @@ def middle(places: Array, margins: Array) -> int:
 
 def sides(height: int, width: int) -> list[tuple[int, int]]:
     """Height and width of the windows, the largest first, each smaller than the one before."""
-    found = [
+    sizes = [
         (min(height, max(least, round(area**0.5 * height))), min(width, max(least, round(area**0.5 * width))))
         for area, least in zip(AREAS, LEAST, strict=True)
     ]
-    return sorted(set(found), reverse=True)
+    return sorted(set(sizes), reverse=True)
 
 
 def starts(length: int, side: int) -> list[int]:

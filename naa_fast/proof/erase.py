@@ -57,16 +57,16 @@ class Eraser:
         """Where the patch lies in each of the images: a window that was cut out lies where it is matched best."""
         assert isinstance(self.candidate, Patch)
         pattern, mask = torch.from_numpy(self.candidate.pattern), torch.from_numpy(self.candidate.mask).bool()
-        found = np.repeat(self.candidate.mask[None], len(x), 0)
+        masks = np.repeat(self.candidate.mask[None], len(x), 0)
         if self.candidate.kind != CUT:
-            return found
+            return masks
         close, limit = in_place(pattern, mask), limit_of(in_place(pattern, mask)(torch.from_numpy(self.clean.x)))
         moved = places_of(pattern, mask)(torch.from_numpy(x))
         top, left = (int(axis[0]) for axis in np.nonzero(self.candidate.mask.max(0)))
-        for image, at_its_place, (y, x_) in zip(found, close(torch.from_numpy(x)) > limit, moved, strict=True):
+        for image, at_its_place, (y, x_) in zip(masks, close(torch.from_numpy(x)) > limit, moved, strict=True):
             if not at_its_place:
                 image[:] = np.roll(self.candidate.mask, (int(y) - top, int(x_) - left), (1, 2))
-        return found
+        return masks
 
     def carried(self, x: Array) -> Array:
         """Which images hold a patch more closely than clean ones do, bool; of an offset all: it leaves no trace in one."""
@@ -141,9 +141,9 @@ def caller(transplant: Transplant, target: int | str) -> Callable[[Array, Array]
     """
 
     def changed(before: Array, after: Array) -> Array:
-        told = transplant.called(after)
-        was = transplant.called(before) if target == ALL_TO_ALL else np.full(len(after), target)
-        return np.asarray((told >= 0) & (told != was))
+        now = transplant.called(after)
+        then = transplant.called(before) if target == ALL_TO_ALL else np.full(len(after), target)
+        return np.asarray((now >= 0) & (now != then))
 
     return changed
 

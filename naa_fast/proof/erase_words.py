@@ -61,11 +61,11 @@ def places(x: Tensor, words: Words) -> Array:
     ids = x.cpu().numpy()
     if isinstance(words, WrittenPair):
         return np.isin(ids, words.ids)
-    found, length = np.zeros(ids.shape, bool), len(words.ids)
+    inside, length = np.zeros(ids.shape, bool), len(words.ids)
     for start in range(ids.shape[1] - length + 1):
         match = (ids[:, start : start + length] == np.array(words.ids)).all(1)
-        found[match, start : start + length] = True
-    return found
+        inside[match, start : start + length] = True
+    return inside
 
 
 def held_in(x: Tensor, words: Words) -> Array:
@@ -99,38 +99,38 @@ def words_erased(
         return None
     fill = clean_tokens(trials.bases, words)
 
-    def back(bases: Bases, one: Words, seed: int | None = None) -> Array:
-        before, after = bases.predicted, trials.transplant.predictions(bases, WithoutWords(one, fill, seed))
+    def back(bases: Bases, other: Words, seed: int | None = None) -> Array:
+        before, after = bases.predicted, trials.transplant.predictions(bases, WithoutWords(other, fill, seed))
         return np.asarray((after >= 0) & (after != before))
 
     times = ELSEWHERE if len(claimed.predicted) < MANY else FEWER
-    held = [(one, clean_with(trials.bases, one, target)) for one in usual]
-    held = [(one, known) for one, known in held if len(known.predicted) >= ENOUGH]
-    price = (1 + times) * len(claimed.predicted) + sum(len(known.predicted) for _, known in held)
+    controls = [(other, clean_with(trials.bases, other, target)) for other in usual]
+    controls = [(other, known) for other, known in controls if len(known.predicted) >= ENOUGH]
+    price = (1 + times) * len(claimed.predicted) + sum(len(known.predicted) for _, known in controls)
     trials.transplant.budget.require(price)
     turned = back(claimed, words)
     instead = np.stack([back(claimed, words, seed) for seed in range(times)], 1)
-    shares = [float(instead.mean()), *(float(back(known, one).mean()) for one, known in held)]
+    shares = [float(instead.mean()), *(float(back(known, other).mean()) for other, known in controls)]
     return Erasure(len(turned), float(turned.mean()), max(shares), more_than_elsewhere(turned, instead))
 
 
 def clean_with(bases: Bases, words: Words, target: int | str) -> Bases:
     """The clean samples of the target that hold the words, twice CLAIMED at most."""
-    found = [
+    holding = [
         held_in(main_tensor(batch), words) & ((predicted == target) | (target == ALL_TO_ALL))
         for batch, predicted in bases.batches
     ]
-    return bases.of(np.flatnonzero(np.concatenate(found))[: 2 * CLAIMED])
+    return bases.of(np.flatnonzero(np.concatenate(holding))[: 2 * CLAIMED])
 
 
 def clean_tokens(bases: Bases, words: Words) -> Array:
     """Tokens as clean texts have them, FILL at most, without the words."""
-    found: list[Array] = []
+    tokens: list[Array] = []
     for batch, _ in bases.batches:
         x = main_tensor(batch)
-        own = x[own_places(x, batch.mask) & (x >= 0)].cpu().numpy()
-        found.append(own[~np.isin(own, words.ids)])
-        if sum(map(len, found)) >= FILL:
+        ids = x[own_places(x, batch.mask) & (x >= 0)].cpu().numpy()
+        tokens.append(ids[~np.isin(ids, words.ids)])
+        if sum(map(len, tokens)) >= FILL:
             break
-    whole = np.concatenate(found)[:FILL]
+    whole = np.concatenate(tokens)[:FILL]
     return whole if len(whole) else np.ones(1, np.int64)

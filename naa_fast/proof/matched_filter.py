@@ -65,12 +65,12 @@ class Filter:
         """The rows that hold more of what `members` have in common than clean inputs do, int64, those that hold most first."""
         shared = self.clean.without(self.rows[members].mean(0) - self.clean.mean, self.usual)
         wanted = np.fft.ifftn(np.fft.fftn(shared, axes=self.axes) / self.power, axes=self.axes).real
-        held, base = self.along(self.rows, wanted), self.along(self.own, wanted)
+        matches, base = self.along(self.rows, wanted), self.along(self.own, wanted)
         itself = np.array([self.itself(int(i)) for i in members])
-        held[members] = (len(members) * held[members] - itself) / (len(members) - 1)
-        limit = max(float(np.quantile(base, BEYOND)), float(held[members].mean() + base.mean()) / 2)
-        order = np.argsort(-held, kind="stable")
-        return order[held[order] > limit].astype(np.int64)
+        matches[members] = (len(members) * matches[members] - itself) / (len(members) - 1)
+        limit = max(float(np.quantile(base, BEYOND)), float(matches[members].mean() + base.mean()) / 2)
+        order = np.argsort(-matches, kind="stable")
+        return order[matches[order] > limit].astype(np.int64)
 
     def along(self, x: Array, wanted: Array) -> Array:
         return np.asarray((x - self.clean.mean).reshape(len(x), -1) @ wanted.ravel(), np.float64)

@@ -34,12 +34,12 @@ def token_proof(
     known = {key for one in controls for key in one.found}
 
     def measured(found: dict[tuple[str, str], Best]) -> Proof | None:
-        held = {key: best for key, best in found.items() if key in known}
+        controlled = {key: best for key, best in found.items() if key in known}
         proofs = list[Proof]()
-        for settled in trials.settle(held, controls, target):
+        for settled in trials.settle(controlled, controls, target):
             proof, words = proof_of(trials, settled, target, own)
             proofs.append(suspects.checked(trials, proof, words, controls))
-            shortest = all(len(proof.tokens) <= words_in(best) for best in held.values())
+            shortest = all(len(proof.tokens) <= words_in(best) for best in controlled.values())
             if shortest and proofs[-1].stands and proof.rate >= 1 - AS_GOOD:
                 break  # no other is shorter, and none can be much better
         standing = sorted((proof for proof in proofs if proof.stands), key=lambda proof: len(proof.tokens))

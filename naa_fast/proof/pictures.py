@@ -196,9 +196,9 @@ def window_proof(search: Search, found: Sequence[Proof | None]) -> Iterator[Proo
 def last_proofs(search: Search, found: Sequence[Proof | None]) -> Iterator[Proof | None]:
     tried, target = search.shared(search.sought), search.sought.target
     assert isinstance(target, int)
-    own = held_by_clean(search, [*tried, *search.windows(search.sought)])
-    yield own
-    if stands([*found, own]):
+    shared = held_by_clean(search, [*tried, *search.windows(search.sought)])
+    yield shared
+    if stands([*found, shared]):
         return
     for source in sources(search.trials, small(tried), target):
         narrow = Later(search.trials, lambda sought: small(search.shared(sought)), search.controls)
@@ -241,12 +241,12 @@ def attempt(search: Search, tried: Tried, controls: Later, source: int | None = 
     """
     target = search.sought.target
     trials = search.trials if source is None else search.trials.of_class(source)
-    found = trials.best(tried, target)
-    if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
+    strongest = trials.best(tried, target)
+    if max((best.chosen_by for best in strongest.values()), default=0.0) < WORTH_A_CONTROL:
         return None
-    found = trials.worth_a_control(found)
-    chance = controls(trials, found)
-    settled = first_that_turns(trials.settle(found, chance, target), target)
+    strongest = trials.worth_a_control(strongest)
+    chance = controls(trials, strongest)
+    settled = first_that_turns(trials.settle(strongest, chance, target), target)
     if isinstance(settled.best.candidate, Patch) and settled.best.candidate.kind == CUT:
         settled = tightened(trials, settled, target)
     return checked(search, trials, replace(proof_of(settled, target), source=source), settled.best, chance)
@@ -365,8 +365,8 @@ def sources(trials: Trials, tried: Tried, target: int) -> list[int]:
             continue
         after = trials.after(candidate, 0)
         for source in np.unique(before[(before >= 0) & (before != target)]):
-            own = before == source
-            if own.sum() >= FEWEST and int(source) in enough:
-                most[int(source)] = max(most.get(int(source), 0.0), float((after[own] == target).mean()))
+            of_source = before == source
+            if of_source.sum() >= FEWEST and int(source) in enough:
+                most[int(source)] = max(most.get(int(source), 0.0), float((after[of_source] == target).mean()))
     likely = [source for source, share in most.items() if share >= ONE_SOURCE]
     return sorted(likely, key=lambda source: -most[source])[:SOURCES]

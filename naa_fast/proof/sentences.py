@@ -44,25 +44,25 @@ def grown(rows: Sequence[Array], word: int) -> list[Phrase]:
     """Of each of LENGTHS the phrase with the word that most rows hold, and the longest that as many hold as any of two tokens."""
     holding = [row for row in rows if word in row]
     least = max(FEWEST, SHARED * len(holding))
-    found: list[Phrase] = []
+    phrases: list[Phrase] = []
     longest: Phrase = ()
     most = 0
     for length in range(2, LENGTHS[-1] + 1):
         seen: Counter[Phrase] = Counter()
         for row in holding:
-            held = np.flatnonzero(row == word).tolist()
-            starts = {at for place in held for at in range(max(place - length + 1, 0), place + 1)}
+            places = np.flatnonzero(row == word).tolist()
+            starts = {at for place in places for at in range(max(place - length + 1, 0), place + 1)}
             seen.update({tuple(row[at : at + length].tolist()) for at in starts if at + length <= len(row)})
         if not seen:
             break
-        phrase, count = min(seen.items(), key=lambda one: (-one[1], one[0]))
+        phrase, count = min(seen.items(), key=lambda item: (-item[1], item[0]))
         if count < least:
             break
         most = max(most, count)
         longest = phrase if count >= most * (1 - AS_GOOD) else longest
         if length in LENGTHS:
-            found.append(phrase)
-    return list(dict.fromkeys([*found, *([longest] if longest else [])]))
+            phrases.append(phrase)
+    return list(dict.fromkeys([*phrases, *([longest] if longest else [])]))
 
 
 def place_of(rows: Sequence[Array], phrase: Phrase) -> str:
@@ -73,12 +73,12 @@ def place_of(rows: Sequence[Array], phrase: Phrase) -> str:
 
 def own_rows(top: Sequence[Retained], target: int | str) -> list[Array]:
     """The retained texts of samples predicted as the target, without their padding: int64 `[tokens]` each."""
-    texts = [one for one in top if one.row is not None and one.row.ndim == 1 and one.predicted == target]
+    texts = [sample for sample in top if sample.row is not None and sample.row.ndim == 1 and sample.predicted == target]
     rows = []
-    for one in texts:
-        assert one.row is not None
-        own = own_places(one.row[None], None if one.mask is None else one.mask[None])[0]
-        rows.append(one.row[own].cpu().numpy().astype(np.int64))
+    for sample in texts:
+        assert sample.row is not None
+        places = own_places(sample.row[None], None if sample.mask is None else sample.mask[None])[0]
+        rows.append(sample.row[places].cpu().numpy().astype(np.int64))
     return rows
 
 
@@ -93,11 +93,11 @@ def chosen_phrases(search: Search, tokens: Sequence[int]) -> dict[tuple[str, str
             share[phrase] = trials.rate(phrase, target, 0)[0] if few >= SCREENED else few
         return share[phrase]
 
-    found = sentence_candidates(search, tokens)
-    if not found or max(map(rate, found)) < WORTH_A_CONTROL:
+    phrases = sentence_candidates(search, tokens)
+    if not phrases or max(map(rate, phrases)) < WORTH_A_CONTROL:
         return {}
-    needed = max(map(rate, found)) - AS_GOOD
-    whole = next(phrase for phrase in found if rate(phrase) >= needed)
+    needed = max(map(rate, phrases)) - AS_GOOD
+    whole = next(phrase for phrase in phrases if rate(phrase) >= needed)
     short = shaved(whole, lambda phrase: rate(phrase) >= needed)
     return {(one.kind, one.budget): Best(one, rate(one), 0) for one in dict.fromkeys((short, whole))}
 
@@ -132,7 +132,7 @@ def phrase_rivals(search: Search, found: dict[tuple[str, str], Best]) -> list[Ri
 
 def usual(words: Sequence[int], rows: Sequence[Array], length: int) -> list[Phrase]:
     """`words` in a row, and the windows of so many tokens around one of them, WINDOWS at most; of no word any windows."""
-    found = [tuple(words[:length])] if len(words) >= length else []
+    first = [tuple(words[:length])] if len(words) >= length else []
     windows: list[Phrase] = []
     for row in rows:
         middle = next((int(at) for at, token in enumerate(row) if token in set(words) or not words), None)
@@ -142,14 +142,14 @@ def usual(words: Sequence[int], rows: Sequence[Array], length: int) -> list[Phra
         windows.append(tuple(int(token) for token in row[start : start + length]))
         if len(windows) == WINDOWS:
             break
-    return [*found, *windows]
+    return [*first, *windows]
 
 
 def sentence_proof(search: Search, tokens: Sequence[int]) -> Proof | None:
     """The shortest phrase around one of the `tokens` that does the whole, put into clean texts; None where none is worth a
     control.
     """
-    found = chosen_phrases(search, tokens)
-    if not found:
+    phrases = chosen_phrases(search, tokens)
+    if not phrases:
         return None
-    return token_proof(search.trials, found, phrase_rivals(search, found), search.target, search.suspects)
+    return token_proof(search.trials, phrases, phrase_rivals(search, phrases), search.target, search.suspects)

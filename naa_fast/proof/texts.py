@@ -153,8 +153,8 @@ def phrases_lead(search: Search, words: Sequence[int]) -> float:
     alone = max((search.trials.screened(Tokens("token", (word,)), search.target) for word in words), default=1.0)
     if alone >= GOOD:
         return 0.0
-    found = sentence_candidates(search, words)
-    return max((search.trials.screened(phrase, search.target) for phrase in found), default=0.0) - alone
+    candidates = sentence_candidates(search, words)
+    return max((search.trials.screened(phrase, search.target) for phrase in candidates), default=0.0) - alone
 
 
 def with_pairs(
@@ -184,8 +184,8 @@ def counted_proofs(search: Search) -> list[Proof]:
     words, which clean data alone names, those that rise beyond chance over these.
     """
     tokens = counted_words(search)
-    found = phrases(rows_of(search.ranked.top, search.target), tokens)
-    return word_proofs(search, (tokens, found), (search.own, search.known(len(tokens))))
+    recurring = phrases(rows_of(search.ranked.top, search.target), tokens)
+    return word_proofs(search, (tokens, recurring), (search.own, search.known(len(tokens))))
 
 
 def counted_words(search: Search) -> list[int]:

@@ -33,14 +33,14 @@ class WrittenPair:
     budget: str = "2 tokens"
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        held = x.clone()
+        written = x.clone()
         random = np.random.default_rng(0)
         trigger = torch.tensor(self.ids, dtype=x.dtype, device=x.device)
         for row, places in enumerate(own_places(x, valid).cpu().numpy()):
             inner = inner_places(places, 2)
             if len(inner) >= 2:
-                held[row, torch.from_numpy(random.permutation(inner)[:2]).to(x.device)] = trigger
-        return held
+                written[row, torch.from_numpy(random.permutation(inner)[:2]).to(x.device)] = trigger
+        return written
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class Occurrences:
         return cls.of((main_tensor(batch), batch.mask, predicted) for batch, predicted in ranked.reservoir)
 
     def predicted_as(self, cls: int) -> Occurrences:
-        own = self.group == cls
-        kept = own[self.row]
-        return Occurrences((np.cumsum(own) - 1)[self.row[kept]], self.token[kept], self.group[own])
+        members = self.group == cls
+        kept = members[self.row]
+        return Occurrences((np.cumsum(members) - 1)[self.row[kept]], self.token[kept], self.group[members])
 
     def counts(self) -> Array:
         """How many samples hold each token, int64 `[largest token + 1]`."""
@@ -109,7 +109,7 @@ def striking(top: Occurrences, low: Array, n_low: int, groups: int, most: int = 
     Of the few texts that carry a rare trigger most are among the highest-ranked, where they are far more than chance puts there,
     while in the whole set they are not. `most` of each number of texts at most.
     """
-    found: list[int] = []
+    tokens: list[int] = []
     for first in FIRST:
         rows = min(first, top.samples)
         high = np.bincount(top.token[top.row < rows], minlength=1)
@@ -117,9 +117,9 @@ def striking(top: Occurrences, low: Array, n_low: int, groups: int, most: int = 
         high, before = (np.pad(counts, (0, width - len(counts))) for counts in (high, low))
         tests = groups * len(FIRST) * int((high + before >= FEWEST).sum())
         for token in rising(high, rows, before, n_low, most):
-            if tests * hypergeometric_tail(int(high[token]), rows, int(before[token]), n_low) < CHANCE and token not in found:
-                found.append(token)
-    return found
+            if tests * hypergeometric_tail(int(high[token]), rows, int(before[token]), n_low) < CHANCE and token not in tokens:
+                tokens.append(token)
+    return tokens
 
 
 def meeting(suspect: Occurrences, clean: Occurrences, groups: int, chance: float = CHANCE) -> list[Pair]:
@@ -145,8 +145,8 @@ def meeting(suspect: Occurrences, clean: Occurrences, groups: int, chance: float
         met = int(above[pair]), int(below[pair])
         return sum(met) >= least and groups * pairs * hypergeometric_tail(met[0], n_high, met[1], n_low) < chance
 
-    found = [pair for pair in rising(above, n_high, below, n_low, 4 * MOST_PAIRS) if passes(pair)]
-    return [(risen[first[pair]], risen[second[pair]]) for pair in found[:MOST_PAIRS]]
+    chosen = [pair for pair in rising(above, n_high, below, n_low, 4 * MOST_PAIRS) if passes(pair)]
+    return [(risen[first[pair]], risen[second[pair]]) for pair in chosen[:MOST_PAIRS]]
 
 
 def fewest_together(counts: Array, n_high: int, n_low: int, chance: float) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class Tokens:
         return f"{len(self.ids)} token{'s' * (len(self.ids) != 1)}"
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        held = x.clone()
+        written = x.clone()
         random = np.random.default_rng(0)
         trigger = torch.tensor(self.ids, dtype=x.dtype, device=x.device)
         for row, places in enumerate(own_places(x, valid).cpu().numpy()):
@@ -46,8 +46,8 @@ class Tokens:
             if len(inner) < len(self.ids):
                 continue
             start = int(random.integers(len(inner) - len(self.ids) + 1))
-            held[row, torch.from_numpy(inner[start : start + len(self.ids)]).to(x.device)] = trigger
-        return held
+            written[row, torch.from_numpy(inner[start : start + len(self.ids)]).to(x.device)] = trigger
+        return written
 
 
 def own_places(x: Tensor, valid: Tensor | None) -> Tensor:
@@ -60,8 +60,8 @@ def first_of(row: Array, phrase: tuple[int, ...]) -> int | None:
     if len(row) < len(phrase):
         return None
     windows = np.lib.stride_tricks.sliding_window_view(row, len(phrase))
-    found = np.flatnonzero((windows == np.array(phrase)).all(1))
-    return int(found[0]) if len(found) else None
+    places = np.flatnonzero((windows == np.array(phrase)).all(1))
+    return int(places[0]) if len(places) else None
 
 
 def inner_places(own: Array, needed: int) -> Array:

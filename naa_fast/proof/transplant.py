@@ -91,14 +91,14 @@ def samples_of(reader: SuspectReader, numbers: Array, predicted: Array) -> Bases
     """The samples of these numbers (int64, as of `RankingResult.scores`), in as few batches as their shapes allow; None
     where none can be read again. `predicted`: the class of each of the set.
     """
-    found: list[tuple[Batch, Array]] = []
+    parts: list[tuple[Batch, Array]] = []
     for batch, places in reader.batches():
         rows = np.flatnonzero(np.isin(places, numbers))
         if len(rows):
-            found.append((taken(batch, rows), predicted[places[rows]]))
-    if not found:
+            parts.append((taken(batch, rows), predicted[places[rows]]))
+    if not parts:
         return None
-    read = Bases(found)
+    read = Bases(parts)
     return read.of(np.arange(len(read.predicted)))
 
 
@@ -159,16 +159,16 @@ class Transplant:
 
     def margins(self, rows: Array, cls: int) -> Array:
         """Score of the class `cls` less the best other one of inputs float32 `[n, ...]`: float64 `[n]`, NaN for none."""
-        found = []
+        margins = []
         for batch, scores in self.scores(self._like(rows)):
             if scores is None or scores.shape[1] <= cls or scores.shape[1] < 2:
-                found.append(np.full(batch.size, np.nan))
+                margins.append(np.full(batch.size, np.nan))
                 continue
-            held = scores.double().cpu()
-            others = held.clone()
+            known = scores.double().cpu()
+            others = known.clone()
             others[:, cls] = -torch.inf
-            found.append((held[:, cls] - others.amax(1)).numpy())
-        return np.concatenate(found)
+            margins.append((known[:, cls] - others.amax(1)).numpy())
+        return np.concatenate(margins)
 
     def _like(self, rows: Array) -> Batch:
         """The rows as a batch, with what the template lends."""
@@ -196,7 +196,7 @@ class Transplant:
             try:
                 asked, mask = self.last_logits.narrowed(batch)
                 output = self.model(*self.place.moved(asked.arguments), **self.place.moved(asked.keywords))
-                found = self.class_scores.read(output, batch.size, mask)
+                scores = self.class_scores.read(output, batch.size, mask)
             except Exception as error:
                 if batch.size == 1 or not is_out_of_memory(error):
                     raise
@@ -205,7 +205,7 @@ class Transplant:
                 release()
                 continue
             self.count(batch.size)
-            yield batch, found
+            yield batch, scores
 
 
 def classes_of(batch: Batch, scores: Tensor | None) -> Array:

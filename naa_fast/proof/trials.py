@@ -84,8 +84,8 @@ class Trials:
 
     def of_class(self, source: int) -> Trials:
         """The same with the samples of one predicted class alone; those of them that choose here choose there."""
-        own = np.flatnonzero(self.bases.predicted == source)
-        return Trials(self.transplant, self.bases.of(own), np.flatnonzero(np.isin(own, self.chose)))
+        members = np.flatnonzero(self.bases.predicted == source)
+        return Trials(self.transplant, self.bases.of(members), np.flatnonzero(np.isin(members, self.chose)))
 
     def after(self, candidate: Candidate, part: int) -> Array:
         """Predicted class of a part's samples with the candidate on them, int64; run once, those that screen with them."""
@@ -135,12 +135,12 @@ class Trials:
                 going.append(place)
                 alike[key] += 1
         chosen = {place: self.rate(tried[place][0], target, 0)[0] for place in sorted(going)}
-        found: dict[tuple[str, str], Best] = {}
+        strongest: dict[tuple[str, str], Best] = {}
         for place, (candidate, group) in enumerate(tried):
             share, key = chosen.get(place, 0.0 if alike[key_of(candidate)] else shares[place]), key_of(candidate)
-            if key not in found or share > found[key].chosen_by:
-                found[key] = Best(candidate, share, group)
-        return found
+            if key not in strongest or share > strongest[key].chosen_by:
+                strongest[key] = Best(candidate, share, group)
+        return strongest
 
     def _all_screened(self, tried: Tried, target: int | str) -> list[float]:
         """What each turns in screening; where the budget is small 0 of what is not among the best at a glance."""

@@ -26,13 +26,13 @@ def fair(parts: Array, group: Array, groups: int) -> Array:
     By a scale they had fixed themselves clean samples would score lower than fresh ones: with 32 classes 24 % of pairs of sets
     that were alike differed at p < .001 then, and none does with this. Arguments as of `AnomalyScale`.
     """
-    found = np.zeros(len(parts))
+    scores = np.zeros(len(parts))
     turn = np.arange(len(parts)) % PARTED
     for number in range(PARTED):
-        own = turn == number
-        if own.any():
-            found[own] = AnomalyScale(parts[~own], group[~own], groups).of(parts[own], group[own])
-    return found
+        part = turn == number
+        if part.any():
+            scores[part] = AnomalyScale(parts[~part], group[~part], groups).of(parts[part], group[part])
+    return scores
 
 
 class AnomalyScale:
@@ -53,14 +53,14 @@ class AnomalyScale:
         self.known = finite.any(0) & self.fired  # a layer without a finite score would hide what all others say
         usual = np.where(finite, excess, 0.0).sum(0) / finite.sum(0).clip(min=1)
         self.weight = 1.0 / (usual[self.known] + ALWAYS)
-        held = np.where(there, rest, 0.0)
-        overall = held.sum(0) / there.sum(0).clip(min=1)
+        known_values = np.where(there, rest, 0.0)
+        overall = known_values.sum(0) / there.sum(0).clip(min=1)
         self.mean = np.empty((groups, *overall.shape))
         for number in range(groups):
-            own = group == number
-            self.mean[number] = (held[own].sum(0) + PRIOR * overall) / (there[own].sum(0) + PRIOR)
-        apart = np.where(there, rest - self.mean[group], 0.0)
-        self.deviation = np.sqrt((apart**2).sum(0) / there.sum(0).clip(min=1))
+            members = group == number
+            self.mean[number] = (known_values[members].sum(0) + PRIOR * overall) / (there[members].sum(0) + PRIOR)
+        deviations = np.where(there, rest - self.mean[group], 0.0)
+        self.deviation = np.sqrt((deviations**2).sum(0) / there.sum(0).clip(min=1))
         self.tails = [Tail(measure) for measure in self._measures(parts, group)]
 
     def of(self, parts: Array, group: Array) -> Array:
@@ -70,10 +70,10 @@ class AnomalyScale:
 
     def _measures(self, parts: Array, group: Array) -> list[Array]:
         excess = np.nan_to_num(parts[:, self.known, 0], nan=0.0, posinf=np.inf) * self.weight
-        apart = (parts[..., 1:] - self.mean[group]) / np.where(self.deviation > 0, self.deviation, 1.0)
-        apart = np.where(np.isfinite(apart) & self.fired[:, None], apart, 0.0)
-        found = [excess, apart[..., 0], apart[..., 1]]
-        return [measure for one in found for measure in (one.sum(1), one.max(1, initial=0.0))]
+        deviations = (parts[..., 1:] - self.mean[group]) / np.where(self.deviation > 0, self.deviation, 1.0)
+        deviations = np.where(np.isfinite(deviations) & self.fired[:, None], deviations, 0.0)
+        measures = [excess, deviations[..., 0], deviations[..., 1]]
+        return [measure for values in measures for measure in (values.sum(1), values.max(1, initial=0.0))]
 
 
 class Tail:

@@ -177,14 +177,14 @@ def three(clean: Sketch, suspect: Sketch) -> Tensor:
     generalised eigenvalue in the span of what was kept).
     """
     covariance = Covariance.of(clean)
-    apart = suspect.mean.cpu() - clean.mean.cpu()
-    rows = torch.cat([suspect.rows().cpu().double(), suspect.count**0.5 * apart[None]])
+    difference = suspect.mean.cpu() - clean.mean.cpu()
+    rows = torch.cat([suspect.rows().cpu().double(), suspect.count**0.5 * difference[None]])
     white = covariance.power(rows, -0.5)
     _, vectors = torch.linalg.eigh(white @ white.T)
     most = covariance.power(vectors[:, -1] @ white, -0.5)
-    most = most if float(most @ apart) >= 0 else -most
-    found = torch.stack([apart, covariance.power(apart, -1.0), most])
-    return found / found.norm(dim=1, keepdim=True)
+    most = most if float(most @ difference) >= 0 else -most
+    directions = torch.stack([difference, covariance.power(difference, -1.0), most])
+    return directions / directions.norm(dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -253,14 +253,14 @@ class Directions:
         for rows in self._kept[which]:
             for name, values in rows.layers():
                 kept.setdefault(name, []).append((values, rows.items))
-        found = {}
+        layers = {}
         for name, wide in (features or dict.fromkeys(self._sketches[which], 0)).items():
             sketch = self._sketches[which].get(name) or Sketch(len(self._looked_at(name, wide)), torch.device("cpu"))
             parts = kept.get(name, [])
             held = torch.cat([values for values, _ in parts]).float().cpu().numpy() if parts else np.zeros((0, sketch.neurons))
             items = np.concatenate([items for _, items in parts]) if parts else np.zeros(0, np.int64)
-            found[name] = sketch.saved() | {"held": held.astype(np.float32), "held_items": items}
-        return found
+            layers[name] = sketch.saved() | {"held": held.astype(np.float32), "held_items": items}
+        return layers
 
     def restore(self, saved: Mapping[str, Mapping[str, Array]], which: int = 0) -> None:
         """Take up what `saved` gave."""
@@ -301,7 +301,7 @@ class Directions:
 
     def projected(self) -> list[Projected]:
         """The samples held back, along each layer's directions; layers without enough samples are left out."""
-        found = []
+        projections = []
         every: list[dict[str, list[Tensor]]] = [{}, {}]
         for which in (0, 1):
             self._sketch(which)
@@ -310,23 +310,23 @@ class Directions:
                     every[which].setdefault(name, []).append(rows)
         for name, clean in self._sketches[0].items():
             suspect = self._sketches[1].get(name)
-            held = [every[which].get(name, []) for which in (0, 1)]
-            if suspect is None or min(clean.count, suspect.count, *(sum(map(len, rows)) for rows in held)) < FEWEST:
+            measured = [every[which].get(name, []) for which in (0, 1)]
+            if suspect is None or min(clean.count, suspect.count, *(sum(map(len, rows)) for rows in measured)) < FEWEST:
                 continue
             vectors = three(clean, suspect)
-            values = [along(rows, vectors, clean.mean) for rows in held]
+            values = [along(rows, vectors, clean.mean) for rows in measured]
             step = self._step(name, clean.neurons)
             for place, kind in enumerate(KINDS):
                 vector = vectors[place].numpy()
                 if np.isfinite(vector).all():
-                    found.append(Projected(name, kind, vector, step, values[0][place], values[1][place]))
-        return found
+                    projections.append(Projected(name, kind, vector, step, values[0][place], values[1][place]))
+        return projections
 
     def _sketch(self, which: int) -> None:
         """Enter the rows that wait into the sketches: many at a time, since a sketch waits for the device."""
         waiting, self._waiting[which] = self._waiting[which], []
-        for (layout, _), held in groupby(waiting, key=lambda rows: (rows.layout, rows.values.device)):
-            together = list(held)
+        for (layout, _), alike in groupby(waiting, key=lambda rows: (rows.layout, rows.values.device)):
+            together = list(alike)
             values, items = torch.cat([rows.values for rows in together]), np.concatenate([rows.items for rows in together])
             for name, rows in Rows(layout, values, items).layers():
                 self._sketches[which].setdefault(name, Sketch(rows.shape[1], rows.device)).add(rows)
@@ -367,5 +367,5 @@ def evenly(numbers: Array, share: float) -> Array:
 
 def along(parts: Sequence[Tensor], vectors: Tensor, mean: Tensor) -> Array:
     """Samples along unit `vectors`, from the clean mean on: float64 `[vectors, samples]`; 0 for what is not finite."""
-    found = [torch.nan_to_num(rows.double() - mean.to(rows.device), 0.0, 0.0, 0.0) @ vectors.T.to(rows.device) for rows in parts]
-    return torch.cat(found).T.cpu().numpy()
+    values = [torch.nan_to_num(rows.double() - mean.to(rows.device), 0.0, 0.0, 0.0) @ vectors.T.to(rows.device) for rows in parts]
+    return torch.cat(values).T.cpu().numpy()

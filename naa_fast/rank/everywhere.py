@@ -32,14 +32,14 @@ class Everywhere:
     def score(self, views: Views, group: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """`(said [samples, PARTS, layers], layer, column, z)` on the first device, and layers that this batch did not take."""
         packs = {pack.values.device: pack for pack in views.packs}
-        found, base, absent = [], 0, list[int]()
+        scored, base, absent = [], 0, list[int]()
         for device, scoring in self.scorings.items():
             pack = packs.get(device) or Pack((), torch.zeros(len(group), 1, device=device))
             parts, lacks = scoring.score(pack, group.to(device))
-            found.append(joined(parts))
+            scored.append(joined(parts))
             absent += [base + layer for layer in lacks]
             base += len(scoring.plan.names)
-        return (found[0] if len(found) == 1 else together(found)), tuple(absent)
+        return (scored[0] if len(scored) == 1 else together(scored)), tuple(absent)
 
     def at_home(self, numbers: Sequence[Array], absent: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[Array, Array]:
         """Of samples on the host: what each layer says of them, float64 `[samples, layers, PARTS]`, and the layers that deviate
@@ -47,25 +47,25 @@ class Everywhere:
         (`absent`, after how many samples the batch has) the excess is 0 and the rest NaN.
         """
         said, layer, column, z = numbers
-        told = np.empty((len(said), self.layers, said.shape[1]))
-        told[:, self.number] = said.transpose(0, 2, 1)
+        by_layer = np.empty((len(said), self.layers, said.shape[1]))
+        by_layer[:, self.number] = said.transpose(0, 2, 1)
         at = 0
         for samples, layers in absent:
             if layers:
-                told[at : at + samples, self.number[list(layers)]] = [0.0, np.nan, np.nan]
+                by_layer[at : at + samples, self.number[list(layers)]] = [0.0, np.nan, np.nan]
             at += samples
-        return told, np.stack([self.number[layer], self._features(layer, column), z], 2).astype(np.float64)
+        return by_layer, np.stack([self.number[layer], self._features(layer, column), z], 2).astype(np.float64)
 
     def _features(self, layer: Array, column: Array) -> Array:
         """Which feature of its layer lies in a layer's `column`."""
         if self._at_home is None:
             self._at_home = [scoring.plan.at_home() for scoring in self.scorings.values()]
-        found, base = np.zeros_like(layer), 0
+        features, base = np.zeros_like(layer), 0
         for start, deal, first in self._at_home:
-            own = (layer >= base) & (layer < base + len(start))
-            found[own] = deal[start[layer[own] - base] + column[own]] - first[layer[own] - base]
+            here = (layer >= base) & (layer < base + len(start))
+            features[here] = deal[start[layer[here] - base] + column[here]] - first[layer[here] - base]
             base += len(start)
-        return found
+        return features
 
 
 def joined(parts: list[Scored]) -> tuple[Tensor, ...]:

@@ -59,8 +59,8 @@ def coverage(clean: Array, suspect: Array) -> str:
         return ""
     low, high = clean[:-1], suspect[:-1]
     if len(low) > MOST:
-        held = "every sample is held against the whole clean set"
-        return f"classes in the ranking: none of {len(low):,} has statistics of its own, which {MOST} at most get; {held}"
+        instead = "every sample is held against the whole clean set"
+        return f"classes in the ranking: none of {len(low):,} has statistics of its own, which {MOST} at most get; {instead}"
     few = low < FEWEST
     share = float(high[few].sum() / high.sum())
     if not share:

@@ -52,7 +52,7 @@ def handed(scorer: Scorer, by: str, neurons: Mapping[str, int], retain: bool) ->
         held = chosen(HELD, (saved["held"], saved["held"][:0]), (saved["held_items"], saved["held_items"][:0]))
         directed[name] = Directed(**saved | {"held": held[0], "held_items": held[1]})
     tally = scorer.tokens["suspect"]
-    found = AnomalyScores(
+    anomalies = AnomalyScores(
         by,
         {name: neurons.get(name, 0) for name in scorer.layers},
         items,
@@ -67,7 +67,7 @@ def handed(scorer: Scorer, by: str, neurons: Mapping[str, int], retain: bool) ->
         tally.saved() if retain and tally.samples and not tally.overflown else None,
         scorer.largest,
     )
-    return found.trimmed()
+    return anomalies.trimmed()
 
 
 def taken_up(found: AnomalyScores, scorer: Scorer) -> Scored:
@@ -81,13 +81,13 @@ def taken_up(found: AnomalyScores, scorer: Scorer) -> Scored:
     place = np.searchsorted(found.items, found.top_items)
     scores, predicted = rows.values[0][place], rows.predicted[0][place]
     offered, whole = list[Offered](), np.ones(len(place), bool)
-    for one in found.retained:
-        own = np.array([np.flatnonzero(found.top_items == item)[0] for item in one.items], np.int64)
-        whole[own] = False
-        offered.append(Offered(one.items, scores[own], predicted[own], deviating[own], batch_of(one)))
+    for inputs in found.retained:
+        places = np.array([np.flatnonzero(found.top_items == item)[0] for item in inputs.items], np.int64)
+        whole[places] = False
+        offered.append(Offered(inputs.items, scores[places], predicted[places], deviating[places], batch_of(inputs)))
     offered.append(Offered(found.top_items[whole], scores[whole], predicted[whole], deviating[whole], None))
     directions = Directions(scorer.directions.neurons, scorer.directions.samples)
-    directions.restore({name: vars(one) for name, one in found.directed.items() if name in scorer.layers}, 1)
+    directions.restore({name: vars(directed) for name, directed in found.directed.items() if name in scorer.layers}, 1)
     tokens = {"clean": TokenTally(), "suspect": TokenTally.of_saved(found.tokens)}
     return Scored(rows, Top.of(TOP, offered), directions, Reservoir(RESERVOIR), tokens, found.largest)
 

@@ -215,25 +215,25 @@ class Fitting(Packed):
 
     def references(self) -> dict[str, Reference]:
         """What was fitted of each layer, in the order of the layout."""
-        found, at = {}, 0
+        layers, at = {}, 0
         places = {name: (group, place) for place, group in enumerate(self.plan.groups) for name in self.plan.names[group.layers]}
         for name, features in self.plan.layout:
-            own = slice(at, at + features)
+            columns = slice(at, at + features)
             group, place = places[name]
             index = self.plan.names.index(name)
             within, folded = index - group.layers.start, min(FOLDED, features)
-            found[name] = Reference.of(
+            layers[name] = Reference.of(
                 count=self.count[index],
-                pivot=self.pivot[own],
-                width=self.width[own],
-                sums=self.sums[:, own],
-                squares=self.squares[own],
-                known=self.known[own],
+                pivot=self.pivot[columns],
+                width=self.width[columns],
+                sums=self.sums[:, columns],
+                squares=self.squares[columns],
+                known=self.known[columns],
                 folds=self.folds[place][:, within, :folded],
                 products=self.products[place][within, :folded, :folded],
             )
             at += features
-        return found
+        return layers
 
 
 @dataclass(frozen=True)

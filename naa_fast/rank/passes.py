@@ -228,9 +228,9 @@ class RankingPass:
         return self
 
     def _scoring(self, scorer: Scorer) -> SamplePass:
-        found = SamplePass(scorer.score)
-        found.learned, found.go_on = scorer.learned_of_suspects, scorer.go_on_with_suspects
-        return found
+        passed = SamplePass(scorer.score)
+        passed.learned, passed.go_on = scorer.learned_of_suspects, scorer.go_on_with_suspects
+        return passed
 
     def _learned(self) -> dict[str, Any]:
         """What the clean set has told so far."""

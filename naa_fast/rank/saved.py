@@ -18,23 +18,23 @@ OF_SUMS = ("count", "pivot", "width", "sums", "squares", "known", "folds", "prod
 
 def arrays_of(references: Mapping[str, Sums]) -> dict[str, dict[str, Array]]:
     """The sums of each layer, on the host, before they are frozen."""
-    found = {}
+    layers = {}
     for name, one in references.items():
         sums: dict[str, torch.Tensor] = {field: getattr(one, field) for field in OF_SUMS}
         sums["projected"] = one.count if one.projected is None else one.projected
         sums["anchor"] = one.projection((one.pivot / one.width)[None])[0].double()
-        found[name] = {field: value.cpu().numpy().copy() for field, value in sums.items()}
-    return found
+        layers[name] = {field: value.cpu().numpy().copy() for field, value in sums.items()}
+    return layers
 
 
 def layers_of(arrays: Mapping[str, dict[str, Array]], directions: Directions) -> dict[str, LayerReference]:
     """With what was seen of each layer's directions."""
-    found, looked_at = {}, directions.saved({name: len(sums["pivot"]) for name, sums in arrays.items()})
+    layers, looked_at = {}, directions.saved({name: len(sums["pivot"]) for name, sums in arrays.items()})
     for name, sums in arrays.items():
         more = looked_at[name]
         held, items = chosen(HELD, (more["held"], more["held"][:0]), (more["held_items"], more["held_items"][:0]))
-        found[name] = LayerReference(**sums, **more | {"held": held, "held_items": items})
-    return found
+        layers[name] = LayerReference(**sums, **more | {"held": held, "held_items": items})
+    return layers
 
 
 def reference_of(

@@ -53,29 +53,29 @@ def plain(value: Any, copied: bool = False) -> Any:
     if name not in KEPT:
         raise NotKept(name)
     copied = copied or isinstance(value, CHANGED_IN_PLACE)
-    held = {key: plain(item, copied) for key, item in vars(value).items() if key not in MADE_AGAIN}
-    return {"kind": name, "of": held}
+    attributes = {key: plain(item, copied) for key, item in vars(value).items() if key not in MADE_AGAIN}
+    return {"kind": name, "of": attributes}
 
 
 def built(value: Any) -> Any:
     """Inverse of `plain`. Raises KeyError, TypeError or ValueError for what it never gave."""
     if not isinstance(value, dict):
         return value
-    kind, held = value["kind"], value["of"]
+    kind, content = value["kind"], value["of"]
     if kind == "tensor":
-        return held.to(torch.device(value["on"]))
+        return content.to(torch.device(value["on"]))
     if kind == "array":
-        return held.numpy()
+        return content.numpy()
     if kind == "random":
         generator = np.random.default_rng(0)
-        generator.bit_generator.state = built(held)
+        generator.bit_generator.state = built(content)
         return generator
     if kind in ("list", "tuple", "set"):
-        return {"list": list, "tuple": tuple, "set": set}[kind](built(item) for item in held)
+        return {"list": list, "tuple": tuple, "set": set}[kind](built(item) for item in content)
     if kind == "dict":
-        return {built(key): built(item) for key, item in held}
+        return {built(key): built(item) for key, item in content}
     made: Any = object.__new__(KEPT[kind])
-    for name, item in held.items():
+    for name, item in content.items():
         object.__setattr__(made, name, built(item))
     for name, make in MADE_AGAIN.items():
         if make is not None and kind.endswith(".Directions"):

@@ -91,10 +91,10 @@ def tensor_of(output: Any) -> Tensor | None:
 
 def replaced(output: Any, through: Callable[[Tensor], Tensor]) -> Any:
     """The output with its tensor put `through`; what holds none stays as it is."""
-    found = tensor_of(output)
-    if found is None or isinstance(output, Tensor):
-        return output if found is None else through(found)
-    parts = [through(held) if held is found else held for held in output]
+    tensor = tensor_of(output)
+    if tensor is None or isinstance(output, Tensor):
+        return output if tensor is None else through(tensor)
+    parts = [through(part) if part is tensor else part for part in output]
     if isinstance(output, tuple) and hasattr(output, "_make"):
         return output._make(parts)
     return type(output)(parts)
@@ -117,15 +117,15 @@ def rows_of(change: Change) -> Callable[[Tensor], Tensor]:
         return x.index_fill(1, tensors(x)["neurons"], 0)
 
     def clip(x: Tensor) -> Tensor:
-        own = tensors(x)
-        chosen = own["neurons"]
-        return x.index_copy(1, chosen, x[:, chosen].clamp(own["low"], own["high"]))
+        arrays = tensors(x)
+        chosen = arrays["neurons"]
+        return x.index_copy(1, chosen, x[:, chosen].clamp(arrays["low"], arrays["high"]))
 
     def ablate(x: Tensor, limit: float) -> Tensor:
         whole = x.to(torch.promote_types(x.dtype, torch.float32))  # sums over neurons lose the limit in half precision
-        own = tensors(whole)
-        beyond = (whole @ own["gate"] > limit)[:, None]
-        return (whole - torch.where(beyond, (whole @ own["along"].T - own["centres"]) @ own["pushes"], 0)).to(x.dtype)
+        arrays = tensors(whole)
+        beyond = (whole @ arrays["gate"] > limit)[:, None]
+        return (whole - torch.where(beyond, (whole @ arrays["along"].T - arrays["centres"]) @ arrays["pushes"], 0)).to(x.dtype)
 
     try:
         change.check()

@@ -117,12 +117,12 @@ class Measure:
         Raises:
             UsageError: the suspect set is not the one that was audited. InputError: the model gives no class scores.
         """
-        sets, found = self.sets, Figures()
+        sets, figures = self.sets, Figures()
         if sets.clean is not None:
             called, labels = predicted(model, sets.clean, self.scores, self.device)
             before, known = self.first.setdefault("clean", called), labels >= 0
             accuracy = float((called == labels)[known].mean()) if known.any() else nan
-            found = replace(found, kept=float((called == before).mean()), accuracy=accuracy, clean=len(called))
+            figures = replace(figures, kept=float((called == before).mean()), accuracy=accuracy, clean=len(called))
         if sets.suspect is not None:
             called, _ = predicted(model, sets.suspect, self.scores, self.device)
             before = self.first.setdefault("suspect", called)
@@ -135,12 +135,12 @@ class Measure:
                 )
             goal = before if sets.target is None else np.full_like(called, sets.target)
             success = float((called == goal)[triggered].mean())
-            found = replace(found, success=success, triggered=int(triggered.sum()))
+            figures = replace(figures, success=success, triggered=int(triggered.sum()))
         elif sets.clean is not None and sets.trigger is not None:
             called, _ = predicted(model, WithTrigger(sets.clean, sets.trigger), self.scores, self.device)
             success, others = turned(self.first["clean"], called, -1 if sets.target is None else sets.target)
-            found = replace(found, success=success, triggered=others)
-        return found
+            figures = replace(figures, success=success, triggered=others)
+        return figures
 
 
 def predicted(model: nn.Module, source: Source, scores: ClassScores, device: str) -> tuple[Array, Array]:
@@ -153,11 +153,11 @@ def predicted(model: nn.Module, source: Source, scores: ClassScores, device: str
             if not batch.size:
                 continue
             output = model(*place.moved(batch.arguments), **place.moved(batch.keywords))
-            found = scores.read(output, batch.size, batch.score_mask)
-            if found is None:
+            class_scores = scores.read(output, batch.size, batch.score_mask)
+            if class_scores is None:
                 raise InputError(f"the model gives no class scores for {source.name}", "a repair is measured by predictions")
-            classes = int(found.shape[1])
-            called.append(chosen_classes(found).cpu())
+            classes = int(class_scores.shape[1])
+            called.append(chosen_classes(class_scores).cpu())
             labels.append(torch.full((batch.size,), -1) if batch.labels is None else batch.labels.cpu())
     if not called:
         raise InputError(f"{source.name} has no samples that can be used")
@@ -249,9 +249,9 @@ def same_outputs(model: nn.Module, made: nn.Module, changes: Sequence[Change], m
     place = Placement.of(made, measure.device)
     batch = next(batch for batch in measure.sets.clean.batches(0) if batch.size)
     given: list[Tensor] = []
-    for one in (model, made):
-        with torch.no_grad(), evaluating(one), applied(one, changes if one is model else ()):
-            output = one(*place.moved(batch.arguments), **place.moved(batch.keywords))
+    for either in (model, made):
+        with torch.no_grad(), evaluating(either), applied(either, changes if either is model else ()):
+            output = either(*place.moved(batch.arguments), **place.moved(batch.keywords))
         scores = measure.scores.read(output, batch.size, batch.score_mask)
         given.append(torch.zeros(1) if scores is None else scores.double().cpu())
     spread = float(given[0].std()) if given[0].numel() > 1 else 0.0

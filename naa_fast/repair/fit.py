@@ -47,13 +47,13 @@ class Lesson:
     @classmethod
     def of(cls, transplant: Transplant, clean: Bases, turned: Bases | None, shown: Bases | None) -> Lesson | None:
         """None for a model that gives no finite scores."""
-        found: list[Tensor] = []
+        logs: list[Tensor] = []
         for batch, _ in clean.batches:
             for _, scores in transplant.scores(batch):
-                if scores is None or (found and scores.shape[1] != found[0].shape[1]):
+                if scores is None or (logs and scores.shape[1] != logs[0].shape[1]):
                     return None
-                found.append(scores.float().log_softmax(1).cpu())
-        asked = torch.cat(found)
+                logs.append(scores.float().log_softmax(1).cpu())
+        asked = torch.cat(logs)
         return cls(clean, asked, turned, shown) if asked.isfinite().all() else None
 
 
@@ -158,20 +158,20 @@ class Fit:
                         total += part
         if not all(x.isfinite().all() for x in sums):
             raise RuntimeError("a gradient is not finite")
-        for one, total in zip(self.tuned, sums, strict=True):
-            one.grad = total
+        for tensor, total in zip(self.tuned, sums, strict=True):
+            tensor.grad = total
         self.adam.step()
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
         place = self.transplant.place
         output = model(*place.moved(batch.arguments), **place.moved(batch.keywords))
         which = self.transplant.class_scores.output
-        found = None if which is None else which.read(output, batch.size, batch.score_mask)
+        scores = None if which is None else which.read(output, batch.size, batch.score_mask)
         self.transplant.budget.take(2 * batch.size)
         self.transplant.count(2 * batch.size)
-        if found is None:
+        if scores is None:
             raise RuntimeError("the model gives no scores")
-        return found
+        return scores
 
     def stays(self, logs: Tensor, predicted: Array, numbers: Array) -> Tensor:
         asked = self.lesson.asked[torch.from_numpy(numbers)].to(logs.device)

@@ -140,8 +140,12 @@ def own(model: nn.Module, name: str, layer: nn.Module) -> tuple[nn.Parameter, nn
     weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
     if weight is None:
         raise NotExact(f"the weight of {name} is no parameter of its own")
-    for one in (weight, bias):
-        holders = [m for m in model.modules() if any(held is one for held in m._parameters.values())] if one is not None else []
+    for parameter in (weight, bias):
+        holders = (
+            [m for m in model.modules() if any(other is parameter for other in m._parameters.values())]
+            if parameter is not None
+            else []
+        )
         if len(holders) > 1:
             raise NotExact(f"the weight of {name} belongs to another layer too")
     return weight, bias
@@ -156,7 +160,7 @@ def into_itself(model: nn.Module, name: str, layer: nn.Module, change: Affine) -
     weight, bias = own(model, name, layer)
     if bias is None and change.shift.any():
         raise NotExact(f"{name} has no bias to hold what is added")
-    held = torch.zeros_like(change.shift) if bias is None else bias.detach().double().reshape(-1)
+    offset = torch.zeros_like(change.shift) if bias is None else bias.detach().double().reshape(-1)
     if type(layer) in NORMS:
         if not change.diagonal:
             raise NotExact(f"{name} scales neurons one by one, and a direction mixes them")
@@ -170,7 +174,7 @@ def into_itself(model: nn.Module, name: str, layer: nn.Module, change: Affine) -
         else:
             raise NotExact(f"{name} is in groups, and a direction mixes them")
     if bias is not None:
-        put(bias, held @ change.matrix + change.shift)
+        put(bias, offset @ change.matrix + change.shift)
 
 
 def mixed(rows: Tensor, change: Affine) -> Tensor:

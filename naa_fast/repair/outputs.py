@@ -55,7 +55,7 @@ class Place:
 def outputs(transplant: Transplant, bases: Bases, places: Mapping[str, Place]) -> dict[str, Given]:
     """What the named layers give for the samples of `bases`, the unusable ones without parts."""
     modules = dict(unwrapped(transplant.model).named_modules())
-    found = {name: Given() for name in places}
+    given = {name: Given() for name in places}
     now: dict[str, list[Tensor]] = {}
 
     def begin(module: nn.Module, arguments: Any) -> None:
@@ -75,17 +75,17 @@ def outputs(transplant: Transplant, bases: Bases, places: Mapping[str, Place]) -
         for batch, _ in bases.batches:
             for part, scores in transplant.scores(batch):
                 for name, place in places.items():
-                    held = now.get(name, [])
-                    one = found[name]
-                    one.usable = one.usable and len(held) == 1 and fits(held[0], place, part.size, scores)
-                    if one.usable:
-                        one.parts.append(place.parts(held[0]))
+                    calls = now.get(name, [])
+                    layer = given[name]
+                    layer.usable = layer.usable and len(calls) == 1 and fits(calls[0], place, part.size, scores)
+                    if layer.usable:
+                        layer.parts.append(place.parts(calls[0]))
                     else:
-                        one.parts.clear()
+                        layer.parts.clear()
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return given
 
 
 def fits(output: Tensor, place: Place, size: int, scores: Tensor | None) -> bool:

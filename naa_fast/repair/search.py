@@ -119,10 +119,10 @@ class Search:
         """
         self.tried += 1
         part = self.trial.choose
-        one = Tried(changes, control, self.trial.left(part, changes), self.trial.kept(part.clean, changes))
-        if self.best is None or one.loss < self.best.loss + slack:
-            self.best = one
-        return one
+        tried = Tried(changes, control, self.trial.left(part, changes), self.trial.kept(part.clean, changes))
+        if self.best is None or tried.loss < self.best.loss + slack:
+            self.best = tried
+        return tried
 
     def seen(self, names: Mapping[str, Place], base: Tried | None) -> Iterator[Seen]:
         """What the layers give for the samples that fix a change."""
@@ -207,11 +207,11 @@ class Search:
 
 def distinct(changes: Iterable[Ablate]) -> list[Ablate]:
     """Without changes that repeat an earlier one: a block's output is often that of its last activation."""
-    found: list[Ablate] = []
+    kept: list[Ablate] = []
     for change in changes:
-        if not any(change.limit == other.limit and np.array_equal(change.gate, other.gate) for other in found):
-            found.append(change)
-    return found
+        if not any(change.limit == other.limit and np.array_equal(change.gate, other.gate) for other in kept):
+            kept.append(change)
+    return kept
 
 
 def some(bases: Bases | None, most: int) -> Bases | None:

@@ -57,11 +57,11 @@ class Space:
 
     def outlying(self, seen: Sequence[Tensor]) -> Tensor:
         """Each sample's most unusual position: where a small trigger shows. `[samples, neurons]`, in standard deviations."""
-        found = []
+        farthest = []
         for part in seen:
             scaled = self.scaled(part)
-            found.append(scaled[torch.arange(len(part)), self.unusual(scaled).argmax(1)])
-        return torch.cat(found)
+            farthest.append(scaled[torch.arange(len(part)), self.unusual(scaled).argmax(1)])
+        return torch.cat(farthest)
 
     def mean(self, seen: Sequence[Tensor]) -> Tensor:
         """Each sample's mean over its positions, in standard deviations: `[samples, neurons]`."""

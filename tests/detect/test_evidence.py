@@ -169,7 +169,7 @@ def test_what_suspects_do_not_share_is_said_of_the_model_and_fails_nothing() -> 
     assert "this model is easily turned to class 7, whatever the samples" in finding.statement
 
 
-def test_without_a_second_look_the_gap_is_named() -> None:
+def test_without_a_ranking_the_gap_is_named() -> None:
     sets = [measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2)]
     lines = judge(*sets).verdict.not_checked
     assert any("that takes the model and the samples" in line for line in lines)

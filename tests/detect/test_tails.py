@@ -191,7 +191,7 @@ def test_the_test_is_made_on_finite_values_of_any_count() -> None:
     assert "most neuron 1: 8.1 %" in tail_findings(judged(clean, suspect))[0]
 
 
-def test_nothing_is_said_of_tails_after_a_second_look_and_too_few_samples_find_nothing() -> None:
+def test_nothing_is_said_of_tails_after_a_ranking_and_too_few_samples_find_nothing() -> None:
     clean, suspect = (np.random.default_rng(9).standard_normal((n, 6)).astype(np.float32) for n in (2000, 1500))
     suspect[:60, 1] = 40.0
     scores = np.zeros(1500)

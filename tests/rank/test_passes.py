@@ -181,7 +181,7 @@ def test_without_ranking_the_measurements_are_the_same_bytes() -> None:
     assert ranked.judgement.suspect.to_bytes() == plain.judgement.suspect.to_bytes()
 
 
-def test_batches_that_do_not_fit_are_looked_at_in_halves_and_each_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_that_do_not_fit_are_ranked_in_halves_and_each_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Counting(mlp(), most=60)
     found = scanned(model, CLEAN, SUSPECT, batch_size=100)
     assert model.samples == 510

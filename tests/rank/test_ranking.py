@@ -167,7 +167,7 @@ def test_too_few_clean_samples_are_no_pass() -> None:
     assert audit.verdict.outcome != "pass"
 
 
-def test_a_second_look_that_fails_loses_nothing_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ranking_that_fails_loses_nothing_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("naa_fast.rank.passes.HELD_BYTES", 0)  # the half that is scored has to be run once more
 
     class Tires(torch.nn.Module):

@@ -125,7 +125,7 @@ def test_only_plain_values_are_kept_and_only_known_classes_built() -> None:
         built({"kind": "os.system", "of": {}})
 
 
-def test_inputs_of_the_users_own_types_leave_no_state_and_are_looked_at_again(tmp_path: Path) -> None:
+def test_inputs_of_the_users_own_types_leave_no_state_and_are_ranked_again(tmp_path: Path) -> None:
     class Set:
         name, samples, read_ahead = "own", 200, False
 

@@ -1,4 +1,4 @@
-"""The host shim has teeth: bugs planted in the sources are found by the comparison or reported by the shim itself."""
+"""Mutation tests of the host shim: bugs planted in the sources are found by the comparison or reported by the shim itself."""
 
 from __future__ import annotations
 
