@@ -38,6 +38,10 @@ if TYPE_CHECKING:
 
 
 RANKINGS = ("top", "all", "none")
+NO_HISTOGRAMS = (
+    "histograms of single neurons were not kept beside the ranking, which looks at each sample: the report has no shares of "
+    "samples beyond a neuron's clean tail; --histograms keeps them"
+)
 
 
 @shown
@@ -60,6 +64,7 @@ def scan(
     stop_early: bool = False,
     scores: str | None = None,
     ranking: bool | str = True,
+    histograms: bool = False,
     proof: bool = True,
     repair: bool = True,
     accept_unranked: bool = False,
@@ -103,6 +108,10 @@ def scan(
     ranking looks while it measures and needs no forward of its own, but one of half the clean set where its views do not fit in
     256 MB; a resumed scan goes on where it was. Scores come to the host every few thousand samples. Proofs run some
     ten thousand samples more, within the `budget`; the report tells how many.
+
+    `histograms`: of single samples are kept beside a ranking too, for `compare` and the tails of neurons in the report: 1,020
+    bytes a neuron and set, 2,040 where samples have several positions. They always are without ranking, or where a pass may rest
+    on means.
 
     `budget`: samples that proof and repair may run through the model together. None: one and a half times as many as both sets
     have, at least 8,000, and up to 80,000 for a small model (`naa_fast.proof.budget.default_budget`). The likeliest targets come
@@ -160,7 +169,7 @@ def scan(
         layers, exclude, batch_size, device, backend, scores, stop_early, prefetch, chunk_size, checkpoint, resume
     )
     options = running.told()
-    options |= {"ranking": listed, "proof": proof, "repair": repair, "scores": scores}
+    options |= {"ranking": listed, "histograms": histograms, "proof": proof, "repair": repair, "scores": scores}
     options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked, "budget": budget}
     options |= {} if exclude is None else {"exclude": asked_words(exclude)}
     times, class_scores, seed = Times(), ClassScores(scores), torch.initial_seed()
@@ -177,6 +186,10 @@ def scan(
     # Measure both sets. The ranking sees their samples as they pass, and is calibrated in between.
     attempts = Attempts()
     on_the_way = RankingAttempt(attempts, times, ranking_passes(work, sets, running, listed, attempts))
+    tails = histograms or bool(attempts.checks) or accept_unranked  # checks: it is known already that nothing is ranked
+    running = replace(running, histograms=tails)
+    if not tails and (sets.clean_measured is None or sets.suspect_measured is None):
+        attempts.notes += (NO_HISTOGRAMS,)
     of_clean = sets.clean_measured or measured("clean", sets.clean, on_the_way.clean)
     # Without a checkpoint a signal ends all here: nothing can be said before both sets were measured.
     with stop_on_signals(watch.stop) if checkpoint is not None and ranks.count == 1 else nullcontext():

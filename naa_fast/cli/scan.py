@@ -77,6 +77,12 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
         help="suspect samples to list: the top 1,000 (default), all, also in ranking.csv, or none: no ranking and no proof",
     )
     second.add_argument("--no-ranking", action="store_const", dest="ranking", const="none", help="the same as --ranking none")
+    second.add_argument(
+        "--histograms",
+        action="store_true",
+        help="beside the ranking also count every neuron's samples by value: up to 2,040 bytes a neuron and set (default: only "
+        "where samples are not ranked)",
+    )
     add_proof(second)
     second.add_argument("--no-repair", action="store_true", help="after a fail, do not try which neurons to silence to cure it")
     second.add_argument(
@@ -184,6 +190,7 @@ def run(arguments: argparse.Namespace) -> int:
                         threshold=arguments.threshold,
                         device=device,
                         ranking=arguments.ranking,
+                        histograms=arguments.histograms,
                         proof=not arguments.no_proof,
                         repair=not arguments.no_repair and answers is None,
                         budget=arguments.budget,
@@ -260,6 +267,7 @@ def planned_by(arguments: argparse.Namespace, model: nn.Module, given: Measureme
     from naa_fast.rank.plan import planned
 
     options: dict[str, Any] = {"device": device, "backend": arguments.backend, "ranking": arguments.ranking != "none"}
+    options["histograms"] = arguments.histograms or arguments.accept_unranked or not options["ranking"] or arguments.stop_early
     request = Request(arguments.layers, arguments.exclude)
     try:
         return planned(model, given or sets[0], sets[-1], layers=request, **options)

@@ -21,14 +21,14 @@ from naa_fast.detect.directions import FEWEST, KINDS, Projected
 from naa_fast.records import Array, fold_of
 from naa_fast.reference import BUFFER, EXACT, ROWS
 
-WIDEST = 4096
-"""Most neurons of a layer that directions are sought in, evenly spaced where it has more."""
+WIDEST, MOST = 4096, 1 << 15
+"""Most neurons of a layer, and of all together, that directions are sought in, evenly spaced where there are more."""
 SKETCHED = 4096
 """Samples of each set that fix the directions: they are no better with more."""
-WAITING_BYTES = 64 << 20
+WAITING_BYTES = 16 << 20
 """Rows of a set that wait to enter its sketches."""
 HELD = 2048
-HELD_BYTES = 256 << 20
+HELD_BYTES = 24 << 20
 """Samples of each set that the directions are measured on, and what those of all layers may take together."""
 FEWEST_HELD = 128
 RIDGE = 0.02
@@ -210,9 +210,10 @@ class Directions:
     `neurons` and `samples`: how many the layers and the two sets have, which may be known better later; 0 samples: unknown. Of a
     large set a fixed share is taken, evenly: work and memory do not grow with it. Only the per-sample means count, the first
     `neurons` features of a view. Rows wait side by side, in WAITING_BYTES at most, before they enter the sketches: `add` takes
-    two operations, whatever the number of layers. Memory: 2 BUFFER + 2 HELD float32 a neuron at most, the latter HELD_BYTES a
-    set and FEWEST_HELD a neuron where that is more, both up to four times that where samples were not announced. Time: at most
-    2 SKETCHED rows a layer, on one core 5 us each at 128 neurons, 240 at 4,096.
+    two operations, whatever the number of layers. Memory: bounded whatever the number of layers, since at most MOST neurons are
+    looked at: 2 BUFFER float32 each, and HELD_BYTES of samples of each set (FEWEST_HELD a neuron where that is more, up to four
+    times that where samples were not announced). Time: at most 2 SKETCHED rows a layer, on one core 5 us each at 128 neurons, 240
+    at 4,096.
     """
 
     def __init__(self, neurons: Mapping[str, int], samples: tuple[int, int]) -> None:
@@ -223,12 +224,14 @@ class Directions:
         self._kept: list[list[Rows]] = [[], []]
         self._taken_of: dict[tuple[int, int], int] = {}
         self._columns: dict[tuple[Layout, tuple[int, ...]], tuple[Tensor, Layout]] = {}
+        self._widest = 0
 
     def add(self, which: int, views: Views, items: Array, half: int | None = None) -> None:
         """Enter samples `items` (int64, their places in the set) of the clean (0) or suspect (1) set; `half`: all of even (0) or
         odd (1) folds.
         """
         folds = fold_of(items) % 2 if half is None else np.full(len(items), half)
+        self.fix({name: features for pack in views.packs for name, features in pack.layout})
         for side in (0, 1):
             most = self._most_held() if side else SKETCHED
             share = min(1.0, most / max(self.samples[which] / 2, 1))
@@ -338,7 +341,13 @@ class Directions:
         return min(HELD, max(FEWEST_HELD, HELD_BYTES // (4 * max(neurons, 1))))
 
     def _step(self, name: str, neurons: int) -> int:
-        return max(1, -(-self.neurons.get(name, neurons) // WIDEST))
+        """That of the clean sketch, if there is one: a power of two, which its width tells."""
+        sketch, wide = self._sketches[0].get(name), self.neurons.get(name, neurons)
+        return step_of(wide, self._widest or WIDEST if sketch is None else sketch.neurons)
+
+    def fix(self, features: Mapping[str, int]) -> None:
+        """Decide how many neurons of a layer are looked at, by layers with so many features; only the first time counts."""
+        self._widest = self._widest or widest({name: self.neurons.get(name) or wide for name, wide in features.items()})
 
     def _looked_at(self, name: str, features: int) -> range:
         """Which of a layer's features directions are sought in."""
@@ -358,6 +367,24 @@ class Directions:
                 at += features
             self._columns[pack.layout, neurons] = torch.tensor(columns, device=pack.values.device), tuple(layout)
         return self._columns[pack.layout, neurons]
+
+
+def widest(neurons: Mapping[str, int]) -> int:
+    """The most neurons of a layer so that no more than MOST are looked at in all, a power of two."""
+    most = WIDEST
+    while most > 1 and sum(-(-wide // step_of(wide, most)) for wide in neurons.values()) > MOST:
+        most //= 2
+    return most
+
+
+def step_of(neurons: int, most: int) -> int:
+    """How far apart they are if so many at most are looked at: the least power of two, so that two parts of a set, and who knows
+    only how many were looked at, take the same.
+    """
+    step = 1
+    while -(-neurons // step) > most:
+        step *= 2
+    return step
 
 
 def evenly(numbers: Array, share: float) -> Array:

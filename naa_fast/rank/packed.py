@@ -144,27 +144,24 @@ def square(parts: list[Tensor], rows: int, columns: int) -> Tensor:
     return torch.stack([torch.nn.functional.pad(p, (0, columns - p.shape[-1], 0, rows - p.shape[-2])) for p in parts])
 
 
-class Packed:
-    """What both share: the `plan` of the `references` (all on one device), and for each column its pivot, width and `known`."""
-
-    def __init__(self, references: Mapping[str, Reference]) -> None:
-        held = list(references.values())
-        layout = tuple((name, len(reference.pivot)) for name, reference in references.items())
-        self.plan = Plan(layout, held[0].pivot.device)
-        self.pivot = side_by_side([one.pivot for one in held], 0.0)
-        self.width = side_by_side([one.width for one in held], 1.0)
-        self.known = torch.cat([*(one.known for one in held), held[0].known.new_ones(1)])
+def plan_of(references: Mapping[str, Reference]) -> Plan:
+    """Where the layers of `references`, all on one device, lie."""
+    layout = tuple((name, len(reference.pivot)) for name, reference in references.items())
+    return Plan(layout, next(iter(references.values())).pivot.device)
 
 
-class Fitting(Packed):
+class Fitting:
     """The sums of `references` (`Reference`, all on one device), to which whole batches are added.
 
     State a feature: `groups + 3` float64 and a bool; a layer: at most `(groups + FOLDED) x FOLDED` float64.
     """
 
     def __init__(self, references: Mapping[str, Reference]) -> None:
-        super().__init__(references)
-        held, plan = list(references.values()), self.plan
+        held = list(references.values())
+        self.plan = plan = plan_of(references)
+        self.pivot = side_by_side([one.pivot for one in held], 0.0)
+        self.width = side_by_side([one.width for one in held], 1.0)
+        self.known = torch.cat([*(one.known for one in held), held[0].known.new_ones(1)])
         self.sums = side_by_side([one.sums for one in held], 0.0)
         self.squares = side_by_side([one.squares for one in held], 0.0)
         self.count = torch.stack([references[name].count for name in plan.names])
@@ -251,24 +248,34 @@ class Scored:
     z: Tensor
 
 
-class Scoring(Packed):
+class Scoring:
     """Scores samples by frozen `references`, all on one device. Nothing here depends on a value."""
 
     def __init__(self, references: Mapping[str, Reference]) -> None:
-        super().__init__(references)
-        held, plan = list(references.values()), self.plan
-        self.mean = side_by_side([one.mean for one in held], 0.0)
-        self.deviation = side_by_side([one.deviation for one in held], 1.0)
-        self.unknown = None if bool(self.known.all()) else ~self.known
+        held = list(references.values())
+        self.plan = plan = plan_of(references)
+
+        def dealt(parts: list[Tensor], last: float) -> Tensor:
+            """In the columns of the plan."""
+            return side_by_side(parts, last).index_select(-1, plan.deal)
+
+        pivot = dealt([one.pivot for one in held], 0.0)
+        deviation = dealt([one.deviation for one in held], torch.inf)
+        known = torch.cat([*(one.known for one in held), held[0].known.new_ones(1)]).index_select(0, plan.deal)
+        # Values less the pivot are exact near it, so that float32 is as fine here as the values themselves are.
+        self.pivot = pivot.float()
+        self.apart = ((self.pivot - dealt([one.mean for one in held], 0.0)) / deviation).float()
+        self.per_deviation = (1.0 / deviation).float()
+        self.scale = (plan.sign / dealt([one.width for one in held], 1.0)).float()
+        self.unknown = None if bool(known.all()) else ~known
         ordered = [references[name] for name in plan.names]
         self.nobody = ~torch.stack([one.others[0] for one in ordered])[:, None]  # [layers, 1, groups]
-        self.whitening, self.centres, self.lengths = [], [], []
+        self.whitening, self.lengths = [], []
         for group in plan.groups:
             members = ordered[group.layers]
-            self.whitening.append(square([one.whitening for one in members], group.width, group.width))
-            self.centres.append(
-                square([one.centres for one in members], members[0].centres.shape[0], group.width).mT.contiguous()
-            )
+            rooms = square([one.whitening for one in members], group.width, group.width)
+            centres = square([one.centres for one in members], members[0].centres.shape[0], group.width).mT
+            self.whitening.append(torch.cat([rooms, -2 * rooms @ centres], 2))  # one product for lengths and for what crosses
             self.lengths.append(torch.stack([one.lengths for one in members])[:, None])
 
     def score(self, pack: Pack, group: Tensor) -> tuple[list[Scored], list[int]]:
@@ -280,11 +287,10 @@ class Scoring(Packed):
         return [self._score(*part, absent) for part in self.plan.parts(values, group)], absent
 
     def _score(self, values: Tensor, group: Tensor, absent: list[int]) -> Scored:
-        z = self.mean.index_select(0, group)
-        z = torch.sub(values, z, out=z).div_(self.deviation).float()
+        centred = values.index_select(1, self.plan.deal).sub_(self.pivot).float()
+        columns = self.apart.index_select(0, group).addcmul_(centred, self.per_deviation).abs_()
         if self.unknown is not None:
-            z = z.masked_fill_(self.unknown, 0.0)
-        columns = z.abs_().index_select(1, self.plan.deal)
+            columns = columns.masked_fill_(self.unknown, 0.0)
         largest = [one.of(columns).max(2) for one in self.plan.groups]
         columns = columns.sub_(CUT).clamp_(min=0.0)
         excess = torch.cat([one.of(columns).sum(2) for one in self.plan.groups], 1).nan_to_num_(torch.inf, torch.inf)
@@ -293,17 +299,19 @@ class Scoring(Packed):
             most.index_fill_(1, torch.tensor(absent, device=most.device), 0.0)
         farthest = most.topk(min(SHOWN, most.shape[1]), 1)
         column = torch.cat([one.indices for one in largest], 1).gather(1, farthest.indices)
-        distance, margin = self._distances((values - self.pivot).nan_to_num_(0.0, 0.0, 0.0), group)
+        distance, margin = self._distances(centred.nan_to_num_(0.0, 0.0, 0.0), group)
         return Scored(torch.stack([excess, distance, margin]), farthest.indices, column, farthest.values)
 
     def _distances(self, centred: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
-        """Whitened distance from the group's own mean, and what is left of it without that from the nearest other's."""
-        columns = self.plan.placed(centred, self.width)
+        """Whitened distance from the group's own mean, and what is left of it without that from the nearest other's. Of columns
+        about the pivot, which it overwrites.
+        """
+        columns = centred.mul_(self.scale).clamp_(-FARTHEST, FARTHEST)
         apart = []
         for place, one in enumerate(self.plan.groups):
-            placed = one.projected(columns).transpose(0, 1) @ self.whitening[place]  # [layers, samples, width]
-            cross = torch.baddbmm(self.lengths[place], placed, self.centres[place], alpha=-2)
-            apart.append(cross.add_(torch.linalg.vecdot(placed, placed).unsqueeze(2)))
+            found = one.projected(columns).transpose(0, 1) @ self.whitening[place]  # [layers, samples, width + groups]
+            placed, cross = found.narrow(2, 0, one.width), found.narrow(2, one.width, found.shape[2] - one.width)
+            apart.append(torch.linalg.vecdot(placed, placed).unsqueeze(2) + cross + self.lengths[place])
         every = torch.cat(apart)  # [layers, samples, groups]
         own = group.view(1, -1, 1).expand(len(every), -1, 1)
         distance = every.gather(2, own)

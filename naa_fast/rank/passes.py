@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from naa_fast.accumulate import Samples, Views, chosen_classes
-from naa_fast.accumulate.samples import rows_of
+from naa_fast.accumulate import Samples, Views
 from naa_fast.capture import ClassScores, select
 from naa_fast.capture.selection import Layers, Request
 from naa_fast.detect.findings import plain as printable
@@ -19,10 +18,11 @@ from naa_fast.errors import InputError, NaaError
 from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement, is_among
+from naa_fast.rank.chosen import Take, bytes_of, classes_of, half, observed_in, some
 from naa_fast.rank.directions import Directions
 from naa_fast.rank.handed import taken_up
 from naa_fast.rank.numbers import Numbers
-from naa_fast.rank.retained import main_tensor, taken
+from naa_fast.rank.retained import taken
 from naa_fast.rank.saved import arrays_of, layers_of, reference_of
 from naa_fast.rank.scorer import RankingResult, Scorer
 from naa_fast.rank.state import NotKept, built, from_bytes, plain, to_bytes
@@ -45,9 +45,6 @@ SMALLEST = 64
 WORDS = 300
 
 LATE = "a layer could be read for a part of it alone"
-
-Take = Callable[[Batch, Views, Tensor, Array], None]
-"""Is given some samples, their views, the class predicted for each (int64, on the device; -1: none) and their items (int64)."""
 
 
 class SamplePass(Observer):
@@ -315,17 +312,27 @@ class RankingPass:
         samples = self.sources[0].samples, self.sources[1].samples
         return Scorer(classes, Directions({}, (min(samples[0] or 0, MOST_CLEAN), samples[1] or 0)))
 
+    def _can_look_again(self) -> bool:
+        """Whether half of the clean set can be read once more, to be scored."""
+        return self.orders[0].repeats and self.ranks.count == 1 and not self.first
+
     def _hold(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
         if self._held is None:
             return
         self._offered += 1
         if self._offered % self._every:
             return
+        known = self.sources[0].samples
+        if self._offered == 1 and known is not None and self._can_look_again():
+            each = bytes_of(part, views) / max(part.size, 1)
+            if each * (min(known, MOST_CLEAN) // 2) > HELD_BYTES:  # none of them is held for nothing
+                self._held = None
+                return
         self._bytes += bytes_of(part, views)
         self._held.append((part, views, predicted, items))
         if self._bytes <= HELD_BYTES:
             return
-        if self.orders[0].repeats and self.ranks.count == 1 and not self.first:
+        if self._can_look_again():
             self._held = None
             return
         if self._every == 1:
@@ -383,38 +390,3 @@ def in_words(error: Exception) -> str:
         else f"{type(error).__name__}: {first_line(error)}"
     )
     return printable(words)[:WORDS].rstrip(".")
-
-
-def half(take: Take, number: int) -> Take:
-    """`take`, of samples of even (0) or odd (1) folds alone."""
-    return lambda part, views, predicted, items: some(
-        take, np.flatnonzero(fold_of(items) % 2 == number), part, views, predicted, items
-    )
-
-
-def some(take: Take, rows: Array, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
-    """`take`, of the samples `rows` (int64) of a batch."""
-    if len(rows) == part.size:
-        take(part, views, predicted, items)
-    elif len(rows):
-        take(taken(part, rows), views.rows(rows), rows_of(predicted, rows), items[rows])
-
-
-def bytes_of(part: Batch, views: Views) -> int:
-    return int(main_tensor(part).nbytes) + views.nbytes
-
-
-def classes_of(part: Batch, scores: Tensor | None, views: Views) -> Tensor:
-    """The predicted class of each sample, -1 where there is none: int64, on the device."""
-    if scores is not None:
-        return chosen_classes(scores)
-    return torch.full((part.size,), -1, dtype=torch.int64, device=next((pack.values.device for pack in views.packs), "cpu"))
-
-
-def observed_in(batch: Batch) -> Array:
-    """Which samples of a batch its mask leaves anything of: bool `[size]`."""
-    if batch.mask is None:
-        return np.ones(batch.size, bool)
-    mask = batch.mask.cpu()
-    whole: Array = (mask if mask.ndim == 1 else mask.any(1)).numpy()
-    return whole

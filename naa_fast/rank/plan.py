@@ -15,7 +15,7 @@ from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement
-from naa_fast.rank.directions import FEWEST_HELD, HELD, HELD_BYTES, WAITING_BYTES, WIDEST
+from naa_fast.rank.directions import FEWEST_HELD, HELD, HELD_BYTES, WAITING_BYTES, step_of, widest
 from naa_fast.rank.groups import Groups
 from naa_fast.rank.packed import place_of
 from naa_fast.rank.passes import HELD_BYTES as VIEW_BYTES
@@ -131,6 +131,7 @@ def planned(
     device: str | torch.device = "auto",
     backend: str = "auto",
     ranking: bool = True,
+    histograms: bool = False,
 ) -> Plan:
     """What a scan of these sets will keep. Cost: one sample through the model.
 
@@ -151,7 +152,7 @@ def planned(
         )
     neurons = sum(shapes.neurons[name] for name in shapes.features)
     several = sum(shapes.neurons[name] for name, wide in shapes.features.items() if wide > shapes.neurons[name])
-    on_device = {"statistics": STATE * neurons, "histograms": BIN_BYTES * (neurons + several)}
+    on_device = {"statistics": STATE * neurons, "histograms": BIN_BYTES * (neurons + several) * histograms}
     on_host = {"measurements": 2 * sum(on_device.values())}
     of_clean = None if isinstance(clean, Measurement) else clean.samples
     if ranking:
@@ -159,6 +160,8 @@ def planned(
         on_device, on_host = on_device | more, on_host | kept
     views = min(of_clean or MOST_CLEAN, MOST_CLEAN) // 2 * (4 * sum(shapes.features.values()) + shapes.input_bytes)
     again = ranking and not isinstance(clean, Measurement) and views > VIEW_BYTES and Order.of(source).repeats
+    if again and of_clean is not None:  # then none of them is held
+        on_device["clean samples' views"] = 0
     passes = 0 if isinstance(clean, Measurement) else 1 + again, 1
     return Plan(place.device, len(shapes.features), neurons, (of_clean, suspect.samples), passes, on_device, on_host)
 
@@ -168,10 +171,14 @@ def of_ranking(
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Most bytes that ranking keeps at a time, on the device and on the host."""
     groups, features = Groups.every(shapes.classes).count, sum(shapes.features.values())
-    wide = [width for width, _ in map(place_of, shapes.features.values())]
+    places = [place_of(wide) for wide in shapes.features.values()]
+    wide = [width for width, _ in places]
     fitting = (groups + 3) * 8 * features + sum(8 * width * (width + groups) for width in wide)
-    scoring = (groups + 3) * 8 * features + sum(4 * width * (width + groups) for width in wide)
-    looked_at = [min(shapes.neurons[name], WIDEST) for name in shapes.features]
+    columns = sum(width * tiles for width, tiles in places)
+    scoring = (groups + 4) * 4 * columns + sum(4 * width * (width + groups) for width in wide)
+    neurons = [shapes.neurons[name] for name in shapes.features]
+    most_neurons = widest({name: shapes.neurons[name] for name in shapes.features})
+    looked_at = [-(-wide // step_of(wide, most_neurons)) for wide in neurons]
     sketches = 2 * sum(8 * n * n if n <= EXACT else 4 * BUFFER * n for n in looked_at)
     row = 4 * sum(looked_at)
     most = min(HELD, max(FEWEST_HELD, HELD_BYTES // max(row, 1)))

@@ -148,6 +148,7 @@ class Scorer:
 
     def prime(self, views: Views) -> None:
         """Fix pivots and widths by samples that are not counted: the same for every process that takes part."""
+        self.directions.fix({name: features for pack in views.packs for name, features in pack.layout})
         self.fitting = {
             pack.values.device: Fitting({name: Reference(self.groups.count, views[name]) for name, _ in pack.layout})
             for pack in views.packs

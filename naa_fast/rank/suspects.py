@@ -10,7 +10,7 @@ import numpy as np
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.order import Order
 from naa_fast.inputs.text import TextSource
-from naa_fast.rank.passes import observed_in
+from naa_fast.rank.chosen import observed_in
 from naa_fast.rank.retained import taken
 from naa_fast.rank.scorer import RankingResult
 from naa_fast.records import Array

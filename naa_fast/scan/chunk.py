@@ -98,6 +98,7 @@ class Runner:
         observer: Observer | None = None,
         together: bool = False,
         stop_early: bool = False,
+        histograms: bool = True,
     ) -> None:
         self.model = model
         self.source = source
@@ -116,6 +117,7 @@ class Runner:
         self.feed = Feed(source, (), 0, None, stop)
         self.together = together
         self.observer = observer
+        self.histograms = histograms
         self.stage: Stage = Accumulator(backend)
         self.predictions = Predictions()
         self.labels = LabelOrder(getattr(source, "label_names", ()), getattr(source, "labelled", ""), unwrapped(model))
@@ -135,7 +137,7 @@ class Runner:
         Raises Stopped between batches once a stop was asked for; a chunk that was not finished is not counted.
         """
         self.feed = feed
-        accumulator = self.stage = self.capture.observer = Accumulator(self.backend)
+        accumulator = self.stage = self.capture.observer = Accumulator(self.backend, self.histograms)
         if self.observer is not None:
             accumulator.samples = Samples()
             self.observer.begin(self.first + start, accumulator.samples.neurons)

@@ -34,8 +34,8 @@ from naa_fast.scan.stopping import StopRequest, stop_on_signals
 from naa_fast.scan.times import Times
 
 CHUNK_SIZE = 8192
-"""Items a chunk where there are checkpoints or ranks; else the whole set is one. One copy of the state (2,640 bytes a neuron)
-comes home after each: rare enough to cost nothing, often enough that what an interruption loses is small."""
+"""Items a chunk where there are checkpoints or ranks; else the whole set is one. One copy of the state (600 bytes a neuron
+and its histograms) comes home after each: rare enough to cost nothing, often enough that what an interruption loses is small."""
 
 
 def measure(
@@ -129,6 +129,7 @@ def measure(
             observer,
             together=Ranks.here(model).together,
             stop_early=options.stop_early,
+            histograms=options.histograms,
         )
         with runner.capture as capture:
             try:

@@ -131,7 +131,7 @@ def test_measure_then_compare_is_the_scan(here: Path, capsys: pytest.CaptureFixt
     words = ["compare", "parts/clean.naa.safetensors", "parts/planted.naa.safetensors", "--out", "compared"]
     assert main(words) == EXIT_INCONCLUSIVE, "a warn, and nothing was ranked"
     assert main([*words, "--accept-unranked"]) == EXIT_WARN
-    assert scan(suspect="planted.npy") == EXIT_WARN
+    assert scan("--histograms", suspect="planted.npy") == EXIT_WARN
     compared, scanned = (json.loads((here / name / "report.json").read_text()) for name in ("compared", "naa-report"))
     assert compared["layers"] == scanned["layers"]
     assert compared["top"] == scanned["top"]

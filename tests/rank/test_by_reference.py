@@ -198,7 +198,7 @@ def require_alike(a: Reference, b: Reference, exact: bool = True) -> None:
     assert torch.allclose(frozen[0].deviation, frozen[1].deviation, rtol=1e-6)
     if exact:
         x, group = torch.from_numpy(rows(20, 9)[:, : len(one.pivot)]), torch.zeros(20, dtype=torch.int64)
-        distances = [sums.standing(x, group).distance for sums in frozen]
+        distances = [sums.deviation_of(x, group).distance for sums in frozen]
         assert torch.allclose(*distances, rtol=2e-3, atol=1e-2)
 
 

@@ -190,10 +190,10 @@ def test_work_and_memory_are_bounded_for_large_sets_and_wide_layers(monkeypatch:
     monkeypatch.setattr(module, "HELD", 80)
     clean, suspect, _ = planted(np.random.default_rng(2), 120, 2000, 1.0, 40.0)
     best = scan(clean, suspect)[0]
-    assert best.vector.shape == (40,)
-    assert best.step == 3
+    assert best.vector.shape == (30,)
+    assert best.step == 4
     assert best.stands
-    assert best.neurons[0][0] == 3 * np.abs(best.vector).argmax()
+    assert best.neurons[0][0] == 4 * np.abs(best.vector).argmax()
 
 
 def test_too_few_samples_make_no_direction() -> None:

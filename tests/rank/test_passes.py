@@ -176,7 +176,7 @@ def test_a_scan_that_looks_while_it_measures_ranks_as_one_that_looks_again(
 
 
 def test_without_ranking_the_measurements_are_the_same_bytes() -> None:
-    ranked, plain = (naa_fast.scan(convolutions(), *IMAGES, ranking=flag, proof=False) for flag in (True, False))
+    ranked, plain = (naa_fast.scan(convolutions(), *IMAGES, ranking=flag, histograms=True, proof=False) for flag in (True, False))
     assert ranked.judgement.clean.to_bytes() == plain.judgement.clean.to_bytes()
     assert ranked.judgement.suspect.to_bytes() == plain.judgement.suspect.to_bytes()
 

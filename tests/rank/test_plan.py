@@ -12,12 +12,14 @@ from rank.test_passes import CLEAN, IMAGES, SUSPECT, Counting, Holes, convolutio
 from torch import Tensor, nn
 
 import naa_fast
+from naa_fast.accumulate import Views
 from naa_fast.cli.main import main
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.opening import open_source
 from naa_fast.rank import RankingPass
-from naa_fast.rank.plan import in_units, planned
+from naa_fast.rank.directions import Directions, step_of, widest
+from naa_fast.rank.plan import STATE, Shapes, in_units, of_ranking, planned
 from naa_fast.scan import memory
 from naa_fast.scan.loop import measure
 
@@ -58,7 +60,8 @@ def test_the_plan_is_what_the_ranking_then_holds(name: str) -> None:
     assert ranking.scorer.scoring is not None
     held += [held_in(one) for one in ranking.scorer.scoring.scorings.values()]
     assert 0.9 * max(held) <= plan.on_device["ranking"] <= 1.3 * max(held)
-    assert plan.on_host["measurements"] > 2 * 600 * plan.neurons
+    assert plan.on_host["measurements"] == 2 * 600 * plan.neurons
+    assert planned(model, clean, suspect, histograms=True).on_host["measurements"] > 2 * 1600 * plan.neurons
 
 
 def test_by_a_reference_nothing_clean_is_read_and_without_ranking_little_is_kept() -> None:
@@ -139,3 +142,51 @@ def test_memory_is_read_from_the_system_and_from_its_container(tmp_path: Path, m
     assert memory.free_on_host() == 4000 << 10
     (tmp_path / "memory.max").write_text("1500\n")
     assert memory.free_on_host() == 1000
+
+
+def bytes_a_neuron(layers: int) -> tuple[float, int]:
+    """Of a decoder as wide as Llama-2-7B with so many blocks: its output and the inside of its MLP each, 32,000 next tokens."""
+    shapes = Shapes()
+    shapes.neurons = {f"{kind}{n}": wide for n in range(layers) for kind, wide in (("block", 4096), ("mlp", 11008))}
+    shapes.features = {name: 2 * wide for name, wide in shapes.neurons.items()}
+    shapes.classes, shapes.input_bytes = 32000, 4096
+    # By a reference, or where the views of half the clean set do not fit, and none is held.
+    on_device, _ = of_ranking(shapes, 10_000, 10_000, True)
+    neurons = sum(shapes.neurons.values())
+    return (STATE * neurons + sum(on_device.values())) / neurons, on_device["directions"]
+
+
+def test_a_large_model_keeps_a_thousand_bytes_a_neuron_and_no_more_for_directions_however_deep_it_is() -> None:
+    (_, shallow), (mid, deep), (large, deepest) = map(bytes_a_neuron, (8, 32, 80))
+    assert max(shallow, deep, deepest) <= 130e6
+    assert max(mid, large) <= 1000
+
+
+@pytest.mark.parametrize("wide", [3, 40, 4096, 5000, 11008])
+def test_who_knows_only_how_many_neurons_were_looked_at_takes_the_same(wide: int) -> None:
+    for most in (1, 2, 64, 1024, 4096):
+        step = step_of(wide, most)
+        looked_at = len(range(0, wide, step))
+        assert looked_at <= most
+        assert looked_at == 1 or step_of(wide, looked_at) == step
+    many = {f"l{n}": 4096 for n in range(200)}
+    assert 1 << 14 <= sum(len(range(0, one, step_of(one, widest(many)))) for one in many.values()) <= 1 << 15
+
+
+def test_directions_hold_what_was_planned_of_a_model_that_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("naa_fast.rank.directions.MOST", 2048)
+    views = {f"l{n}": torch.randn(64, 600, generator=torch.Generator().manual_seed(n)) for n in range(8)}
+    directions = Directions(dict.fromkeys(views, 600), (600, 600))
+    for start in range(0, 600, 64):
+        for which in (0, 1):
+            directions.add(which, Views.of(views), np.arange(start, start + 64))
+    for which in (0, 1):
+        directions._sketch(which)
+    shapes = Shapes()
+    shapes.neurons = shapes.features = dict.fromkeys(views, 600)
+    shapes.input_bytes = 1
+    held = sum(sketch._scatter.nbytes + sketch._rows.nbytes for side in directions._sketches for sketch in side.values())
+    held += sum(rows.values.nbytes for side in directions._kept for rows in side)
+    planned_bytes = of_ranking(shapes, 600, 600, False)[0]["directions"]
+    waited = sum(len(range(0, 600, 4)) * 8 * 4 * 301 for _ in range(2))
+    assert 0.8 * held <= planned_bytes - waited <= 1.2 * held
