@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -150,6 +151,7 @@ def scan(
     from naa_fast.inputs.names import miscounted, names_of
     from naa_fast.proof.budget import Budget, default_budget
     from naa_fast.proof.evidence import evidence_of
+    from naa_fast.proof.token_heat import token_heat
     from naa_fast.rank.attempts import Attempts, RankingAttempt
     from naa_fast.rank.opened import open_sets
     from naa_fast.rank.suspects import SuspectReader
@@ -216,6 +218,8 @@ def scan(
                 if ranked is not None:
                     with times.measuring("proof"):
                         evidence, inputs = evidence_of(ranked, sets.suspect, work, attempts, allowed if proof else None, listed)
+                        heat = partial(token_heat, ranked, of_clean, sets.suspect, work)
+                        evidence = replace(evidence, heat=attempts.shown("which tokens deviate", heat, ()))
                 counts = of_clean.predictions, of_suspect.predictions
                 notes = (*attempts.notes, *miscounted(class_names, counts))
                 names = names_of(model, (sets.clean, sets.suspect), counts, class_names)

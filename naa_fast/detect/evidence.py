@@ -204,6 +204,10 @@ class Ranking:
         return target, float((known == target).mean() - (self.predicted == target).mean())
 
 
+Heat = tuple[tuple[str, float], ...]
+"""The tokens of a text, each with by how many standard deviations its neurons lie beyond those of clean tokens."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What ranking the samples told: a `ranking`, `proof` strongest first, how many samples ran through the model for the proofs
@@ -213,6 +217,7 @@ class Evidence:
     brightness, contrast, blur or a shift by a pixel explain. `cluster`: None where there is none, or inputs cannot be compared.
     `directions` of every layer, the farthest above chance first. `names`
     of the classes. `inversion`: what the search without suspect samples came to, None where there were suspects.
+    `heat`: of the first of the `texts` which tokens deviate.
     """
 
     ranking: Ranking | None = None
@@ -228,6 +233,7 @@ class Evidence:
     checks: tuple[Check, ...] = ()
     names: Names = field(default_factory=Names)
     inversion: Inversion | None = None
+    heat: tuple[Heat, ...] = ()
 
     @property
     def turned(self) -> OutlierCluster | None:

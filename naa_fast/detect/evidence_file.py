@@ -49,6 +49,7 @@ def evidence_bytes(evidence: Evidence) -> bytes:
         "names": {"known": {str(cls): name for cls, name in evidence.names.known.items()}, "noun": evidence.names.noun},
         "notes": evidence.notes,
         "texts": evidence.texts,
+        "heat": evidence.heat,
         "harmless": evidence.harmless,
         "gaps": evidence.gaps,
         "checks": [asdict(check) for check in evidence.checks],
@@ -143,6 +144,7 @@ def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evide
     if any(check.name not in ABOUT for check in checks):
         raise ValueError("checks that this version does not know")
     cluster = about["outlier_cluster"]
+    heat = tuple(tuple((str(words), float(z)) for words, z in one) for one in about.get("heat", ()))
     return Evidence(
         None if about["ranking"] is None else read_ranking(about["ranking"], tensors),
         tuple(read_proof(one, f"proof{i}", tensors) for i, one in enumerate(about["proofs"])),
@@ -157,6 +159,7 @@ def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evide
         tuple(map(str, about["gaps"])),
         tuple(map(read_direction, about["directions"])),
         checks=checks,
+        heat=heat,
         names=Names({int(cls): str(name) for cls, name in about["names"]["known"].items()}, str(about["names"]["noun"])),
         inversion=None if about["inversion"] is None else Inversion.read(about["inversion"]),
     )

@@ -54,6 +54,14 @@ class Attempts:
             self.gaps += (f"{about}: {why_it_failed(error)}",)
             return otherwise
 
+    def shown(self, about: str, step: Callable[[], Made], otherwise: Made) -> Made:
+        """What `step` made for a report to show, on which no verdict rests; `otherwise` where it raised, with a note."""
+        try:
+            return step()
+        except Exception as error:  # as above
+            self.notes += (f"{about}: {why_it_failed(error)}",)
+            return otherwise
+
     def ranking(self, step: Callable[[], Made]) -> Made | None:
         """What a step of the ranking makes; None where it raised, and no check that takes ranked samples ran."""
         try:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from naa_fast.report.drawings import (
     trigger_png,
 )
 from naa_fast.report.files import FOLDER
+from naa_fast.report.heat import HeatStrip, heat_of
 from naa_fast.report.units import web_text
 from naa_fast.report.words import number
 
@@ -197,6 +198,7 @@ class SampleRow:
     image: Image | None
     text: str
     called: str
+    heat: HeatStrip | None = None
 
 
 TRIGGERED = {True: "yes", False: "no", None: "unknown"}
@@ -217,7 +219,8 @@ def sample_rows(evidence: Evidence, pictures: Pictures, first: int, most: int) -
         alt = f"Sample {sample.sample}, predicted as {evidence.names.called(sample.predicted)}"
         seen = image(pictures.add(f"sample-{at + 1}.png", content), alt, picture)
         text = web_text(evidence.texts[at], TEXT) if at < len(evidence.texts) else ""
-        rows.append(row_of(at + 1, sample, seen, text, evidence.names))
+        heat = heat_of(evidence.heat[at]) if at < len(evidence.heat) else None
+        rows.append(replace(row_of(at + 1, sample, seen, text, evidence.names), heat=heat))
     return rows
 
 
