@@ -16,7 +16,7 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.invert.drive import Drive
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.images import CleanImages
-from naa_fast.proof.transplant import Bases, Candidate, Transplant, turned
+from naa_fast.proof.transplant import Bases, Candidate, Transplant, flipped
 from naa_fast.proof.trials import Trials, in_turns
 from naa_fast.rank.retained import main_tensor, taken, with_main
 from naa_fast.records import Array
@@ -73,7 +73,7 @@ class Setting:
 
     def measured(self, candidate: Candidate, target: int) -> tuple[float, int]:
         """Share of the measuring part's samples of other classes that a candidate turns, and how many those are."""
-        return turned(self.measure.predicted, self.transplant.predictions(self.measure, candidate), target)
+        return flipped(self.measure.predicted, self.transplant.predictions(self.measure, candidate), target)
 
     def proof(
         self, candidate: Candidate, trigger: Trigger, search: ClassSearch, samples: int, others: Sequence[float], singled: bool

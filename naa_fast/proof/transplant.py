@@ -212,7 +212,7 @@ def classes_of(batch: Batch, scores: Tensor | None) -> Array:
     return np.full(batch.size, -1) if scores is None else chosen_classes(scores).cpu().numpy()
 
 
-def turned(before: Array, after: Array, target: int) -> tuple[float, int]:
+def flipped(before: Array, after: Array, target: int) -> tuple[float, int]:
     """Share of the samples of other classes that are `target` now, and how many those samples are."""
     others = (before != target) & (before >= 0)
     return (float((after[others] == target).mean()) if others.any() else 0.0), int(others.sum())

@@ -16,9 +16,9 @@ from naa_fast.proof.transplant import (
     Candidate,
     Transplant,
     by_permuted_rules,
+    flipped,
     moved_by_rule,
     rule_of,
-    turned,
 )
 from naa_fast.records import Array
 
@@ -107,7 +107,7 @@ class Trials:
         before = self.parts[part].predicted
         after = self.after(candidate, part)
         if isinstance(target, int):
-            return turned(before, after, target)
+            return flipped(before, after, target)
         return moved_by_rule(before, after, self.rule(candidate))
 
     def rule(self, candidate: Candidate) -> dict[int, int]:
@@ -118,7 +118,7 @@ class Trials:
         """Share of the screening samples turned to the target, or for all-to-all to any other class: too few to tell a rule."""
         before, after = self.parts[part].predicted, self.after(candidate, part)
         if isinstance(target, int):
-            return turned(before, after, target)[0]
+            return flipped(before, after, target)[0]
         return float(((after != before) & (after >= 0) & (before >= 0)).mean())
 
     def best(self, tried: Tried, target: int | str) -> dict[tuple[str, str], Best]:

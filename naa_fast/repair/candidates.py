@@ -25,7 +25,7 @@ NAMED = 10
 @dataclass(frozen=True)
 class Seen:
     """A layer's outputs `[samples, positions, neurons]`, in parts: of clean samples (`known`), of these with the trigger on them
-    (`turned`, None without a proof) and of the highest-ranked suspect samples (`shown`, None without such). `z`: how far each
+    (`triggered`, None without a proof) and of the highest-ranked suspect samples (`shown`, None without such). `z`: how far each
     neuron's mean differs between the sets.
     """
 
@@ -33,7 +33,7 @@ class Seen:
     axis: int
     z: Tensor
     known: Sequence[Tensor]
-    turned: Sequence[Tensor] | None
+    triggered: Sequence[Tensor] | None
     shown: Sequence[Tensor] | None
 
 
@@ -50,8 +50,8 @@ def candidates(seen: Seen, random: Generator) -> Iterator[Pair]:
         return
     away: dict[str, Tensor] = {}
     effect = seen.z
-    if seen.turned is not None:
-        mean, largest, effect = moved(space, seen.known, seen.turned)
+    if seen.triggered is not None:
+        mean, largest, effect = moved(space, seen.known, seen.triggered)
         away["what the trigger adds"] = mean
         if seen.known[0].shape[1] > 1:
             away["what it adds where it adds most"] = largest

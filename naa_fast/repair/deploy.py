@@ -28,7 +28,7 @@ from naa_fast.files import write_file
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.labels import LabelOrder
 from naa_fast.proof.apply import candidate_of
-from naa_fast.proof.transplant import Candidate, turned
+from naa_fast.proof.transplant import Candidate, flipped
 from naa_fast.rank.retained import main_tensor, with_main
 from naa_fast.records import Array
 from naa_fast.repair.change import applied
@@ -138,7 +138,7 @@ class Measure:
             figures = replace(figures, success=success, triggered=int(triggered.sum()))
         elif sets.clean is not None and sets.trigger is not None:
             called, _ = predicted(model, WithTrigger(sets.clean, sets.trigger), self.scores, self.device)
-            success, others = turned(self.first["clean"], called, -1 if sets.target is None else sets.target)
+            success, others = flipped(self.first["clean"], called, -1 if sets.target is None else sets.target)
             figures = replace(figures, success=success, triggered=others)
         return figures
 

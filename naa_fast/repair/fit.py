@@ -35,17 +35,17 @@ word's effect."""
 @dataclass(frozen=True)
 class Lesson:
     """What a fit learns from: `clean` samples and the log probabilities the unchanged model gives them (float32 `[samples,
-    classes]`), samples with the trigger on them that should be what they were (`turned`), suspects that should not be what they
-    are called (`shown`).
+    classes]`), samples with the trigger on them that should be what they were (`triggered`), suspects that should not be what
+    they are called (`shown`).
     """
 
     clean: Bases
     asked: Tensor
-    turned: Bases | None
+    triggered: Bases | None
     shown: Bases | None
 
     @classmethod
-    def of(cls, transplant: Transplant, clean: Bases, turned: Bases | None, shown: Bases | None) -> Lesson | None:
+    def of(cls, transplant: Transplant, clean: Bases, triggered: Bases | None, shown: Bases | None) -> Lesson | None:
         """None for a model that gives no finite scores."""
         logs: list[Tensor] = []
         for batch, _ in clean.batches:
@@ -54,7 +54,7 @@ class Lesson:
                     return None
                 logs.append(scores.float().log_softmax(1).cpu())
         asked = torch.cat(logs)
-        return cls(clean, asked, turned, shown) if asked.isfinite().all() else None
+        return cls(clean, asked, triggered, shown) if asked.isfinite().all() else None
 
 
 class Fit:
@@ -93,7 +93,7 @@ class Fit:
     @property
     def price(self) -> int:
         """Samples that one step runs through the model, forward and back."""
-        parts = self.lesson.clean, self.lesson.turned, self.lesson.shown
+        parts = self.lesson.clean, self.lesson.triggered, self.lesson.shown
         return 2 * sum(min(self.batch, len(part.predicted)) for part in parts if part is not None)
 
     @property
@@ -140,7 +140,7 @@ class Fit:
 
     def step(self, model: nn.Module) -> None:
         sums = [torch.zeros_like(x) for x in self.tuned]
-        for bases, loss in ((self.lesson.clean, self.stays), (self.lesson.turned, own), (self.lesson.shown, other)):
+        for bases, loss in ((self.lesson.clean, self.stays), (self.lesson.triggered, own), (self.lesson.shown, other)):
             if bases is None or not len(bases.predicted):
                 continue
             count = len(bases.predicted)

@@ -28,7 +28,7 @@ from naa_fast.repair.fit import FOLLOWS, TUNED, Fit, Lesson
 from naa_fast.repair.outputs import Place, in_groups, outputs
 from naa_fast.repair.sizes import Sizes
 from naa_fast.repair.space import Space
-from naa_fast.repair.trial import Known, Left, Part, Trial, most_general, trial_of
+from naa_fast.repair.trial import Known, Part, Residual, Trial, most_general, trial_of
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.stopping import StoppableProgress
@@ -63,13 +63,13 @@ class Tried:
 
     changes: tuple[Change, ...]
     control: tuple[Change, ...]
-    left: Left
+    residual: Residual
     kept: float
 
     @property
     def loss(self) -> float:
-        """What is left of the trigger, and twice what is lost of the predictions."""
-        return self.left.mean + 2 * (1 - self.kept) + (0 if self.gentle else 1)
+        """The residual attack success rate, and twice what is lost of the predictions."""
+        return self.residual.mean + 2 * (1 - self.kept) + (0 if self.gentle else 1)
 
     @property
     def gentle(self) -> bool:
@@ -78,11 +78,11 @@ class Tried:
 
     @property
     def cures(self) -> bool:
-        return self.left.surely <= GOOD and self.kept >= HARMLESS
+        return self.residual.surely <= GOOD and self.kept >= HARMLESS
 
     @property
     def enough(self) -> bool:
-        return self.cures and (self.left.turned is None or (self.left.shown or 0.0) <= STRAYS)
+        return self.cures and (self.residual.triggered is None or (self.residual.shown or 0.0) <= STRAYS)
 
 
 class Search:
@@ -97,9 +97,9 @@ class Search:
         self.best: Tried | None = None
         part = trial.choose
         screening, fixing, fix = sizes.screening, sizes.fixing, trial.fix
-        self.screen = Part(part.clean, part.onto, some(part.turned, screening), some(part.shown, screening))
-        self.few = {"known": some(fix.onto, fixing), "turned": some(fix.turned, fixing), "shown": some(fix.shown, fixing)}
-        self.lesson = Lesson.of(trial.transplant, fix.clean, fix.turned, fix.shown)
+        self.screen = Part(part.clean, part.onto, some(part.triggered, screening), some(part.shown, screening))
+        self.few = {"known": some(fix.onto, fixing), "triggered": some(fix.triggered, fixing), "shown": some(fix.shown, fixing)}
+        self.lesson = Lesson.of(trial.transplant, fix.clean, fix.triggered, fix.shown)
 
     def judge(self, pair: Pair, base: Tried | None) -> float:
         """What a change leaves of the trigger on the samples that screen, on top of `base`; one that may be the best is tried
@@ -107,11 +107,11 @@ class Search:
         """
         made = (pair[0],), (pair[1],)
         changes, control = made if base is None else (base.changes + made[0], base.control + made[1])
-        left = self.trial.left(self.screen, changes).mean
-        if self.best is not None and left > self.best.loss + SLACK:
+        residual = self.trial.residual(self.screen, changes).mean
+        if self.best is not None and residual > self.best.loss + SLACK:
             self.tried += 1
-            return left
-        return left + 2 * (1 - self.weighed(changes, control).kept)
+            return residual
+        return residual + 2 * (1 - self.weighed(changes, control).kept)
 
     def weighed(self, changes: tuple[Change, ...], control: tuple[Change, ...], slack: float = 0.0) -> Tried:
         """Try changes on all samples that choose; they are the best so far if they are worse than the best before by less than
@@ -119,7 +119,7 @@ class Search:
         """
         self.tried += 1
         part = self.trial.choose
-        tried = Tried(changes, control, self.trial.left(part, changes), self.trial.kept(part.clean, changes))
+        tried = Tried(changes, control, self.trial.residual(part, changes), self.trial.kept(part.clean, changes))
         if self.best is None or tried.loss < self.best.loss + slack:
             self.best = tried
         return tried
@@ -137,7 +137,7 @@ class Search:
                 continue
             assert parts["known"] is not None
             z = torch.from_numpy(np.nan_to_num(self.layers[name].z).astype(np.float32))
-            yield Seen(name, place.axis, z, parts["known"], parts["turned"], parts["shown"])
+            yield Seen(name, place.axis, z, parts["known"], parts["triggered"], parts["shown"])
 
     def run(self, places: Mapping[str, Place], base: Tried | None, most: int) -> None:
         """Try one change in every layer and tune it where that left least; where nothing can be tuned, try all changes in the
@@ -275,7 +275,7 @@ def attempt(
             search.run(places, None, TRIED)
             for _ in range(CHANGES - 1):
                 base = search.best
-                if base is None or base.left.surely <= AGAIN:
+                if base is None or base.residual.surely <= AGAIN:
                     break
                 changed = {change.layer for change in base.changes}
                 search.run({name: place for name, place in places.items() if name not in changed}, base, TRIED // 2)
@@ -285,7 +285,7 @@ def attempt(
             return None, f"the budget of {budget:,} samples is spent before anything was tried: --budget N"
         if not search.tried:
             return None, "no layer's output can be changed: what was read is the answer itself, runs twice, or does not vary"
-        if search.best is None or not search.best.gentle or search.best.left.surely > 1 - LEAST_HELP:
+        if search.best is None or not search.best.gentle or search.best.residual.surely > 1 - LEAST_HELP:
             return None, f"none of {search.tried} repairs silences it and leaves clean predictions as they are"
         repair = measured(trial, search)
     if not repair.helps:
@@ -309,9 +309,9 @@ def measured(trial: Trial, search: Search) -> Repair:
     """The best repair on samples that chose nothing."""
     assert search.best is not None
     best, part = search.best, trial.measure
-    if part.turned is not None:
+    if part.triggered is not None:
         (before, samples), (after, _), (control, _) = (
-            trial.turns(part.turned, changes) for changes in ((), best.changes, best.control)
+            trial.turns(part.triggered, changes) for changes in ((), best.changes, best.control)
         )
     else:
         assert part.shown is not None
@@ -319,7 +319,7 @@ def measured(trial: Trial, search: Search) -> Repair:
         samples = len(part.shown.predicted)
     return Repair(
         best.changes,
-        RANKED if part.turned is None else TRIGGERED,
+        RANKED if part.triggered is None else TRIGGERED,
         before,
         after,
         control,

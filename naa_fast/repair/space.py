@@ -68,13 +68,13 @@ class Space:
         return torch.cat([self.scaled(part).mean(1) for part in seen])
 
 
-def moved(space: Space, known: Sequence[Tensor], turned: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def moved(space: Space, known: Sequence[Tensor], triggered: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """What a trigger does to a layer, from the same samples without and with it, in clean standard deviations: each sample's mean
     over its positions, that at its most changed position (`[samples, neurons]` both), and how much each neuron is moved at most
     (`[neurons]`, mean over samples).
     """
     means, largest, effects = [], [], []
-    for one, other in zip(known, turned, strict=True):
+    for one, other in zip(known, triggered, strict=True):
         apart = (other - one) / space.width
         means.append(apart.mean(1))
         largest.append(apart[torch.arange(len(apart)), space.unusual(apart).argmax(1)])

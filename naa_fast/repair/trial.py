@@ -14,7 +14,7 @@ from naa_fast.detect.proof import Proof
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apply import candidate_of
 from naa_fast.proof.images import CleanImages
-from naa_fast.proof.transplant import Bases, Candidate, Transplant, moved_by_rule, rule_of, samples_of, turned
+from naa_fast.proof.transplant import Bases, Candidate, Transplant, flipped, moved_by_rule, rule_of, samples_of
 from naa_fast.proof.trials import dealt
 from naa_fast.rank.retained import INPUT_BYTES, main_tensor
 from naa_fast.rank.suspects import SuspectReader
@@ -70,44 +70,45 @@ def with_trigger(transplant: Transplant, bases: Bases, candidate: Candidate) -> 
 
 @dataclass(frozen=True)
 class Part:
-    """`clean` samples; `onto`, those of the proof's source class, or all; `turned`, these with the trigger on them (None without
-    a proof); `shown`, suspects (None without).
+    """`clean` samples; `onto`, those of the proof's source class, or all; `triggered`, these with the trigger on them (None
+    without a proof); `shown`, suspects (None without).
     """
 
     clean: Bases
     onto: Bases
-    turned: Bases | None
+    triggered: Bases | None
     shown: Bases | None
 
     @property
     def price(self) -> int:
         """Samples that run to tell what a change leaves of the trigger and of clean predictions."""
-        return sum(len(part.predicted) for part in (self.clean, self.turned, self.shown) if part is not None)
+        return sum(len(part.predicted) for part in (self.clean, self.triggered, self.shown) if part is not None)
 
     @property
     def price_to_measure(self) -> int:
         """The same to measure one: before it, with it and with its control."""
-        on = self.turned or self.shown
+        on = self.triggered or self.shown
         return 2 * len(self.clean.predicted) + 3 * (0 if on is None else len(on.predicted))
 
 
 @dataclass(frozen=True)
-class Left:
-    """What is left of a trigger, 0 to 1: of what it turns of clean samples, and of the predictions of suspects."""
+class Residual:
+    """Residual attack success, 0 to 1: the share of clean samples that the trigger still turns, and of suspects that keep their
+    prediction."""
 
-    turned: float | None
+    triggered: float | None
     shown: float | None
 
     @property
     def mean(self) -> float:
         """Over both, as far as they are known: a reconstruction is not quite the trigger, and suspects are not all of them with
         it."""
-        return float(np.mean([share for share in (self.turned, self.shown) if share is not None]))
+        return float(np.mean([share for share in (self.triggered, self.shown) if share is not None]))
 
     @property
     def surely(self) -> float:
         """What is left although some suspects may not carry the trigger: on clean samples each one with it on has it."""
-        return self.mean if self.turned is None else max(self.turned, (self.shown or 0.0) - MIXED)
+        return self.mean if self.triggered is None else max(self.triggered, (self.shown or 0.0) - MIXED)
 
 
 class Trial:
@@ -118,8 +119,8 @@ class Trial:
         self.fix, self.choose, self.measure = fix, choose, measure
         self.proof = proof
         self.rule: dict[int, int] = {}
-        if choose.turned is not None and proof is not None and not isinstance(proof.target, int):
-            self.rule = rule_of(choose.turned.predicted, self.predictions(choose.turned))
+        if choose.triggered is not None and proof is not None and not isinstance(proof.target, int):
+            self.rule = rule_of(choose.triggered.predicted, self.predictions(choose.triggered))
 
     def predictions(self, bases: Bases, changes: Sequence[Change] = ()) -> Array:
         with applied(self.transplant.model, changes):
@@ -134,12 +135,12 @@ class Trial:
         assert self.proof is not None
         after = self.predictions(bases, changes)
         if isinstance(self.proof.target, int):
-            return turned(bases.predicted, after, self.proof.target)
+            return flipped(bases.predicted, after, self.proof.target)
         return moved_by_rule(bases.predicted, after, self.rule)
 
-    def left(self, part: Part, changes: Sequence[Change]) -> Left:
-        return Left(
-            None if part.turned is None else self.turns(part.turned, changes)[0],
+    def residual(self, part: Part, changes: Sequence[Change]) -> Residual:
+        return Residual(
+            None if part.triggered is None else self.turns(part.triggered, changes)[0],
             None if part.shown is None else self.kept(part.shown, changes),
         )
 
@@ -166,7 +167,7 @@ def trial_of(transplant: Transplant, known: Known, ranking: Ranking | None, proo
         onto = clean if proof is None or proof.source is None else bases.of(rows[predicted[rows] == proof.source][:most])
         put = None if candidate is None or not len(onto.predicted) else with_trigger(transplant, onto, candidate)
         parts.append(Part(clean, onto, put, shown))
-    if any(not len(part.clean.predicted) or (part.turned is None and part.shown is None) for part in parts):
+    if any(not len(part.clean.predicted) or (part.triggered is None and part.shown is None) for part in parts):
         return None
     fix, choose, measure = parts
     return Trial(transplant, fix, choose, measure, proof if candidate is not None else None)

@@ -13,7 +13,7 @@ import naa_fast
 from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.proof.images import AREAS, LOUDNESS, CleanImages, Offset, Patch, candidates
 from naa_fast.proof.pictures import distinct
-from naa_fast.proof.transplant import moved_by_rule, rule_of, turned
+from naa_fast.proof.transplant import flipped, moved_by_rule, rule_of
 
 GENERATOR = torch.Generator().manual_seed(0)
 PATCH = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -126,8 +126,8 @@ def test_candidates_keep_to_their_budgets() -> None:
 
 def test_rates_count_only_samples_of_other_classes() -> None:
     before, after = np.array([0, 0, 1, 2, 2]), np.array([1, 0, 1, 1, 2])
-    assert turned(before, after, 1) == (0.5, 4)
-    assert turned(np.array([1]), np.array([1]), 1) == (0.0, 0)
+    assert flipped(before, after, 1) == (0.5, 4)
+    assert flipped(np.array([1]), np.array([1]), 1) == (0.0, 0)
 
 
 def test_all_to_all_is_a_rule_with_many_places_and_counts_every_sample() -> None:
