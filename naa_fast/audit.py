@@ -157,6 +157,7 @@ def scan(
     from naa_fast.rank.suspects import SuspectReader
     from naa_fast.repair.search import cure
     from naa_fast.repair.trial import Known
+    from naa_fast.scan.live import LiveSignature
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.options import RunOptions
     from naa_fast.scan.ranks import Ranks
@@ -183,7 +184,8 @@ def scan(
         if quarantine is not None:
             quarantine.begin(name)
         company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times, "scores": class_scores}
-        return run(model, source, running.of(name), observer=observer, **company)
+        live = LiveSignature(of_clean) if name == "suspect" and progress is not None else None
+        return run(model, source, running.of(name), observer=observer, live=live, **company)
 
     # Measure both sets. The ranking sees their samples as they pass, and is calibrated in between.
     attempts = Attempts()

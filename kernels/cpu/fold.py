@@ -26,6 +26,11 @@ class State:
         self.folds = np.zeros((2, 3, FOLDS, channels))
         self.single = self.even = True
 
+    def sample_means(self) -> tuple[Array, Array, Array]:
+        """Count, mean and m2 of the samples' means so far."""
+        view = 0 if self.single else 1
+        return self.counts[view, 0], self.moments[view, 0], self.moments[view, 1]
+
     def spread(self) -> None:
         """Bring all views up."""
         if self.single:

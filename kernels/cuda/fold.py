@@ -34,6 +34,10 @@ class State:
     def channels(self) -> int:
         return self.words.shape[1]
 
+    def sample_means(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Count, mean and m2 of the samples' means so far, views of the state."""
+        return self.counts[1, 0], self.moments[1, 0], self.moments[1, 1]
+
     @property
     def moments(self) -> Tensor:
         """float64 `[3 views, 6, channels]`, a view of the state."""

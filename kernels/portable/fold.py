@@ -33,6 +33,10 @@ class State:
     def channels(self) -> int:
         return self.moments.shape[2]
 
+    def sample_means(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Count, mean and m2 of the samples' means so far, views of the state."""
+        return self.counts[0, 1], self.moments[0, 1], self.moments[1, 1]
+
 
 Batch = Sequence[tuple[State, Partials]]
 

@@ -16,6 +16,11 @@ class State:
     def __init__(self, channels: int) -> None:
         self.record = LayerRecord.zero(channels, "", "")
 
+    def sample_means(self) -> tuple[Array, Array, Array]:
+        """Count, mean and m2 of the samples' means so far."""
+        means = self.record.sample_mean
+        return means.count, means.mean, means.m2
+
 
 def empty(channels: int, like: Array) -> State:
     """State of a layer of which nothing was seen; `like` tells other backends the device."""

@@ -6,10 +6,12 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
 from naa_fast.report.words import printable
+from naa_fast.scan.live import LiveNeuron
 from naa_fast.scan.progress import LABEL_CELLS, LOG_SECONDS, Progress
 
 STATM = Path("/proc/self/statm")
@@ -19,7 +21,8 @@ class JsonProgress(Progress):
     """The same as objects, one a line: the first and the last of a set, and one every 30 seconds between.
 
     `set`, `samples`, `total` (null while unknown), `rate` in samples a second and `eta_s` (null before they can be told),
-    `rss_mb` (null where the system does not say), `skipped`: items of all sets so far that could not be used.
+    `rss_mb` (null where the system does not say), `skipped`: items of all sets so far that could not be used; `signature`: the
+    neurons that differ most so far, with layer, neuron and z.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class JsonProgress(Progress):
         if new:
             self.end_line()
             self._label, self._first = label, (now, done)
+            self.signature = ()
         self._last_done = done
         self._told = label, done, total
         if new or now - self._shown_at >= LOG_SECONDS:
@@ -60,6 +64,7 @@ class JsonProgress(Progress):
             "eta_s": round((total - done) / rate, 1) if rate and total is not None and total >= done else None,
             "rss_mb": resident_megabytes(),
             "skipped": self.skipped(),
+            "signature": [asdict(neuron) for neuron in self.signature if isinstance(neuron, LiveNeuron)],
         }
         self.show(json.dumps(entry))
 

@@ -31,6 +31,7 @@ from naa_fast.measurement import Measurement, Shard
 from naa_fast.records import Array
 from naa_fast.scan.faults import raising_layer, rose_in_this_package
 from naa_fast.scan.feeding import Feed
+from naa_fast.scan.live import LiveSignature
 from naa_fast.scan.memory import is_out_of_memory, pieces, release
 from naa_fast.scan.observer import Observer
 from naa_fast.scan.placement import Placement
@@ -99,6 +100,7 @@ class Runner:
         together: bool = False,
         stop_early: bool = False,
         histograms: bool = True,
+        live: LiveSignature | None = None,
     ) -> None:
         self.model = model
         self.source = source
@@ -118,6 +120,7 @@ class Runner:
         self.together = together
         self.observer = observer
         self.histograms = histograms
+        self.live = live
         self.stage: Stage = Accumulator(backend)
         self.predictions = Predictions()
         self.labels = LabelOrder(getattr(source, "label_names", ()), getattr(source, "labelled", ""), unwrapped(model))
@@ -156,6 +159,8 @@ class Runner:
             done = self.run_batch(batch, self.first + start, done)
             self.done += batch.size
             if self.progress is not None:
+                if self.live is not None:
+                    self.live.tell(self.progress, accumulator)
                 self.progress(self.source.name, self.done, self.source.samples)
             if self.stop and not self.together:
                 raise Stopped(f"stopped by {self.stop.name}")

@@ -25,6 +25,7 @@ from naa_fast.records import LayerRecord
 from naa_fast.scan.checkpoint import Checkpoints, Progressed
 from naa_fast.scan.chunk import Progress, Runner, version_of
 from naa_fast.scan.feeding import Feed, Range, batches_ahead
+from naa_fast.scan.live import LiveSignature
 from naa_fast.scan.observer import Observer
 from naa_fast.scan.options import RunOptions
 from naa_fast.scan.placement import Placement
@@ -49,6 +50,7 @@ def measure(
     times: Times | None = None,
     observer: Observer | None = None,
     scores: ClassScores | None = None,
+    live: LiveSignature | None = None,
 ) -> Measurement:
     """Per-neuron records of the chosen layers over all samples of `source`.
 
@@ -66,7 +68,8 @@ def measure(
 
     `quarantine` takes the items that could not be used, and says how many are too many. `times` is added to. `observer` sees each
     sample's own views of the layers on the way and changes no bit; what it does with them comes to the cost. `scores` says which
-    output the class scores are where another set has been asked already; None: by `options.scores` and the first batch.
+    output the class scores are where another set has been asked already; None: by `options.scores` and the first batch. `live`
+    tells `progress` which neurons differ most so far.
 
     Raises:
         InputError: no sample, a batch that cannot be read, or too many bad items. ModelError: the forward raised; names layer
@@ -130,6 +133,7 @@ def measure(
             together=Ranks.here(model).together,
             stop_early=options.stop_early,
             histograms=options.histograms,
+            live=live,
         )
         with runner.capture as capture:
             try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from math import inf
 from types import TracebackType
@@ -42,6 +42,7 @@ class Progress:
     """A `progress(label, done, total)` callable for `scan` and `measure`; a context manager that leaves the cursor on a new line.
 
     Each change of `label` starts a new count. The rate leaves out the first batch of a label, which pays for warming up.
+    `signature`: the neurons that differ most so far, which a scan puts there while suspects run (scan/live.py).
     """
 
     def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic) -> None:
@@ -54,12 +55,14 @@ class Progress:
         self._begun = self._shown_at = now()
         self._open_width = 0
         self.gone = False
+        self.signature: Sequence[object] = ()
 
     def __call__(self, label: str, done: int, total: int | None) -> None:
         now = self.now()
         if label != self._label or done < self._last_done:
             self.end_line()
             self._label, self._first = label, (now, done)
+            self.signature = ()
             if self.terminal:
                 self._shown_at = -inf
         self._last_done = done
@@ -67,7 +70,8 @@ class Progress:
         due = now - self._shown_at >= (TERMINAL_SECONDS if self.terminal else LOG_SECONDS)
         if due or (finished and self.terminal):
             self._shown_at = now
-            self.show(line(label, done, total, self.rate(now, done)))
+            most = f"  most apart: {printable(str(self.signature[0]), LABEL_CELLS)}" if self.signature else ""
+            self.show(line(label, done, total, self.rate(now, done)) + most)
 
     def rate(self, now: float, done: int) -> float | None:
         """Samples a second, None before it can be told."""
