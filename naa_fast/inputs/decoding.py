@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -13,6 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import get_context
+
+import numpy as np
 
 from naa_fast.errors import InputError
 from naa_fast.inputs.formats import Image, as_mode, opened, pixels_of, readable, undecodable
@@ -23,6 +26,10 @@ PART, AHEAD = 8, 4
 """Images a task, and tasks that wait for each worker."""
 WATCHED_S = 2.0
 DIED = "cannot be decoded: the process that decoded it died"
+Raw = tuple[tuple[int, int], Array, float] | str
+"""(width, height) in the file, the pixels as they were prepared, and the value that is 1; or why the file cannot be decoded. Not
+yet floating-point: a process hands over a quarter of the bytes.
+"""
 Found = tuple[tuple[int, int], Array] | str
 """(width, height) in the file and values `[height, width, channels]` float32, or why the file cannot be decoded."""
 
@@ -34,7 +41,7 @@ class Decode:
     mode: str
     plan: Preprocessing
 
-    def __call__(self, path: Image) -> Found:
+    def __call__(self, path: Image) -> Raw:
         import PIL.Image
 
         try:
@@ -43,10 +50,19 @@ class Decode:
                 if why := self.plan.too_large(size):
                     return why
                 converted, one = as_mode(image, self.mode)
-                values = pixels_of(self.plan.shaped(converted), one, self.mode)
+                return size, np.asarray(self.plan.shaped(converted)), one
         except Exception as error:  # a hostile file can raise anything from inside a decoder
             return undecodable(path, error)
-        return size, self.plan.normalised(values)
+
+    def finished(self, path: Image, raw: Raw) -> Found:
+        """The values of what was decoded."""
+        if isinstance(raw, str):
+            return raw
+        try:
+            size, pixels, one = raw
+            return size, self.plan.normalised(pixels_of(pixels, one, self.mode))
+        except Exception as error:
+            return undecodable(path, error)
 
 
 class Decoders:
@@ -56,14 +72,14 @@ class Decoders:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def run(self, decode: Decode, paths: Iterable[Image]) -> Iterator[Found]:
+    def run(self, decode: Decode, paths: Iterable[Image]) -> Iterator[Raw]:
         """What `decode` makes of each path, in order. Where a process dies, the images it had are tried one by one, and one
         that kills another is left out.
 
         Raises:
             InputError: no process can be started.
         """
-        left, waiting = iter(paths), deque[tuple[list[Image], Future[list[Found]]]]()
+        left, waiting = iter(paths), deque[tuple[list[Image], Future[list[Raw]]]]()
         while True:
             while len(waiting) < AHEAD * self.workers and (part := list(islice(left, PART))):
                 waiting.append((part, self._submit(decode, part)))
@@ -78,7 +94,7 @@ class Decoders:
                 waiting = deque((part, self._submit(decode, part)) for part, _ in waiting)
             yield from found
 
-    def _alone(self, decode: Decode, path: Image) -> Found:
+    def _alone(self, decode: Decode, path: Image) -> Raw:
         try:
             [found] = self._submit(decode, [path]).result()
         except BrokenProcessPool:
@@ -86,11 +102,11 @@ class Decoders:
             return DIED
         return found
 
-    def _submit(self, decode: Decode, part: Sequence[Image]) -> Future[list[Found]]:
+    def _submit(self, decode: Decode, part: Sequence[Image]) -> Future[list[Raw]]:
         try:
             return self._started().submit(each, decode, part)
         except BrokenProcessPool as error:
-            broken: Future[list[Found]] = Future()
+            broken: Future[list[Raw]] = Future()
             broken.set_exception(error)
             return broken
 
@@ -107,10 +123,13 @@ class Decoders:
                     'a script that starts them needs `if __name__ == "__main__":` around what it does; or workers=0',
                 ) from None
             self._pool = pool
+            weakref.finalize(
+                self, pool.shutdown, wait=True, cancel_futures=True
+            )  # by itself it ends while Python does, and says so
         return self._pool
 
 
-def each(decode: Decode, part: Sequence[Image]) -> list[Found]:
+def each(decode: Decode, part: Sequence[Image]) -> list[Raw]:
     return [decode(path) for path in part]
 
 

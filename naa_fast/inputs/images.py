@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from naa_fast.capture.runnable import require_runnable
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Batch, PartOfSource, Rejected, Source
-from naa_fast.inputs.decoding import Decode, Decoders, Found
+from naa_fast.inputs.decoding import Decode, Decoders, Raw
 from naa_fast.inputs.formats import (
     NO_RANGE,
     Image,
@@ -169,11 +169,12 @@ class Images:
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         self.require_one_size()
         first_size, first = next(iter(self.sizes.items()))
-        decoded = self.decoded(start, stop)
+        decode = Decode(self.mode, self.plan)
+        decoded = self.decoded(decode, start, stop)
         waiting: list[tuple[int, np.ndarray]] = []
         rejected: list[Rejected] = []
         for index, path in enumerate(self.files[start:stop], start):
-            found = self.unusable.get(index) or next(decoded)
+            found = self.unusable.get(index) or decode.finished(path, next(decoded))
             if isinstance(found, str):
                 rejected.append(Rejected(index, self.file_of(index), found))
                 continue
@@ -190,11 +191,10 @@ class Images:
         elif rejected:
             yield Batch((), {}, 0, None, tuple(rejected))
 
-    def decoded(self, start: int, stop: int | None) -> Iterator[Found]:
+    def decoded(self, decode: Decode, start: int, stop: int | None) -> Iterator[Raw]:
         """What the usable ones of some items hold, in order: those of the first batch decoded here, so that a look at the set
         starts no process, the others by the workers, where there are any.
         """
-        decode = Decode(self.mode, self.plan)
         paths = (path for index, path in enumerate(self.files[start:stop], start) if index not in self.unusable)
         yield from map(decode, islice(paths, self.batch_size) if self.decoders else paths)
         if self.decoders:
