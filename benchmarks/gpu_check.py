@@ -1,9 +1,11 @@
 """Everything a machine with a GPU can tell about this project, in one command: `python -m benchmarks.gpu_check --out DIR`.
 
 Under 8 minutes on one GPU, from a source tree, without network: the kernels' tests on the device, compute-sanitizer where it is
-installed, the bandwidth table, the proof that nothing waits or is copied, the cost of hooks end to end. Writes
+installed, a scan that must say what it says on the CPU, the bandwidth table, the proof that nothing waits or is copied, with and
+without ranking, the cost of the default scan and its memory a neuron, the cost of hooks end to end. Writes
 DIR/gpu_check.json, in which every part says what it found or why it did not run; exit status 0 only if all that ran is right.
-`--dry-run` goes the same way without a GPU, on tiny shapes: it proves the plumbing and measures nothing.
+`--dry-run` goes the same way without a GPU, on tiny shapes: it proves the plumbing, that the kernels are right on the host shim
+and that the portable backend's scan says what the CPU's does, and measures nothing.
 """
 
 from __future__ import annotations
@@ -137,14 +139,24 @@ def end_to_end(device: str) -> dict[str, Any]:
     return {"right": True, "rows": rows, "measured": device != "cpu"}
 
 
+def scan_part(name: str, device: str) -> dict[str, Any]:
+    from benchmarks import gpu_scan
+
+    found: dict[str, Any] = getattr(gpu_scan, name)(device)
+    return found
+
+
 def parts(device: str) -> dict[str, Callable[[], dict[str, Any]]]:
     """The parts in their order: correctness before speed."""
     return {
         "tests": lambda: run_tests(device),
         "memcheck": lambda: sanitize("memcheck"),
         "racecheck": lambda: sanitize("racecheck"),
+        "scan": lambda: scan_part("same_verdict", device),
         "bandwidth": lambda: bandwidth(device),
         "copies": lambda: copies(device),
+        "scan_copies": lambda: scan_part("ranked_copies", device),
+        "scan_cost": lambda: scan_part("scan_cost", device),
         "end_to_end": lambda: end_to_end(device),
     }
 

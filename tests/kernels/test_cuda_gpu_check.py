@@ -9,14 +9,14 @@ import pytest
 import torch
 from cuda_on_host import host, nvrtc
 
-from benchmarks import gpu_bandwidth, gpu_check
+from benchmarks import gpu_bandwidth, gpu_check, gpu_scan
 
 needs_shim = pytest.mark.skipif(host.missing() is not None, reason=str(host.missing()))
 
 
 @needs_shim
 def test_a_dry_run_writes_every_kind_of_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wanted = ["memcheck", "bandwidth", "copies"]
+    wanted = ["memcheck", "bandwidth", "copies", "scan_copies", "scan_cost"]
     assert gpu_check.main(["--dry-run", "--out", str(tmp_path), "--only", *wanted]) == 0
     report = json.loads((tmp_path / "gpu_check.json").read_text())
     assert report["dry_run"] is True
@@ -33,6 +33,11 @@ def test_a_dry_run_writes_every_kind_of_figure(tmp_path: Path, capsys: pytest.Ca
         for dtype in ("float32", "bfloat16")
     }
     assert report["copies"]["proved"] is False
+    assert report["scan_copies"]["bytes_a_sample"].keys() == report["scan_copies"]["budget"].keys() == {"statistics", "ranking"}
+    costs = {(entry["case"], entry["variant"]) for entry in report["scan_cost"]["rows"]}
+    assert {(case, "statistics and ranking") for case in gpu_scan.BUDGETS} <= costs
+    assert all(entry["said_bytes_a_neuron"] > 600 for entry in report["scan_cost"]["memory"])
+    assert report["scan_copies"]["measured"] is report["scan_cost"]["measured"] is False
     said = capsys.readouterr().out
     assert all(word in said for word in wanted)
 
