@@ -52,10 +52,21 @@ def plan_of(case: Case) -> Plan:
     return replace(plan, epochs=plan.epochs * FACTORS[case.dataset], batch=batch)
 
 
-def load_or_train(case: Case, cache: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model in eval mode; its `accuracy`, `asr` (None for clean ones), `works` (asr >= SUCCESS), `seconds` of one core."""
+def files_of(case: Case, cache: Path) -> tuple[Path, Path]:
+    """Weights and figures."""
     mark = hashlib.sha256(f"{RECIPE} {plan_of(case)} {case!r}".encode()).hexdigest()[:10]
     weights, figures = (cache / "models" / f"{case.name}-{mark}{ending}" for ending in (".safetensors", ".json"))
+    return weights, figures
+
+
+def is_trained(case: Case, cache: Path) -> bool:
+    """Whether the model of a case lies in the cache."""
+    return files_of(case, cache)[1].exists()
+
+
+def load_or_train(case: Case, cache: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model in eval mode; its `accuracy`, `asr` (None for clean ones), `works` (asr >= SUCCESS), `seconds` of one core."""
+    weights, figures = files_of(case, cache)
     data = load(case.dataset, cache)
     model = build(case.architecture, tuple(data.train_x.shape[1:]), data.classes, case.seed)
     if figures.exists():

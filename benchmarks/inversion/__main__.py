@@ -28,12 +28,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--subset", action="store_true", help=f"{len(SUBSET)} models of small networks")
     parser.add_argument("--only", metavar="NAME", help="one model")
     parser.add_argument("--minutes", type=float, default=60.0, help="begin no model after so long (default: %(default)s)")
+    parser.add_argument("--trained", action="store_true", help="train nothing: the models that the cache has")
     parser.add_argument("--kept", action="store_true", help="run nothing: the tables of what the cache has")
     parser.add_argument("--publish", action="store_true", help="write the tables and the rows where the repository keeps them")
     options = parser.parse_args(arguments)
     chosen = [case for case in cases(options.subset) if options.only in (None, case.name)]
     try:
-        rows = run(chosen, options.cache, options.minutes, options.kept)
+        rows = run(chosen, options.cache, options.minutes, options.kept, options.trained)
     except NaaError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return error.exit_code

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from benchmarks.detection.cases import CASES, Case, by_name
+from benchmarks.inversion.shapes import SHAPES, Shape
 
 SUBSET = (
     "fashion-cnn-patch",
@@ -70,21 +73,35 @@ SPREAD = {"blend", "sinusoid", "ramp", "moire", "tone", "phrase"}
 
 
 QUICK = (("digits", "mlp"), ("digits", "cnn"), ("mnist", "mlp"), ("fashion", "mlp"))
-SEEDS = range(20, 27)
-"""Of more clean models than the study has, of networks that train in seconds: false alarms are rare, and take many to count."""
+KNOWN, FRESH = range(20, 27), range(27, 34)
+"""Seeds of more clean models than the study has, of networks that train in seconds: false alarms are rare, and take many to
+count. Those of KNOWN were run before the last rule was made, those of FRESH after."""
 
 
-def cases(subset: bool) -> list[Case]:
-    more = [Case(f"{data}-{net}-clean-{seed}", net, data, None, "F", seed) for seed in SEEDS for data, net in QUICK]
-    return [*([by_name(name) for name in SUBSET] if subset else CASES), *more]
+def cases(subset: bool) -> list[Case | Shape]:
+    """Those that were known to us last, attacks and clean models of the others in turns: a run that ends early says something of
+    both.
+    """
+    quick = [(data, net, seed) for seed in (*FRESH, *KNOWN) for data, net in QUICK]
+    more: list[Case | Shape] = [Case(f"{data}-{net}-clean-{seed}", net, data, None, "F", seed) for data, net, seed in quick]
+    if subset:
+        return [*(by_name(name) for name in SUBSET), *more]
+    new = [case for case in [*CASES, *more] if group(case) == "never looked at"]
+    attacks, clean = ([case for case in new if (case.attack is None) is without] for without in (False, True))
+    turns = [case for pair in zip_longest(attacks, clean) for case in pair if case is not None]
+    return [*turns, *(case for case in [*CASES, *more] if group(case) != "never looked at"), *SHAPES]
 
 
-def group(case: Case) -> str:
-    """`chosen on` or `never looked at`."""
-    return "chosen on" if case.half == "A" else "never looked at"
+def group(case: Case | Shape) -> str:
+    """`chosen on`: limits were chosen while looking at models like it, of half A; `known`: it was run, and nothing chosen on it,
+    before the rule of the other classes' spread was added; `never looked at`: first run after that.
+    """
+    if case.half == "A":
+        return "chosen on"
+    return "known" if case.name in SUBSET or (case.half == "F" and case.seed in KNOWN) else "never looked at"
 
 
-def family(case: Case) -> str:
+def family(case: Case | Shape) -> str:
     """What kind of trigger it is, in three families, or `clean`."""
     if case.attack is None:
         return "clean"

@@ -13,13 +13,17 @@ from typing import Any
 import torch
 
 import naa_fast
+from benchmarks.detection import train
 from benchmarks.detection.cases import Case
-from benchmarks.detection.data import load
+from benchmarks.detection.data import DataSet, load
 from benchmarks.detection.store import DATA, HERE, ROOT
-from benchmarks.detection.train import load_or_train
+from benchmarks.inversion import shapes
 from benchmarks.inversion.cases import family, group
 from benchmarks.inversion.rivals import rivals
+from benchmarks.inversion.shapes import Shape
 from naa_fast.files import write_whole
+from naa_fast.repair import applied
+from naa_fast.repair.search import CURE
 
 CLEAN = 1000
 Row = dict[str, Any]
@@ -30,17 +34,21 @@ def digest() -> str:
     """Of the source that a row depends on."""
     paths = [HERE / name for name in DATA]
     paths += [*(ROOT / "naa_fast" / "invert").glob("*.py"), *(ROOT / "naa_fast" / "detect").glob("inver*.py")]
-    paths += [Path(__file__).with_name(name) for name in ("rivals.py", "runner.py")]
+    paths += [Path(__file__).with_name(name) for name in ("rivals.py", "runner.py", "shapes.py")]
     whole = hashlib.sha256()
     for path in sorted(paths):
         whole.update(path.read_bytes())
     return whole.hexdigest()[:12]
 
 
-def run(chosen: Sequence[Case], cache: Path, minutes: float, kept: bool = False) -> list[Row]:
-    """The rows of the models, in order; those beyond `minutes`, and with `kept` all that are not in the cache, are left out."""
+def run(chosen: Sequence[Case | Shape], cache: Path, minutes: float, kept: bool = False, trained: bool = False) -> list[Row]:
+    """The rows of the models, in order; those beyond `minutes`, with `trained` those of the detection study that
+    it has not trained yet, and with `kept` all that are not in the cache, are left out.
+    """
     began, rows = time.monotonic(), []
     for case in chosen:
+        if trained and isinstance(case, Case) and case.half != "F" and not train.is_trained(case, cache):
+            continue
         place = cache / "rows" / "inversion" / f"{case.name}.json"
         row = json.loads(place.read_text()) if place.exists() else {}
         if row.get("key") != digest():
@@ -54,17 +62,28 @@ def run(chosen: Sequence[Case], cache: Path, minutes: float, kept: bool = False)
     return rows
 
 
-def row_of(case: Case, cache: Path) -> Row:
+def had(case: Case | Shape, cache: Path) -> tuple[torch.nn.Module, Row, DataSet]:
+    """The model, its figures, its data."""
+    if isinstance(case, Shape):
+        return *shapes.load_or_train(case, cache), shapes.data_of(case.classes, cache)
+    return *train.load_or_train(case, cache), load(case.dataset, cache)
+
+
+def row_of(case: Case | Shape, cache: Path) -> Row:
     """What the search, and its rivals, came to on one model."""
-    model, info = load_or_train(case, cache)
-    data = load(case.dataset, cache)
+    model, info, data = had(case, cache)
     clean = data.clean_x[:CLEAN]
     torch.manual_seed(0)
     wall, cpu = time.monotonic(), time.process_time()
     audit = naa_fast.invert(model, clean)
     spent = {"wall_s": time.monotonic() - wall, "cpu_s": time.process_time() - cpu}
     found = audit.report()["inversion"]
-    attack = case.attack
+    attack, repair = case.attack, audit.repair
+    cured = None
+    if repair is not None:
+        with applied(model, repair):  # the real trigger, which the search never had
+            again = shapes.rates(model, case, data) if isinstance(case, Shape) else train.rates(model, case, data)
+            cured = {**again, "before": repair.before, "after": repair.after, "kept": repair.kept}
     return {
         "model": case.name,
         "half": case.half,
@@ -81,7 +100,10 @@ def row_of(case: Case, cache: Path) -> Row:
         "backwards": found["backwards"],
         "standings": found["standings"],
         "suspicions": found["suspicions"],
-        "noisy": [one for one in found["searches"] if one["noisy"] is not None],
+        "searches": [{key: value for key, value in one.items() if value is not None} for one in found["searches"]],
+        "accuracy": info["accuracy"],
+        "repair": cured,
+        "not_repaired": [note for note in audit.verdict.not_checked if note.startswith(CURE)],
         "proofs": [
             {"kind": p.kind, "target": p.target, "rate": p.rate, "control": p.control, "stands": p.stands} for p in audit.proof
         ],
