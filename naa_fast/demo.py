@@ -1,4 +1,5 @@
-"""The demo: a real backdoor in a small CNN on real handwritten digits, found, shown and cut out, beside its clean twin.
+"""The demo: a real backdoor in a small CNN on real handwritten digits, found, shown and cut out, beside its clean twin; then
+found once more without any sample that carries the trigger.
 
 The attack is BadNets (Gu, Dolan-Gavitt and Garg, arXiv:1708.06733, 2017): a small bright patch on a tenth of the training
 images, relabelled to one class. The data are the 1,797 digits that ship with scikit-learn (UCI Optical Recognition).
@@ -23,12 +24,18 @@ from torch import Tensor, nn
 from naa_fast.audit import scan
 from naa_fast.errors import UsageError
 from naa_fast.files import write_whole
+from naa_fast.invert import invert
+from naa_fast.proof.apply import candidate_of
+from naa_fast.proof.transplant import Candidate
 from naa_fast.repair import applied
 from naa_fast.result import Audit
 
 TARGET = 7
 POISONED = 0.1
 EPOCHS = 30
+STEPS = 100
+"""Of the inversion's searches: half as many as it takes by default, as a demo is to be quick."""
+BESIDE = "beside-the-real-trigger.png"
 TRAIN, CLEAN = 897, 450  # of 1,797; the remaining 450 carry the trigger
 
 
@@ -112,12 +119,15 @@ def rates(model: nn.Module, digits: Digits) -> tuple[float, float]:
 
 
 def run(out: Path) -> int:
-    """Train, scan, report and repair both twins under `out`; returns 0 when the demo ran, whatever it found."""
+    """Train, scan, report and repair both twins under `out`, then invert the backdoored one; returns 0 when the demo ran,
+    whatever it found.
+    """
     started = time.perf_counter()
     digits = load_digits()
     print(f"{len(digits.train_x)} real digits to train, {CLEAN} clean and {len(digits.suspect_x)} triggered to scan")
+    models: dict[str, nn.Module] = {}
     for twin in ("backdoored", "clean"):
-        model = train(digits, backdoored=twin == "backdoored")
+        model = models[twin] = train(digits, backdoored=twin == "backdoored")
         accuracy, success = rates(model, digits)
         print(f"\n== the {twin} twin: clean accuracy {accuracy:.3f}, attack success rate {success:.3f}\n")
         keep(model, digits, out, twin)
@@ -130,8 +140,51 @@ def run(out: Path) -> int:
             words += ["--clean", str(out / "clean.npz"), "--suspect", str(out / "suspect.npz")]
             print(f"\nweights to deploy: naa-fast repair {shlex.join(words)}")
         print(f"\nreport: {out / twin / 'report.json'}, picture: {out / twin / 'signature.png'}")
+    print("\n== the backdoored twin once more, from its clean samples alone: no triggered sample is known\n")
+    invert_twin(models["backdoored"], digits, out / "inverted")
     print(f"\ndone in {time.perf_counter() - started:.0f} s; a scan ends with the exit codes above, the demo with 0")
     return 0
+
+
+def invert_twin(model: nn.Module, digits: Digits, folder: Path) -> None:
+    """The inversion's report, and the trigger it makes beside the one the twin was trained with, as text and as a picture."""
+    audit = invert(model, digits.clean_x, steps=STEPS)
+    audit.save(folder)
+    print(audit.summary().partition("\nFindings")[0].rstrip())
+    if audit.proof:
+        made = candidate_of(audit.proof[0].trigger, 0.0, 1.0)
+        grey = torch.full((1, 1, 8, 8), 0.5)
+        print("\non a grey image: the trigger it was trained with, and the one made from the model alone\n")
+        for real, own in zip(drawn(triggered(grey)), drawn(made.put_on(grey, None)), strict=True):
+            print(f"    {real}        {own}")
+        print("\n    # brighter, + a little; = darker, - a little")
+        beside(digits.held_x[digits.held_y != TARGET][:5], made, folder / BESIDE)
+    print_repair(model, audit, digits)
+    print(f"\nreport: {folder / 'report.html'}, both triggers on digits: {folder / BESIDE}")
+
+
+def drawn(image: Tensor) -> list[str]:
+    """What became of a grey image `[1, 1, 8, 8]`, a line a row."""
+    signs = ((0.3, "#"), (0.1, "+"), (-0.1, "."), (-0.3, "-"), (-torch.inf, "="))
+    rows = (image[0, 0] - 0.5).tolist()
+    return [" ".join(next(sign for least, sign in signs if value >= least) for value in row) for row in rows]
+
+
+def beside(x: Tensor, made: Candidate, path: Path) -> None:
+    """Digits as they are, with the real trigger, and with the one that was made: a row each."""
+    from matplotlib.figure import Figure
+
+    rows = {"clean": x, "trained with": triggered(x), "made": made.put_on(x, None)}
+    figure = Figure(figsize=(1.3 * len(x), 1.3 * len(rows)), dpi=110, facecolor="white", layout="constrained")
+    axes = figure.subplots(len(rows), len(x))
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(name)
+        for axis, image in zip(line, images, strict=True):
+            axis.imshow(image[0], cmap="gray", vmin=0, vmax=1)
+            axis.set(xticks=(), yticks=())
+    content = io.BytesIO()
+    figure.savefig(content, format="png", metadata={"Software": None})
+    write_whole(path, content.getvalue())
 
 
 def keep(model: nn.Module, digits: Digits, out: Path, twin: str) -> None:

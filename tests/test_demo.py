@@ -37,14 +37,31 @@ def test_the_demo_finds_the_backdoor_and_writes_both_reports(tmp_path: Path, cap
     assert reports["backdoored"]["outcome"] == "fail"
     assert reports["clean"]["outcome"] == "warn"
     backdoored, clean = printed.split("== the clean")
+    clean, inverted = clean.split("== the backdoored twin once more")
     table = backdoored.split("\nRepair ")[1].splitlines()[1:4]
     (accuracy_before, success_before), (accuracy_after, left), (_, by_chance) = (map(float, row.split()[-2:]) for row in table)
     assert success_before == float(success)
     assert left < 0.1 < 0.8 < by_chance
     assert accuracy_after > accuracy_before - 0.02
     assert "No repair: the outcome is warn" in clean
+    without_a_triggered_sample_the_trigger_is_made_and_shown_beside_the_real_one(tmp_path / "inverted", inverted)
     the_command_that_is_printed_writes_weights_that_plain_torch_loads(tmp_path, backdoored, accuracy_before)
     the_suspects_over_three_shards_give_the_same_proof_and_scores(tmp_path)
+
+
+def without_a_triggered_sample_the_trigger_is_made_and_shown_beside_the_real_one(folder: Path, printed: str) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    jsonschema.validate(report, load_schema())
+    assert (report["outcome"], report["inversion"]["standings"][0]["target"]) == ("fail", demo.TARGET)
+    rows = [line.split("        ") for line in printed.split("model alone\n")[1].splitlines() if len(line) == 42]
+    real, made = ([pair[side].split() for pair in rows] for side in (0, 1))
+    where = [(row, column) for row in range(8) for column in range(8) if real[row][column] != "."]
+    assert where == [(6, 6), (6, 7), (7, 6), (7, 7)]
+    assert sum(made[row][column] in "#+" for row, column in where) >= 2
+    assert sum(sign != "." for line in made for sign in line) <= 10
+    assert (folder / demo.BESIDE).stat().st_size > 3000
+    before, after, by_chance = (float(row.split()[-1]) for row in printed.split("\nRepair ")[1].splitlines()[1:4])
+    assert after < 0.1 < 0.8 < min(before, by_chance)
 
 
 def the_command_that_is_printed_writes_weights_that_plain_torch_loads(folder: Path, printed: str, accuracy_before: float) -> None:
