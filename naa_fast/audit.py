@@ -19,11 +19,12 @@ from naa_fast.result import Audit
 from naa_fast.scan.progress import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
 
     from naa_fast.capture.selection import Layers
+    from naa_fast.detect.proof import Proof
     from naa_fast.detect.repair import Repair
     from naa_fast.inputs.batches import Source
     from naa_fast.inputs.preprocessing import ImageOptions
@@ -74,6 +75,7 @@ def scan(
     images: ImageOptions | None = None,
     budget: int | None = None,
     class_names: Mapping[int, str] | None = None,
+    triggers: Sequence[Proof] = (),
 ) -> Audit:
     """Run a trusted clean and a suspect set through `model` and judge what differs.
 
@@ -120,6 +122,10 @@ def scan(
 
     `class_names`: what the report calls classes. None takes the model's own `config.id2label`, and of a language model the text
     of the next token.
+
+    `triggers`: proofs of another audit, `naa_fast.invert(model, clean).proof` above all. They say where to look first, and the
+    suspects what is there: what these share at a patch's place, how much of an offset they have, which of its words they hold
+    oftener than clean texts. Clean groups get the same, as the control: a trigger from outside proves nothing by itself.
 
     `accept_unranked`: a pass may rest on means alone. Without it the outcome is "inconclusive" where a check did not run: the
     samples could not be ranked, nothing could be proved, the model gives no class scores, or it was switched off.
@@ -174,10 +180,11 @@ def scan(
     options = running.told()
     options |= {"ranking": listed, "histograms": histograms, "proof": proof, "repair": repair, "scores": scores}
     options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked, "budget": budget}
+    options |= {"triggers": [f"{proof.kind} to {proof.target}" for proof in triggers]} if triggers else {}
     options |= {} if exclude is None else {"exclude": asked_words(exclude)}
     times, class_scores, seed = Times(), ClassScores(scores), torch.initial_seed()
     ranks, watch = Ranks.here(model), StoppableProgress(progress, StopRequest())
-    work = Work(model, device, class_scores, watch)
+    work = Work(model, device, class_scores, watch, tuple(triggers))
     sets = open_sets(model, clean, suspect, batch_size, images)
 
     def measured(name: str, source: Source, observer: Observer | None) -> Measurement:

@@ -32,7 +32,7 @@ from naa_fast.cli.shared import (
     running,
     sources_of,
 )
-from naa_fast.errors import EXIT_PASS, NaaError, Stopped, UsageError
+from naa_fast.errors import EXIT_PASS, InputError, NaaError, Stopped, UsageError
 from naa_fast.files import write_file
 from naa_fast.report.run import now
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from naa_fast.detect.accept import Rules
+    from naa_fast.detect.proof import Proof
     from naa_fast.measurement import Measurement
     from naa_fast.rank.plan import Plan
     from naa_fast.result import Audit
@@ -84,6 +85,12 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
         "where samples are not ranked)",
     )
     add_proof(second)
+    second.add_argument(
+        "--triggers",
+        type=Path,
+        metavar="FOLDER",
+        help="report of `invert`, or of another scan: its triggers are looked for among the suspects first, beside controls",
+    )
     second.add_argument("--no-repair", action="store_true", help="after a fail, do not try which neurons to silence to cure it")
     second.add_argument(
         "--continue",
@@ -167,6 +174,7 @@ def run(arguments: argparse.Namespace) -> int:
     # Both sets before the model: a wrong path should not cost the minutes a large model takes to build.
     given = None if arguments.reference is None else reference_at(arguments.reference)
     sets = sources_of(arguments, *([] if given is not None else [arguments.clean]), arguments.suspect)
+    triggers = () if arguments.triggers is None else triggers_in(arguments.triggers)
     names = None if arguments.class_names is None else read_names(arguments.class_names)
     with joined() as ranks:
         with ExitStack() as answering, running(arguments, arguments.out / QUARANTINE) as (_, options):
@@ -195,6 +203,7 @@ def run(arguments: argparse.Namespace) -> int:
                         repair=not arguments.no_repair and answers is None,
                         budget=arguments.budget,
                         class_names=names if answers is None else answers,
+                        triggers=triggers,
                         stop_early=arguments.stop_early,
                         accept_unranked=arguments.accept_unranked,
                         **options,
@@ -227,6 +236,16 @@ def continued_by(arguments: argparse.Namespace, model: nn.Module, sets: Any, dev
     return continued(model, sets[0], sets[-1], arguments.continuing, device)
 
 
+def triggers_in(folder: Path) -> tuple[Proof, ...]:
+    """The proofs of the report in a folder, those that stand first. Raises InputError where it has none."""
+    from naa_fast.detect.evidence_file import EVIDENCE_FILE, load_evidence
+
+    found = load_evidence(folder / EVIDENCE_FILE).proof
+    if not found:
+        raise InputError(f"{folder} has no trigger", "expected a report whose audit made one", "leave --triggers out")
+    return found
+
+
 def reference_at(path: Path) -> Measurement:
     """The clean measurement there. Raises UsageError where it has no reference."""
     from naa_fast.measurement import Measurement
@@ -240,7 +259,8 @@ def reference_at(path: Path) -> Measurement:
 def claim(arguments: argparse.Namespace) -> list[Path | None]:
     """Check that the report can go to --out, move an older one there aside, and give what the scan reads."""
     sets_at = [place_of(path) for path in (trusted_of(arguments), arguments.suspect)]
-    read = [*sets_at, arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow, arguments.class_names]
+    files = [arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow, arguments.class_names]
+    read = [*sets_at, *files, arguments.triggers]
     check_folder(arguments.out, read)
     if not arguments.dry_run:
         set_aside(arguments.out)

@@ -10,12 +10,14 @@ import numpy as np
 
 from naa_fast.detect.evidence import HARMLESS
 from naa_fast.detect.proof import ALL_TO_ALL, PROVED_OWN_RATE, Proof
+from naa_fast.detect.trigger import Trigger
 from naa_fast.proof.apply import trigger_of
 from naa_fast.proof.budget import ShareSpent
 from naa_fast.proof.chances import FEWEST_OTHERS, Pool, Rows, Sought, chances, others
 from naa_fast.proof.crops import CUT, SEEDS, crops
 from naa_fast.proof.erase import erased
 from naa_fast.proof.examples import examples_of
+from naa_fast.proof.given import read_at, triggers_for
 from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
 from naa_fast.proof.matched_filter import FEWEST, refined_groups
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Candidate
@@ -82,7 +84,7 @@ def grouped(sought: Sought, clean: CleanImages, offset: bool) -> Iterator[tuple[
 @dataclass(frozen=True)
 class Search:
     """The search for one target's trigger: it is read off the group `sought`, tried on `trials`, beside `controls` with the same
-    chance, and taken out of `suspects`, all that are predicted as the target.
+    chance, and taken out of `suspects`, all that are predicted as the target. `given`: triggers from outside that turn to it.
     """
 
     trials: Trials
@@ -90,6 +92,7 @@ class Search:
     controls: Sequence[Sought]
     suspects: Rows
     pool: Pool
+    given: Sequence[Trigger] = ()
     made: dict[tuple[str, int], tuple[Sought, Tried]] = field(default_factory=dict)
 
     @property
@@ -103,7 +106,8 @@ class Search:
         return harmless_share(whole, self.clean, self.sought.usual) < HARMLESS
 
     def shared(self, sought: Sought) -> Tried:
-        return self._once("shared", sought, lambda: list(grouped(sought, self.clean, self.offset)))
+        at = read_at(self.given, sought, self.clean)
+        return self._once("shared", sought, lambda: [*at, *grouped(sought, self.clean, self.offset)])
 
     def windows(self, sought: Sought) -> Tried:
         """Of what is as good, the smallest."""
@@ -126,11 +130,14 @@ class Search:
 
 @dataclass(frozen=True)
 class ImageSearch:
-    """Looks for what turns clean images. `suspects`: the highest-ranked samples of the suspect set; `pool` clean ones."""
+    """Looks for what turns clean images. `suspects`: the highest-ranked samples of the suspect set; `pool` clean ones; `given`:
+    proofs of another audit.
+    """
 
     trials: Trials
     suspects: Rows
     pool: Pool
+    given: Sequence[Proof] = ()
     begun: dict[int | str, Search] = field(default_factory=dict)
 
     def __call__(self, target: int | str) -> Iterator[Proof | str]:
@@ -149,7 +156,7 @@ class ImageSearch:
                     f"and no {FEWEST_OTHERS} other classes with enough, so there is no control with the same chance"
                 )
                 return
-            self.begun[target] = Search(self.trials, *chance, group, self.pool)
+            self.begun[target] = Search(self.trials, *chance, group, self.pool, triggers_for(self.given, target))
         found: list[Proof | None] = []
         try:
             found.extend(tried_for(self.begun[target]))

@@ -19,6 +19,7 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.proof.budget import Budget, BudgetSpent, ShareSpent
 from naa_fast.proof.chances import Pool
 from naa_fast.proof.erase_words import Fetch
+from naa_fast.proof.given import given_first, untold
 from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.matched_filter import FEWEST
 from naa_fast.proof.pictures import ImageSearch
@@ -67,6 +68,7 @@ def prove(
     scores: ClassScores | None = None,
     watch: StoppableProgress | None = None,
     budget: Budget | None = None,
+    given: Sequence[Proof] = (),
 ) -> Proved:
     """For each likely target the trigger that turns most clean samples to it, of those read off the highest-ranked suspects,
     beside controls with the same chance; what was measured until `watch` or the `budget` ended it.
@@ -76,7 +78,7 @@ def prove(
     controls are the same number of candidates from clean samples (`chances`), put on the same bases; what turns these is taken
     out of the suspects again (`erased`). Cost: the `budget` at most, without one some ten thousand samples through the model; the
     report tells how many. The likeliest targets come first; once a proof stands, no other target is begun with more than half of
-    it spent.
+    it spent. `given`: proofs of another audit, whose triggers say where to look first (`naa_fast.proof.given`).
     """
     drawn = alike(ranked.reservoir)
     bases = Bases(drawn)
@@ -87,19 +89,21 @@ def prove(
         model, Placement.of(model, device), ranked.largest, drawn[0][0], last, scores, shown_by(watch, budget), budget
     )
     trials = Trials(transplant, bases)
+    called: list[int] | None = None
     unsearched, found, left = list[str](), dict[int | str, list[Proof | str]](), list[int | str]()
     with evaluating(model):
         try:
             if ranked.suspect_tokens is not None and ranked.clean_tokens is not None:
-                words = WordSearch(trials, ranked, fetch)
+                words = WordSearch(trials, ranked, fetch, given)
                 left += words.wanted
                 search_in_turns(words, left, found, transplant.budget)
             elif images is not None and any(sample.row is not None and sample.row.is_floating_point() for sample in ranked.top):
                 rows, usual = (rows_like(images[0], top) for top in (ranked.top, ranked.null_top))
                 unsearched += filter(None, [left_aside(len(rows), ranked.top)])
-                left += targets(ranked.top, ranked.null_predicted)
+                called = [predicted for predicted, _ in rows]
+                left += given_first(given, targets(ranked.top, ranked.null_predicted), called)
                 left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
-                search_in_turns(ImageSearch(trials, rows, Pool(usual, *images)), left, found, transplant.budget)
+                search_in_turns(ImageSearch(trials, rows, Pool(usual, *images), given), left, found, transplant.budget)
             else:
                 return Proved(
                     notes=("the inputs are neither continuous values nor token ids, or too large to keep",), tried=False
@@ -116,7 +120,7 @@ def prove(
     if images is not None:
         proofs = [as_taken(proof, images[0]) for proof in proofs]
     limits = () if can_rule(trials.parts[0].predicted) else (UNRULED,)
-    return Proved(tuple(proofs), transplant.forwards, notes, limits=limits)
+    return Proved(tuple(proofs), transplant.forwards, notes, limits=(*limits, *untold(given, proofs, called)))
 
 
 def shown_by(watch: StoppableProgress | None, budget: Budget | None) -> Callable[[int], None] | None:

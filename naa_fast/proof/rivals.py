@@ -54,7 +54,7 @@ class Suspects:
 @dataclass(frozen=True)
 class Search:
     """The `trials` of one `target`, whose texts are counted under `number` (None: all of them), and the `suspects` that may hold
-    its trigger.
+    its trigger. `given`: token ids of triggers from outside that turn to it.
     """
 
     trials: Trials
@@ -62,6 +62,7 @@ class Search:
     number: int | None
     target: int | str
     suspects: Suspects
+    given: Sequence[int] = ()
 
     @property
     def clean(self) -> TokenCounts:

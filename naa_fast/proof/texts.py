@@ -13,6 +13,7 @@ from naa_fast.proof.apply import trigger_of
 from naa_fast.proof.budget import BudgetSpent, ShareSpent
 from naa_fast.proof.erase_words import Fetch
 from naa_fast.proof.examples import examples_of
+from naa_fast.proof.given import words_for
 from naa_fast.proof.measured import AS_GOOD, token_proof
 from naa_fast.proof.rivals import Pairs, Search, Suspects, rows_of
 from naa_fast.proof.sentences import sentence_candidates, sentence_proof
@@ -34,11 +35,12 @@ Form = Callable[[list[Proof]], list[Proof]]
 
 @dataclass(frozen=True)
 class WordSearch:
-    """Looks for words that turn clean texts. `fetch` reads suspects again."""
+    """Looks for words that turn clean texts. `fetch` reads suspects again; `given`: proofs of another audit."""
 
     trials: Trials
     ranked: RankingResult
     fetch: Fetch | None
+    given: Sequence[Proof] = ()
 
     @cached_property
     def wanted(self) -> list[int | str]:
@@ -70,7 +72,7 @@ class WordSearch:
         share of it, was spent comes before that is raised; called again it goes on there.
         """
         number = int(np.searchsorted(self.ranked.groups.classes, target)) + 1 if isinstance(target, int) else None
-        search = Search(self.trials, self.ranked, number, target, self.suspects)
+        search = Search(self.trials, self.ranked, number, target, self.suspects, words_for(self.given, target))
         found: list[Proof] = []
         try:
             for proofs in self.found(search):
@@ -189,11 +191,11 @@ def counted_proofs(search: Search) -> list[Proof]:
 
 
 def counted_words(search: Search) -> list[int]:
-    """The tokens that rise, the strongest first."""
+    """The tokens that rise, given ones and then the strongest first."""
     suspect, clean, number = search.ranked.suspect_tokens, search.clean, search.number
     assert suspect is not None
-    tokens = enriched(suspect, clean, number)
-    return tokens + [token for token in enriched(suspect, clean, number, search.own) if token not in tokens]
+    among = (search.given, None, search.own)  # the fewer a word is chosen from, the less it has to rise by
+    return list(dict.fromkeys(token for some in among for token in enriched(suspect, clean, number, some)))
 
 
 def ranked_words(search: Search, top: Occurrences) -> list[int]:

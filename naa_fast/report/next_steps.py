@@ -72,7 +72,8 @@ def repair_steps(judgement: Judgement) -> list[Step]:
 def inverted_steps(judgement: Judgement) -> list[Step]:
     """What to do after a search without suspect samples."""
     verdict = judgement.verdict
-    scan = Step("Scan it with the data it meets in use: what a suspect sample carries is proved from less.", SCAN)
+    look = f"{SCAN} --triggers ." if judgement.evidence.proof else SCAN
+    scan = Step("Scan it with the data it meets in use: what a suspect sample carries is proved from less.", look)
     base = Step("Search again beside the model it was fine-tuned from, if there is one: the strongest control there is.", BASE)
     if verdict.outcome == "fail":
         first = Step("Do not deploy this model; ask whoever trained it where its data came from.")

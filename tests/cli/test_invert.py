@@ -10,6 +10,8 @@ import pytest
 from invert.planted import pictures
 
 from naa_fast.cli.main import main
+from naa_fast.cli.scan import triggers_in
+from naa_fast.errors import InputError
 
 MODEL = str(Path(__file__).parents[1] / "invert" / "planted.py") + ":Planted"
 
@@ -33,6 +35,9 @@ def test_a_backdoored_model_ends_with_1_and_a_report(clean: Path, tmp_path: Path
     drawn, again = ([line for line in page.splitlines() if "<dt>times" not in line] for page in pages)
     assert drawn == again  # but for the seconds that drawing it took
     assert "proved" in (out / "report.md").read_text()
+    assert [(proof.target, proof.stands) for proof in triggers_in(out)][0] == (3, True)
+    with pytest.raises(InputError, match="no evidence of a report"):
+        triggers_in(tmp_path)
     words = ["repair", str(out), "--model", MODEL, "--out", str(tmp_path / "fixed")]
     assert main([*words, "--clean", str(clean), "--suspect", str(clean)]) == 4  # there was none
     assert "no suspect set was scanned" in capsys.readouterr().err
