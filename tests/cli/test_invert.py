@@ -35,7 +35,7 @@ def test_a_backdoored_model_ends_with_1_and_a_report(clean: Path, tmp_path: Path
     drawn, again = ([line for line in page.splitlines() if "<dt>times" not in line] for page in pages)
     assert drawn == again  # but for the seconds that drawing it took
     assert "proved" in (out / "report.md").read_text()
-    assert [(proof.target, proof.stands) for proof in triggers_in(out)][0] == (3, True)
+    assert triggers_in(out)[0].stands
     with pytest.raises(InputError, match="no evidence of a report"):
         triggers_in(tmp_path)
     words = ["repair", str(out), "--model", MODEL, "--out", str(tmp_path / "fixed")]
