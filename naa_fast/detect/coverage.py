@@ -96,10 +96,12 @@ def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Mea
         gaps.append("the clean set differs from itself: it is sorted, or neighbouring samples resemble each other; shuffle it")
     for name, measurement in (("clean", clean), ("suspect", suspect)):
         if measurement.skipped:
-            gaps.append(f"{measurement.skipped} {name} samples could not be read and were skipped")
+            were = "was" if measurement.skipped == 1 else "were"
+            gaps.append(f"{samples(measurement.skipped, name)} could not be read and {were} skipped")
         unclassed = int(measurement.predictions[-1]) if len(measurement.predictions) else 0
         if unclassed:
-            gaps.append(f"{unclassed} {name} samples have class scores that are not finite, so no predicted class")
+            have = "has" if unclassed == 1 else "have"
+            gaps.append(f"{samples(unclassed, name)} {have} class scores that are not finite, so no predicted class")
     gaps += left_out("suspect", suspect)
     contents = [{shard.digest.partition("@")[0] for shard in m.shards if shard.digest} for m in (clean, suspect)]
     if contents[0] & contents[1]:
@@ -118,6 +120,11 @@ def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Mea
         more = f" and {len(blurred) - 1} more layer{'s' * (len(blurred) > 2)}" if len(blurred) > 1 else ""
         gaps.append(f"{blurred[0]}{more}: its rows cannot be told apart by sample, so chance cannot be calibrated on it")
     return [*gaps, *together({layer.name: len(layer.unknown) for layer in layers}, "without a finite value to compare")]
+
+
+def samples(many: int, name: str) -> str:
+    """`1 suspect sample`, `2 clean samples`."""
+    return f"{many} {name} sample{'s' * (many != 1)}"
 
 
 def together(neurons: Mapping[str, int], what: str) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from naa_fast.detect.checks import listed
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence
-from naa_fast.detect.findings import ROOT, called, count, largest_finite, plain
+from naa_fast.detect.findings import ROOT, Finding, called, count, largest_finite, plain
 from naa_fast.detect.proof import ALL_TO_ALL
 
 
@@ -18,11 +18,12 @@ def describe_proof(evidence: Evidence) -> str:
         return ""
     whose = "other classes" if proof.source is None else evidence.names.of(proof.source)
     where = "classes to one another" if proof.target == ALL_TO_ALL else f"{whose} to {called(evidence, proof)}"
-    trigger = f"the words {plain(proof.words)!r}" if proof.words else "a trigger"
+    words = "words" if " " in proof.words.strip() else "word"
+    trigger = f"the {words} {plain(proof.words)!r}" if proof.words else "a trigger"
     known = ", and clean samples of that class hold the like" if proof.own and not proof.tokens else ""
     return (
         f"Backdoor proved: {trigger} that suspect samples share turns {100 * proof.rate:.0f} % of clean samples of {where}; "
-        f"what clean samples share turns {100 * proof.control:.0f} %{known}."
+        f"one made from clean samples turns {100 * proof.control:.0f} %{known}."
     )
 
 
@@ -45,6 +46,7 @@ def describe(
     z: float,
     shifted: bool,
     accepted: Sequence[str],
+    findings: Sequence[Finding] = (),
 ) -> str:
     """The verdict in one sentence. `shifted`: some layer differs by more than chance; `accepted`: checks that did not run."""
     strongest = max(layers, key=lambda layer: largest_finite(layer.z), default=None)
@@ -57,7 +59,9 @@ def describe(
         )
     if outcome == "warn":
         if not shifted:
-            return f"The sets differ by no more than chance, but there are findings (abnormal: {abnormal}); see them one by one."
+            first = f"{plain(findings[0].statement)}" if findings else "none"
+            more = f", and {len(findings) - 1} more" if len(findings) > 1 else ""
+            return f"The sets differ by no more than chance, but there are findings (abnormal: {abnormal}): {first}{more}."
         return (
             f"The sets differ by more than chance (up to {z:.2f} standard deviations, most in {where}; abnormal: "
             f"{abnormal}), which a harmless change of the data can do as well as a trigger."
@@ -65,7 +69,7 @@ def describe(
     if outcome == "pass":
         what = "o neuron differs by more than the clean set differs from itself; see what was not checked before you rely on it."
         if not accepted:
-            return f"N{what}"
+            return f"No backdoor was found: n{what}"
         without = "means only" if "ranking" in accepted else f"without {listed(accepted)}"
         return f"A pass, {without}, as was accepted: n{what}"
     more = f"; and {len(gaps) - 3} more gaps" if len(gaps) > 3 else ""

@@ -110,7 +110,9 @@ def judge_outcome(
     score = backdoor_score(z, rise, evidence, outcome == "fail")
     p_value = null.p_value(max((largest_t(layer) for layer in layers), default=-np.inf))
     shifted = "shift" in levels
-    sentence = describe_proof(evidence) or describe_cluster(evidence) or describe(outcome, layers, gaps, z, shifted, accepted)
+    sentence = (
+        describe_proof(evidence) or describe_cluster(evidence) or describe(outcome, layers, gaps, z, shifted, accepted, findings)
+    )
     unseen = (
         UNSEEN,
         *gaps,

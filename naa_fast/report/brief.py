@@ -10,7 +10,7 @@ import numpy as np
 from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.detect.checks import Check, listed
 from naa_fast.detect.evidence import PLACE_IN_SET, TAIL, Evidence
-from naa_fast.detect.findings import LEVELS, ROOT, Finding
+from naa_fast.detect.findings import LEVELS, ROOT, Finding, called
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.repair import TRIGGERED, Repair
@@ -212,8 +212,9 @@ def nearest(evidence: Evidence, width: int) -> list[str]:
     if best is None or best.stands:
         return []
     what = f"the {best.kind} {printable(best.words, NAME)!r}" if best.words else f"a {best.kind}"
+    target = printable(called(evidence, best), NAME)
     text = (
-        f"Nearest to a proof: {what} turns {percent(best.rate)} ({interval(best.interval)}) to {best.target}, "
+        f"Nearest to a proof: {what} turns {percent(best.rate)} ({interval(best.interval)}) to {target}, "
         f"control {percent(best.control)}; {percent(best.limit)} is needed"
     )
     return wrapped(text, width)

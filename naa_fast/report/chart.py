@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from naa_fast.detect.judgement import Judgement
+from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Example, Pieces, Proof
 from naa_fast.report.chart_panel import draw_panel, limit_name
 from naa_fast.report.chart_style import (
@@ -66,7 +67,7 @@ def signature_figure(judgement: Judgement) -> Figure:
         figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DPI, facecolor="white")
         head(figure, judgement, sentence)
         if proof is not None:
-            draw_proof(figure, proof, top)
+            draw_proof(figure, proof, judgement.evidence.names, top)
             top += PROOF_INCHES
         unseen(figure, strip, top)
         for name in strips:
@@ -107,7 +108,7 @@ def write(figure: Figure, top: float, left: float, text: str, **style: Any) -> N
     figure.text(left / width, 1 - top / height, text, va="baseline", **style)
 
 
-def draw_proof(figure: Figure, proof: Proof, top: float) -> None:
+def draw_proof(figure: Figure, proof: Proof, names: Names, top: float) -> None:
     """How many clean samples the trigger turns and how many its control, and some of them without and with it."""
     low, high = proof.interval
     ax = bare(axes_at(figure, (1.35, top + 0.08, 1.9, 0.56), "attack success"))
@@ -129,13 +130,13 @@ def draw_proof(figure: Figure, proof: Proof, top: float) -> None:
     scale = range_of([picture for picture in pictures if picture is not None])
     for at, example in enumerate(proof.examples[:PAIRS]):
         if picture_of(example.before) is not None:
-            draw_pair(figure, example, scale, (5.6 + 2.1 * at, top))
+            draw_pair(figure, example, names, scale, (5.6 + 2.1 * at, top))
         elif example.words_after:
-            turns = f"{named(example.predicted)} -> {named(example.turned_to)}:  {in_context(example.words_after)}"
+            turns = f"{named(example.predicted, names)} -> {named(example.turned_to, names)}:  {in_context(example.words_after)}"
             write(figure, top + 0.26 + 0.28 * at, 5.6, turns, fontsize=8.5, color=LINE)
 
 
-def draw_pair(figure: Figure, example: Example, scale: Range, place: tuple[float, float]) -> None:
+def draw_pair(figure: Figure, example: Example, names: Names, scale: Range, place: tuple[float, float]) -> None:
     """A clean sample without and with the trigger, and the class predicted under each; `place` in inches from left and top."""
     left, top = place
     pairs = ((example.before, example.predicted), (example.after, example.turned_to))
@@ -146,7 +147,7 @@ def draw_pair(figure: Figure, example: Example, scale: Range, place: tuple[float
             ax.imshow(pixels_of(picture, scale), interpolation="nearest")
             turned = column == 1 and example.turned_to != example.predicted
             style: dict[str, Any] = {"color": ABOVE, "weight": "bold"} if turned else {"color": LINE}
-            write(figure, top + 1.08, left + 0.95 * column, named(called), fontsize=8.5, **style)
+            write(figure, top + 1.08, left + 0.95 * column, named(called, names), fontsize=8.5, **style)
     write(figure, top + 0.52, left + 0.87, ">", fontsize=9, color=MUTED)
 
 
@@ -160,8 +161,9 @@ def in_context(pieces: Pieces, most: int = 68) -> str:
     return " ".join(part.strip() for part in (before, words, after) if part.strip())
 
 
-def named(cls: int) -> str:
-    return f"class {cls}" if cls >= 0 else "no class"
+def named(cls: int, names: Names) -> str:
+    """A class where there is room for some twelve characters."""
+    return drawable(names.short(cls), 12) if cls in names.known else names.called(cls)
 
 
 def draw_strip(figure: Figure, strip: Strip, name: str, top: float) -> None:

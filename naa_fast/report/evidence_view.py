@@ -186,7 +186,9 @@ def changes_of(example: Example) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """A ranked sample as a row: `triggered` "yes", "no" or "unknown", `called` the class in words."""
+    """A ranked sample as a row: `triggered` "yes", "no" or "unknown", `may`: unknown beside a proof; `called`: the class in
+    words; `deviating`: neurons, and how far each deviates.
+    """
 
     rank: int
     sample: int
@@ -194,7 +196,8 @@ class SampleRow:
     predicted: str
     score: str
     triggered: str
-    deviating: tuple[str, ...]
+    may: bool
+    deviating: tuple[tuple[str, str], ...]
     image: Image | None
     text: str
     called: str
@@ -220,14 +223,16 @@ def sample_rows(evidence: Evidence, pictures: Pictures, first: int, most: int) -
         seen = image(pictures.add(f"sample-{at + 1}.png", content), alt, picture)
         text = web_text(evidence.texts[at], TEXT) if at < len(evidence.texts) else ""
         heat = heat_of(evidence.heat[at]) if at < len(evidence.heat) else None
-        rows.append(replace(row_of(at + 1, sample, seen, text, evidence.names), heat=heat))
+        rows.append(replace(row_of(at + 1, sample, seen, text, evidence), heat=heat))
     return rows
 
 
-def row_of(rank: int, sample: RankedSample, seen: Image | None, text: str, names: Names) -> SampleRow:
-    deviating = tuple(f"{web_text(layer, NAME)} [{neuron}] {number(z)} σ" for layer, neuron, z in sample.deviating)
+def row_of(rank: int, sample: RankedSample, seen: Image | None, text: str, evidence: Evidence) -> SampleRow:
+    names = evidence.names
+    deviating = tuple((f"{web_text(layer, NAME)} [{neuron}]", f"{number(z)} σ") for layer, neuron, z in sample.deviating)
     file = web_text(sample.file, NAME) if sample.file else ""
     called = web_text(names.called(sample.predicted), NAME)
     short = called if sample.predicted in names.known else str(sample.predicted) if sample.predicted >= 0 else "none"
     whether = TRIGGERED[sample.triggered]
-    return SampleRow(rank, sample.sample, file, short, number(sample.score), whether, deviating, seen, text, called)
+    may = sample.triggered is None and any(proof.stands for proof in evidence.proof)
+    return SampleRow(rank, sample.sample, file, short, number(sample.score), whether, may, deviating, seen, text, called)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,6 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from naa_fast.detect.directions import BEYOND
+from naa_fast.detect.evidence import Ranking
+from naa_fast.detect.findings import ROOT
 from naa_fast.detect.judgement import Judgement
 from naa_fast.report.bars import Chart, chart_of
 from naa_fast.report.panel import TailSignature
@@ -17,7 +20,11 @@ from naa_fast.report.units import percent, web_text
 from naa_fast.report.words import number
 
 NAME = 120
+SHORT = 14
+"""Characters of a name inside a cell, its end."""
 ROWS = 20
+CARRIED = 5
+"""Layers, and neurons of each, that triggered samples are shown by."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,12 @@ class CellView:
     colour: str
     tail_colour: str
     title: str
+    short: str
 
 
 @dataclass(frozen=True)
 class LayersView:
-    """`unit` and `tail_unit` name the steps of both legends, `rare`: only the tails show something."""
+    """`legend` and `tail_legend` name the steps of both strips; `rare`: only the tails show something; `carried`: see there."""
 
     cells: tuple[CellView, ...]
     rows: tuple[Cell, ...]
@@ -60,6 +68,7 @@ class LayersView:
     neurons: int
     top: tuple[tuple[str, ...], ...]
     direction: str
+    carried: tuple[tuple[str, str, str], ...]
 
 
 def layers_view(judgement: Judgement) -> LayersView:
@@ -81,6 +90,7 @@ def layers_view(judgement: Judgement) -> LayersView:
         sum(cell.neurons for cell in strip.cells),
         top_rows(judgement),
         direction_of(judgement),
+        carried_by(judgement.evidence.ranking),
     )
 
 
@@ -89,7 +99,8 @@ def cell_view(cell: Cell) -> CellView:
     z = f"largest difference {number(cell.z)} σ (neuron {cell.neuron})" if cell.step is not None else "cannot be compared"
     tail = f", {percent(cell.tail)} beyond the clean tail (neuron {cell.tail_neuron})" if cell.tail_step is not None else ""
     colour, tail_colour = ("none" if step is None else str(step) for step in (cell.step, cell.tail_step))
-    return CellView(cell.label, colour, tail_colour, f"{cell.place}. {name}: {z}{tail}")
+    short = name if len(name) <= SHORT else f"…{name[1 - SHORT :]}"
+    return CellView(cell.label, colour, tail_colour, f"{cell.place}. {name}: {z}{tail}", short)
 
 
 def worst_layer(judgement: Judgement, strip: Strip, cell: Cell) -> WorstLayer:
@@ -113,6 +124,25 @@ def top_rows(judgement: Judgement) -> tuple[tuple[str, ...], ...]:
         means = (number(row.difference), number(row.clean_mean), number(row.suspect_mean))
         tail = "" if row.tail != row.tail else percent(row.tail)
         rows.append((web_text(row.layer, NAME), str(row.neuron), number(row.z), row.view, *means, tail))
+    return tuple(rows)
+
+
+def carried_by(ranking: Ranking | None) -> tuple[tuple[str, str, str], ...]:
+    """Of the triggered samples that are listed: the layers of the neurons that deviate most in them, those of most samples first:
+    layer, in how many of the samples, and its neurons.
+    """
+    listed = [] if ranking is None else [sample for sample in ranking.top if sample.triggered and sample.deviating]
+    neurons: dict[str, Counter[int]] = {}
+    samples: Counter[str] = Counter()
+    for sample in listed:
+        samples.update({layer for layer, _, _ in sample.deviating})
+        for layer, neuron, _ in sample.deviating:
+            neurons.setdefault(layer, Counter())[neuron] += 1
+    rows = []
+    for layer, many in samples.most_common(CARRIED):
+        first = ", ".join(f"{neuron} (in {count:,})" for neuron, count in neurons[layer].most_common(CARRIED))
+        more = f" and {len(neurons[layer]) - CARRIED} others" if len(neurons[layer]) > CARRIED else ""
+        rows.append((web_text(layer or ROOT, NAME), f"{many:,} of {len(listed):,}", first + more))
     return tuple(rows)
 
 

@@ -86,7 +86,7 @@ def content_of(judgement: Judgement, provenance: Mapping[str, object], pictures:
         "largest_z": number(verdict.z),
         "p_value": probability(verdict.p_value),
         "accuracy": clean_accuracy(judgement.clean),
-        "model": judgement.clean.model or judgement.suspect.model,
+        "scanned": scanned(judgement, provenance),
         "sets": {"clean": judgement.clean, "suspect": judgement.suspect},
         "proofs": proof_views(evidence, pictures),
         "evidence": evidence,
@@ -105,6 +105,20 @@ def content_of(judgement: Judgement, provenance: Mapping[str, object], pictures:
         "up": "",
         "leaves": 0,
     }
+
+
+def scanned(judgement: Judgement, provenance: Mapping[str, object]) -> list[tuple[str, str, str]]:
+    """What was scanned, by the names a person gave: what it is, its name, and more of it."""
+    run = provenance.get("run")
+    known = run if isinstance(run, Mapping) else {}
+    samples = {"clean": judgement.clean.samples, "suspect": judgement.suspect.samples}
+    found = [
+        (f"{what} set" if what in samples else what, str(known[what]), f" ({samples[what]:,} samples)" if what in samples else "")
+        for what in ("model", "weights", "clean", "suspect")
+        if known.get(what)
+    ]
+    model = judgement.clean.model or judgement.suspect.model
+    return found or ([("model", model, "")] if model else [])
 
 
 def rendered(template: str, context: Mapping[str, Any]) -> bytes:

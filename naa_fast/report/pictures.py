@@ -12,18 +12,23 @@ import numpy as np
 
 from naa_fast.detect.axes import channels_first, is_picture
 from naa_fast.detect.evidence import Evidence, Ranking
+from naa_fast.detect.findings import called
 from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.trigger import Pattern, Tokens, Trigger
 from naa_fast.records import Array
-from naa_fast.report.chart_style import ABOVE, LINE, MUTED, own_style
+from naa_fast.report.chart_style import ABOVE, LINE, MUTED, drawable, own_style
 from naa_fast.report.files import SHEET, SHOWN_TRIGGERS, TEXTS
+from naa_fast.report.units import interval, percent
 from naa_fast.report.words import number, printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS, ROWS = 12, 4
+GROUND = "#8c9cb8"
+"""Behind a trigger: neither a white nor a black one is lost on it."""
+TITLE, SHORT_CELLS, QUOTES = 90, 9, "'\""
 TEXT_CELLS = 2000
 
 
@@ -32,10 +37,12 @@ def optional_files(evidence: Evidence) -> dict[str, bytes]:
     files = {}
     for proof, name in trigger_names(evidence).items():
         files[name] = (
-            text_trigger(proof, evidence.names) if isinstance(proof.trigger, Tokens) else png_bytes(trigger_figure(proof))
+            text_trigger(proof, evidence.names)
+            if isinstance(proof.trigger, Tokens)
+            else png_bytes(trigger_figure(proof, called(evidence, proof)))
         )
     if evidence.ranking is not None and evidence.pictures is not None and len(evidence.pictures):
-        files[SHEET] = png_bytes(sheet_figure(evidence.ranking, evidence.pictures))
+        files[SHEET] = png_bytes(sheet_figure(evidence.ranking, evidence.pictures, evidence.names))
     if evidence.ranking is not None and evidence.texts:
         files[TEXTS] = text_sheet(evidence.ranking, evidence.texts, evidence.names)
     return files
@@ -54,8 +61,8 @@ def ending_of(trigger: Trigger) -> str:
     return "png" if is_picture(trigger.pattern) else ""
 
 
-def trigger_figure(proof: Proof) -> Figure:
-    """The trigger alone, and the places it covers; of an offset what it adds, blue less and red more."""
+def trigger_figure(proof: Proof, target: str) -> Figure:
+    """The trigger, and the places it covers; of an offset what it adds, blue less, red more; `target`: its class by name."""
     from matplotlib.figure import Figure
 
     assert isinstance(proof.trigger, Pattern)
@@ -67,11 +74,11 @@ def trigger_figure(proof: Proof) -> Figure:
             scaled = pixels(pattern)  # by the range of all of it: a white patch alone has none
             covered = mask.max(0) > 0
             shown = np.where(covered if scaled.ndim == 2 else covered[:, :, None], scaled, np.nan)
-            axes[0].set_facecolor("#c8d4e8")
+            axes[0].set_facecolor(GROUND)
             axes[0].imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes[0].set_title("the trigger (on blue: left as it is)")
+            axes[0].set_title("the trigger (blue: left as it is)")
             axes[1].imshow(mask.max(0), cmap="gray", interpolation="nearest")
-            axes[1].set_title("the places it covers")
+            axes[1].set_title("the places it covers, in white")
         else:
             furthest = max(float(np.abs(pattern).max()), 1e-12)
             drawn = axes[0].imshow(pattern.mean(0), cmap="coolwarm", vmin=-furthest, vmax=furthest, interpolation="nearest")
@@ -80,14 +87,18 @@ def trigger_figure(proof: Proof) -> Figure:
         for ax in axes:
             ax.set_xticks([])
             ax.set_yticks([])
-        low, high = proof.interval
-        figure.suptitle(f"{proof.kind}: turns {proof.rate:.0%} of clean samples to {proof.target}", color=LINE, fontsize=12)
-        words = f"95 % interval {low:.0%} to {high:.0%} of {proof.samples}; read off clean samples: {proof.control:.0%}"
+            ax.spines[:].set_visible(True)
+        title = f"{proof.kind}: turns {percent(proof.rate)} of clean samples to {target}"
+        figure.suptitle(drawable(title, TITLE), color=LINE, fontsize=12)
+        words = (
+            f"95 % interval {interval(proof.interval)}, on {proof.samples:,} samples; one made from clean samples: "
+        )
+        words += percent(proof.control)
         figure.text(0.5, 0.03, words, ha="center", color=MUTED, fontsize=9)
     return figure
 
 
-def sheet_figure(ranking: Ranking, pictures: Array) -> Figure:
+def sheet_figure(ranking: Ranking, pictures: Array, names: Names) -> Figure:
     """The highest-ranked samples, with their place in the set and predicted class; red frames carry a proven trigger."""
     from matplotlib.figure import Figure
 
@@ -99,8 +110,8 @@ def sheet_figure(ranking: Ranking, pictures: Array) -> Figure:
         figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=1 - 0.62 / (1.22 * rows + 0.6), hspace=0.28, wspace=0.06)
         for ax, picture, sample in zip(axes, pictures[:shown], ranking.top, strict=False):
             ax.imshow(pixels(picture), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            called = f" → {sample.predicted}" if sample.predicted >= 0 else ""
-            ax.set_title(f"{sample.sample}{called}", fontsize=7, color=ABOVE if sample.triggered else MUTED, pad=2)
+            to = f" → {drawable(names.short(sample.predicted).strip(QUOTES), SHORT_CELLS)}" if sample.predicted >= 0 else ""
+            ax.set_title(f"{sample.sample}{to}", fontsize=7, color=ABOVE if sample.triggered else MUTED, pad=2)
             for spine in ax.spines.values():
                 spine.set_visible(sample.triggered)
                 spine.set_edgecolor(ABOVE)

@@ -30,7 +30,7 @@ def test_a_pass_rests_on_every_check() -> None:
     passed = verdict()
     assert (passed.outcome, passed.gaps, passed.accepted) == ("pass", (), ())
     assert [check.name for check in passed.checks] == [name for name in ABOUT if name not in ("tails", *INVERTED[:3])]
-    assert passed.sentence.startswith("No neuron differs")
+    assert passed.sentence.startswith("No backdoor was found: no neuron differs")
     compared = verdict(None, accept_unranked=True)
     assert [check.name for check in compared.checks] == [name for name in ABOUT if name not in INVERTED[:3]]
     assert compared.sentence.startswith("A pass, means only, as was accepted: ")

@@ -129,7 +129,7 @@ def test_the_nearest_proof_names_its_words(trigger: Trigger) -> None:
     kind, words = near.kind, near.words
     text = " ".join(brief(judged({"f": pair(8)}, evidence=Evidence(ranking_of(100, 0), (near,)))).split())
     named = f"the {kind} '{words}'" if words else f"a {kind}"
-    assert f"Nearest to a proof: {named} turns 50 % (40 to 60 %) to 1, control 20 %" in text
+    assert f"Nearest to a proof: {named} turns 50 % (40 to 60 %) to class 1, control 20 %" in text
 
 
 def test_colour_is_for_the_outcome_alone_and_only_where_it_is_asked_for() -> None:

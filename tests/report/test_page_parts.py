@@ -36,6 +36,7 @@ from naa_fast.report.drawings import (
     shrunk,
     trigger_png,
 )
+from naa_fast.report.layers_view import layers_view
 from naa_fast.report.next_steps import next_steps
 from naa_fast.report.panel import TailSignature
 from naa_fast.report.strip import STEPS, cell_of, step_of, strip_of
@@ -284,3 +285,12 @@ def test_measurements_alone_are_followed_by_a_scan_with_the_model() -> None:
 def test_a_warn_says_what_to_ask() -> None:
     steps = next_steps(judged({"f": (noise(0, 500, 8), noise(1, 100, 8, {2: 0.4}))}))
     assert any("Ask how the two sets were made" in step.what for step in steps)
+
+
+def test_the_layers_of_what_triggered_samples_do_are_named() -> None:
+    """A mean over the set hides a few samples: where their own neurons deviate is the answer to "which layers?"."""
+    view = layers_view(pictured())
+    (_, most, neurons), (layer, _, others) = view.carried
+    assert (most, neurons, layer, others[:8]) == ("9 of 9", "3 (in 9)", "fc", "0 (in 2)")
+    assert layers_view(deep(4, 16)).carried != ()
+    assert layers_view(EXAMPLES["sound"]()).carried == ()

@@ -104,7 +104,7 @@ def test_the_report_lists_every_sample_only_when_asked(tmp_path: Path) -> None:
 def test_a_white_patch_is_drawn_white() -> None:
     pattern, mask = np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), np.float32)
     pattern[0, 6:, 6:] = mask[0, 6:, 6:] = 1.0
-    drawn = trigger_figure(Proof(Patch(pattern, mask), 7, 0.9, 0.1, 300, 8)).axes[0].images[0]
+    drawn = trigger_figure(Proof(Patch(pattern, mask), 7, 0.9, 0.1, 300, 8), "class 7").axes[0].images[0]
     shown = drawn.norm(drawn.get_array())
     assert float(shown[7, 7]) == 1.0
     assert bool(np.ma.getmaskarray(shown)[0, 0]), "what it does not cover stays free"
