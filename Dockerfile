@@ -11,8 +11,9 @@ RUN pip install --no-cache-dir -c constraints.txt --index-url https://download.p
         --extra-index-url https://pypi.org/simple torch \
     && pip install --no-cache-dir -c constraints.txt ".[hf,vision,parquet,demo]" \
     && rm -rf /src/*
-RUN useradd --create-home --uid 1000 naa
-USER naa
+# By number, so that a host can see that it is not root.
+RUN useradd --create-home --uid 10001 naa
+USER 10001
 WORKDIR /work
 ENV MPLCONFIGDIR=/tmp NUMBA_CACHE_DIR=/tmp HF_HUB_OFFLINE=1
 ENTRYPOINT ["naa-fast"]

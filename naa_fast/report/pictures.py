@@ -90,9 +90,7 @@ def trigger_figure(proof: Proof, target: str) -> Figure:
             ax.spines[:].set_visible(True)
         title = f"{proof.kind}: turns {percent(proof.rate)} of clean samples to {target}"
         figure.suptitle(drawable(title, TITLE), color=LINE, fontsize=12)
-        words = (
-            f"95 % interval {interval(proof.interval)}, on {proof.samples:,} samples; one made from clean samples: "
-        )
+        words = f"95 % interval {interval(proof.interval)}, on {proof.samples:,} samples; one made from clean samples: "
         words += percent(proof.control)
         figure.text(0.5, 0.03, words, ha="center", color=MUTED, fontsize=9)
     return figure

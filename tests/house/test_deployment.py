@@ -89,7 +89,9 @@ def test_a_container_copies_what_is_there_and_what_is_let_in(name: str) -> None:
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(copied) == let_in
     assert all((ROOT / path).exists() for path in copied)
-    assert re.search(r"^USER naa$", text, re.MULTILINE)
+    (user,) = re.findall(r"^USER (\d+)$", text, re.MULTILINE)
+    assert f"--uid {user} " in text
+    assert int(user) > 1000
     assert 'ENTRYPOINT ["naa-fast"]' in text
     (extras,) = re.findall(r'"\.\[([\w,]+)\]"', text)
     assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
@@ -133,6 +135,11 @@ def test_an_index_can_show_the_package() -> None:
     low, high = re.findall(r"3\.(\d+)", PROJECT["requires-python"])
     assert versions == {f"3.{minor}" for minor in range(int(low), int(high))}
     assert not any(line.startswith("License ::") for line in PROJECT["classifiers"]), "the licence is an SPDX expression"
+
+
+def test_the_release_notes_begin_with_the_version_of_the_package() -> None:
+    first = next(line for line in (ROOT / "CHANGELOG.md").read_text().splitlines() if line.startswith("## "))
+    assert re.fullmatch(rf"## {re.escape(PROJECT['version'])} \((unreleased|\d{{4}}-\d\d-\d\d)\)", first)
 
 
 def test_completion_is_shtabs_and_asks_for_it_where_it_is_missing(
