@@ -70,7 +70,7 @@ def memory_rows(samples: int, batch: int) -> list[dict[str, Any]]:
         stream.look()
         return audit
 
-    scan(Stream(samples // 10, batch))  # loads, compiles, and lets the allocator reach what it needs
+    scan(Stream(samples // 50, batch))  # loads, compiles, and lets the allocator reach what it needs
     for count in (samples // 10, samples):
         gc.collect()
         before, cpu = resident_bytes(), time.process_time()
