@@ -7,9 +7,10 @@ import json
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from naa_fast.cli.shared import DEVICES, emit, note, positive
+from naa_fast.cli.shared import DEVICES, add_images, add_model, add_text, emit, note, positive
 from naa_fast.errors import EXIT_PASS, BackendUnavailable, NaaError
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ class WrongAnswer(NaaError):
 def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     about = "time the kernels on this machine against its read bandwidth, torch and NumPy (under a minute)"
     parser = verbs.add_parser("bench", help=about, description=about, parents=parents)
-    parser.examples = ("naa-fast bench --device cpu",)
+    parser.examples = (
+        "naa-fast bench --device cpu",
+        "naa-fast bench --model net.py:build --weights net.safetensors --data clean.npz",
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where to measure (default: a GPU if there is one)")
     parser.add_argument(
         "--megabytes",
@@ -58,12 +62,24 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
         help="size of each tensor (default: 256, on a GPU 512)",
     )
     parser.add_argument("--json", action="store_true", help="print conditions and rows as JSON")
+    add_model(parser, required=False)
+    data = parser.add_argument_group("data: what a scan of your own model takes, in place of the kernels")
+    data.add_argument("--data", type=Path, metavar="PATH", help="a set as for measure, of which the first samples run")
+    data.add_argument("--samples", type=positive, default=2048, metavar="N", help="how many (default: 2048)")
+    data.add_argument("--batch-size", type=positive, default=256, metavar="N", help="samples a forward (default: 256)")
+    data.add_argument("--layers", action="extend", nargs="+", metavar="GLOB", help="as for scan")
+    add_text(data)
+    add_images(data)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     import torch
 
+    if arguments.model is not None or arguments.data is not None:
+        from naa_fast.cli import bench_own
+
+        return bench_own.run(arguments)
     if arguments.device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable("device 'cuda' cannot be had", "torch finds no CUDA device", "naa-fast doctor says more")
     device = torch.device("cuda" if arguments.device != "cpu" and torch.cuda.is_available() else "cpu")
