@@ -9,32 +9,66 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from naa_fast.errors import BackendUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from naa_fast.records import Array
 
 OPS = ("reduce", "fold", "samples", "tally", "compare", "classes")
 BACKENDS = ("cuda", "cpu", "portable", "reference")
 """Fastest first: `choose` takes the first that does not refuse."""
 
 
-class Backend(Protocol):
-    """What a backend package offers; kernels/reference defines each function."""
+X = TypeVar("X")
+StateT = TypeVar("StateT")
+PartialsT = TypeVar("PartialsT")
+KeptT = TypeVar("KeptT")
+TailsT = TypeVar("TailsT")
+BinsT = TypeVar("BinsT")
 
-    def empty(self, channels: int, like: Any) -> Any: ...
-    def reduce(self, x: Any, mask: Any, phase: int) -> Any: ...
-    def reduce_kept(self, x: Any, mask: Any, phase: int) -> tuple[Any, Any]: ...
-    def fold(self, batch: Any, phase: int) -> None: ...
-    def samples(self, layers: Any, wide: bool) -> Any: ...
-    def read(self, states: Any) -> list[Any]: ...
-    def tails(self, channels: int, like: Any) -> Any: ...
-    def bins(self, x: Any, mask: Any) -> Any: ...
-    def tally(self, batch: Any) -> None: ...
-    def read_tails(self, states: Any) -> list[Any]: ...
-    def compare(self, *statistics: Any, resolution: float, k: int) -> Any: ...
-    def classes(self, scores: Any, none: int) -> Any: ...
+
+class Backend(Protocol[X, StateT, PartialsT, KeptT, TailsT, BinsT]):
+    """What a backend package offers; kernels/reference defines each function.
+
+    `X` is what it reads, NumPy arrays or torch tensors; the other five are its own: a layer's moments, what `reduce` makes of a
+    batch, what of it is kept for `samples`, a layer's histograms, and bins. tests/kernels/test_protocol.py holds every package to
+    it, types included.
+    """
+
+    def empty(self, channels: int, like: X) -> StateT: ...
+    def reduce(self, x: X, mask: X | None, phase: int) -> PartialsT: ...
+    def reduce_kept(self, x: X, mask: X | None, phase: int) -> tuple[PartialsT, KeptT]: ...
+    def fold(self, batch: Sequence[tuple[StateT, PartialsT]], phase: int) -> None: ...
+    def samples(self, layers: Sequence[tuple[Sequence[KeptT], bool]], wide: bool) -> X: ...
+    def read(self, states: Sequence[StateT]) -> list[tuple[Array, Array, Array]]: ...
+    def tails(self, channels: int, like: X) -> TailsT: ...
+    def bins(self, x: X, mask: X | None) -> BinsT: ...
+    def tally(self, batch: Sequence[tuple[TailsT, PartialsT | BinsT]]) -> None: ...
+    def read_tails(self, states: Sequence[TailsT]) -> list[Array]: ...
+    def compare(
+        self, clean_mean: X, clean_variance: X, suspect_mean: X, suspect_variance: X, resolution: float, k: int
+    ) -> Compared: ...
+    def classes(self, scores: X, none: int) -> X: ...
+
+
+class Compared(Protocol):
+    """One layer's means compared, each `[channels]`: NumPy's or on the device; `top` int64, the largest differences first."""
+
+    @property
+    def difference(self) -> Any: ...
+    @property
+    def z(self) -> Any: ...
+    @property
+    def top(self) -> Any: ...
+
+
+Chosen: TypeAlias = Backend[Any, Any, Any, Any, Any, Any]
+"""A backend that was chosen by name: what it makes of a layer is handed back to it and to nobody else."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +80,7 @@ class Choice:
     refused: dict[str, str]
 
     @property
-    def module(self) -> Backend:
+    def module(self) -> Chosen:
         name = f"naa_fast.kernels.{self.backend}"
         return sys.modules.get(name) or importlib.import_module(name)  # asked for at every layer
 

@@ -12,7 +12,7 @@ from naa_fast.accumulate.calls import Calls, Several, samples_in
 from naa_fast.accumulate.frame import Decoder, Frame, Shorten
 from naa_fast.accumulate.samples import HOST_BACKENDS, Samples, Views, host_array
 from naa_fast.errors import CaptureError
-from naa_fast.ops import Backend, Choice, choose
+from naa_fast.ops import Choice, Chosen, choose
 from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord, rows_layout
 
 
@@ -27,7 +27,7 @@ class LayerState:
     """
 
     choice: Choice
-    module: Backend
+    module: Chosen
     state: Any
     tails: Any
     channels: int
@@ -171,8 +171,8 @@ class Accumulator:
             raise CaptureError(
                 "a layer was called more often than in the batches before", "its samples were given up", "run the batch again"
             )
-        groups: dict[tuple[Any, int], list[tuple[Any, Any]]] = {}
-        tallies: dict[Any, list[tuple[Any, Any]]] = {}
+        groups: dict[tuple[Chosen, int], Batch] = {}
+        tallies: dict[Chosen, Batch] = {}
         parts: dict[int, tuple[LayerState, list[Staged]]] = {}
         for staged in self._staged:
             layer = staged.layer
@@ -215,7 +215,7 @@ class Accumulator:
 
     def records(self) -> dict[str, LayerRecord]:
         """The finished records on the host: two copies back, O(neurons) bytes whatever was observed."""
-        groups: dict[Any, list[tuple[str, int, Any, Any]]] = {}
+        groups: dict[Chosen, list[tuple[str, int, Any, Any]]] = {}
         for name, layer in self.layers.items():
             held = groups.setdefault(layer.module, [])
             held.append((name, 0, layer.state, layer.tails))

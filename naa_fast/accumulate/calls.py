@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.kernels.portable.reduce import home
-from naa_fast.ops import Backend
+from naa_fast.ops import Chosen
 from naa_fast.records import LayerRecord
 
 
@@ -29,7 +29,7 @@ class Several:
     tails: tuple[Any, Any] | None
 
     @classmethod
-    def of(cls, module: Backend, channels: int, like: Tensor, tails: bool) -> Several:
+    def of(cls, module: Chosen, channels: int, like: Tensor, tails: bool) -> Several:
         states = [module.empty(channels, like=like) for _ in range(3)]
         histograms = (module.tails(channels, like=like), module.tails(channels, like=like)) if tails else None
         return cls(states[0], states[1], states[2], histograms)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.accumulate.frame import Decoder, Frame, Shorten
-from naa_fast.ops import Backend, choose
+from naa_fast.ops import Chosen, choose
 from naa_fast.records import ROWS, Array
 
 HOST_BACKENDS = ("cpu", "reference")
@@ -87,7 +87,7 @@ class Views(Mapping[str, Tensor]):
 class Calls:
     """What one forward's calls of a layer gave (`Backend.reduce_kept`)."""
 
-    module: Backend
+    module: Chosen
     device: torch.device
     channels: int
     given: list[Any]
@@ -130,7 +130,7 @@ class Samples:
             held, seen = host_array(x), None if mask is None else mask.numpy()
         self.add(layer, choice.module, x, choice.module.reduce_kept(held, seen, 0)[1])
 
-    def add(self, layer: str, module: Backend, x: Tensor, given: Any) -> None:
+    def add(self, layer: str, module: Chosen, x: Tensor, given: Any) -> None:
         """One call of a layer with output `x` `[samples, neurons, positions]`: what `module.reduce_kept` gave of it."""
         self.neurons[layer] = x.shape[1]
         if layer not in self._seen:

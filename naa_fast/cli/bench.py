@@ -16,7 +16,7 @@ from naa_fast.errors import EXIT_PASS, BackendUnavailable, NaaError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from naa_fast.ops import Backend
+    from naa_fast.ops import Chosen
 
 ROUNDS = 7
 LEAST_ROUNDS = 3
@@ -187,7 +187,7 @@ class Kernel:
         from naa_fast.ops import choose
 
         choice = choose("reduce", x)
-        self.backend: Backend = choice.module
+        self.backend: Chosen = choice.module
         self.x = host_array(x) if choice.backend in HOST_BACKENDS else x
         self.state = self.backend.empty(x.shape[1], x)
 

@@ -86,18 +86,16 @@ def difference_on_device(clean: Any, test: Any) -> Array:
     if clean.device != test.device:
         raise InputError(f"clean is on {clean.device}, test on {test.device}", "expected one device", "move one of them first")
     backend = choose("compare", clean).module
-    statistics = []
+    means, variances = [], []
     for x in (clean, test):
         state = backend.empty(x.shape[1], like=x)
         for start in range(0, x.shape[0], DEVICE_ROWS):
             partials = backend.reduce(x[start : start + DEVICE_ROWS].unsqueeze(2), None, start)
             backend.fold([(state, partials)], start)
         count = state.counts[0, 0]
-        statistics += [
-            state.moments[0, 0].masked_fill(count == 0, float("nan")),
-            state.moments[0, 1] / (count - 1).clamp(min=1),
-        ]
-    difference = backend.compare(*statistics, resolution=0.0, k=1).difference
+        means.append(state.moments[0, 0].masked_fill(count == 0, float("nan")))
+        variances.append(state.moments[0, 1] / (count - 1).clamp(min=1))
+    difference = backend.compare(means[0], variances[0], means[1], variances[1], resolution=0.0, k=1).difference
     return np.asarray(difference.cpu() if hasattr(difference, "cpu") else difference)
 
 
