@@ -1,35 +1,12 @@
-"""`DETECTORS`: where findings come from, in the order they are told. A detector is a function of `Sets`; `judge_outcome` combines
-what they find and knows none of them by name.
+"""`DETECTORS`: where findings come from, in the order they are told. A detector is a function of `Sets` (sets.py), best in
+a file of its own, which imports sets.py and never this one; `judge_outcome` combines what they find and knows none by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import Finding, concentration, find, find_in_predictions, find_in_samples, find_in_tails
-from naa_fast.detect.null import CleanNull
 from naa_fast.detect.rises import rises
-from naa_fast.measurement import Measurement
-
-
-@dataclass(frozen=True)
-class Sets:
-    """What detectors may read: both measurements and their `layers` compared, what chance alone would give (`null`), whether the
-    limit on single neurons is the user's, and what the ranked samples tell (`evidence`).
-    """
-
-    clean: Measurement
-    suspect: Measurement
-    layers: Sequence[LayerComparison]
-    null: CleanNull
-    given_threshold: bool
-    evidence: Evidence
-
-
-Detector = Callable[[Sets], list[Finding]]
+from naa_fast.detect.sets import Detector, Sets
 
 
 def in_samples(sets: Sets) -> list[Finding]:

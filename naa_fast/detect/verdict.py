@@ -15,7 +15,7 @@ from naa_fast.detect.accuracy import unread
 from naa_fast.detect.checks import ACCEPTABLE, Check, missing_lines
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.coverage import UNSEEN, checks_of, coverage_gaps, left_out, never_seen, observed, rarest, unread_layers
-from naa_fast.detect.detectors import DETECTORS, Sets
+from naa_fast.detect.detectors import DETECTORS
 from naa_fast.detect.enrichment import TAIL_P
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import (
@@ -27,6 +27,7 @@ from naa_fast.detect.findings import (
 )
 from naa_fast.detect.null import CleanNull
 from naa_fast.detect.sentences import describe, describe_cluster, describe_proof
+from naa_fast.detect.sets import Sets
 from naa_fast.errors import EXIT_FINDING, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_WARN
 from naa_fast.measurement import Measurement
 

@@ -7,9 +7,10 @@ import pytest
 from detect.test_null import measured
 
 from naa_fast.detect import verdict
-from naa_fast.detect.detectors import DETECTORS, Sets
+from naa_fast.detect.detectors import DETECTORS
 from naa_fast.detect.findings import Finding
 from naa_fast.detect.judgement import judge
+from naa_fast.detect.sets import Sets
 
 RNG = np.random.default_rng(2)
 CLEAN, SUSPECT = (measured(RNG.standard_normal((n, 12)).astype(np.float32), name) for n, name in ((500, "c"), (300, "s")))
