@@ -1,4 +1,4 @@
-"""Text as batches of tokens: `.txt`, `.jsonl`, `.csv`, `.parquet` and dataset folders, with padding and masks made here."""
+"""Text as batches of tokens: `.txt`, `.jsonl`, `.csv`, `.parquet` and dataset folders, padded and masked here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from naa_fast.detect.trigger import Decoder
 from naa_fast.errors import InputError, UsageError
@@ -208,19 +209,19 @@ def by_length(rows: list[tuple[int, Row]]) -> list[tuple[int, Row]]:
 
 
 def padded(rows: list[Row], options: TextOptions, rejected: tuple[Rejected, ...] = ()) -> Batch:
-    """One batch from token ids and special-token marks, padded to its longest row."""
-    width = max(len(ids) for ids, _ in rows)
-    ids = torch.full((len(rows), width), options.fill, dtype=torch.int64)
-    seen = torch.zeros((len(rows), width), dtype=torch.bool)
-    counted = torch.zeros((len(rows), width), dtype=torch.bool)
-    for row, (tokens, special) in enumerate(rows):
-        place = slice(0, len(tokens)) if options.padding_side == "right" else slice(width - len(tokens), width)
-        ids[row, place] = torch.tensor(tokens)
-        seen[row, place] = True
-        counted[row, place] = ~torch.tensor(special, dtype=torch.bool) if options.skip_special else True
-    keywords: dict[str, Tensor] = {"input_ids": ids, "attention_mask": seen.long()}
+    """One batch from token ids and special-token marks, padded to its longest row. By torch and not by the tokenizer, which pads
+    with its own token, where it has one; some models find the end of a text by another (`TextOptions.fill`).
+    """
+
+    def filled(values: list[list[int]], fill: int) -> Tensor:
+        return pad_sequence([torch.tensor(row) for row in values], True, fill, options.padding_side)  # [texts, longest]
+
+    ids = filled([ids for ids, _ in rows], options.fill)
+    seen = filled([[1] * len(ids) for ids, _ in rows], 0)
+    counted = filled([special for _, special in rows], 1) == 0 if options.skip_special else seen > 0
+    keywords: dict[str, Tensor] = {"input_ids": ids, "attention_mask": seen}
     if options.position_ids:
-        keywords["position_ids"] = (seen.long().cumsum(1) - 1).clamp(min=0)
+        keywords["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)
     return Batch((), dict(keywords), len(rows), counted, rejected)
 
 
