@@ -175,7 +175,9 @@ class Proof:
 
 
 def wilson(rate: float, samples: int, z: float = 1.96) -> tuple[float, float]:
-    """Confidence interval of a share seen over `samples` (Wilson, JASA 22, 1927)."""
+    """Confidence interval of a share seen over `samples` (Wilson, JASA 22, 1927). Not SciPy's, which takes whole counts: what the
+    control of an all-to-all rule turns is a mean over rules.
+    """
     if samples == 0:
         return 0.0, 1.0
     centre = rate + z * z / (2 * samples)
