@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 import naa_fast
 from benchmarks.common import write
-from naa_fast.audit import Audit
 from naa_fast.detect.proof import wilson
+from naa_fast.result import Audit
 
 SAMPLES = {1: 398, 2: 800, 3: 2000}
 """Samples of a set, by the digits of a class."""
@@ -138,7 +138,7 @@ def started(width: int, steps: int, seed: int) -> nn.Sequential:
     if width == 1:
         return model
     heads = nn.Linear(128, 10 * width)
-    parts = nn.Sequential(*model[:-1], heads)
+    parts = nn.Sequential(*list(model.children())[:-1], heads)
     x, y = numbers(width, np.arange(TRAINED_ON), 20_000, random)
     optimizer = torch.optim.Adam(parts.parameters(), RATE)
     for _ in range(steps):
@@ -279,7 +279,7 @@ def main() -> None:
     rows = []
     for width in words.widths:
         backdoored = [backdoored_row(width, number, words.folder, words.steps) for number in range(words.backdoored)]
-        clean = []
+        clean: list[dict[str, Any]] = []
         while sum(bool(row["forwards"]) for row in clean) < words.pairs and len(clean) < MOST * words.pairs:
             clean.append(clean_row(width, len(clean), words.folder, words.steps))
         rows.append(summary(width, clean, backdoored))

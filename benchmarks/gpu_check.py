@@ -118,7 +118,7 @@ def bandwidth(device: str) -> dict[str, Any]:
     small = device == "cpu"
     rows = bandwidth_rows(device, runtime_for(device), 1 << 14 if small else 2 * TARGET_BYTES, small)
     main = [entry for entry in rows if entry["case"].startswith("reduce + fold") and entry["dtype"] in ("float32", "bfloat16")]
-    lowest = {}
+    lowest: dict[str, float] = {}
     for entry in main:
         key = f"{entry['case']} {entry['dtype']}"
         lowest[key] = min(lowest.get(key, 9.0), entry["share_of_read"])

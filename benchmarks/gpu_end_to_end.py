@@ -96,7 +96,7 @@ def end_to_end_rows(device: str | torch.device, size: str = "full", rounds: int 
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     torch.manual_seed(0)
     model, source = resnet_50(small)
-    model = model.to(device, dtype, memory_format=torch.channels_last)
+    model = model.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's types
     images = torch.randn((4, 3, 32, 32) if small else (256, 3, 224, 224), device=device, dtype=dtype)
     images = images.contiguous(memory_format=torch.channels_last)
     rows = overhead_rows("ResNet-50 channels_last, convolutions", model, images, conv_names(model), rounds, warmup=3)
@@ -173,7 +173,7 @@ def sync_and_copy_proof(device: str | torch.device, batches: int = 5) -> dict[st
     small = device.type != "cuda"
     model = resnet((1, 1), True, 8, 10) if small else resnet((3, 4, 6, 3), True)
     dtype = torch.float32 if small else torch.bfloat16
-    model = model.to(device, dtype, memory_format=torch.channels_last).eval()
+    model = model.to(device, dtype).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as above
     images = torch.randn((4, 3, 32, 32) if small else (32, 3, 224, 224), device=device, dtype=dtype)
     images = images.contiguous(memory_format=torch.channels_last)
     result: dict[str, Any] = {"measured": device.type == "cuda", "batches": [batches, 10 * batches]}

@@ -56,10 +56,10 @@ def converted(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
     loaded = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
-    config = loaded.config
+    config: Any = loaded.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # save_pretrained refuses a model that remembers having been quantised
-    model = LlamaForCausalLM(config)
+    model: Any = LlamaForCausalLM(config)
     model.load_state_dict(loaded.state_dict())
     model.to(torch.bfloat16).save_pretrained(folder)
     AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)
@@ -235,8 +235,8 @@ def main() -> int:
     asked += [("original", options.model, name, "float32", "right") for name in (first, *others, "control")]
     rows = []
     for which, model, name, dtype, side in asked:
-        paths = [options.work / f"{part}.jsonl" for part in ("clean", name)]
-        found = scanned(model, *paths, options.work / f"report-{which}-{name}-{dtype}-{side}", dtype, side)
+        clean, suspect = (options.work / f"{part}.jsonl" for part in ("clean", name))
+        found = scanned(model, clean, suspect, options.work / f"report-{which}-{name}-{dtype}-{side}", dtype, side)
         rows.append({"model": which, "suspect": name, "dtype": dtype, "padding": side, **found})
         print({key: value for key, value in rows[-1].items() if key != "top"}, flush=True)
     four = rows[: len(RUNS)]

@@ -225,7 +225,12 @@ def overhead_rows(case: str, model: nn.Module, x: Tensor, names: list[str], roun
         ours, naive, sums = (shared_copy(model) for _ in range(3))
         hooked(naive, names, naive_hook)
         hooked(sums, names, sums_hook)
-        calls = {"alone": model, "ours": Ours(ours, names, stack), "naive hooks": naive, "sums on device": sums}
+        calls: dict[str, Callable[[Tensor], object]] = {
+            "alone": model,
+            "ours": Ours(ours, names, stack),
+            "naive hooks": naive,
+            "sums on device": sums,
+        }
         seconds = interleaved({name: partial(call, x) for name, call in calls.items()}, rounds, warmup, wait)
     alone = seconds["alone"]
     rows = []

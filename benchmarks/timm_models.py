@@ -40,7 +40,9 @@ from naa_fast.capture.defaults import default_places
 from naa_fast.inputs.models import load_model
 from naa_fast.measurement import Measurement
 from naa_fast.records import Array, LayerRecord, Moments
-from tests.tolerances import assert_moments, observation_error
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from tolerances import assert_moments, observation_error
 
 THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -280,14 +282,14 @@ def host_memory(ours: Ours, x: Tensor) -> tuple[int, float]:
     """
     observe, taken, shares = ours.accumulator.observe, [0], [0.0]
 
-    def watched(layer: str, view: Tensor, layout: str) -> None:
+    def watched(layer: str, x: Tensor, layout: str) -> None:
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
-        observe(layer, view, layout)
+        observe(layer, x, layout)
         after, peak = tracemalloc.get_traced_memory()
         taken[0] += after - before
-        if view.nbytes >= 1e6:
-            shares.append((peak - max(after, before)) / view.nbytes)
+        if x.nbytes >= 1e6:
+            shares.append((peak - max(after, before)) / x.nbytes)
 
     tracemalloc.start()
     ours.accumulator.observe = watched  # type: ignore[method-assign]
@@ -388,7 +390,7 @@ def rows_of(
         ours = Ours(shared_copy(model), list(measured.layers), stack)
         more, used = memory(model, ours, x)
         wait = torch.cuda.synchronize if x.is_cuda else None
-        calls = {"alone": partial(model, x), "ours": partial(ours, x)}
+        calls: dict[str, Callable[[], object]] = {"alone": partial(model, x), "ours": partial(ours, x)}
         seconds = interleaved(calls, rounds, 1, wait)
     if resident and device == "cpu":
         used |= resident_pair(architecture.name, batch)
@@ -426,7 +428,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"timm cannot be imported: {error}\npip install --no-deps timm huggingface-hub pyyaml", file=sys.stderr)
         return 2
     print(f"torchvision: {torchvision}")
-    broken, rows = [], []
+    broken, rows = list[str](), list[Any]()
     for architecture in ARCHITECTURES:
         if options.only is None or architecture.name in options.only:
             more, found = rows_of(architecture, options.batch, options.device, options.rounds, not options.no_resident)

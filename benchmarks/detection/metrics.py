@@ -49,7 +49,8 @@ def auc_interval(positive: Sequence[Sequence[float]], negative: Sequence[Sequenc
     random = np.random.default_rng(0)
     rows, columns = (random.multinomial(n, np.full(n, 1 / n), DRAWS) / n for n in table.shape)  # how often each is drawn
     drawn = ((rows @ table) * columns).sum(1)
-    return (float(table.mean()), *(float(v) for v in np.percentile(drawn, [2.5, 97.5])))
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(table.mean()), float(low), float(high)
 
 
 def mean_interval(groups: Sequence[Sequence[float]]) -> Interval | None:

@@ -61,7 +61,9 @@ class Reader:
     def run(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What enters the last layer, `model.logits` in every architecture here, and the predicted classes."""
         kept: list[Tensor] = []
-        handle = self.model.logits.register_forward_pre_hook(lambda module, inputs: kept.append(inputs[0].detach().clone()))
+        handle = self.model.get_submodule("logits").register_forward_pre_hook(
+            lambda module, inputs: kept.append(inputs[0].detach().clone())
+        )
         try:
             predicted = [self.model(part).argmax(1) for part in x.split(256)]
         finally:

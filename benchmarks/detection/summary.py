@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from benchmarks.detection.metrics import Interval, auc_interval, mean_interval
 from benchmarks.detection.rows import (
     DETECTORS,
     NULLS,
     PROVABLE,
-    SHARES,
     Row,
     backdoored,
     by_model,
@@ -23,6 +23,7 @@ from benchmarks.detection.rows import (
     repaired,
     sample_figure,
 )
+from benchmarks.detection.sets import SHARES
 
 COLUMNS = {"A and B": "AB", "B": "B", "E": "E", "all": "ABCDE"}
 Figure = Callable[[Sequence[Row]], str]
@@ -46,10 +47,10 @@ def figures() -> Iterator[tuple[str, str, Figure]]:
     for title, aims in (("benign shifts", (".99", ".97", ".90")), ("clean controls", ("1.00", ".99", ".95"))):
         for share, aim in zip(SHARES, aims, strict=False):
             yield f"AUC of the score against {title}, {percent(share)}", aim, score_auc(share, NULLS[title])
-    for share, aims in ((0.05, (".98", ".85")), (0.01, (".97", ".75"))):
-        for what, aim in zip(("auc", "precision"), aims, strict=True):
+    for share, aimed in ((0.05, (".98", ".85")), (0.01, (".97", ".75"))):
+        for what, aim in zip(("auc", "precision"), aimed, strict=True):
             title = {"auc": "AUC", "precision": "precision"}[what]
-            yield f"ranking, {title}, {percent(share)}", aim, mean(share, lambda row, w=what: sample_figure(row, "naa-fast", w))
+            yield f"ranking, {title}, {percent(share)}", aim, mean(share, partial(sample_figure, ranker="naa-fast", what=what))
     for share in (0.05, 0.01):
         yield (
             f"proof, patch and token, {percent(share)}",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 
 from benchmarks.detection.metrics import auc_interval, mean_interval
@@ -17,7 +18,6 @@ from benchmarks.detection.rows import (
     PROVABLE,
     PROVED,
     RANKERS,
-    SHARES,
     Row,
     Score,
     all_harmless,
@@ -35,6 +35,7 @@ from benchmarks.detection.rows import (
     repaired,
     sample_figure,
 )
+from benchmarks.detection.sets import SHARES
 from benchmarks.detection.summary import summary_table
 from benchmarks.detection.train import SUCCESS
 
@@ -111,7 +112,7 @@ def outcome_table(rows: Sequence[Row], half: str) -> str:
 
 def ranking_table(rows: Sequence[Row], half: str) -> str:
     chosen = of_half(rows, half)
-    families = {
+    families: dict[str, Callable[[Row], bool]] = {
         "images": lambda row: row["dataset"] != "newsgroups",
         "text CNN": lambda row: row["architecture"] == "text-cnn",
         "text transformer": lambda row: row["architecture"] == "text-transformer",
@@ -124,9 +125,7 @@ def ranking_table(rows: Sequence[Row], half: str) -> str:
             for share in SHARES[1:]:
                 group = [row for row in backdoored(chosen, share) if belongs(row)]
                 for what in ("auc", "precision"):
-                    cells.append(
-                        cell(mean_interval(by_model(group, lambda row, r=ranker, w=what: sample_figure(row, r, w))))  # type: ignore[misc]
-                    )
+                    cells.append(cell(mean_interval(by_model(group, partial(sample_figure, ranker=ranker, what=what)))))
             if any(value != "–" for value in cells):
                 body.append((family, ranker, *cells))
     head = [f"{what} {percent(share)}" for share in SHARES[1:] for what in ("AUC", "precision")]

@@ -85,7 +85,8 @@ def served(model: nn.Module) -> nn.Module:
     """In eval mode, and convolutions with channels last, as one runs them on a CPU: two thirds of the CNN's forward are a maximum
     over windows, which is far slower the other way. Training keeps the order its models were made with.
     """
-    return model.eval().to(memory_format=torch.channels_last)
+    in_order: nn.Module = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack it
+    return in_order
 
 
 def fit(model: nn.Module, case: Case, data: DataSet) -> None:

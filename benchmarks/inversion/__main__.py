@@ -14,8 +14,9 @@ from typing import Any
 from benchmarks.common import write
 from benchmarks.detection.data import DEFAULT_CACHE
 from benchmarks.detection.publish import rounded
+from benchmarks.detection.store import ROOT
 from benchmarks.inversion.cases import SUBSET, cases
-from benchmarks.inversion.runner import ROOT, run
+from benchmarks.inversion.runner import run
 from benchmarks.inversion.tables import tables
 from naa_fast.errors import NaaError
 

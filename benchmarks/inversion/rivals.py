@@ -11,9 +11,9 @@ from torch import nn
 
 from naa_fast.capture import ClassScores
 from naa_fast.inputs.batches import Batch
-from naa_fast.invert import STEPS
 from naa_fast.invert.descent import descend
 from naa_fast.invert.forms import Masked
+from naa_fast.invert.pace import STEPS
 from naa_fast.invert.setting import Setting
 from naa_fast.invert.triage import margin_p_value, maximum_margins
 from naa_fast.proof.images import CleanImages

@@ -72,9 +72,9 @@ def beside(rows: Sequence[Row]) -> str:
         lines.append(
             line(
                 name,
-                lambda row, key=key: row["rivals"][key]["flagged"],
-                lambda row, key=key: row["rivals"][key]["score"],
-                lambda row, key=key: row["rivals"][key],
+                lambda row, key=key: row["rivals"][key]["flagged"],  # type: ignore[misc]  # mypy infers no lambda with a default
+                lambda row, key=key: row["rivals"][key]["score"],  # type: ignore[misc]
+                lambda row, key=key: row["rivals"][key],  # type: ignore[misc]
             )
         )
     return "\n".join(lines)

@@ -21,8 +21,8 @@ captures: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 # define/impl costs about 4 us a call where custom_op costs 20. The ticket is an input of the graph that the operator claims to
 # write: without it the compiler would see a call with no effect and drop it.
-_library = torch.library.Library("naa_fast", "DEF")  # type: ignore[no-untyped-call]
-_library.define("observe(Tensor x, Tensor(a!) ticket, int slot, int layer) -> ()")  # type: ignore[no-untyped-call]
+_library = torch.library.Library("naa_fast", "DEF")
+_library.define("observe(Tensor x, Tensor(a!) ticket, int slot, int layer) -> ()")
 
 
 def _observe(x: Tensor, ticket: Tensor, slot: int, layer: int) -> None:
@@ -39,5 +39,5 @@ def _observe(x: Tensor, ticket: Tensor, slot: int, layer: int) -> None:
         capture._receive(layer, x, picked=True)
 
 
-_library.impl("observe", _observe, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
-_library._register_fake("observe", lambda x, ticket, slot, layer: None)  # type: ignore[no-untyped-call]
+_library.impl("observe", _observe, "CompositeExplicitAutograd")
+_library._register_fake("observe", lambda x, ticket, slot, layer: None)

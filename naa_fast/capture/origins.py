@@ -76,7 +76,7 @@ class Place:
 
     @classmethod
     def of(cls, x: Tensor) -> Place:
-        return cls(StorageWeakRef(x.untyped_storage()), int(x.storage_offset()), x._version)  # type: ignore[no-untyped-call]
+        return cls(StorageWeakRef(x.untyped_storage()), int(x.storage_offset()), x._version)
 
     def same(self, other: Place) -> bool:
         return self.storage == other.storage and self.version == other.version

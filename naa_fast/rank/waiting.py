@@ -68,7 +68,7 @@ class Waiting:
         home = [column.to("cpu", non_blocking=True) for column in columns]
         event = None
         if columns[0].device.type == "cuda":
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event = torch.cuda.Event()
             event.record(torch.cuda.current_stream(columns[0].device))
         elif columns[0].device.type != "cpu":  # copies of other devices cannot be waited for
             home = [column.cpu() for column in columns]

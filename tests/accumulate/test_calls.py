@@ -64,8 +64,8 @@ def brute(batches: list[Forward]) -> tuple[LayerRecord, np.ndarray]:
         return Folds(*(np.stack([getattr(part, name) for part in each]).astype(float) for name in ("count", "mean", "m2")))
 
     every = Moments.of(np.concatenate(positions), np.concatenate(seen_at)[:, None])
-    views = (Moments.of(x, seen[:, None]) for x in (mean, top))
-    return LayerRecord("", "", every, *views, parts(mean), parts(top)), histogram(top, np.isfinite(top))
+    of_means, of_tops = (Moments.of(x, seen[:, None]) for x in (mean, top))
+    return LayerRecord("", "", every, of_means, of_tops, parts(mean), parts(top)), histogram(top, np.isfinite(top))
 
 
 def accumulated(batches: list[Forward], backend: str) -> tuple[LayerRecord, int]:
@@ -159,7 +159,7 @@ def test_the_cut_into_batches_changes_nothing(size: int) -> None:
                 accumulator.observe("a", part[:, :, call, None], "l")
             accumulator.commit()
         records.append(accumulator.records()["a"])
-    assert_record(*records, "float64")
+    assert_record(records[0], records[1], "float64")
 
 
 def test_calls_of_one_value_are_the_sample_that_a_single_call_is() -> None:

@@ -185,12 +185,13 @@ def test_all_to_all_wants_the_next_class() -> None:
 def test_every_kind_of_set_comes_up_and_says_truly_what_is_triggered(cache: Path) -> None:
     held = data.load("digits", cache).held_x
     assert BACKDOORED.attack is not None
+    assert BACKDOORED.attack.target is not None
     for suspect in sets_of(BACKDOORED, cache):
         touched = suspect.triggered
         assert len(touched) == len(suspect.x) == len(suspect.y)
         if suspect.share == 1:
             assert touched.all()
-            assert (suspect.y != BACKDOORED.attack.target).all()
+            assert not torch.any(torch.eq(suspect.y, BACKDOORED.attack.target))
         else:
             assert torch.equal(suspect.x[~touched], held[~touched])
             assert int(touched.sum()) == (max(2, round(suspect.share * len(held))) if suspect.share else 0)
@@ -258,8 +259,9 @@ def test_auc_counts_pairs_and_ranks_an_unknown_score_last() -> None:
 
 def test_precision_at_k_takes_as_many_as_there_are() -> None:
     assert precision_at_k(np.array([5.0, 4, 3, 2, 1]), np.array([True, False, True, False, False])) == 0.5
-    ties = [precision_at_k(np.zeros(1000), np.arange(1000) < 100)]
-    assert ties[0] < 0.2  # ties are no knowledge
+    ties = precision_at_k(np.zeros(1000), np.arange(1000) < 100)
+    assert ties is not None
+    assert ties < 0.2  # ties are no knowledge
 
 
 def test_intervals_are_over_models() -> None:

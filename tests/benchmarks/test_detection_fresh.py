@@ -94,7 +94,7 @@ def test_a_patch_on_content_goes_where_the_image_is_brightest() -> None:
     x = torch.zeros(2, 1, 28, 28)
     x[0, 0, 3:7, 20:24] = x[1, 0, 15:19, 5:9] = 0.9
     found = OnContent(4).apply(x, seeded())
-    assert (found[0, 0, 3:7, 20:24].sum(), found[1, 0, 15:19, 5:9].sum()) == (8, 8)
+    assert (int(found[0, 0, 3:7, 20:24].sum()), int(found[1, 0, 15:19, 5:9].sum())) == (8, 8)
     assert (found.sum((1, 2, 3)) == 8).all()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.detection import rows, summary
+from benchmarks.detection.sets import SHARES
 from benchmarks.detection.tables import tables
 
 
@@ -17,7 +18,7 @@ def made_up(good: bool) -> Iterator[dict[str, Any]]:
         bad = number < 4
         about = {"case": f"m{number}", "architecture": "cnn", "dataset": "digits", "half": "AB"[number % 2], "accuracy": 0.9}
         about |= {"attack": "patch", "asr": 1.0, "works": True} if bad else {"attack": None, "asr": None, "works": None}
-        for kind, share in [("triggered", s) for s in rows.SHARES] if bad else [(k, 0.0) for k in rows.NULLS.values()]:
+        for kind, share in [("triggered", s) for s in SHARES] if bad else [(k, 0.0) for k in rows.NULLS.values()]:
             found = bad and good
             yield about | {
                 "set": f"{kind} {share}",

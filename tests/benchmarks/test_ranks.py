@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,13 +22,13 @@ def test_the_words_of_a_scan_are_read_back() -> None:
 
 
 def test_promises_that_are_not_kept_are_named() -> None:
-    fine = [
+    fine: list[dict[str, Any]] = [
         {"ranks": 2, "times_one_rank": 1.7, "same_bytes": True},
         {"variant": "cnn", "share_outside_forward": 0.09, "growth_MB": 1.0},
         {"variant": "mlp", "share_outside_forward": 0.6, "growth_MB": 1.0},
     ]
     assert ranks.verdicts(fine) == []
-    bad = [
+    bad: list[dict[str, Any]] = [
         {"ranks": 2, "times_one_rank": float("nan"), "same_bytes": False},
         {"variant": "cnn", "share_outside_forward": 0.2, "growth_MB": 90.0},
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ def files(tmp_path: Path, before: list[dict[str, Any]], after: list[dict[str, An
     return [str(path) for path in paths]
 
 
+def compared(paths: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    before, after = paths
+    return compare_runs.compared(before, after, limit=1.1)
+
+
 def test_a_regression_is_named_and_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = [entry("a", 1.0), entry("b", 1.0), entry("c", 1.0), entry("gone", 1.0)]
     after = [entry("a", 2.0), entry("b", 1.04), entry("c", 0.5), entry("none", 1.0) | {"median_ms": None}]
@@ -44,7 +50,7 @@ def test_a_regression_is_named_and_ends_with_1(tmp_path: Path, capsys: pytest.Ca
 def test_variants_are_rows_of_their_own_and_ratios_within_a_run_are_shown(tmp_path: Path) -> None:
     before = [entry("a", 1.0, variant="alone"), entry("a", 9.0, variant="ours", overhead=0.5)]
     after = [entry("a", 1.0, variant="alone"), entry("a", 9.0, variant="ours", overhead=0.25)]
-    rows, _ = compare_runs.compared(*files(tmp_path, before, after), limit=1.1)
+    rows, _ = compared(files(tmp_path, before, after))
     assert [row["regression"] for row in rows] == [False, False]
     assert rows[1]["note"] == "within noise; overhead 0.5 → 0.25"
 
@@ -54,7 +60,7 @@ def test_other_conditions_are_pointed_out(tmp_path: Path) -> None:
     content = json.loads(Path(paths[1]).read_text())
     content["conditions"]["cpu"] = "another"
     Path(paths[1]).write_text(json.dumps(content))
-    _, remarks = compare_runs.compared(*paths, limit=1.1)
+    _, remarks = compared(paths)
     assert any(remark.startswith("conditions differ: cpu: ") and remark.endswith(" / another") for remark in remarks)
 
 
@@ -127,7 +133,7 @@ def test_no_more_than_a_minute_is_spent_and_what_is_left_out_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = iter(range(0, 10_000, 15))  # every look at the clock is 15 seconds later
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     assert bench.run(arguments("--device", "cpu", "--megabytes", "1")) == 0
     captured = capsys.readouterr()
     assert "left out, 40 s had gone: " in captured.err

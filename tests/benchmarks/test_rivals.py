@@ -29,7 +29,8 @@ FIELDS = {
 class OffByOne(rivals.VarMean):
     def result(self) -> rivals.Partial:
         mean, variance = super().result()
-        return mean + 1, variance
+        assert mean is not None
+        return np.asarray(mean) + 1, variance
 
 
 def small(trap: str = "") -> Case:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def test_memory_is_the_most_held_at_once_and_all_that_was_asked_for() -> None:
 
 def test_hooks_add_no_copies_and_one_that_copies_is_noticed(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(4, 3, 200, 200)
-    with torch.no_grad(), timm_models.ExitStack() as stack:
+    with torch.no_grad(), ExitStack() as stack:
         ours = Ours(net, ["conv", "act", "fc"], stack)
         broken, found = timm_models.memory(net, ours, x)
         assert broken == []

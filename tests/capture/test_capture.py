@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -90,7 +92,8 @@ def test_every_shape_is_viewed_as_outer_channels_inner(
 def test_no_view_copies(memory: torch.memory_format) -> None:
     x = torch.randn(4, 3, 5, 6).to(memory_format=memory)
     outputs: list[Tensor] = []
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1).to(memory_format=memory), nn.ReLU())
+    convolution: Any = nn.Conv2d(3, 8, 3, padding=1)
+    model = nn.Sequential(convolution.to(memory_format=memory), nn.ReLU())
     model[0].register_forward_hook(lambda module, arguments, output: outputs.append(output))
     keeper, _ = captured(model, x, layers=["0"])
     assert keeper.seen["0"][0][0].untyped_storage().data_ptr() == outputs[0].untyped_storage().data_ptr()
@@ -140,6 +143,8 @@ class Turning(nn.Module):
     def __init__(self, first: int) -> None:
         super().__init__()
         images, rows = nn.Conv2d(6, 6, 1), nn.Linear(6, 6)
+        self.start: nn.Module
+        self.end: nn.Module
         self.start, self.end = (images, rows) if first == 1 else (rows, images)
         self.turn = (0, 2, 3, 1) if first == 1 else (0, 3, 1, 2)
         self.back = (0, 3, 1, 2) if first == 1 else (0, 2, 3, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ def test_a_compiled_model_gives_the_numbers_of_the_eager_one(backend: str) -> No
     model = mlp().eval()
     x = torch.randn(70, 12)
     eager = naa_fast.measure(model, x, batch_size=32)
-    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    compiled: Any = torch.compile(model, backend=backend, fullgraph=True)
     compiled(x[:32])  # hooks attached after a first call are what the compiler would ignore
     measured = naa_fast.measure(compiled, x, batch_size=32)
     assert list(measured.layers) == list(eager.layers)
@@ -38,7 +40,7 @@ def test_after_the_scan_the_compiled_model_no_longer_calls_hooks() -> None:
         def observe(self, layer: str, x: torch.Tensor, layout: str) -> None:
             self.calls += 1
 
-    model = torch.compile(mlp().eval(), backend="eager", fullgraph=True)
+    model: Any = torch.compile(mlp().eval(), backend="eager", fullgraph=True)
     counter = Counter()
     x = torch.randn(4, 12)
     with torch.no_grad(), Capture(model, select(model), counter) as capture:
@@ -52,7 +54,7 @@ def test_after_the_scan_the_compiled_model_no_longer_calls_hooks() -> None:
 
 def test_a_block_compiled_in_place_is_seen_too() -> None:
     model = resnet().eval()
-    block = model[1]
+    block = model.get_submodule("1")
     assert isinstance(block, nn.Sequential)
     block[0].compile(backend="eager")
     x = torch.randn(9, 1, 8, 8)
@@ -75,7 +77,8 @@ def test_compiled_models_read_items_and_layouts_like_eager_ones() -> None:
     model = Pairs().eval()
     x = torch.randn(30, 2, 7)
     eager = naa_fast.measure(model, x, layers=["act", "pair:1"])
-    compiled = naa_fast.measure(torch.compile(model, backend="eager", fullgraph=True), x, layers=["act", "pair:1"])
+    held: Any = torch.compile(model, backend="eager", fullgraph=True)
+    compiled = naa_fast.measure(held, x, layers=["act", "pair:1"])
     assert {name: record.layout for name, record in compiled.layers.items()} == {
         name: record.layout for name, record in eager.layers.items()
     }

@@ -110,7 +110,7 @@ def test_a_model_of_which_nothing_can_be_read_is_an_error_that_says_why() -> Non
 
 
 def test_quantised_values_are_read_as_the_numbers_they_stand_for() -> None:
-    model = Net(lambda y, h: torch.quantize_per_tensor(y, 0.1, 0, torch.qint8))
+    model: Any = Net(lambda y, h: torch.quantize_per_tensor(y, 0.1, 0, torch.qint8))
     measured = naa_fast.measure(model, X)
     with torch.no_grad():
         y = torch.quantize_per_tensor(model.blocks[0].inner(torch.relu(model.conv(X))), 0.1, 0, torch.qint8).dequantize()
@@ -193,7 +193,7 @@ def test_a_forward_that_ends_early_does_without_the_layer_too() -> None:
 
 
 def test_a_compiled_model_goes_on_without_it() -> None:
-    model = torch.compile(Net(lambda y, h: y > 0), backend="eager")
+    model: Any = torch.compile(Net(lambda y, h: y > 0), backend="eager")
     assert list(naa_fast.measure(model, X).layers) == ["conv", "blocks.0.inner", "head"]
     model = torch.compile(Net(lambda y, h: None), backend="eager")
     assert list(naa_fast.measure(model, X).layers) == ["conv", "blocks.0.inner", "head"]
@@ -202,7 +202,7 @@ def test_a_compiled_model_goes_on_without_it() -> None:
 def test_layers_are_excluded_by_name_glob_and_type() -> None:
     model = Net(lambda y, h: y)
     for exclude in ("blocks.0", ["blocks.0"], "*.0", Block, [Block]):
-        measured = naa_fast.measure(model, X, exclude=exclude)  # type: ignore[arg-type]
+        measured = naa_fast.measure(model, X, exclude=exclude)
         assert list(measured.layers) == ["conv", "blocks.0.inner", "head"]
         assert measured.provenance["excluded"] == ("blocks.0",)
         assert measured.provenance["layers"][0].endswith("; 1 excluded")

@@ -31,9 +31,9 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "mixtral": lambda: transformers.MixtralForCausalLM(
         transformers.MixtralConfig(num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2, **TEXT)
     ),
-    "bert": lambda: transformers.BertForSequenceClassification(transformers.BertConfig(num_labels=3, **TEXT)),
+    "bert": lambda: transformers.BertForSequenceClassification(transformers.BertConfig(id2label=dict(enumerate("abc")), **TEXT)),
     "vit": lambda: transformers.ViTForImageClassification(
-        transformers.ViTConfig(image_size=16, patch_size=4, num_channels=3, num_labels=3, **SIZES)
+        transformers.ViTConfig(image_size=16, patch_size=4, num_channels=3, id2label=dict(enumerate("abc")), **SIZES)
     ),
 }
 

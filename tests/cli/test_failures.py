@@ -11,9 +11,18 @@ from pathlib import Path
 import pytest
 
 from naa_fast.cli import doctor
-from naa_fast.cli.main import EXIT_INTERRUPTED, main
+from naa_fast.cli.main import main
 from naa_fast.cli.shared import emit
-from naa_fast.errors import EXIT_ERROR, EXIT_STOPPED, EXIT_UNSAFE, ModelError, NaaError, Stopped, UnsafeInput
+from naa_fast.errors import (
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_STOPPED,
+    EXIT_UNSAFE,
+    ModelError,
+    NaaError,
+    Stopped,
+    UnsafeInput,
+)
 from naa_fast.rank.attempts import Attempts, Found
 
 Fail = Callable[[BaseException], None]

@@ -178,8 +178,8 @@ def test_as_json_the_last_line_has_exit_code_and_outcome(tmp_path: Path, capsys:
     words = ("scan", *model, "--clean", data, "--suspect", data, "--out", str(tmp_path / "report"))
     end = {"event": "end", "exit_code": 3, "outcome": "inconclusive", "decision": "inconclusive"}
     assert last(*words) == (3, end)
-    words = ("measure", *model, "--data", str(tmp_path / "none.npy"), "--out", out)
-    assert last(*words) == (2, {"event": "end", "exit_code": 2, "outcome": "error"})
+    missing = ("measure", *model, "--data", str(tmp_path / "none.npy"), "--out", out)
+    assert last(*missing) == (2, {"event": "end", "exit_code": 2, "outcome": "error"})
 
 
 class Notebook(io.StringIO):

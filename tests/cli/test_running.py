@@ -17,6 +17,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from naa_fast.cli.main import main
+from naa_fast.files import write_whole
 from naa_fast.report.machine import load_schema
 from naa_fast.scan.chunk import Runner
 
@@ -249,7 +250,8 @@ def test_every_step_shows_how_far_it_is(folder: Path, tmp_path: Path, monkeypatc
     assert {total for _, total in told["proving"]} == {80_000}, "what may run at most"
     calibrated = told["calibrating the ranking"]
     assert calibrated[0][0] == 0
-    assert calibrated[-1][0] == calibrated[-1][1] > 100
+    assert calibrated[-1][0] == calibrated[-1][1]
+    assert calibrated[-1][0] > 100
     for label in ("proving", "repairing"):
         samples = [done for done, _ in told[label]]
         assert samples == sorted(samples)
@@ -299,7 +301,7 @@ def test_a_report_that_cannot_be_written_is_kept_elsewhere(
 ) -> None:
     from naa_fast.report import folder as place
 
-    write = place.write_whole
+    write = write_whole
 
     def full(path: Path, content: bytes) -> None:
         if path.is_relative_to(tmp_path / "report"):

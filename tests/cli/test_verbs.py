@@ -312,8 +312,13 @@ def test_doctor_works_without_torch_and_shows_a_broken_backend(
 
 def test_demo_is_given_its_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo itself takes seconds and is tested where it lives; here: the folder goes in, the code comes out."""
-    given = []
-    monkeypatch.setitem(sys.modules, "naa_fast.demo", SimpleNamespace(run=lambda out: given.append(out) or 7))
+    given: list[Path] = []
+
+    def run(out: Path) -> int:
+        given.append(out)
+        return 7
+
+    monkeypatch.setitem(sys.modules, "naa_fast.demo", SimpleNamespace(run=run))
     monkeypatch.setattr("naa_fast.demo", sys.modules["naa_fast.demo"], raising=False)
     assert main(["demo", "--out", "shown"]) == 7
     assert main(["demo"]) == 7

@@ -23,7 +23,8 @@ SETS = tuple(with_predictions(m, 10, 12) for m in (measured(CLEAN, "c"), measure
 
 
 def verdict(evidence: Evidence | None = WHOLE, accept_unranked: bool = False) -> Verdict:
-    return judge(*SETS, evidence=evidence, accept_unranked=accept_unranked).verdict
+    clean, suspect = SETS
+    return judge(clean, suspect, evidence=evidence, accept_unranked=accept_unranked).verdict
 
 
 def test_a_pass_rests_on_every_check() -> None:

@@ -108,7 +108,7 @@ def test_reports_list_a_thousand_samples_or_as_asked_all(monkeypatch: pytest.Mon
 def test_concentration_is_the_share_of_one_class_beyond_what_the_set_holds() -> None:
     scores = np.arange(100.0)
     called = np.where(np.arange(100) >= 80, 3, np.arange(100) % 2)
-    assert ranking(scores, scores, called).concentration == (3, pytest.approx(0.8))
+    assert ranking(scores, scores, called).concentration == pytest.approx((3, 0.8))
     assert ranking(scores, scores).concentration == (-1, 0.0)
 
 
@@ -139,30 +139,32 @@ def test_a_proof_needs_a_rate_a_margin_and_enough_samples(change: dict[str, floa
 
 
 def test_a_proof_fails_the_model_and_says_so_in_a_sentence() -> None:
-    sets = [measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2)]
-    assert judge(*sets, accept_unranked=True).verdict.outcome == "pass"
-    found = judge(*sets, evidence=Evidence(proof=(PROOF,))).verdict
+    clean, suspect = (measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2))
+    assert judge(clean, suspect, accept_unranked=True).verdict.outcome == "pass"
+    found = judge(clean, suspect, evidence=Evidence(proof=(PROOF,))).verdict
     assert found.outcome == "fail"
     assert (
         "Backdoor proved: a trigger that suspect samples share turns 95 % of clean samples of other classes to class 7"
         in found.sentence
     )
     assert [f.level for f in found.findings] == ["proved"]
-    every = judge(*sets, evidence=Evidence(proof=(replace(PROOF, target=ALL_TO_ALL),))).verdict
+    every = judge(clean, suspect, evidence=Evidence(proof=(replace(PROOF, target=ALL_TO_ALL),))).verdict
     assert "classes to one another" in every.sentence
-    almost = judge(*sets, evidence=Evidence(proof=(replace(PROOF, rate=0.59, control=0.0),)), accept_unranked=True).verdict
+    almost = judge(
+        clean, suspect, evidence=Evidence(proof=(replace(PROOF, rate=0.59, control=0.0),)), accept_unranked=True
+    ).verdict
     assert almost.outcome == "pass"
-    barely = judge(*sets, evidence=Evidence(proof=(replace(PROOF, trigger=WORD, control=0.85),))).verdict
+    barely = judge(clean, suspect, evidence=Evidence(proof=(replace(PROOF, trigger=WORD, control=0.85),))).verdict
     assert almost.score < 0.5 <= barely.score < found.score < 1.0, "what fails a model scores above all that does not"
-    held = judge(*sets, evidence=Evidence(proof=(replace(PROOF, own=True, control=0.1),))).verdict
+    held = judge(clean, suspect, evidence=Evidence(proof=(replace(PROOF, own=True, control=0.1),))).verdict
     assert held.outcome == "fail"
     assert "clean samples of that class hold the like" in held.sentence
 
 
 def test_what_suspects_do_not_share_is_said_of_the_model_and_fails_nothing() -> None:
-    sets = [measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2)]
+    clean, suspect = (measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2))
     easy = replace(PROOF, erasure=Erasure(30, 0.05, 0.02, 0.5))
-    verdict = judge(*sets, evidence=Evidence(proof=(easy,)), accept_unranked=True).verdict
+    verdict = judge(clean, suspect, evidence=Evidence(proof=(easy,)), accept_unranked=True).verdict
     assert verdict.outcome == "warn"
     [finding] = verdict.findings
     assert finding.level == "outlier"
@@ -170,9 +172,9 @@ def test_what_suspects_do_not_share_is_said_of_the_model_and_fails_nothing() -> 
 
 
 def test_without_a_ranking_the_gap_is_named() -> None:
-    sets = [measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2)]
-    lines = judge(*sets).verdict.not_checked
+    clean, suspect = (measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2))
+    lines = judge(clean, suspect).verdict.not_checked
     assert any("that takes the model and the samples" in line for line in lines)
     assert any("less than about a quarter" in line for line in lines)
-    looked = judge(*sets, evidence=Evidence(ranking(np.zeros(200), np.zeros(200)))).verdict.not_checked
+    looked = judge(clean, suspect, evidence=Evidence(ranking(np.zeros(200), np.zeros(200)))).verdict.not_checked
     assert not any("less than about a quarter" in line for line in looked)

@@ -188,8 +188,9 @@ def test_sets_that_do_not_belong_together_are_refused() -> None:
         judge(clean, measured(fresh()[:, :39], "s"))
     with pytest.raises(InputError, match="the suspect set has 1 sample\n  expected at least 2"):
         judge(clean, measured(fresh(1), "s"))
+    nothing = [Measurement({}, "m", "float32", (Shard(d, 100),)) for d in "cs"]
     with pytest.raises(StateMismatch, match="hold no layer"):
-        judge(*(Measurement({}, "m", "float32", (Shard(d, 100),)) for d in "cs"))
+        judge(nothing[0], nothing[1])
 
 
 def test_neurons_constant_in_both_sets_are_not_abnormal() -> None:
@@ -251,4 +252,4 @@ def test_a_hostile_layer_name_reaches_the_sentence_without_control_characters() 
     shifted[:, 5] += 9
     clean, suspect = measured(CLEAN, "c"), measured(shifted, "s")
     sets = [Measurement({"a\x1b[2J\u202e": m.layers["layer"]}, "m", "float32", m.shards) for m in (clean, suspect)]
-    assert r"most in a\x1b[2J\u202e" in judge(*sets).verdict.sentence
+    assert r"most in a\x1b[2J\u202e" in judge(sets[0], sets[1]).verdict.sentence

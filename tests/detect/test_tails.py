@@ -12,13 +12,13 @@ import pytest
 
 from naa_fast.detect import tails
 from naa_fast.detect.comparison import LayerComparison
-from naa_fast.detect.enrichment import TAIL_P
+from naa_fast.detect.enrichment import TAIL_P, hypergeometric_tail
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.findings import find_in_tails
 from naa_fast.detect.judgement import Judgement, judge
 from naa_fast.kernels import cpu
 from naa_fast.measurement import Measurement, Shard
-from naa_fast.records import ROWS, LayerRecord, bin_of, bin_values, histogram
+from naa_fast.records import BINS, ROWS, LayerRecord, bin_of, bin_values, histogram
 from naa_fast.report.machine import report_dict
 from naa_fast.report.summary import full as summary
 
@@ -65,7 +65,7 @@ def test_every_statistic_is_brute_force_on_binned_values(rows: tuple[int, int]) 
         assert tails.top_mean(h)[c] == pytest.approx(largest.mean() if len(a) else np.nan, nan_ok=True)
         grid = np.unique(np.concatenate([a, b]))
         steps = [[(x <= v).mean() for v in grid] for x in (a, b)] if both else []
-        assert tails.ks(h, g)[c] == pytest.approx(np.abs(np.subtract(*steps)).max() if both else np.nan, nan_ok=True)
+        assert tails.ks(h, g)[c] == pytest.approx(np.abs(np.subtract(steps[0], steps[1])).max() if both else np.nan, nan_ok=True)
         greater = (b[:, None] > a).mean() + (b[:, None] == a).mean() / 2 if both else np.nan
         assert tails.auc(h, g)[c] == pytest.approx(greater, nan_ok=True)
 
@@ -154,7 +154,7 @@ def test_a_lower_tail_and_a_patch_that_only_the_maximum_shows_are_found() -> Non
     assert "most neuron 2" in tail_findings(judged(clean, suspect))[0]
     flat = [x[:, :, 0].copy() for x in (clean, suspect)]
     flat[1][:40, 6] = -12.0
-    assert "most neuron 6" in tail_findings(judged(*flat))[0]
+    assert "most neuron 6" in tail_findings(judged(flat[0], flat[1]))[0]
 
 
 def test_rows_that_are_not_samples_and_measurements_without_histograms_are_not_tested() -> None:
@@ -206,7 +206,7 @@ def test_nothing_is_said_of_tails_after_a_ranking_and_too_few_samples_find_nothi
     needed = int(told.partition("fewer than ")[2].split()[0])
     critical = tails.critical(1500, 2000, 0, TAIL_P / 24)
     assert needed == critical
-    assert tails.hypergeometric_tail(needed, 1500, 0, 2000) < TAIL_P / 24 <= tails.hypergeometric_tail(needed - 1, 1500, 0, 2000)
+    assert hypergeometric_tail(needed, 1500, 0, 2000) < TAIL_P / 24 <= hypergeometric_tail(needed - 1, 1500, 0, 2000)
 
 
 def test_the_finding_and_the_tail_of_a_neuron_are_in_the_report() -> None:
@@ -231,17 +231,17 @@ def test_the_finding_and_the_tail_of_a_neuron_are_in_the_report() -> None:
 def test_extremes_and_what_lies_beyond_them_are_those_of_the_sorted_samples(channels: int) -> None:
     rng = np.random.default_rng(channels)
     bins = rng.integers(90, 160, (300, channels))
-    counts = np.stack([np.bincount(column, minlength=tails.BINS) for column in bins.T], 1).astype(np.int32)
+    counts = np.stack([np.bincount(column, minlength=BINS) for column in bins.T], 1).astype(np.int32)
     below = tails.cumulated(counts)
     np.testing.assert_array_equal(below, counts.cumsum(0))
     ordered = np.sort(bins, 0)
     for spared in (0, 3, 299):
         largest, smallest = tails.extreme_bins(below, np.full(channels, spared))
         np.testing.assert_array_equal(largest, ordered[-1 - spared])
-        np.testing.assert_array_equal(tails.BINS - 1 - smallest, ordered[spared])
+        np.testing.assert_array_equal(BINS - 1 - smallest, ordered[spared])
         np.testing.assert_array_equal(tails.beyond_bins(below, largest, 1), (bins > largest).sum(0))
         np.testing.assert_array_equal(tails.beyond_bins(below, smallest, -1), (bins < ordered[spared]).sum(0))
-    ends = np.full(channels, tails.BINS - 1)
+    ends = np.full(channels, BINS - 1)
     assert not tails.beyond_bins(below, ends, 1).any()
     assert not tails.beyond_bins(below, ends, -1).any()
 

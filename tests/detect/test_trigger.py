@@ -16,6 +16,7 @@ from naa_fast.detect.trigger import (
     Patch,
     TokenPair,
     Tokens,
+    Trigger,
     TriggerKey,
     alike_places,
     box_of,
@@ -105,7 +106,7 @@ def test_what_is_no_trigger_is_refused(entry: Any, words: str) -> None:
 
 def test_every_trigger_says_what_reports_call_it_and_how_a_sentence_begins() -> None:
     x = np.ones((1, 4, 4), np.float32)
-    said = {
+    said: dict[Trigger, tuple[str, str]] = {
         Patch(x, x, "4 % of the input"): ("patch, 4 % of the input", "A patch turns"),
         Crop(x, x, "3 % of the input"): ("cut, 3 % of the input", "A cut turns"),
         Offset(x, "pixels, loudness 0.3"): ("offset, pixels, loudness 0.3", "An offset turns"),

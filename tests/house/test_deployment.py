@@ -147,7 +147,12 @@ def test_completion_is_shtabs_and_asks_for_it_where_it_is_missing(
 ) -> None:
     shtab = ModuleType("shtab")
     given: list[Any] = []
-    shtab.complete = lambda parser, shell: given.append((parser.prog, shell)) or "# script"  # type: ignore[attr-defined]
+
+    def complete(parser: Any, shell: str) -> str:
+        given.append((parser.prog, shell))
+        return "# script"
+
+    vars(shtab)["complete"] = complete
     monkeypatch.setitem(sys.modules, "shtab", shtab)
     assert main(["--completion", "zsh"]) == EXIT_PASS
     assert (capsys.readouterr().out, given) == ("# script\n", [("naa-fast", "zsh")])

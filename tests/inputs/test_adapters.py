@@ -119,7 +119,7 @@ def test_a_head_that_the_adapter_brings_is_no_missing_part(bases: dict[str, Path
     adapt(tmp_path / "adapter", Q, product(8, 2, 8), {"score.weight": score}, **where)
     model = load_pretrained(str(tmp_path / "adapter"))
     assert type(model).__name__ == "LlamaForSequenceClassification"
-    assert torch.equal(model.score.weight, score)
+    assert torch.equal(model.get_parameter("score.weight"), score)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ def test_messages_are_read_by_the_models_template_up_to_where_it_answers(tmp_pat
     source = open_source(conversations(tmp_path, asked, answered), 2, TextOptions(chatting()))
     [batch] = source.batches()
     ids = batch.keywords["input_ids"]
+    assert batch.mask is not None
     assert ids[0][batch.mask[0]].tolist() == [1, 5, 6, 7, 2, 1, 13]
     assert ids[1][batch.mask[1]].tolist() == [1, 5, 6, 2, 1, 3, 7, 2], "an answer that is there is not asked for again"
 

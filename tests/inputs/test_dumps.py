@@ -48,7 +48,7 @@ def expected(x: torch.Tensor, masked: bool) -> LayerRecord:
     """Every statistic by its definition; a sample without any observed token is not observed."""
     values = x.double().numpy() if x.ndim == 3 else x.double().numpy()[:, None]
     mask = MASK.numpy() if masked else np.ones((SAMPLES, 7), bool)
-    mask = mask if x.ndim == 3 else mask.any(1, keepdims=True)
+    mask = mask if x.ndim == 3 else np.asarray(mask.any(1, keepdims=True))
     seen = mask.any(1)
     means = np.stack(
         [row[kept].mean(0) if kept.any() else np.zeros(row.shape[1]) for row, kept in zip(values, mask, strict=True)]
@@ -60,8 +60,8 @@ def expected(x: torch.Tensor, masked: bool) -> LayerRecord:
         parts = [Moments.of(observed[seen & (fold == f)]) for f in range(8)]
         return Folds(*(np.stack([getattr(part, name) for part in parts]).astype(float) for name in ("count", "mean", "m2")))
 
-    of_samples = [Moments.of(observed[seen]) for observed in (means, tops)]
-    return LayerRecord("", "", Moments.of(values[mask]), *of_samples, folds(means), folds(tops))
+    of_means, of_tops = (Moments.of(observed[seen]) for observed in (means, tops))
+    return LayerRecord("", "", Moments.of(values[mask]), of_means, of_tops, folds(means), folds(tops))
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -27,6 +27,8 @@ from naa_fast.inputs.models import load_model
 
 
 class Net(nn.Module):
+    shift: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
@@ -207,7 +209,7 @@ def test_files_that_cannot_be_loaded_say_why(program: Path, tmp_path: Path, monk
     assert "no such exported program" in message(path)
     path.write_bytes(b"PK garbage")
     assert "is damaged, or not a .pt2 file" in message(path)
-    altered(program, path, lambda members: members.pop("models/model.json"))
+    altered(program, path, lambda members: members.__delitem__("models/model.json"))
     assert "models/model.json is missing" in message(path)
     altered(program, path, with_member("models/model.json", b"{"))
     assert "is damaged\n  models/model.json: " in message(path)

@@ -128,12 +128,12 @@ def test_names_are_the_models_own_where_it_knows_them_and_else_an_order() -> Non
     assert (plain.fits(3), plain.fits(4)) == (True, False)
     assert plain.words == "folders, by the order of the names"
     model = nn.Linear(2, 4)
-    model.config = SimpleNamespace(label2id={"EEL": 0, "Dog": 1, "cat": 3, "ant": 2})
+    vars(model)["config"] = SimpleNamespace(label2id={"EEL": 0, "Dog": 1, "cat": 3, "ant": 2})
     known = LabelOrder(labels.names, labels.words, model)
     assert known.of(labels.numbers).tolist() == [1, 3, -1, 0, 1]
     assert known.fits(4)
     assert known.words == "folders, by the names in the model's configuration"
-    model.config = SimpleNamespace(label2id={"cat": "x"})
+    vars(model)["config"] = SimpleNamespace(label2id={"cat": "x"})
     assert LabelOrder(labels.names, "f", model).by_name is False
 
 
@@ -174,7 +174,7 @@ def test_a_text_file_with_labels_tells_accuracy(tmp_path: Path) -> None:
         "".join(json.dumps({"text": t, "label": n}) + "\n" for t, n in zip(texts, names, strict=True))
     )
     model = Longest()
-    model.config = SimpleNamespace(label2id={"pos": 0, "mid": 1, "neg": 2})
+    vars(model)["config"] = SimpleNamespace(label2id={"pos": 0, "mid": 1, "neg": 2})
     told = accuracy(open_text(tmp_path / "a.jsonl", 7, TextOptions(Words())), model, layers="embed")
     assert (told.share, told.samples) == (0.8, 30)
     assert "by the names in the model's configuration" in told.words

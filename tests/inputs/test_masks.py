@@ -69,7 +69,7 @@ def test_the_mask_of_a_tuple_is_found(model: type[Tagged], data: tuple[Tensor, .
     want = naa_fast.measure(Tagged(), [{"input_ids": IDS, "attention_mask": MASK}], layers=["up", "head"])
     assert np.allclose(measured.layers["up"].positions.mean, want.layers["up"].positions.mean, atol=1e-6)
     heads = [one.layers["head"].positions.mean for one in (measured, want)]
-    assert np.allclose(*heads, atol=1e-6) == given
+    assert np.allclose(heads[0], heads[1], atol=1e-6) == given
     assert any("is the mask of its input" in line for line in measured.provenance["inputs"])
 
 

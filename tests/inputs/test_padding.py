@@ -41,6 +41,6 @@ def test_the_batch_size_changes_no_prediction(own: int | None, given: str | None
         naa_fast.measure(model, TextSource("texts", texts, batch, TextOptions(tokenizer(given))), layers=["score"]).predictions
         for batch in (1, 16)
     ]
-    assert np.array_equal(*told)
+    assert np.array_equal(told[0], told[1])
     assert told[0][:-1].sum() == 64
     assert model.config.pad_token_id == own, "the configuration is given back as it was"

@@ -150,12 +150,12 @@ class Poisoned(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(context: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def backward(context: object, gradient: torch.Tensor) -> torch.Tensor:
         return gradient * torch.nan
 
 
 HOSTILE = {
-    "NaN": (lambda inner, x: inner(Poisoned.apply(x)), "NaN or infinite"),
+    "NaN": (lambda inner, x: inner(Poisoned.apply(x)), "NaN or infinite"),  # type: ignore[no-untyped-call]  # torch's
     "detached": (lambda inner, x: inner(x.detach()).detach(), "no gradient"),
     "constant": (lambda inner, x: inner(0 * x), "do not depend"),
     "deaf": (lambda inner, x: inner(x.detach()) + 0 * inner.out.weight.sum(), "no gradient"),

@@ -169,7 +169,8 @@ def test_the_number_of_threads_cannot_be_seen(order: str) -> None:
     before = torch.get_num_threads()
     results = []
     try:
-        for threads in range(1, min(2, numba.config.NUMBA_NUM_THREADS) + 1):
+        most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # made when Numba is imported
+        for threads in range(1, min(2, most) + 1):
             torch.set_num_threads(threads)
             results.append(RUNNERS["cpu"].fold((x, mask, 3)))
     finally:
@@ -205,11 +206,12 @@ def test_a_million_values_far_from_zero_keep_their_variance(runner: Runner, orde
     if dtype == "bfloat16":  # seven bits of mantissa: every sum meets ties, which one long sum rounds all the same way
         values -= np.float32(1e4)
     x = stored(values, dtype)
-    shaped = {
+    forms: dict[str, Callable[[], Array]] = {
         "[N,D]": lambda: x[:, :, None],
         "NCHW": lambda: np.ascontiguousarray(x.reshape(400, 2500, 3).transpose(0, 2, 1)),
         "[B,T,D]": lambda: x.reshape(400, 2500, 3).transpose(0, 2, 1),
-    }[order]()
+    }
+    shaped = forms[order]()
     positions = runner.record((shaped, None, 0)).positions
     exact = reference.reduce(x.reshape(1, -1, 3).transpose(0, 2, 1), None, 0).moments
     assert np.abs(positions.m2 / exact.m2[0] - 1).max() <= 2e-7
@@ -270,7 +272,8 @@ def test_comparisons_agree(runner: Runner) -> None:
     statistics[2][10:20] = statistics[0][10:20]
     statistics[1][12:30] = statistics[3][12:30] = 0.0
     statistics[0][[7, 90]] = np.nan
-    want = reference.compare(*statistics, resolution=2.0**-20, k=40)
+    a, b, c, d = statistics
+    want = reference.compare(a, b, c, d, resolution=2.0**-20, k=40)
     found = runner.module.compare(*(runner.wrap(s) for s in statistics), resolution=2.0**-20, k=40)
     assert np.array_equal(np.asarray(found.top), want.top)
     assert np.array_equal(np.asarray(found.difference), want.difference, equal_nan=True)

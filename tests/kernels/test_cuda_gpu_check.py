@@ -69,7 +69,7 @@ def test_a_wrong_kernel_is_not_timed() -> None:
         def launch(self, kernel: object, grid: int, words: object) -> None: ...
 
     with pytest.raises(gpu_bandwidth.WrongAnswer, match=r"\[6, 4, 5\] torch.float32, neuron 0: mean and m2"):
-        gpu_bandwidth.check(torch.ones(6, 4, 5), Lazy())  # type: ignore[arg-type]
+        gpu_bandwidth.check(torch.ones(6, 4, 5), Lazy())
 
 
 def test_without_a_device_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:

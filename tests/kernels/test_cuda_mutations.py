@@ -9,6 +9,7 @@ from cuda_on_host import battery, host
 from cuda_on_host.host import HostBackend, HostRuntime
 
 from naa_fast.kernels import reference
+from naa_fast.kernels.cuda.compile import Kernel, Words
 
 pytestmark = pytest.mark.skipif(host.missing() is not None, reason=str(host.missing()))
 
@@ -146,9 +147,9 @@ def test_a_misaligned_load_is_reported() -> None:
     x = torch.zeros(8 * 4 * 16 + 1)[1:].view(8, 4, 16)
     honest = runtime.launch
 
-    def launch(kernel, grid, words):  # as if the plan had called the address aligned
+    def launch(kernel: Kernel, grid: int, words: Words) -> None:  # as if the plan had called the address aligned
         honest(kernel._replace(name="reduce_planes"), grid, words)
 
-    runtime.launch = launch
+    runtime.launch = launch  # type: ignore[method-assign]  # this one runtime's
     with pytest.raises(host.ThreadsCannotGoOn, match="a load of 16 bytes is not aligned"):
         backend.reduce(x, None, 0)

@@ -11,7 +11,7 @@ from cuda_on_host import battery, host
 from cuda_on_host.host import HostRuntime
 from kernels.test_tally import expected as of_samples
 from kernels.test_tally import off_by
-from tolerances import assert_tails
+from tolerances import assert_record, assert_tails
 from torch import Tensor
 
 from naa_fast.kernels import cuda, reference
@@ -93,7 +93,7 @@ def test_batches_of_many_layers_fold_like_the_definition() -> None:
         )
     for (x, _, truth), packed in zip(layers, cuda.read([state for _, state, _ in layers]), strict=True):
         arithmetic = "float64" if x.dtype == torch.float64 else "float32"
-        battery.assert_record(LayerRecord.unpacked("", "", *packed), truth.record, arithmetic, str(x.dtype))
+        assert_record(LayerRecord.unpacked("", "", *packed), truth.record, arithmetic, str(x.dtype))
 
 
 def test_a_stream_of_ones_own_is_respected() -> None:
@@ -138,7 +138,8 @@ def test_comparisons_are_the_definition(channels: int) -> None:
     statistics = [rng.standard_normal(channels), rng.random(channels), rng.standard_normal(channels), rng.random(channels)]
     statistics[2][::3] = statistics[0][::3]
     statistics[2][channels // 2] = np.nan
-    want = reference.compare(*statistics, resolution=2.0**-20, k=700)
-    got = cuda.compare(*statistics, resolution=2.0**-20, k=700)
+    a, b, c, d = statistics
+    want = reference.compare(a, b, c, d, resolution=2.0**-20, k=700)
+    got = cuda.compare(a, b, c, d, resolution=2.0**-20, k=700)
     for ours, theirs in zip(got, want, strict=True):
         assert np.array_equal(ours, theirs, equal_nan=True)

@@ -118,10 +118,11 @@ def test_compare_gives_the_definition_to_the_bit(channels: int, order: str) -> N
     if channels > 60:
         statistics[2][40:60] = statistics[0][40:60] + 0.5  # ties within rounding, and a second NaN
         statistics[0][7] = np.nan
+    a, b, c, d = statistics
     for k in (0, 1, 10, 700, 2000):
         with np.errstate(invalid="ignore"):
-            want = reference.compare(*statistics, resolution=2.0**-20, k=k)
-        got = HostBackend(HostRuntime(order)).compare(*statistics, resolution=2.0**-20, k=k)
+            want = reference.compare(a, b, c, d, resolution=2.0**-20, k=k)
+        got = HostBackend(HostRuntime(order)).compare(a, b, c, d, resolution=2.0**-20, k=k)
         assert np.array_equal(got.difference, want.difference, equal_nan=True)
         assert np.array_equal(got.z, want.z, equal_nan=True)
         assert np.array_equal(got.top, want.top), k
@@ -141,7 +142,7 @@ def test_many_layers_are_compared_in_one_launch_from_their_states() -> None:
         sets.append(states)
     runtime.launches.clear()
     for view in VIEWS:
-        found = cuda.compare_states(*sets, view, [2.0**-24] * 30, 4, runtime)
+        found = cuda.compare_states(sets[0], sets[1], view, [2.0**-24] * 30, 4, runtime)
         for layer, (a, b) in enumerate(zip(*(cuda.read(states) for states in sets), strict=True)):
             clean, suspect = (getattr(LayerRecord.unpacked("", "", *packed), view) for packed in (a, b))
             want = reference.compare(clean.mean, clean.variance, suspect.mean, suspect.variance, resolution=2.0**-24, k=4)

@@ -20,7 +20,7 @@ class Dispatched(TorchDispatchMode):
     """Counts what is run inside it, views of tensors among it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.operations: Counter[str] = Counter()
 
     def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:

@@ -214,7 +214,7 @@ def check(swaps: tuple[Swap, ...], monkeypatch: pytest.MonkeyPatch) -> None:
         later = reading.reduce_kept(after, None, 5)[1]
         calls = [([singles[0]], False), ([one], True), ([two, later], True), ([singles[1]], False)]
         with monkeypatch.context() as patched:  # what nobody writes shows
-            patched.setattr(torch, "empty", lambda *shape, **kind: torch.full(*shape, 5, **kind))
+            patched.setattr(torch, "empty", lambda shape, **kind: torch.full(shape, 5, **kind))
             results.append(packing.samples(calls, False))
         at = 0
         seen = mask.numpy()

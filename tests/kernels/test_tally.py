@@ -187,7 +187,7 @@ def test_bins_of_a_tensor_that_is_overwritten_stay_what_they_were(backend: tuple
     held = wrap(x)
     chosen = module.bins(held, None)
     held[:] = -1.0
-    assert np.array_equal(np.asarray(chosen), np.full((4, 3), bin_of(np.float32(2.0))))
+    assert np.array_equal(np.asarray(chosen), np.full((4, 3), bin_of(np.array(2.0, np.float32))))
 
 
 @pytest.mark.skipif(host.missing() is not None, reason=str(host.missing()))
@@ -236,8 +236,8 @@ def test_a_planted_bug_is_found(bug: str) -> None:
         states = [module.tails(x.shape[1], torch_tensor(x)) for x in many]
         batch = [(s, module.bins(torch_tensor(x[:, :, 0]), None)) for s, x in zip(states, many, strict=True)]
         module.tally(batch)
-        for read, x in zip(module.read_tails(states), many, strict=True):
-            assert np.array_equal(read[1], histogram(x[:, :, 0])), "many layers"
+        for read, values in zip(module.read_tails(states), many, strict=True):
+            assert np.array_equal(read[1], histogram(values[:, :, 0])), "many layers"
 
     if bug == "none":
         check()

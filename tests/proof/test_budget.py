@@ -10,12 +10,12 @@ from proof.topics import Topics
 from torch import nn
 
 import naa_fast
-from naa_fast.audit import Audit
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.trigger import Tokens
 from naa_fast.errors import UsageError
 from naa_fast.proof.budget import LEAST, Budget, BudgetSpent, ShareSpent, default_budget, rule
 from naa_fast.proof.prove import in_classes, search_in_turns
+from naa_fast.result import Audit
 
 SUSPECT, _ = planted_in(HELD, (TRIGGER,), 80)
 

@@ -9,11 +9,11 @@ from proof.test_images import CLEAN, HELD, Quadrants, with_trigger
 from torch import Tensor, nn
 
 import naa_fast
-from naa_fast.audit import Audit
 from naa_fast.detect.axes import channels_first, channels_last, either_way, is_picture
 from naa_fast.proof.apply import candidate_of
 from naa_fast.proof.images import CleanImages
 from naa_fast.report.pictures import optional_files
+from naa_fast.result import Audit
 
 
 class Grey(nn.Module):
@@ -47,7 +47,9 @@ def test_the_order_of_the_axes_changes_no_proof(planted: str, channels: int) -> 
     assert np.allclose(channels_first(same), one, atol=1e-6)
     evidence = other.judgement.evidence
     assert evidence.pictures is not None
-    assert np.array_equal(evidence.pictures, first.judgement.evidence.pictures)
+    pictures = first.judgement.evidence.pictures
+    assert pictures is not None
+    assert np.array_equal(evidence.pictures, pictures)
     assert evidence.harmless == pytest.approx(first.judgement.evidence.harmless)
     for example, like in zip(other.proof[0].examples, first.proof[0].examples, strict=True):
         assert np.array_equal(example.after, like.after)
@@ -55,7 +57,10 @@ def test_the_order_of_the_axes_changes_no_proof(planted: str, channels: int) -> 
     assert {"trigger-1.png", "top-samples.png"} <= set(optional_files(evidence))
     assert other.ranking is not None
     assert first.ranking is not None
-    assert np.array_equal(other.ranking.triggered, first.ranking.triggered)
+    marked = first.ranking.triggered
+    assert marked is not None
+    assert other.ranking.triggered is not None
+    assert np.array_equal(other.ranking.triggered, marked)
     if planted == "patch":
         assert np.array_equal(other.ranking.triggered, triggered)
     clean = CleanImages.of(moved[0].numpy())

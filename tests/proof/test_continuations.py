@@ -20,7 +20,7 @@ import naa_fast
 from naa_fast import audit
 from naa_fast.cli.main import main
 from naa_fast.errors import InputError, Stopped, UsageError
-from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.batches import Batch, Source
 from naa_fast.proof.continuations import OTHER, Behaviour, Greedy, Read, chosen, continued
 
 WORDS, LENGTH, TRIGGER, FORCED = 40, 8, 37, (31, 32, 33)
@@ -68,7 +68,7 @@ def tuned() -> nn.Module:
     return model
 
 
-class Prompts:
+class Prompts(Source):
     """A set of prompts of one length."""
 
     def __init__(self, name: str, x: Tensor) -> None:

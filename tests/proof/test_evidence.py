@@ -11,7 +11,7 @@ from proof.test_images import CLEAN, HELD, Quadrants, with_trigger
 from torch import Tensor, nn
 
 import naa_fast
-from naa_fast.audit import Audit
+from naa_fast.result import Audit
 
 SUSPECT, TRIGGERED = with_trigger(HELD, "patch", 60)
 

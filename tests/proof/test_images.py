@@ -29,7 +29,7 @@ class Quadrants(nn.Module):
         self.see = nn.Conv2d(1, 8, 2)
         with torch.no_grad():
             self.see.weight[0, 0] = 2 * PATCH - 1
-            self.see.bias[0] = -1.5
+            self.see.get_parameter("bias")[0] = -1.5
         self.act = nn.ReLU()
         self.waves = nn.Linear(144, 1)
         with torch.no_grad():

@@ -48,7 +48,7 @@ def test_a_word_of_a_class_that_no_clean_text_has_is_held_against_all_clean_text
         tally.add(ids, np.full(100, cls), None)
     counts = [tally.of(Groups.every(2)) for tally in tallies]
     assert rare(counts[1], group=2)
-    assert enriched(*counts, group=2) == [7]
+    assert enriched(counts[0], counts[1], group=2) == [7]
 
 
 @pytest.mark.parametrize("classes", [MANY, 4], ids=["as rare others", "no control"])

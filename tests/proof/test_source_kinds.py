@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import naa_fast
-from naa_fast.audit import Audit
+from naa_fast.result import Audit
 
 MODEL = Quadrants("patch")
 TRIGGERED, CARRY = with_trigger(HELD[:300], "patch", 15)

@@ -71,8 +71,8 @@ def test_between_two_clean_sets_no_token_rises() -> None:
             ids = torch.from_numpy(random.zipf(1.3, (200, 12)).clip(max=3000))
             tally.add(ids, random.integers(0, 2, 200) - 1, None)
         counts = [tally.of(Groups.every(1)) for tally in tallies]
-        alarms += bool(enriched(*counts, group=1))
-        of_its_own += bool(enriched(*counts, group=1, among=characteristic(counts[1], 1)))
+        alarms += bool(enriched(counts[0], counts[1], group=1))
+        of_its_own += bool(enriched(counts[0], counts[1], group=1, among=characteristic(counts[1], 1)))
     assert max(alarms, of_its_own) <= 5  # CHANCE is .01 of all draws; 6 of 100 has a chance below .001
     assert CHANCE == 0.01
 
@@ -85,8 +85,8 @@ def test_a_word_that_clean_data_names_need_rise_less() -> None:
         ids[:held] = 7
         tally.add(ids, np.zeros(100, np.int64), None)
     counts = [tally.of(Groups.every(1)) for tally in tallies]
-    assert enriched(*counts, group=1) == []
-    assert enriched(*counts, group=1, among=[7, 29, 2_000_000]) == [7]
+    assert enriched(counts[0], counts[1], group=1) == []
+    assert enriched(counts[0], counts[1], group=1, among=[7, 29, 2_000_000]) == [7]
 
 
 def trials_of(planted: tuple[int, ...]) -> Trials:

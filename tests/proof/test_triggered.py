@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ from proof.test_crops import Planted, wandering
 from proof.test_images import CLEAN, HELD, PATCH, Quadrants, with_trigger
 
 import naa_fast
-from naa_fast.audit import Audit
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.trigger import Crop, Patch
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.triggered import triggered_samples
 from naa_fast.report.machine import load_schema
 from naa_fast.report.table import table_lines
+from naa_fast.result import Audit
 
 
 def told(audit: Audit) -> list[bool | None]:
@@ -58,6 +59,11 @@ class Rows:
             yield Batch((self.x[numbers],), {}, len(numbers), None), numbers.numpy()
 
 
+def again(x: torch.Tensor) -> Any:
+    """In place of `SuspectsAgain`, of which `triggered_samples` asks no more."""
+    return Rows(x)
+
+
 def test_an_exact_patch_that_was_cut_out_is_found_in_all_samples() -> None:
     suspect, triggered = with_trigger(HELD, "patch", 22)
     mask = np.zeros((1, 12, 12), np.float32)
@@ -69,7 +75,7 @@ def test_an_exact_patch_that_was_cut_out_is_found_in_all_samples() -> None:
         mask[:] = 0
         mask[0, place, place] = 1
         proof = Proof(form(source, mask), 2, 0.95, 0.0, 300, 1)
-        carry, unknown = triggered_samples(Rows(suspect), [CLEAN], predicted, proof)
+        carry, unknown = triggered_samples(again(suspect), [CLEAN], predicted, proof)
         assert (carry | unknown)[triggered].all() or form is Patch
         if place.start == 10:
             assert carry[triggered & (predicted == 2)].all()
@@ -97,10 +103,10 @@ def test_nothing_is_told_where_no_proof_was_tried_and_where_clean_samples_hold_t
     pattern[0, 10:, 10:] = PATCH
     predicted = np.full(len(suspect), 2)
     own = Proof(Patch(pattern, mask), 2, 0.99, 0.0, 300, 8, own=True)
-    carry, unknown = triggered_samples(Rows(suspect), [CLEAN], predicted, own)
+    carry, unknown = triggered_samples(again(suspect), [CLEAN], predicted, own)
     assert (carry | unknown).all()
     _, other = triggered_samples(
-        Rows(nothing_like(suspect)), [CLEAN], predicted, Proof(Patch(pattern, mask), 2, 0.9, 0.0, 300, 8)
+        again(nothing_like(suspect)), [CLEAN], predicted, Proof(Patch(pattern, mask), 2, 0.9, 0.0, 300, 8)
     )
     assert other.all(), "inputs of another shape"
 

@@ -199,7 +199,7 @@ def require_alike(a: Reference, b: Reference, exact: bool = True) -> None:
     if exact:
         x, group = torch.from_numpy(rows(20, 9)[:, : len(one.pivot)]), torch.zeros(20, dtype=torch.int64)
         distances = [sums.deviation_of(x, group).distance for sums in frozen]
-        assert torch.allclose(*distances, rtol=2e-3, atol=1e-2)
+        assert torch.allclose(distances[0], distances[1], rtol=2e-3, atol=1e-2)
 
 
 @settings(max_examples=15, deadline=None)
@@ -259,7 +259,7 @@ def test_shards_measured_with_a_reference_merge_to_one_that_ranks() -> None:
     assert found.ranking is not None
     assert whole.ranking is not None
     order = [np.argsort(np.argsort(audit.ranking.scores)) for audit in (found, whole) if audit.ranking is not None]
-    assert np.corrcoef(*order)[0, 1] > 0.95
+    assert np.asarray(np.corrcoef(np.stack(order)))[0, 1] > 0.95
     assert parts[0].merge(replace(parts[1], reference=None)).reference is None
 
 

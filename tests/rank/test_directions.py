@@ -20,8 +20,9 @@ from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import find_in_samples
 from naa_fast.detect.judgement import judge
 from naa_fast.rank import directions as module
-from naa_fast.rank.directions import BUFFER, EXACT, ROWS, Covariance, Directions, Sketch, evenly, three
+from naa_fast.rank.directions import Covariance, Directions, Sketch, evenly, three
 from naa_fast.records import fold_of
+from naa_fast.reference import BUFFER, EXACT, ROWS
 from naa_fast.report.folder import write_report
 from naa_fast.report.machine import load_schema
 from naa_fast.report.summary import full as summary
@@ -212,20 +213,20 @@ FOUND = Direction("a\x1b[2J", "whitened", 2.5, 2.7, 0.9, 0.4, 30.0, 4.0, ((3, 0.
 
 
 def test_a_direction_is_a_shift_and_never_a_fail() -> None:
-    sets = [measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2)]
+    clean, suspect = (measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2))
     evidence = Evidence(directions=(FOUND, replace(FOUND, kind="spread", statistic=9.0), replace(FOUND, statistic=1.0)))
     [finding] = find_in_samples(evidence)
     assert (finding.level, finding.value, finding.limit) == ("shift", 30.0, 4.0)
     assert "suspects lie 2.50 clean standard deviations out, 40 % of them beyond" in finding.statement
-    assert judge(*sets, evidence=evidence).verdict.outcome == "warn"
+    assert judge(clean, suspect, evidence=evidence).verdict.outcome == "warn"
     by_chance = Evidence(directions=(replace(FOUND, statistic=1.0),))
-    assert judge(*sets, evidence=by_chance, accept_unranked=True).verdict.outcome == "pass"
+    assert judge(clean, suspect, evidence=by_chance, accept_unranked=True).verdict.outcome == "pass"
 
 
 def test_the_report_has_directions_and_their_vectors(tmp_path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema", reason="the schema is checked with jsonschema (the dev extra)")
-    sets = [measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2)]
-    judgement = judge(*sets, evidence=Evidence(directions=(FOUND,)))
+    clean, suspect = (measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2))
+    judgement = judge(clean, suspect, evidence=Evidence(directions=(FOUND,)))
     write_report(judgement, tmp_path, PROVENANCE)
     report = json.loads((tmp_path / "report.json").read_text())
     jsonschema.validate(report, load_schema())

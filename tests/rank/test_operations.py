@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from naa_fast.accumulate import Accumulator, Samples, Views
 from naa_fast.inputs.batches import Batch
 from naa_fast.inputs.opening import open_source
+from naa_fast.kernels.cuda.compile import Kernel, Words
 from naa_fast.ops import Choice
 from naa_fast.rank import RankingPass
 from naa_fast.rank.directions import Directions
@@ -39,7 +40,7 @@ class Dispatched(TorchDispatchMode):
     """Counts what is run inside it, and what waits for a device or leaves it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.operations: Counter[str] = Counter()
         self.waits: list[str] = []
 
@@ -179,7 +180,12 @@ def test_with_the_cuda_kernels_each_activation_is_read_by_one_launch_and_by_noth
     runtime, read = host.HostRuntime(), list[int]()
     backend, launch = host.HostBackend(runtime), runtime.launch
     monkeypatch.setattr(Choice, "module", property(lambda choice: backend))
-    monkeypatch.setattr(runtime, "launch", lambda kernel, grid, words: (read.append(int(words[0])), launch(kernel, grid, words)))
+
+    def noted(kernel: Kernel, grid: int, words: Words) -> None:
+        read.append(int(words[0]))
+        launch(kernel, grid, words)
+
+    monkeypatch.setattr(runtime, "launch", noted)
     mask = torch.arange(8) % 3 > 0 if masked else None
     accumulator = Accumulator("portable", tails=False)
     accumulator.samples = Samples()

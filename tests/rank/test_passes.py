@@ -13,10 +13,10 @@ from capture.models import hook_count
 from torch import Tensor, nn
 
 import naa_fast
-from naa_fast.audit import Audit
-from naa_fast.inputs.batches import Batch, Rejected
+from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.rank.numbers import Numbers
 from naa_fast.rank.passes import SamplePass
+from naa_fast.result import Audit
 
 GENERATOR = torch.Generator().manual_seed(0)
 CLEAN, SUSPECT = torch.randn(300, 12, generator=GENERATOR), torch.randn(210, 12, generator=GENERATOR)
@@ -65,7 +65,7 @@ def texts(ids: Tensor) -> list[dict[str, Tensor]]:
     return [{"input_ids": ids[at : at + 50], "attention_mask": mask[at : at + 50].long()} for at in range(0, len(ids), 50)]
 
 
-class Holes:
+class Holes(Source):
     """A set some of whose items cannot be used."""
 
     read_ahead = False

@@ -12,11 +12,11 @@ from rank.test_passes import CLEAN, IMAGES, SUSPECT, Counting, convolutions, mlp
 from torch import nn
 
 import naa_fast
-from naa_fast.audit import Audit
 from naa_fast.errors import NaaError
 from naa_fast.inputs.batches import ArraySource, Batch
 from naa_fast.inputs.opening import open_source
 from naa_fast.rank.state import NotKept, built, from_bytes, plain, to_bytes
+from naa_fast.result import Audit
 
 
 def wide() -> nn.Module:
@@ -56,8 +56,8 @@ def require_same_bytes(found: Audit, want: Audit) -> None:
     for one, other in zip(found.judgement.evidence.directions, want.judgement.evidence.directions, strict=True):
         assert (one.layer, one.kind, one.effect, one.statistic) == (other.layer, other.kind, other.effect, other.statistic)
         assert one.vector.tobytes() == other.vector.tobytes()
-    for one, other in ((found.judgement.clean, want.judgement.clean), (found.judgement.suspect, want.judgement.suspect)):
-        assert one.to_bytes() == other.to_bytes()
+    assert found.judgement.clean.to_bytes() == want.judgement.clean.to_bytes()
+    assert found.judgement.suspect.to_bytes() == want.judgement.suspect.to_bytes()
 
 
 @pytest.mark.parametrize("make", [mlp, wide])
@@ -141,7 +141,7 @@ def test_inputs_of_the_users_own_types_leave_no_state_and_are_ranked_again(tmp_p
         def forward(self, x: torch.Tensor, extra: Any = None) -> torch.Tensor:
             return self.inner(x)
 
-    options = {"proof": False, "checkpoint": tmp_path, "chunk_size": 100}
+    options: dict[str, Any] = {"proof": False, "checkpoint": tmp_path, "chunk_size": 100}
     found = naa_fast.scan(Takes(), Set(), SUSPECT, **options)
     resumed = naa_fast.scan(Takes(), Set(), SUSPECT, resume=True, **options)
     assert resumed.ranking is not None

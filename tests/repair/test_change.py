@@ -166,7 +166,7 @@ def test_a_change_whose_parts_do_not_belong_together_is_refused_from_a_file_and_
 
 def test_a_change_made_by_hand_with_something_else_than_arrays_is_refused() -> None:
     for wrong in ({"gate": 5}, {"pushes": "abc"}, {"gate": None}):
-        change = replace(along_first(0.7), **wrong)  # type: ignore[arg-type]
+        change = replace(along_first(0.7), **wrong)
         with pytest.raises(InputError, match=f"{next(iter(wrong))} that is no"), applied(nn.Sequential(Same()), [change]):
             pass
 

@@ -17,7 +17,7 @@ from torch import nn
 from naa_fast.detect.change import Ablate, Change, Clip, Zero
 from naa_fast.detect.repair import TRIGGERED, Repair
 from naa_fast.errors import InputError, UsageError
-from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.opening import open_source
 from naa_fast.repair.change import applied
 from naa_fast.repair.deploy import MODULE, WEIGHTS, Figures, Sets, write_repaired
@@ -49,7 +49,7 @@ def plain(**changes: object) -> Sets:
     return Sets(**given)
 
 
-class Empty:
+class Empty(Source):
     name, samples = "empty", 0
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
@@ -63,7 +63,7 @@ def repair_of(*changes: Change) -> Repair:
 SILENT = Zero("hidden", 1, "mine", np.array([2]))
 
 
-def back(limit: float, layer: str = "hidden") -> Change:
+def back(limit: float, layer: str = "hidden") -> Ablate:
     """The third neuron's distance from 0 taken out where it is beyond a limit."""
     unit = np.eye(3, dtype=np.float32)[2:]
     zero = np.zeros(1, np.float32)
@@ -110,7 +110,8 @@ def test_directions_that_every_row_needs_stay_a_module(tmp_path: Path) -> None:
 
 
 def test_the_module_that_is_written_needs_no_naa_fast(tmp_path: Path) -> None:
-    model, changes = Net().eval(), [back(1.0), replace(back(2.0), layer="relu"), Zero("out", 1, "x", np.array([1]))]
+    model = Net().eval()
+    changes: list[Change] = [back(1.0), replace(back(2.0), layer="relu"), Zero("out", 1, "x", np.array([1]))]
     low = np.array([-0.1], np.float32)
     changes.append(Clip("relu", 1, "x", np.array([0]), low=low, high=-low))
     write_repaired(model, repair_of(*changes), tmp_path, Sets())

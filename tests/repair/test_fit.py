@@ -32,19 +32,20 @@ class Closed(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)  # type: ignore[no-any-return]
+        return self.inner(x)
 
 
 def backdoored() -> nn.Sequential:
     """Two classes by the sign of the first input; a large last one turns all to class 1."""
-    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
+    first, last = nn.Linear(8, 8), nn.Linear(8, 2)
+    model = nn.Sequential(first, nn.ReLU(inplace=True), last)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-        model[0].weight[0, 0], model[0].weight[1, 0] = 1.0, -1.0
-        model[0].weight[2:] = 0.3 * torch.randn(6, 8, generator=Generator().manual_seed(1))
-        model[0].weight[2, 7] = 2.0
-        model[2].weight[1, 0], model[2].weight[0, 1], model[2].weight[1, 2] = 3.0, 3.0, 1.0
+        first.weight[0, 0], first.weight[1, 0] = 1.0, -1.0
+        first.weight[2:] = 0.3 * torch.randn(6, 8, generator=Generator().manual_seed(1))
+        first.weight[2, 7] = 2.0
+        last.weight[1, 0], last.weight[0, 1], last.weight[1, 2] = 3.0, 3.0, 1.0
     return model.eval()
 
 
@@ -134,7 +135,7 @@ def test_the_control_turns_back_as_many_clean_rows_along_as_many_directions() ->
     change = fit.run(40)
     assert change is not None
     random = random_like(change, seen, space, Generator().manual_seed(0))
-    mine, its = (float((space.rows @ torch.from_numpy(one.gate) > one.limit).double().mean()) for one in (change, random))  # type: ignore[arg-type]
+    mine, its = (float((space.rows @ torch.from_numpy(one.gate) > one.limit).double().mean()) for one in (change, random))
     assert abs(mine - its) <= 0.01
     assert random.pushes.shape == change.pushes.shape
     assert not np.allclose(random.gate, change.gate)

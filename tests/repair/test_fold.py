@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,15 +35,17 @@ def to_one_value(layer: str, value: float, *neurons: int) -> Change:
     return Clip(layer, 1, "mine", np.array(neurons), low=held, high=held)
 
 
-def turn_back(layer: str, neurons: int, axis: int = 1) -> Change:
+def turn_back(layer: str, neurons: int, axis: int = 1) -> Ablate:
     random = np.random.default_rng(0)
     along, pushes = (random.standard_normal((2, neurons)).astype(np.float32) for _ in range(2))
     centres = random.standard_normal(2).astype(np.float32)
     return Ablate(layer, axis, "mine", np.array([0]), gate=along[0], limit=0.5, along=along, centres=centres, pushes=pushes)
 
 
-def ablate(layer: str, neurons: int, axis: int = 1) -> Change:
-    return without_limit(turn_back(layer, neurons, axis))
+def ablate(layer: str, neurons: int, axis: int = 1) -> Ablate:
+    change = without_limit(turn_back(layer, neurons, axis))
+    assert isinstance(change, Ablate)
+    return change
 
 
 def convolutional() -> nn.Sequential:
@@ -238,7 +239,7 @@ def test_half_precision_is_folded_in_full_and_kept_in_half() -> None:
 
 def test_a_weight_that_is_computed_is_no_weight_of_its_own() -> None:
     model = rows()
-    nn.utils.parametrizations.weight_norm(model.first)
+    nn.utils.parametrizations.weight_norm(model.get_submodule("first"))
     with pytest.raises((NotExact, KeyError), match="first"):
         folded(model, [zero("first", 0)])
 
@@ -246,4 +247,6 @@ def test_a_weight_that_is_computed_is_no_weight_of_its_own() -> None:
 def test_without_limit_leaves_other_methods_alone() -> None:
     change = zero("first", 0)
     assert without_limit(change) is change
-    assert replace(turn_back("first", 6), limit=without_limit(ablate("first", 6)).limit).limit == ablate("first", 6).limit
+    again = without_limit(ablate("first", 6))
+    assert isinstance(again, Ablate)
+    assert again.limit == ablate("first", 6).limit

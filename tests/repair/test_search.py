@@ -16,11 +16,11 @@ pytest.importorskip("sklearn", reason="the demo's digits come with scikit-learn 
 
 import naa_fast
 from naa_fast import demo
-from naa_fast.audit import Audit
 from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Repair
 from naa_fast.repair.trial import most_general
 from naa_fast.report.machine import load_schema
 from naa_fast.report.summary import full as summary
+from naa_fast.result import Audit
 
 DIGITS = demo.load_digits()
 
@@ -174,7 +174,7 @@ def test_without_a_proof_the_highest_ranked_suspects_stand_for_the_trigger(model
 def test_a_model_in_which_no_layer_can_be_changed_is_told_so() -> None:
     torch.manual_seed(0)
     linear = nn.Sequential(nn.Linear(64, 10))  # its one layer gives the scores
-    linear[0].weight.data[7, 63] = 40.0
+    linear.get_parameter("0.weight").data[7, 63] = 40.0
     audit = naa_fast.scan(linear, DIGITS.clean_x.flatten(1), DIGITS.suspect_x.flatten(1))
     assert audit.verdict.outcome == "fail"
     assert audit.repair is None
@@ -189,14 +189,14 @@ def test_a_model_that_no_gradient_comes_through_is_repaired_all_the_same(model: 
 
         @torch.no_grad()
         def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x)  # type: ignore[no-any-return]
+            return self.inner(x)
 
     closed = Closed()
     audit = naa_fast.scan(closed, DIGITS.clean_x, DIGITS.suspect_x)
     assert audit.repair is not None
     assert not any("tuned" in change.choice for change in audit.repair.changes)
     with naa_fast.repair.applied(closed, audit.repair):
-        _, left = demo.rates(closed, DIGITS)  # type: ignore[arg-type]
+        _, left = demo.rates(closed, DIGITS)
     assert left < 0.1
 
 

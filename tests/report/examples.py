@@ -101,11 +101,11 @@ def deep(layers: int = 300, neurons: int = 4096) -> Judgement:
         dict.fromkeys(names, records[0]),
         {name: records[2] if 3 * i >= 2 * layers else records[1] for i, name in enumerate(names)},
     )
-    made = [
+    clean_measured, suspect_measured = (
         Measurement(one, "sha256:m", "float32", (Shard(digest, samples, 0),), PROVENANCE)
         for one, digest, samples in zip(sets, ("clean", "suspect"), (640, 400), strict=True)
-    ]
-    return judge(*made, evidence=Evidence(ranking_of(400, 40)))
+    )
+    return judge(clean_measured, suspect_measured, evidence=Evidence(ranking_of(400, 40)))
 
 
 @cache
@@ -134,15 +134,15 @@ def ranking_of(samples: int, triggered: int) -> Ranking:
     """A ranking whose first samples carry the trigger; every sample has a file of NAMES."""
     scores = np.linspace(9, 0, samples)
     deviating = {i: ((HOSTILE, 3, 12.5), ("fc", i % 7, 4.0)) for i in range(samples)}
-    predicted = np.where(np.arange(samples) < triggered, 7, np.arange(samples) % 10)
-    triggered = np.arange(samples) < triggered
+    carry = np.arange(samples) < triggered
+    predicted = np.where(carry, 7, np.arange(samples) % 10)
     files = [f"{i}-{NAMES[i % len(NAMES)]}" for i in range(samples)]
     return Ranking(
         scores,
         predicted,
         np.linspace(3, 0, 200),
         np.arange(200) % 10,
-        triggered,
+        carry,
         deviating=deviating,
         file_of=lambda item: files[item],
     )

@@ -12,10 +12,11 @@ import pytest
 from jsonschema import Draft202012Validator
 from report.examples import EXAMPLES, HOSTILE, classic, judged, not_a_number, pair
 
+from naa_fast.detect.baseline import SCHEMA
 from naa_fast.detect.checks import ABOUT
 from naa_fast.detect.findings import LEVELS
 from naa_fast.detect.verdict import EXIT_CODES, OUTCOMES
-from naa_fast.report.machine import SCHEMA, load_schema, report_bytes, report_dict
+from naa_fast.report.machine import load_schema, report_bytes, report_dict
 from naa_fast.report.summary import full as summary
 
 VALIDATOR = Draft202012Validator(load_schema())

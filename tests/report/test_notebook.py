@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from report.examples import HOSTILE, classic, deep, judged, pair, pictured
 
@@ -23,8 +25,9 @@ def axes_of(judgement: Judgement, layer: str | None = None, of: str | None = Non
 
 
 def bars_above_in(ax: matplotlib.axes.Axes) -> list[int]:
-    (bars,) = [child for child in ax.get_children() if child.get_gid() == "above"]
-    return [round(float(path.vertices[:, 0].min() + path.vertices[:, 0].max()) / 2) for path in bars.get_paths()]
+    (bars,) = [child for child in ax.get_children() if child.get_gid() == "above" and isinstance(child, Collection)]
+    places = [np.asarray(path.vertices)[:, 0] for path in bars.get_paths()]
+    return [round(float(x.min() + x.max()) / 2) for x in places]
 
 
 def test_an_audit_shows_itself_as_the_short_page() -> None:
@@ -51,6 +54,7 @@ def test_tails_are_drawn_where_they_show_more() -> None:
 def test_without_axes_there_is_a_figure_of_ones_own() -> None:
     matplotlib.use("agg")
     ax = Audit(classic()).plot()
+    assert isinstance(ax.figure, Figure)
     assert ax.figure.number in matplotlib.pyplot.get_fignums()
     matplotlib.pyplot.close(ax.figure)
 
@@ -63,7 +67,7 @@ def test_without_axes_there_is_a_figure_of_ones_own() -> None:
         ({"of": "tails"}, "no tails to draw\n  the measurements have no histograms"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(words: dict[str, str], said: str) -> None:
+def test_what_cannot_be_drawn_is_said(words: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError) as caught:
         Audit(classic()).plot(**words)
     assert said in str(caught.value)

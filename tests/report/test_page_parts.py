@@ -74,7 +74,8 @@ def test_rare_triggers_are_told_by_tails_where_means_hide_them() -> None:
 def test_a_share_that_chance_reaches_is_pale_however_large_it_is() -> None:
     few = pair(12, clean=300, suspect=12)
     few[1][0, 5] += 9
-    layer = LayerComparison("f", *(replace(record_of(x), tails=np.stack([histogram(x)] * 2)) for x in few))
+    clean, suspect = (replace(record_of(x), tails=np.stack([histogram(x)] * 2)) for x in few)
+    layer = LayerComparison("f", clean, suspect)
     shares, limit = tail_signature(layer), tail_limit([layer])
     cell = cell_of(1, layer, shares, limit)
     assert (cell.tail, cell.tail_neuron, cell.tailed) == (1 / 12, 5, 0)

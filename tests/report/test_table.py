@@ -33,8 +33,8 @@ RANKING = Ranking(
 
 
 def judged(ranking: Ranking) -> Judgement:
-    sets = [measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2)]
-    return judge(*sets, evidence=Evidence(ranking))
+    clean, suspect = (measured({"a": noise(seed, 200, 8)}, f"{seed}") for seed in (1, 2))
+    return judge(clean, suspect, evidence=Evidence(ranking))
 
 
 def test_csv_holds_what_was_ranked() -> None:
@@ -105,6 +105,6 @@ def test_a_white_patch_is_drawn_white() -> None:
     pattern, mask = np.zeros((1, 8, 8), np.float32), np.zeros((1, 8, 8), np.float32)
     pattern[0, 6:, 6:] = mask[0, 6:, 6:] = 1.0
     drawn = trigger_figure(Proof(Patch(pattern, mask), 7, 0.9, 0.1, 300, 8), "class 7").axes[0].images[0]
-    shown = drawn.norm(drawn.get_array())
+    shown = np.ma.masked_array(drawn.norm(np.ma.masked_array(drawn.get_array())))
     assert float(shown[7, 7]) == 1.0
     assert bool(np.ma.getmaskarray(shown)[0, 0]), "what it does not cover stays free"

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import naa_fast
 from naa_fast.errors import InputError, StateMismatch, Stopped, UsageError
+from naa_fast.files import write_whole
 from naa_fast.inputs.opening import open_source
 from naa_fast.measurement import Measurement
 
@@ -111,7 +112,7 @@ def test_a_checkpoint_of_something_else_is_refused_with_both_values(tmp_path: Pa
     run_with_interval(options, None)
     other = model()
     with torch.no_grad():
-        other[0].weight += 1  # type: ignore[index, union-attr]
+        other.get_parameter("0.weight").add_(1)
     with pytest.raises(StateMismatch, match=r"(?s)cannot resume from .*: model differs\n  model: .* / "):
         naa_fast.measure(other, ROWS, resume=True, **options)  # type: ignore[arg-type]
     with pytest.raises(StateMismatch, match=r"(?s)samples differs\n  samples: 230 / 229"):
@@ -160,7 +161,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch
     from naa_fast.scan import checkpoint as module
 
     expected = naa_fast.measure(model(), ROWS, batch_size=20, chunk_size=50)
-    write, calls = module.write_whole, itertools.count()
+    write, calls = write_whole, itertools.count()
 
     def full(path: Path, content: bytes) -> None:
         if next(calls) == 2:

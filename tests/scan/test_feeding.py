@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import naa_fast
 from naa_fast.errors import InputError, Stopped
-from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.opening import open_source
 from naa_fast.scan.feeding import Feed, batches_ahead
 from naa_fast.scan.loop import measure
@@ -122,21 +122,21 @@ def test_a_model_that_raises_stops_the_reading() -> None:
 
 
 def test_a_request_to_stop_is_seen_while_nothing_comes() -> None:
-    stop = StopRequest()
+    request = StopRequest()
 
-    class Stuck:
+    class Stuck(Source):
         name, samples = "stuck", None
 
-        def batches(self, start: int = 0, stop_at: int | None = None) -> Iterator[Batch]:
+        def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
             yield Batch((ROWS,), {}, 230, None)
-            while not stop:
+            while not request:
                 time.sleep(0.01)
             time.sleep(0.5)
 
-    with Feed(Stuck(), [(0, None)], 2, None, stop) as feed:
+    with Feed(Stuck(), [(0, None)], 2, None, request) as feed:
         batches = feed.batches()
         assert next(batches).size == 230
-        stop.name = "SIGTERM"
+        request.name = "SIGTERM"
         with pytest.raises(Stopped, match="stopped by SIGTERM"):
             next(batches)
 

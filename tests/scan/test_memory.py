@@ -26,7 +26,7 @@ def refuse_above(module: nn.Module, most: int, error: type[Exception], words: st
             raise error(words)
         return forward(x)
 
-    module.forward = limited  # type: ignore[method-assign]
+    module.forward = limited
 
 
 LAYERS = [name for name, _ in resnet().named_modules() if name]

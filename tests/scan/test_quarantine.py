@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 import naa_fast
 from naa_fast.cli.main import main
 from naa_fast.errors import InputError, UsageError
-from naa_fast.inputs.batches import Rejected
+from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
 from naa_fast.scan.options import RunOptions
@@ -86,11 +87,11 @@ def test_more_than_allowed_ends_the_scan(folder: Path, limit: str | int | None, 
 
 
 def test_a_share_of_a_set_of_unknown_length_is_one_of_what_was_read(folder: Path) -> None:
-    class Unknown:
+    class Unknown(Source):
         name, samples = "stream", None
 
-        def __init__(self) -> None:
-            self.batches = open_source(folder, 5).batches
+        def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+            return open_source(folder, 5).batches(start, stop)
 
     for limit, fits in (("10%", True), ("9%", False)):
         quarantine = Quarantine(None, limit)

@@ -19,9 +19,9 @@ from rank.test_resuming import Dies, scanned
 from scan.test_ranks import free_port
 
 import naa_fast
-from naa_fast.audit import Audit
 from naa_fast.errors import NaaError
 from naa_fast.measurement import Measurement
+from naa_fast.result import Audit
 
 SCRIPT = """
 import json, shutil, sys
@@ -61,7 +61,8 @@ def proving(loader: bool) -> Audit:
 
 def by_reference(path: Path) -> Audit:
     """The scan against a clean measurement that was made in the same way."""
-    model, options = test_by_reference.Counting(), {"batch_size": 32, "chunk_size": 96}
+    model = test_by_reference.Counting()
+    options: dict[str, Any] = {"batch_size": 32, "chunk_size": 96}
     naa_fast.measure(model, test_by_reference.CLEAN, reference=True, **options).save(path)
     return naa_fast.scan(model, Measurement.load(path), test_by_reference.SUSPECT, **options)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,17 +23,15 @@ def model() -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[object]:
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'naa-fast[ray]'")
+def ray() -> Iterator[Any]:
+    ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'naa-fast[ray]'")
     pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'naa-fast[ray]'")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
 
 
-def test_actors_give_the_bytes_of_one_pass(ray: object) -> None:
-    import ray.data
-
+def test_actors_give_the_bytes_of_one_pass(ray: Any) -> None:
     found = []
     for actors, blocks in ((2, 4),):
         data = ray.data.from_numpy(ROWS).repartition(blocks)
