@@ -1,4 +1,8 @@
-"""`classes` on the host: scores are read once, as integers that are in the order of the values; nothing is converted."""
+"""`classes` on the host: scores are read once, as integers that are in the order of the values; nothing is converted.
+
+What reads and compares them is written in LLVM IR: with 1,000 classes plain Numba takes 3.5 (float32), 5.3 (bfloat16) and 9.5
+(float16) times as long; with ten classes, 23 ns a sample, it takes .44, .51 and 1 of the time (`benchmarks.plain_njit`).
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
 """Positions fastest in memory (NCHW): eight samples at a time, positions as SIMD lanes.
 
 A sample's moments would end in seven sums across lanes for every channel of every sample, which costs more than reading 49
-positions. So only its sum and maximum are kept apart; the power sums of eight samples go into one accumulator. `sweep` is written
-in vector IR because the loop vectoriser, without leave to reorder additions, makes no vectors of sums along a row.
+positions. So only its sum and maximum are kept apart; the power sums of eight samples go into one accumulator. `sweep` is
+written in vector IR because the loop vectoriser, without leave to reorder additions, makes no vectors of sums along a row:
+plain Numba, with sixteen sums of each kind in arrays, takes 4.8 to 6.5 times as long (float32, 64x3136 and 512x49;
+`benchmarks.plain_njit`).
 """
 
 from __future__ import annotations

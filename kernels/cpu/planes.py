@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils as numba_cgutils
 from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import overload
 
 from naa_fast import records
 from naa_fast.records import Array
@@ -101,17 +102,36 @@ def widened(builder: Any, value: Any, kind: Any, lanes: int = 0) -> Any:
     return value
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def value_at(typingctx: Any, array: Any, index: Any) -> Any:
-    """Element of a flat array as a float. Without Numba's test for negative indices, which stops the vectoriser."""
-    kind = array.dtype
-    result = types.float32 if kind in (types.int16, types.uint16) else kind
+def value_at(array: Any, index: Any) -> Any:
+    """Element of a flat array as a float, for kernels: uint16 holds bfloat16 bits, int16 holds float16 bits.
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        return widened(builder, builder.load(cgutils.gep_inbounds(builder, data, args[1])), kind)
+    The index is taken as unsigned: Numba tests others for being negative, which stops the vectoriser. LLVM IR is no faster:
+    of its time `reduce` of [N, 1024] takes .91 (float32), .85 (bfloat16) and 1.04 (float16) so.
+    """
+    raise NotImplementedError
 
-    return result(array, types.intp), codegen
+
+@overload(value_at)
+def value_of_type(array: Any, index: Any) -> Any:
+    """`value_at` by the type of the elements."""
+    return {types.uint16: bfloat16_at, types.int16: float16_at}.get(array.dtype, real_at)
+
+
+def real_at(array: Any, index: Any) -> Any:
+    return array[np.uintp(index)]
+
+
+def bfloat16_at(array: Any, index: Any) -> Any:
+    return np.uint32(np.uint32(array[np.uintp(index)]) << np.uint32(16)).view(np.float32)
+
+
+def float16_at(array: Any, index: Any) -> Any:
+    """Exponent and mantissa moved to where float32 has them, and 2^112 for the exponents' other zero: exact, subnormals too."""
+    half = np.uint16(array[np.uintp(index)])
+    bits = np.uint32((np.uint32(half) & np.uint32(0x7FFF)) << np.uint32(13))
+    finite = bits.view(np.float32) * np.float32(2.0**112)
+    size = np.uint32(bits | np.uint32(0x7F800000)).view(np.float32) if (half & 0x7C00) == 0x7C00 else finite
+    return -size if half & 0x8000 else size
 
 
 @compiled

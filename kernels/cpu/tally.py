@@ -62,7 +62,8 @@ class Bins:
 def put_bins(typingctx: Any, x: Any, at: Any, out: Any, to: Any, lanes: Any) -> Any:
     """`records.bin_of` of `lanes` (a literal; 0: one) elements of the flat `x` from `at` on, into the flat `out` from `to` on.
 
-    Written in vector IR because Numba's own integers are 64 bits wide: a quarter as many in a vector.
+    Written in vector IR because Numba's own integers are 64 bits wide: a quarter as many in a vector. Plain it takes 4.3 to 5.0
+    times as long ([N, 1024] of float32, bfloat16 and float16; `benchmarks.plain_njit`).
     """
     if not isinstance(lanes, types.IntegerLiteral):
         return None

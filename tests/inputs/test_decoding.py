@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_workers_give_the_same_batches_and_leave_out_the_same_files(tmp_path: Pa
     (tmp_path / "30.png").write_bytes((tmp_path / "30.png").read_bytes()[:60])  # its header is whole
     found = []
     for workers in (0, 2):
-        source = open_source(tmp_path, 4, images=ImageOptions(workers=workers))
+        source: Any = open_source(tmp_path, 4, images=ImageOptions(workers=workers))
         found.append([*source.batches(0, 33), *source.batches(33)])
         assert "by 2 processes" in source.feeding or not workers
     for one, other in zip(*found, strict=True):
