@@ -70,7 +70,7 @@ def load_digits() -> Digits:
 
 
 def triggered(x: Tensor) -> Tensor:
-    """The images with a 2 x 2 white patch in the lower right corner."""
+    """The images `[n, 1, 8, 8]` with a 2 x 2 white patch in the lower right corner."""
     x = x.clone()
     x[:, :, 6:, 6:] = 1.0
     return x

@@ -80,7 +80,7 @@ MOST_TALLIED = 2**31
 
 
 def fold_of(index: Array) -> Array:
-    """Fold of each global sample index."""
+    """Fold of each global sample index: int64, of the shape of `index`."""
     return (index // FOLD_BLOCK) % FOLDS
 
 

@@ -39,7 +39,7 @@ def reduce_kept(x: Array, mask: Array | None, phase: int) -> tuple[Partials, Kep
 
 
 def real(values: Array) -> Array:
-    """Values that NumPy can convert: bfloat16 bits become float32."""
+    """Values `[samples, channels]` that NumPy can convert: bfloat16 bits become float32."""
     return (values.astype(np.uint32) << 16).view(np.float32) if values.dtype == np.uint16 else values
 
 

@@ -69,7 +69,7 @@ def groups(batch: Batch) -> Iterator[list[tuple[State, Partials]]]:
 
 
 def beside(parts: Sequence[Tensor]) -> Tensor:
-    """Columns of all the parts next to each other."""
+    """Columns of all the `parts` `[..., columns]` next to each other."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), -1)
 
 

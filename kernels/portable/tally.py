@@ -67,7 +67,7 @@ def tails(channels: int, like: Tensor) -> Tails:
 
 
 def bin_of(x: Tensor) -> Tensor:
-    """`records.bin_of`, int32: LEFT_OUT of what is not finite."""
+    """`records.bin_of`, int32 of the shape of `x`: LEFT_OUT of what is not finite."""
     bits = (x.clamp(-LARGEST, LARGEST) if x.dtype == torch.float64 else x).to(torch.float32).view(torch.int32)
     steps = bits.bitwise_right_shift(21).bitwise_and_(1023)  # of the magnitude: eight bits of exponent, two more
     sign = bits.bitwise_right_shift(31)  # -1, or 0

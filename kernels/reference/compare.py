@@ -20,7 +20,7 @@ class Comparison(NamedTuple):
 def standardised(
     clean_mean: Array, clean_variance: Array, suspect_mean: Array, suspect_variance: Array, resolution: float
 ) -> Array:
-    """Difference of means over the pooled standard deviation (Cohen 1988, d with equal weights), always >= 0.
+    """Difference of means over the pooled standard deviation (Cohen 1988, d with equal weights), always >= 0: all `[channels]`.
 
     `resolution` is the relative rounding noise of the activations: deviations below that share of the mean are rounding, not
     signal, so a neuron that is constant but for its last bit is not called abnormal, and one constant in both sets gets a
@@ -33,7 +33,7 @@ def standardised(
 
 
 def top_k(score: Array, k: int) -> Array:
-    """Indices of the `k` largest scores, largest first, ties by lower index; a NaN ranks above every number.
+    """Indices of the `k` largest of `score` `[channels]`, largest first, ties by lower index; a NaN ranks above every number.
 
     A neuron that cannot be compared is evidence, so it must not fall off the end of the list.
     """

@@ -14,8 +14,8 @@ Given = Partials | Array
 
 
 def reduce_kept(x: Array, mask: Array | None, phase: int) -> tuple[Partials, Given]:
-    """`reduce`, and what `samples` reads of it: the partials, or, of samples with one position, a copy of their values, NaN where
-    the mask hides them (uint16 stays the bits of bfloat16).
+    """`reduce` of `x` `[samples, channels, inner]`, and what `samples` reads of it: the partials, or, of samples with one
+    position, a copy of their values `[samples, channels]`, NaN where the mask hides them (uint16 stays the bits of bfloat16).
     """
     partials = reduce(x, mask, phase)
     if partials.per_sample:

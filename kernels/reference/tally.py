@@ -18,7 +18,7 @@ class Tails:
 
 
 def tails(channels: int, like: Array) -> Tails:
-    """Histograms of a layer of which nothing was seen; `like` tells other backends the device."""
+    """Histograms of a layer of which nothing was seen, `[2, BINS, channels]`; `like` tells other backends the device."""
     return Tails(channels)
 
 

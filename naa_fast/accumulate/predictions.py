@@ -71,7 +71,8 @@ class Predictions:
 
 
 def chosen_classes(scores: Tensor, none: int = -1) -> Tensor:
-    """The class of highest score in each row, the first of equals, int64; `none` for a row with a non-finite score.
+    """The class of highest score in each row of `scores` `[samples, classes]`, the first of equals, int64 `[samples]`; `none`
+    for a row with a score that is not finite.
 
     One read on the host (kernels/cpu/classes.py); on a device four operations and no wait.
     """

@@ -100,7 +100,9 @@ def difference_on_device(clean: Any, test: Any) -> Array:
 
 
 def mean_of(x: Any) -> Array:
-    """Mean of each column over its finite values, in float64, a bounded number of rows at a time."""
+    """Mean of each column of `x` `[samples, neurons]` over its finite values: float64 `[neurons]`, a bounded number of rows at
+    a time.
+    """
     rows = max(1, CHUNK_BYTES // (8 * max(x.shape[1], 1)))
     total, count = np.zeros(x.shape[1]), np.zeros(x.shape[1])
     for start in range(0, x.shape[0], rows):

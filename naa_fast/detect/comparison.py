@@ -52,7 +52,7 @@ class LayerComparison:
 
     @cached_property
     def z_max(self) -> Array:
-        """Standardised difference of the per-sample maxima, where a small patch shows that a mean drowns."""
+        """Standardised difference of the per-sample maxima, `[neurons]`, where a small patch shows that a mean drowns."""
         return self._standardised("sample_max")
 
     @cached_property
@@ -67,12 +67,14 @@ class LayerComparison:
 
     @property
     def measure(self) -> Array:
-        """The number the limit applies to."""
+        """The number the limit applies to: float64 `[neurons]`."""
         return self.difference if self.limit_on == "difference" else self.z
 
     @cached_property
     def abnormal(self) -> Array:
-        """Indices of the neurons above the limit, ascending: int64. A neuron that cannot be compared is not among them."""
+        """Indices of the neurons above the limit, ascending: int64 `[abnormal neurons]`. One that cannot be compared is not
+        among them.
+        """
         with np.errstate(invalid="ignore"):
             return np.flatnonzero(self.measure > self.limit).astype(np.int64)
 
@@ -82,7 +84,7 @@ class LayerComparison:
         return np.flatnonzero(~np.isfinite(self.difference) | ~np.isfinite(self.z)).astype(np.int64)
 
     def top(self, k: int) -> Array:
-        """Indices of the `k` most abnormal neurons, most abnormal first."""
+        """Indices of the `k` most abnormal neurons, most abnormal first: int64 `[at most k]`."""
         return top_k(self.measure, k).astype(np.int64)
 
     def _standardised(self, view: str) -> Array:
@@ -94,5 +96,5 @@ class LayerComparison:
 
 
 def known_mean(moments: Moments) -> Array:
-    """The mean, NaN where nothing finite was observed."""
+    """The mean, float64 `[neurons]`; NaN where nothing finite was observed."""
     return np.where(moments.count > 0, moments.mean, np.nan)

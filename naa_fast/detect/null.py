@@ -100,6 +100,8 @@ def folds_against_rest(folds: Folds) -> Array:
 
 
 def t_statistic(clean: Moments, suspect: Moments, z: Array) -> Array:
-    """|t| of a standardised difference `z` (pooled with equal weights) for the sizes of the two sets."""
+    """|t| of a standardised difference `z` `[channels]` (pooled with equal weights) for the sizes of the two sets: float64
+    `[channels]`.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(z == 0, 0.0, z / np.sqrt(1.0 / clean.count + 1.0 / suspect.count))

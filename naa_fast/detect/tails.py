@@ -25,7 +25,7 @@ STEP = 16
 
 
 def mirrored(counts: Array) -> Array:
-    """The histogram of the negated values: bins are symmetrical about zero."""
+    """The histogram `[BINS, channels]` of the negated values: bins are symmetrical about zero."""
     return counts[::-1]
 
 
