@@ -118,7 +118,7 @@ def rows_of(unit: Unit, paths: argparse.Namespace, known: set[tuple[str, str]]) 
     data = Images(unit, paths) if unit.model in IMAGES else Texts(unit, paths)
     success = None if unit.attack is None else round(data.success(unit.attack), 3)
     trained = round(time.process_time() - began, 1)
-    about = {
+    about: dict[str, Any] = {
         "unit": unit.name,
         "model": unit.model,
         "attack": unit.attack,
@@ -131,7 +131,10 @@ def rows_of(unit: Unit, paths: argparse.Namespace, known: set[tuple[str, str]]) 
         if (unit.name, name) in known:
             continue
         began = time.process_time()
-        options = {"batch_size": 32, "repair": unit.attack is not None and len(marked) == round(REPAIRED * SAMPLES)}
+        options: dict[str, Any] = {
+            "batch_size": 32,
+            "repair": unit.attack is not None and len(marked) == round(REPAIRED * SAMPLES),
+        }
         audit = naa_fast.scan(data.model, data.source("clean", data.clean), data.source("suspect", suspects), **options)
         row = {**about, "set": name, **found(audit, marked), "seconds": round(time.process_time() - began, 1)}
         if audit.repair is not None and unit.attack is not None:
@@ -168,7 +171,9 @@ def area(audit: Audit, marked: np.ndarray) -> float | None:
 
 def missing(unit: Unit, paths: argparse.Namespace) -> str:
     """What a unit needs and was not given; empty where all is there."""
-    needs = ("photos", "mobilenet" if unit.model == MOBILENET else "efficientnet") if unit.model in IMAGES else ()
+    needs: tuple[str, ...] = (
+        ("photos", "mobilenet" if unit.model == MOBILENET else "efficientnet") if unit.model in IMAGES else ()
+    )
     needs = ("minilm", "reviews", "tweets") if unit.model == MINILM else needs
     if not needs:
         return "no runner is written for it yet"

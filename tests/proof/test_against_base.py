@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from naa_fast.cli.base import told_against_base
 from naa_fast.cli.main import build_parser
 from naa_fast.errors import InputError
-from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.batches import Batch, Source
 from naa_fast.proof.against_base import against_base, as_json
 
 TRIGGER = 399
@@ -25,7 +25,7 @@ X = texts(120, torch.Generator().manual_seed(1))
 X[[7, 50, 93], 5] = TRIGGER
 
 
-class Read:
+class Read(Source):
     """Texts, in batches, with a tokenizer."""
 
     name = "suspects"
@@ -87,7 +87,12 @@ def test_the_command_says_it_and_writes_it_beside_the_report(
     words = ["scan", "--model", "m.py:a", "--base", "m.py:b", "--clean", "c.npy", "--suspect", "s.npy", "--out", str(tmp_path)]
     arguments = build_parser().parse_args(words)
     asked: list[str] = []
-    monkeypatch.setattr("naa_fast.cli.base.model_of", lambda given: (asked.append(given.model), (Topics(), "cpu"))[1])
+
+    def model_of(given: Any) -> tuple[Topics, str]:
+        asked.append(given.model)
+        return Topics(), "cpu"
+
+    monkeypatch.setattr("naa_fast.cli.base.model_of", model_of)
     told_against_base(arguments, Topics((TRIGGER,)), [Read(X), Read(X[:50])], "cpu")
     assert asked == ["m.py:b"]
     assert capsys.readouterr().out.count("Against the base on suspects") == 2
