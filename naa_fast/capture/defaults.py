@@ -66,11 +66,16 @@ def predicts_tokens(modules: dict[str, nn.Module], name: str, module: nn.Module)
     """Whether a linear layer gives a score for each row of one of the model's token embeddings, as wide as those."""
     if not issubclass(type_of(module), nn.Linear):
         return False
-    shape = module.out_features, module.in_features
-    return any(
-        issubclass(type_of(other), nn.Embedding) and (other.num_embeddings, other.embedding_dim) == shape
-        for other in modules.values()
+    shape = weight_shape(module)
+    return bool(shape) and any(
+        issubclass(type_of(other), nn.Embedding) and weight_shape(other) == shape for other in modules.values()
     )
+
+
+def weight_shape(module: nn.Module) -> tuple[int, ...]:
+    """Of its weight, empty without one: layers of exported programs have no `out_features`."""
+    weight = getattr(module, "weight", None)
+    return tuple(weight.shape) if isinstance(weight, torch.Tensor) else ()
 
 
 def kind_of(modules: dict[str, nn.Module], name: str) -> str:
