@@ -13,10 +13,10 @@ from proof.topics import Topics, texts
 from torch import Tensor
 
 import naa_fast
-from naa_fast.audit import Audit
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.token_heat import excess, like, places
 from naa_fast.report.heat import LEVELS, heat_of
+from naa_fast.result import Audit
 
 TRIGGER, MARKED = 399, 30
 GENERATOR = torch.Generator().manual_seed(3)

@@ -293,7 +293,7 @@ def test_outputs_whose_width_changes_are_not_taken_for_classes() -> None:
 
 
 def test_what_is_no_model_is_refused() -> None:
-    function: Any = torch.relu
+    function: Any = mlp
     with pytest.raises(UsageError, match=r"the model is a function\n  expected a torch.nn.Module"):
         naa_fast.measure(function, ROWS)
     with pytest.raises(UsageError, match="no layer is asked for"):
