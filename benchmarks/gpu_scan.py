@@ -89,7 +89,7 @@ def same_verdict(device: str) -> dict[str, Any]:
     here = naa_fast.scan(model, clean, suspect, device="cpu")
     backend = "portable" if device == "cpu" else "auto"
     there = naa_fast.scan(model, clean, suspect, device=device, backend=backend)
-    scores = [audit.judgement.evidence.ranking.scores for audit in (here, there)]
+    scores = [audit.ranking.scores for audit in (here, there) if audit.ranking is not None]
     largest = float(np.abs(scores[0][np.isfinite(scores[0])]).max())
     apart = float(np.nanmax(np.abs(scores[0] - scores[1]))) / largest
     facts = [told(audit) for audit in (here, there)]
@@ -160,10 +160,11 @@ def large_cases(device: str) -> list[Callable[[], Case]]:
 
     def images() -> Case:
         torch.manual_seed(0)
-        model = resnet_50(small)[0].to(where, dtype, memory_format=torch.channels_last).eval()
+        model: Any = resnet_50(small)[0].to(where, dtype).eval()
+        model = model.to(memory_format=torch.channels_last)
         shape = (64, 3, 32, 32) if small else (1024, 3, 224, 224)
         sets = [torch.randn(shape, device=where, dtype=dtype) for _ in range(2)]
-        return Case("ResNet-50 bf16", model, *sets, 32 if small else 256, 0)
+        return Case("ResNet-50 bf16", model, sets[0], sets[1], 32 if small else 256, 0)
 
     def tokens() -> Case:
         shape = SMALL_LLAMA if small else LLAMA
@@ -172,7 +173,7 @@ def large_cases(device: str) -> list[Callable[[], Case]]:
         with where:
             model = LastToken(inner, shape["hidden"], shape["vocabulary"]).to(where, dtype).eval()
         sets = [torch.randint(0, shape["vocabulary"], size, device=where) for _ in range(2)]
-        return Case("Llama-like decoder", model, *sets, 8, 0)
+        return Case("Llama-like decoder", model, sets[0], sets[1], 8, 0)
 
     return [images, tokens]
 

@@ -85,7 +85,7 @@ def large_cases(small: bool) -> list[Case]:
     texts = [torch.randint(0, vocabulary, tokens) for _ in range(2)]
     return [
         Case(LARGE[0], image_model.eval(), torch.randn(images), torch.randn(images), 16, 64),
-        Case(LARGE[1], Headed(decoder, hidden, vocabulary).eval(), *texts, 16, 64),
+        Case(LARGE[1], Headed(decoder, hidden, vocabulary).eval(), texts[0], texts[1], 16, 64),
     ]
 
 

@@ -119,7 +119,8 @@ def data_of(classes: int, cache: Path) -> DataSet:
             made.append((coloured(pad(x[:most], (2, 2, 2, 2)), generator), y[:most]))
         else:
             made.append(pairs(x, y, classes, most, generator))
-    return DataSet(f"shape {classes}", classes, *(part for pair in made for part in pair))
+    train, clean, held = made
+    return DataSet(f"shape {classes}", classes, *train, *clean, *held)
 
 
 class Cnn(nn.Sequential):

@@ -15,6 +15,7 @@ from naa_fast.detect.trigger import Offset, Patch, Tokens
 from naa_fast.proof.chances import Sought
 from naa_fast.proof.given import AS_GIVEN, gain_of, given_first, read_at, untold, words_for
 from naa_fast.proof.images import CleanImages
+from naa_fast.proof.images import Patch as Candidate
 
 
 def proof_of(trigger: Patch | Offset | Tokens, target: int = TARGET) -> Proof:
@@ -43,6 +44,7 @@ def test_a_given_patch_lends_its_place_and_the_suspects_what_is_there() -> None:
     rows = [(TARGET, row) for row in triggered(12).numpy()]
     (_, (candidate, group)) = read_at([corner()], Sought.of(TARGET, rows, pictures(6).numpy()), clean_images())
     assert (candidate.kind, candidate.budget, group) == ("patch", AS_GIVEN, 12)
+    assert isinstance(candidate, Candidate)
     assert candidate.mask.sum() == 4
     assert candidate.pattern[0, :2, :2].tolist() == [[1, 0], [0, 1]]
 
