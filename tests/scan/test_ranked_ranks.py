@@ -91,13 +91,13 @@ def told(audit: Audit) -> dict[str, Any]:
         "proof": [[p.kind, p.target, p.rate, p.control] for p in audit.proof if p.stands],
         "top": [row.sample for row in ranking.top[:10]],
         "triggered": 0 if ranking.triggered is None else int(ranking.triggered.sum()),
-        "directions": sorted((one.layer, one.kind) for one in directions),
+        "directions": sorted([one.layer, one.kind] for one in directions),
         "scores": ranking.scores.tolist(),
     }
 
 
 def require_same(found: dict[str, Any], want: dict[str, Any]) -> None:
-    assert {**found, "scores": []} == json.loads(json.dumps({**want, "scores": []}))
+    assert {**found, "scores": []} == {**want, "scores": []}
     assert np.allclose(found["scores"], want["scores"], rtol=1e-4, atol=1e-4)
 
 
