@@ -8,7 +8,7 @@ import numpy as np
 
 from naa_fast.kernels.cpu.parts import join_even, join_folds, join_one, together
 from naa_fast.kernels.cpu.reduce import Partials, reduce_folds
-from naa_fast.records import FOLD_BLOCK, FOLDS, Array
+from naa_fast.records import COUNT_FIELDS, FOLD_BLOCK, FOLDS, Array
 
 
 class State:
@@ -22,7 +22,7 @@ class State:
         self.moments = np.zeros((3, 6, channels))
         self.moments[:, 4] = np.inf
         self.moments[:, 5] = -np.inf
-        self.counts = np.zeros((3, 3, channels), np.int64)
+        self.counts = np.zeros((3, len(COUNT_FIELDS), channels), np.int64)
         self.folds = np.zeros((2, 3, FOLDS, channels))
         self.single = self.even = True
 

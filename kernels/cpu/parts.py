@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from naa_fast.kernels.cpu.planes import NARROW, compiled
-from naa_fast.records import FOLDS, Array
+from naa_fast.records import COUNT_FIELDS, FOLDS, Array
 
+COUNTED = len(COUNT_FIELDS)
 INTO, MORE = 0, 6 * NARROW
 """Planes of moments, at offsets known to the compiler (see planes.py): those that are merged into, and those that are merged."""
 
@@ -36,7 +37,7 @@ def join_one(reals: Array, counts: Array, more: Array, more_counts: Array) -> No
         )
         reals[4, c] = min(reals[4, c], more[4, c])
         reals[5, c] = max(reals[5, c], more[5, c])
-        for k in range(3):
+        for k in range(COUNTED):
             counts[k, c] += more_counts[k, c]
 
 
@@ -51,7 +52,7 @@ def join_parts(reals: Array, counts: Array, more: Array, more_counts: Array) -> 
 def together(reals: Array, counts: Array) -> tuple[Array, Array]:
     """All parts of `reals` [parts, 6, channels], merged first to last, as [6, channels]; likewise the counts."""
     if len(reals) == 0:
-        return np.empty((6, reals.shape[2])), np.empty((3, reals.shape[2]), np.int64)
+        return np.empty((6, reals.shape[2])), np.empty((COUNTED, reals.shape[2]), np.int64)
     whole, whole_counts = reals[0].copy(), counts[0].copy()
     for part in range(1, len(reals)):
         join_one(whole, whole_counts, reals[part], counts[part])

@@ -335,7 +335,7 @@ def keep_part(total: Array, start: int, stop: int, reals: Array, counts: Array, 
         real, values = reals[field, column + start : column + stop], total[MEAN + field * PLANE + start :]
         for c in range(stop - start):
             real[c] = values[c]
-    for field in range(3):
+    for field in range(len(COUNTED)):
         number, values = counts[field, column + start : column + stop], total[COUNTED[field] + start :]
         for c in range(stop - start):
             number[c] = np.int64(values[c])

@@ -14,7 +14,7 @@ from naa_fast.kernels.cpu import images, rows
 from naa_fast.kernels.cpu.parts import join_parts
 from naa_fast.kernels.cpu.planes import LANES, TILE, WORK_SIZE
 from naa_fast.kernels.cpu.threads import Task, run, shares
-from naa_fast.records import FOLD_BLOCK, FOLDS, Array
+from naa_fast.records import COUNT_FIELDS, FOLD_BLOCK, FOLDS, MOMENT_FIELDS, Array
 
 TASKS = 16
 """Tasks to aim for: enough that an unlucky thread does not keep the others waiting."""
@@ -104,10 +104,10 @@ def reduce_folds(x: Array, mask: Array | None, phase: int) -> tuple[Array, Array
     data, (row_stride, _) = layout
     columns = blocks(channels, LANES)
     folds = min(FOLDS, -(-(phase % FOLD_BLOCK + count) // FOLD_BLOCK))
-    affordable = int(PARTS_SHARE * x.nbytes / (folds * 9 * 8 * channels))
+    affordable = int(PARTS_SHARE * x.nbytes / (folds * (len(MOMENT_FIELDS) + len(COUNT_FIELDS)) * 8 * channels))
     spans = pieces(count, FOLDS * TILE, min(-(-TASKS // len(columns)), max(affordable, 1)))
     reals = np.empty((len(spans), folds, 6, channels))
-    counts = np.empty((len(spans), folds, 3, channels), np.int64)
+    counts = np.empty((len(spans), folds, len(COUNT_FIELDS), channels), np.int64)
     seen = EVERY if mask is None else np.ascontiguousarray(mask)
 
     def task(k: int, first: int, last: int, column: int, width: int) -> None:
@@ -139,7 +139,7 @@ def reduce_samples(x: Array, mask: Array | None, sample_mean: Array, sample_max:
     columns = blocks(channels, images.CHANNELS if across else LANES)
     spans = pieces(samples, images.GROUP if across else 1, -(-TASKS // len(columns)))
     reals = np.empty((len(spans), 6, channels))
-    counts = np.empty((len(spans), 3, channels), np.int64)
+    counts = np.empty((len(spans), len(COUNT_FIELDS), channels), np.int64)
     seen = np.empty((0, inner), bool) if mask is None else np.ascontiguousarray(mask)
     jobs = np.array([(k, *span, *block) for k, span in enumerate(spans) for block in columns])
 
@@ -162,7 +162,7 @@ def reduce(x: Array, mask: Array | None, phase: int) -> Partials:
     x = elements(x)
     outer, channels, inner = x.shape
     if x.size == 0 or inner == 1:
-        reals, counts = np.empty((0, 6, channels)), np.empty((0, 3, channels), np.int64)
+        reals, counts = np.empty((0, 6, channels)), np.empty((0, len(COUNT_FIELDS), channels), np.int64)
         if x.size:
             reals, counts = reduce_folds(x[:, :, 0], None if mask is None else mask[:, 0], phase)
         return Partials(reals, counts, False, reals[:0, 0], reals[:0, 0], EVERY)

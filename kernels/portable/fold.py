@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.kernels.portable.reduce import Partials, home, merged
-from naa_fast.records import FOLD_BLOCK, FOLDS, Array
+from naa_fast.records import COUNT_FIELDS, FOLD_BLOCK, FOLDS, Array
 
 VALUES = 1 << 21
 """Items times columns that are folded at a time: their moments take 300 MB."""
@@ -26,7 +26,7 @@ class State:
         self.moments = torch.zeros((6, 3, channels), dtype=torch.float64, device=device)
         self.moments[4].fill_(torch.inf)
         self.moments[5].fill_(-torch.inf)
-        self.counts = torch.zeros((3, 3, channels), dtype=torch.int64, device=device)
+        self.counts = torch.zeros((len(COUNT_FIELDS), 3, channels), dtype=torch.int64, device=device)
         self.folds = torch.zeros((3, FOLDS, 2, channels), dtype=torch.float64, device=device)
 
     @property

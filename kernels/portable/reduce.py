@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from naa_fast.records import FOLD_BLOCK, FOLDS
+from naa_fast.records import COUNT_FIELDS, FOLD_BLOCK, FOLDS, MOMENT_FIELDS
 
 TILE_VALUES = {"cpu": 1 << 20, "": 1 << 24}
 """Values worked on at a time, on the host and on other devices: about four float64 or bool temporaries of them are alive at
@@ -148,8 +148,8 @@ def nothing(items: int, channels: int, device: torch.device) -> Moments:
     """Moments of no observation."""
     shape = (items, channels)
     return (
-        torch.zeros((6, *shape), dtype=torch.float64, device=device),
-        torch.zeros((3, *shape), dtype=torch.int64, device=device),
+        torch.zeros((len(MOMENT_FIELDS), *shape), dtype=torch.float64, device=device),
+        torch.zeros((len(COUNT_FIELDS), *shape), dtype=torch.int64, device=device),
     )
 
 

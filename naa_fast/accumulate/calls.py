@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from naa_fast.kernels.cuda.reduce import COUNTS, REALS
 from naa_fast.kernels.portable.reduce import home
 from naa_fast.ops import Chosen
 from naa_fast.records import LayerRecord
@@ -96,9 +97,9 @@ def samples_in(partials: Any) -> tuple[Tensor, Tensor, Tensor]:
         reals, counts = partials.reals, partials.counts
         return known(reals[0], reals[5], counts[0], counts[2])
     wide = partials.dtype == "float64"  # cuda: see kernels/cuda/common.cuh
-    shape = (partials.samples, partials.tiles, 7, partials.channels)
-    reals = partials.buffer[: 7 * partials.items * partials.channels * (8 if wide else 4)]
-    words = partials.buffer[len(reals) :].view(torch.int32).view(*shape[:2], 2, partials.channels)
+    shape = (partials.samples, partials.tiles, REALS, partials.channels)
+    reals = partials.buffer[: REALS * partials.items * partials.channels * (8 if wide else 4)]
+    words = partials.buffer[len(reals) :].view(torch.int32).view(*shape[:2], COUNTS, partials.channels)
     reals = reals.view(torch.float64 if wide else torch.float32).view(shape).to(torch.float64)
     count = words[:, :, 0] & 0xFFFF
     sums = torch.ldexp(reals[:, :, 1], words[:, :, 1] >> 16)
