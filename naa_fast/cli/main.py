@@ -59,10 +59,11 @@ class Parser(argparse.ArgumentParser):
         choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if choice is not None:
             return meant(choice[1], re.findall(r"[\w-]+", choice[2]))
-        if message.startswith("unrecognized arguments:"):
+        if message.startswith(("unrecognized arguments:", "the following arguments are required:")):
             verb = self.verbs.get(verb_of(self.words), self)
             known = [name for action in verb._actions for name in action.option_strings]
-            unknown = [word.partition("=")[0] for word in message.split()[2:] if word.startswith("--")]
+            given = [word.partition("=")[0] for word in self.words if word.startswith("--")]
+            unknown = [word for word in given if word not in known]
             return [line for word in unknown for line in meant(word, known)]
         return []
 

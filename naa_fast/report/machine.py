@@ -62,6 +62,7 @@ def report_dict(judgement: Judgement, provenance: Mapping[str, object]) -> dict[
         ],
         "top": [{"layer": unicode_text(row.layer), **numbers(row)} for row in judgement.top()],
         "ranking": [ranked(sample) for sample in (judgement.evidence.ranking.listed if judgement.evidence.ranking else ())],
+        "class_names": class_names(judgement.evidence),
         "proof": [proved(proof, files.get(proof)) for proof in judgement.evidence.proof],
         "ranking_summary": ranking_summary(judgement.evidence),
         "repair": repaired(judgement.repair) if judgement.repair is not None else None,
@@ -124,6 +125,16 @@ def gated(judgement: Judgement) -> dict[str, Any]:
         "notes": [unicode_text(note) for note in gate.notes],
         "counted": [i for i, finding in enumerate(judgement.verdict.findings) if any(finding is one for one in gate.count)],
     }
+
+
+def class_names(evidence: Evidence) -> dict[str, str]:
+    """The names that are known of the classes this report speaks of, by class number."""
+    listed = evidence.ranking.listed if evidence.ranking else ()
+    spoken: set[Any] = {sample.predicted for sample in listed} | {proof.target for proof in evidence.proof}
+    spoken |= {cls for proof in evidence.proof for example in proof.examples for cls in (example.predicted, example.turned_to)}
+    spoken |= {proof.source for proof in evidence.proof} | ({evidence.cluster.target} if evidence.cluster is not None else set())
+    known = evidence.names.known
+    return {str(cls): unicode_text(known[cls]) for cls in sorted(cls for cls in spoken if isinstance(cls, int)) if cls in known}
 
 
 def stated(finding: Finding) -> dict[str, Any]:

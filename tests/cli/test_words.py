@@ -100,6 +100,7 @@ def test_an_unknown_verb_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> 
         ([*SCAN, "--thresh", "1"], "unrecognized arguments: --thresh 1\n  did you mean --threshold?"),
         ([*SCAN, "--bach-size", "1"], "did you mean --batch-size?"),
         ([*SCAN, "--fail-on", "prooved"], "did you mean proved?"),
+        (["scan", "--modle", "m:f"], "did you mean --model?"),
         (["scna"], "did you mean scan?"),
         ([*SCAN, "--format", "sarif,pdf"], "'pdf' is no format of a report: expected some of sarif, junit, markdown, intoto"),
         ([*SCAN, "--device", "gpu"], "'gpu' is not a device: expected auto, cpu"),

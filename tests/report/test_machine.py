@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
-from report.examples import EXAMPLES, HOSTILE, classic, judged, not_a_number, pair
+from report.examples import EXAMPLES, HOSTILE, classic, judged, not_a_number, pair, pictured
 
 from naa_fast.detect.baseline import SCHEMA
 from naa_fast.detect.checks import ABOUT
 from naa_fast.detect.findings import LEVELS
+from naa_fast.detect.names import Names
 from naa_fast.detect.verdict import EXIT_CODES, OUTCOMES
 from naa_fast.report.machine import load_schema, report_bytes, report_dict
 from naa_fast.report.summary import full as summary
@@ -189,3 +191,11 @@ def test_every_row_says_which_view_its_z_is_of() -> None:
         z = {"mean": layer.z_mean, "maximum": layer.z_max}[row["view"]][row["neuron"]]
         assert z == row["z"] == max(layer.z_mean[row["neuron"]], layer.z_max[row["neuron"]])
     assert {row["view"] for row in report_dict(not_a_number(), {})["top"] if row["z"] is None} == {None}
+
+
+def test_classes_have_their_names_as_far_as_the_report_speaks_of_them() -> None:
+    evidence = replace(pictured().evidence, names=Names({7: "seven\ud800", 99: "nobody's"}))
+    report = report_dict(replace(pictured(), evidence=evidence), {})
+    assert report["class_names"] == {"7": "seven\ufffd"}
+    VALIDATOR.validate(report)
+    assert report_dict(pictured(), {})["class_names"] == {}
