@@ -4,8 +4,8 @@ Start with `measure` in loop.py: it cuts a set into chunks and joins them; chunk
 memory.py halves a batch that does not fit, placement.py says where all of it runs, probes.py asks the model what its rows are.
 
 Long runs: checkpoint.py, quarantine.py, stopping.py, ranks.py (several processes, one measurement), ray_data.py, faults.py;
-dump.py measures stored activations. progress.py and times.py tell a person how far it is. The function `naa_fast.scan`, the
-whole audit, is in audit.py.
+dump.py measures stored activations. progress.py, live.py and times.py tell a person how far it is. The function
+`naa_fast.scan`, the whole audit, is in audit.py.
 """
 
 from __future__ import annotations
