@@ -39,8 +39,8 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser.examples = (
         "naa-fast measure --model net.py:build --data clean.npz --out clean.naa.safetensors",
         "naa-fast measure --model net.py:build --data clean.npz --shard 1/4 --out clean-1.naa.safetensors",
-        "naa-fast measure --model net.py:build --data suspect.npz --shard 1/4 --against clean.naa.safetensors --retain \\",
-        "    --out suspect-1.naa.safetensors",
+        "naa-fast measure --model net.py:build --data suspect.npz --shard 1/4 --against clean.naa.safetensors --retain "
+        "--out suspect-1.naa.safetensors",
     )
     add_model(parser, required=False)
     data = parser.add_argument_group("data")

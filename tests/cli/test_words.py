@@ -80,7 +80,7 @@ def test_the_words_of_the_contract_are_understood() -> None:
 def test_no_verb_lists_the_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     text = usage(capsys)
     assert "error: no verb given" in text
-    assert "verbs: scan, invert, rank, measure, merge, compare, report, repair, demo, doctor" in text
+    assert "verbs: scan, invert, rank, measure, merge, prove, compare, report, repair, demo, doctor" in text
     assert "for more: naa-fast --help" in text
 
 
