@@ -14,23 +14,54 @@ Row = dict[str, Any]
 FAMILIES = ("patches and tokens", "blends, waves, phrases", "warps, rules, one class")
 
 
+GROUPS = ("never looked at", "known", "chosen on")
+
+
 def tables(rows: Sequence[Row]) -> str:
-    """Markdown: rates and areas by group and family, rivals on the same images, costs, every model."""
-    return "\n\n".join([by_family(rows), beside(rows), costs(rows), every(rows)]) + "\n"
+    """Markdown: rates and areas by group and family, rivals on the same images, repairs, costs, every model."""
+    return "\n\n".join(filter(None, [by_family(rows), beside(rows), repairs(rows), costs(rows), every(rows)])) + "\n"
 
 
 def by_family(rows: Sequence[Row]) -> str:
-    lines = ["| group | models | *fail* [95 %] | AUC against clean [95 %] |", "|---|---|---|---|"]
-    for group in ("never looked at", "chosen on"):
+    lines = ["| group | models | *fail* [95 %] | *warn* | AUC against clean [95 %] |", "|---|---|---|---|---|"]
+    for group in GROUPS:
         own = [row for row in rows if row["group"] == group]
+        if not own:
+            continue
         clean = [row for row in own if row["family"] == "clean"]
-        lines.append(f"| {group}: clean | {len(clean)} | {failing(clean)} | |")
+        lines.append(f"| {group}: clean | {len(clean)} | {failing(clean)} | {warning(clean)} | |")
         for family in FAMILIES:
             attacked = [row for row in own if row["family"] == family]
             works = [row for row in attacked if row["works"]]
-            lines.append(f"| {group}: {family} | {counted(attacked, works)} | {failing(works)} | {area(works, clean)} |")
+            shown = f"{failing(works)} | {warning(works)} | {area(works, clean)}"
+            lines.append(f"| {group}: {family} | {counted(attacked, works)} | {shown} |")
         works = [row for row in own if row["works"]]
-        lines.append(f"| {group}: all attacks | {len(works)} | {failing(works)} | {area(works, clean)} |")
+        lines.append(f"| {group}: all attacks | {len(works)} | {failing(works)} | {warning(works)} | {area(works, clean)} |")
+    return "\n".join(lines)
+
+
+def warning(rows: Sequence[Row]) -> str:
+    return str(sum(row["outcome"] == "warn" for row in rows)) if rows else "–"
+
+
+def repairs(rows: Sequence[Row]) -> str:
+    """What the repairs of what failed leave of the real trigger, which no search had; empty without any."""
+    failed = [row for row in rows if row["works"] and row["outcome"] == "fail"]
+    if not failed:
+        return ""
+    lines = ["| group | *fail* | repaired | the real trigger turns, median | of it ended (5 % or less) | accuracy, median |"]
+    lines.append("|---|---|---|---|---|---|")
+    for group in GROUPS:
+        own = [row for row in failed if row["group"] == group]
+        cured = [row for row in own if row["repair"] is not None]
+        if not own:
+            continue
+        after = [row["repair"]["asr"] for row in cured]
+        turns = f"{np.median([row['asr'] for row in cured]):.2f}, then {np.median(after):.2f}" if cured else "–"
+        both = [row["accuracy"] for row in cured], [row["repair"]["accuracy"] for row in cured]
+        kept = [f"{np.median(part):.3f}" for part in both if part]
+        ended = f"{sum(one <= 0.05 for one in after)} of {len(own)}"
+        lines.append(f"| {group} | {len(own)} | {len(cured)} | {turns} | {ended} | {', then '.join(kept) or '–'} |")
     return "\n".join(lines)
 
 
@@ -96,16 +127,17 @@ def kind_of(row: Row) -> str:
 
 
 def every(rows: Sequence[Row]) -> str:
-    lines = ["| model | group | real trigger | outcome | best | the median needs | the next | proof: rate (control) |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    lines = ["| model | group | real trigger | outcome | best | the median needs | the next | chance | proof: rate (control) |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in sorted(rows, key=lambda row: (row["family"] == "clean", row["group"], row["model"])):
         first = next(iter(row["standings"]), None)
         best = "–" if first is None else f"{first['kind']} to {first['target']}"
         times = [f"{first[key]:.1f}x" if first and first[key] is not None else "–" for key in ("median", "runner_up")]
+        times.append("–" if first is None or first["chance"] == 1 else f"{first['chance']:.1g}")
         proof = next(iter(row["proofs"]), None)
         shown = "–" if proof is None else f"{proof['rate']:.2f} ({proof['control']:.2f}){'' if proof['stands'] else ', none'}"
         asr = "–" if row["asr"] is None else f"{row['asr']:.2f}"
         wrong = bool(row["targets"]) and row["outcome"] == "fail" and first is not None and first["target"] not in row["targets"]
         outcome = row["outcome"] + (" (another class)" if wrong else "")
-        lines.append(f"| {row['model']} | {row['group']} | {asr} | {outcome} | {best} | {times[0]} | {times[1]} | {shown} |")
+        lines.append(f"| {row['model']} | {row['group']} | {asr} | {outcome} | {best} | {' | '.join(times)} | {shown} |")
     return "\n".join(lines)

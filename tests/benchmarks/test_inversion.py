@@ -48,6 +48,8 @@ def test_what_was_run_is_not_run_again(rows: list[dict[str, Any]], place: Path, 
 
 def test_the_tables_tell_both_models_and_every_family(rows: list[dict[str, Any]]) -> None:
     text = tables(rows)
+    assert "the real trigger turns, median" in text
+    assert "repaired" not in tables(rows[1:])
     assert all(name in text for name in ("digits-mlp-blend", "digits-mlp-clean-0", "Neural Cleanse", "MM-BD", *FAMILIES))
 
 
