@@ -31,7 +31,7 @@ from naa_fast.scan.observer import Observer
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.stopping import StopRequest
 
-SCORE_BYTES = 60
+SCORE_BYTES = 75
 """Bytes a suspect sample takes on the host at the end, where all are put in order: 8 while a scan runs."""
 STATE, BIN_BYTES = 600, 1020
 """Bytes a neuron of statistics, and of one histogram (means; maxima where samples have several positions)."""
