@@ -15,7 +15,7 @@ from typing import Any
 
 from naa_fast.detect.baseline import Baseline, read_json
 from naa_fast.detect.checks import listed
-from naa_fast.detect.findings import ABOUTS, INPUT, LEVELS, ROOT, Finding, plain
+from naa_fast.detect.findings import INPUT, LEVELS, ROOT, Finding, plain
 from naa_fast.detect.trigger import TriggerKey
 from naa_fast.detect.verdict import EXIT_CODES, Verdict
 from naa_fast.errors import EXIT_PASS, InputError, UsageError
@@ -47,8 +47,7 @@ class Accepted:
     def covers(self, finding: Finding) -> bool:
         if not self.near(finding):
             return False
-        about = finding.about if finding.about not in ABOUTS else ""
-        if self.target != about and (self.target or LEVELS.index(finding.level) >= LEVELS.index("backdoor-like")):
+        if self.target != finding.target and (self.target or LEVELS.index(finding.level) >= LEVELS.index("backdoor-like")):
             return False
         if finding.level != "proved":
             return True

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from naa_fast.detect.findings import LEVELS, SAMPLES, Finding
+from naa_fast.detect.findings import INPUT, LEVELS, PREDICTIONS, SAMPLES, Finding, Unit
 from naa_fast.detect.trigger import TriggerKey
 from naa_fast.errors import InputError, UsageError
 
@@ -95,7 +95,17 @@ def finding_of(entry: Any) -> Finding:
     if type(source) is not int and source is not None:
         raise ValueError("findings whose source is a class or null")
     trigger = None if entry["trigger"] is None else TriggerKey.read(entry["trigger"])
-    return Finding(level, layer, "", inf if value is None else value, 0.0, about, trigger, source)
+    unit = entry["unit"] if "unit" in entry else unit_before(level, layer, about)
+    return Finding(level, layer, "", inf if value is None else value, 0.0, about, trigger, source, unit=unit)
+
+
+def unit_before(level: str, layer: str, about: str) -> Unit:
+    """The unit of a finding in a report from before findings said theirs."""
+    if about in ("not finite", "difference"):
+        return "number"
+    if layer in (INPUT, SAMPLES, PREDICTIONS, "(model)") or about == "tail":
+        return "share"
+    return "t" if level == "shift" else "sigma"
 
 
 def read_json(path: Path, expected: str) -> Any:

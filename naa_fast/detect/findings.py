@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -23,7 +24,9 @@ NONE = Evidence()
 NAMED = 3
 """Samples a finding names."""
 LEVELS = ("shift", "outlier", "backdoor-like", "proved")
-ABOUTS = ("tail", "direction", "difference", "not finite")
+Unit = Literal["share", "sigma", "t", "number"]
+"""What a finding's number and its limit are: a share of samples or neurons, told in percent; standard deviations; a t statistic;
+a count, a ratio, or what is in a layer's own units, told as it is."""
 ROOT = "the whole model"
 INPUT, SAMPLES, PREDICTIONS = "(input)", "(samples)", "(predictions)"
 """What stands in a layer's place."""
@@ -43,10 +46,13 @@ clean models shown another model's trigger, .19 on class imbalance, .05 on clean
 
 @dataclass(frozen=True)
 class Finding:
-    """One piece of evidence: its level, where it was seen, the number against its limit, what it is `about`, and of a proof the
-    `trigger`, and the one class it turns, `source` (None for all others than the target).
+    """One piece of evidence: its level, where it was seen, the number against its limit and the `unit` of both, what it is
+    `about`, and of a proof the `trigger`, and the one class it turns, `source` (None for all others than the target).
 
-    `about` is the class, "all-to-all", or one of ABOUTS for what is counted otherwise than most of its level in a layer.
+    `about` is the class, "all-to-all", or a word that tells it from other findings of its level in the same layer ("tail").
+
+    Raises:
+        ValueError: a unit that is none of Unit.
     """
 
     level: str
@@ -57,6 +63,16 @@ class Finding:
     about: str = ""
     trigger: TriggerKey | None = None
     source: int | None = None
+    unit: Unit = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.unit not in get_args(Unit):
+            raise ValueError(f"unit {self.unit!r} of a finding; expected one of {', '.join(get_args(Unit))}")
+
+    @property
+    def target(self) -> str:
+        """The class it is about, "all-to-all", or empty for none."""
+        return self.about if self.about.isdecimal() or self.about == ALL_TO_ALL else ""
 
 
 def largest_t(layer: LayerComparison) -> float:
@@ -110,13 +126,15 @@ def find(
             f"{evidence.names.of(risen[0])} is predicted for {100 * risen[1]:.0f} points more of the suspect than of the clean "
             f"samples"
         )
-        findings.append(Finding("shift", PREDICTIONS, statement, risen[1], CONCENTRATION, str(risen[0])))
+        findings.append(Finding("shift", PREDICTIONS, statement, risen[1], CONCENTRATION, str(risen[0]), unit="share"))
     for layer in layers:
         t = largest_t(layer)
         z = largest_finite(layer.z)
         if t > chance and not layer.clean.of_rows:
             findings.append(
-                Finding("shift", layer.name, "the sets differ by more than the clean set differs from itself", t, chance)
+                Finding(
+                    "shift", layer.name, "the sets differ by more than the clean set differs from itself", t, chance, unit="t"
+                )
             )
         if len(layer.abnormal):
             what = (
@@ -125,13 +143,14 @@ def find(
                 else f"that {'stands' if len(layer.abnormal) == 1 else 'stand'} out"
             )
             value = largest_finite(layer.measure)
-            unit = "difference" if given_threshold else ""
-            findings.append(Finding("outlier", layer.name, f"{count(len(layer.abnormal))} {what}", value, layer.limit, unit))
+            statement, about = f"{count(len(layer.abnormal))} {what}", "difference" if given_threshold else ""
+            unit: Unit = "number" if given_threshold else "sigma"
+            findings.append(Finding("outlier", layer.name, statement, value, layer.limit, about, unit=unit))
         if t > chance and z >= enough:
             statement = (
                 f"{int((layer.z >= enough).sum())} of {count(layer.neurons)} shifted by {enough:g} standard deviations or more"
             )
-            findings.append(Finding("backdoor-like", layer.name, statement, z, enough))
+            findings.append(Finding("backdoor-like", layer.name, statement, z, enough, unit="sigma"))
     return [*findings, *not_finite(layers, evidence)]
 
 
@@ -151,7 +170,7 @@ def not_finite(layers: Sequence[LayerComparison], evidence: Evidence) -> list[Fi
     whose = f"{named(samples)}: " if samples else ""
     where = f" of {len(findings)} layers, from this one on," if len(findings) > 1 else ""
     statement = f"{whose}{count(neurons)}{where} NaN or infinite on suspect samples only"
-    return [Finding("outlier", next(iter(findings)), statement, float(neurons), 0.0, "not finite")]
+    return [Finding("outlier", next(iter(findings)), statement, float(neurons), 0.0, "not finite", unit="number")]
 
 
 def named(samples: Sequence[RankedSample]) -> str:
@@ -174,8 +193,8 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
                 f"a trigger {what} {100 * proof.rate:.0f} % of {where} (95 % interval {100 * low:.0f} to {100 * high:.0f} %; "
                 f"the same read off clean samples: {100 * proof.control:.0f} %)"
             )
-            about = str(proof.target)
-            findings.append(Finding("proved", INPUT, statement, proof.rate, proof.limit, about, proof.trigger.key, proof.source))
+            seen = INPUT, statement, proof.rate, proof.limit, str(proof.target), proof.trigger.key, proof.source
+            findings.append(Finding("proved", *seen, unit="share"))
         elif proof.easy and proof.erasure is not None:
             where = "classes to one another" if proof.target == ALL_TO_ALL else called(evidence, proof)
             erasure = proof.erasure
@@ -185,7 +204,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
                 f"it gives {100 * erasure.turned:.0f} % of them another prediction, as much taken out elsewhere "
                 f"{100 * erasure.usual:.0f} %"
             )
-            findings.append(Finding("outlier", "(model)", statement, proof.rate, proof.limit, str(proof.target)))
+            findings.append(Finding("outlier", "(model)", statement, proof.rate, proof.limit, str(proof.target), unit="share"))
     cluster = evidence.turned
     if cluster is not None:
         statement = (
@@ -193,7 +212,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
             f"clean samples of it, {100 * cluster.purity:.0f} % of all such; {100 * cluster.elsewhere:.0f} % of them resemble "
             f"clean samples of many other classes most (of clean samples of it: {100 * cluster.usual:.0f} %)"
         )
-        findings.append(Finding("backdoor-like", SAMPLES, statement, cluster.purity, PURE, str(cluster.target)))
+        findings.append(Finding("backdoor-like", SAMPLES, statement, cluster.purity, PURE, str(cluster.target), unit="share"))
     findings += directions_in(evidence)
     ranking = evidence.ranking
     if ranking is not None and ranking.p_value < TAIL_P:
@@ -206,14 +225,14 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
             statement += (
                 f"; of those called {evidence.names.of(one.target)} {one.extra:.0f} more than clean samples of it let expect"
             )
-        findings.append(Finding("outlier", SAMPLES, statement, share, TAIL))
+        findings.append(Finding("outlier", SAMPLES, statement, share, TAIL, unit="share"))
     if ranking is not None and ranking.concentration[1] >= GATHERED:
         target, beyond = ranking.concentration
         statement = (
             f"of the {CONCENTRATED_TOP} samples farthest outside the clean set {100 * beyond:.0f} points more than of all are "
             f"called {evidence.names.of(target)}"
         )
-        findings.append(Finding("outlier", SAMPLES, statement, beyond, GATHERED, str(target)))
+        findings.append(Finding("outlier", SAMPLES, statement, beyond, GATHERED, str(target), unit="share"))
     return findings
 
 
@@ -229,7 +248,7 @@ def find_in_predictions(found: Sequence[Rise], evidence: Evidence) -> list[Findi
     )
     more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
     statement = f"predicted oftener than by chance: {sentence}{more} (p {max(one.p_value for one in found):.1g} at most)"
-    return [Finding("shift", PREDICTIONS, statement, found[0].share, 0.0, str(found[0].cls))]
+    return [Finding("shift", PREDICTIONS, statement, found[0].share, 0.0, str(found[0].cls), unit="share")]
 
 
 def called(evidence: Evidence, proof: Proof) -> str:
@@ -250,7 +269,7 @@ def find_in_tails(layers: Sequence[LayerComparison]) -> list[Finding]:
                 f"{count(len(in_tails.neurons))} with more suspect samples beyond the clean tail than chance puts there, most "
                 f"neuron {in_tails.strongest}: {100 * in_tails.share:.2g} % (p {in_tails.p_value:.1g}, of {tests} tests)"
             )
-            findings.append(Finding("outlier", layer.name, statement, in_tails.share, BEYOND, "tail"))
+            findings.append(Finding("outlier", layer.name, statement, in_tails.share, BEYOND, "tail", unit="share"))
     return findings
 
 
@@ -269,6 +288,7 @@ def directions_in(evidence: Evidence) -> list[Finding]:
             one.statistic,
             one.limit,
             "direction",
+            unit="t",
         )
         for one in strongest.values()
     ]

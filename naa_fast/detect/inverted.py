@@ -11,8 +11,8 @@ from dataclasses import replace
 from naa_fast.detect.checks import Check, missing_lines
 from naa_fast.detect.coverage import left_out
 from naa_fast.detect.evidence import Evidence
-from naa_fast.detect.findings import INPUT, Finding, largest_finite
-from naa_fast.detect.inversion import APART, NOTABLE, Inversion
+from naa_fast.detect.findings import INPUT, Finding, Unit, largest_finite
+from naa_fast.detect.inversion import APART, NOTABLE, Inversion, Suspicion
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.verdict import Verdict
@@ -98,7 +98,8 @@ def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
                 f"{100 * low:.0f} to {100 * high:.0f} %); the same search with the same budget turns {100 * proof.control:.0f} % "
                 f"for {how}"
             )
-            findings.append(Finding("proved", INPUT, statement, proof.rate, proof.limit, str(proof.target), proof.trigger.key))
+            seen = INPUT, statement, proof.rate, proof.limit, str(proof.target), proof.trigger.key
+            findings.append(Finding("proved", *seen, unit="share"))
     proved = {str(finding.about) for finding in findings}
     for standing in inversion.standings:
         search = standing.search
@@ -110,7 +111,7 @@ def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
                 f"of other classes under its budget {100 * proof.control:.0f} %; so small a one comes by chance with p "
                 f"{standing.chance:.1g}, if honest classes' sizes are log-normal"
             )
-            findings.append(Finding("outlier", INPUT, statement, standing.chance, NOTABLE, str(search.target)))
+            findings.append(Finding("outlier", INPUT, statement, standing.chance, NOTABLE, str(search.target), unit="number"))
             proved.add(str(search.target))
     for standing in inversion.standings:
         if standing.strength >= 1 and str(standing.search.target) not in proved:
@@ -120,10 +121,13 @@ def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
                 f"{search.size:.2g}; the median class needs {standing.median:.1f} times, the next one {standing.runner_up:.1f} "
                 f"times as much"
             )
-            findings.append(Finding("outlier", INPUT, statement, standing.median, APART[search.kind], str(search.target)))
-    findings += [
-        Finding("outlier", one.where, one.statement, one.value, one.limit, str(one.target) if one.target >= 0 else one.check)
-        for one in inversion.suspicions
-        if one.stands
-    ]
-    return findings
+            limit = APART[search.kind]
+            findings.append(Finding("outlier", INPUT, statement, standing.median, limit, str(search.target), unit="number"))
+    return [*findings, *(suspected(one) for one in inversion.suspicions if one.stands)]
+
+
+def suspected(one: Suspicion) -> Finding:
+    """A suspicion that stands, as a finding: of a layer in robust deviations, of the input as -log10 of a probability."""
+    about = str(one.target) if one.target >= 0 else one.check
+    unit: Unit = "number" if one.where == INPUT else "sigma"
+    return Finding("outlier", one.where, one.statement, one.value, one.limit, about, unit=unit)

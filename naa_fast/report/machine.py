@@ -145,6 +145,7 @@ def stated(finding: Finding) -> dict[str, Any]:
         "statement": unicode_text(finding.statement),
         "value": finite(finding.value),
         "limit": finite(finding.limit),
+        "unit": finding.unit,
         "about": finding.about,
         "source": finding.source,
         "trigger": plain(trigger),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
+from typing import assert_never
 
-from naa_fast.detect.findings import INPUT, PREDICTIONS, SAMPLES, Finding
+from naa_fast.detect.findings import Finding, Unit
 from naa_fast.report.words import UNSHOWN, escaped, number
 
 LEAST_P = 1e-6
@@ -38,20 +39,24 @@ def probability(p: float) -> str:
     return f"p < {LEAST_P:.0e}".replace("e-0", "e-") if p < LEAST_P else f"p = {p:.2g}"
 
 
-SHARES = (INPUT, SAMPLES, PREDICTIONS)
-"""Where a finding is about samples, and its number a share of them."""
-
-
 def measured(finding: Finding) -> tuple[str, str]:
-    """A finding's number and limit with their unit: shares in percent, standard deviations as σ, t as what it is; counts, and
-    what is in a layer's own units, without one.
-    """
-    value, limit = number(finding.value), number(finding.limit)
-    if finding.about in ("not finite", "difference"):
-        return value, limit
-    if finding.layer in SHARES or finding.about == "tail":
-        return percent(finding.value), percent(finding.limit)
-    return (f"t {value}", f"t {limit}") if finding.level == "shift" else (f"{value} σ", f"{limit} σ")
+    """A finding's number and limit with their unit: `4 %`, `7.1 σ`, `t 9.2`, `12`."""
+    return in_unit(finding.value, finding.unit), in_unit(finding.limit, finding.unit)
+
+
+def in_unit(value: float, unit: Unit) -> str:
+    """A number with its unit."""
+    match unit:
+        case "share":
+            return percent(value)
+        case "sigma":
+            return f"{number(value)} σ"
+        case "t":
+            return f"t {number(value)}"
+        case "number":
+            return number(value)
+        case _:
+            assert_never(unit)
 
 
 def web_text(text: str, limit: int | None = None) -> str:

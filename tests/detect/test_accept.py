@@ -21,10 +21,10 @@ from naa_fast.report.machine import stated
 
 TODAY = date(2026, 11, 25)
 GAP = ("3 suspect samples could not be read and were skipped",)
-SHIFT = Finding("shift", "conv1", "differs", 9.0, 4.0)
-STANDING_OUT = Finding("outlier", "conv2", "3 neurons that stand out", 2.5, 2.0)
-LARGE = Finding("backdoor-like", "conv2", "2 neurons shifted by 6", 7.0, 6.0)
-CLUSTER = Finding("backdoor-like", "(samples)", "40 samples more than by chance", 0.9, 0.6, "7")
+SHIFT = Finding("shift", "conv1", "differs", 9.0, 4.0, unit="t")
+STANDING_OUT = Finding("outlier", "conv2", "3 neurons that stand out", 2.5, 2.0, unit="sigma")
+LARGE = Finding("backdoor-like", "conv2", "2 neurons shifted by 6", 7.0, 6.0, unit="sigma")
+CLUSTER = Finding("backdoor-like", "(samples)", "40 samples more than by chance", 0.9, 0.6, "7", unit="share")
 
 
 def image(*deviating: tuple[int, int], value: float = 1.0) -> np.ndarray:
@@ -35,7 +35,7 @@ def image(*deviating: tuple[int, int], value: float = 1.0) -> np.ndarray:
 
 
 def proved(trigger: Trigger, target: int | str = 7, source: int | None = None) -> Finding:
-    return Finding("proved", "(input)", "a trigger turns 95 %", 0.95, 0.65, str(target), trigger.key, source)
+    return Finding("proved", "(input)", "a trigger turns 95 %", 0.95, 0.65, str(target), trigger.key, source, unit="share")
 
 
 WHITE = proved(Patch(image((10, 10)), image((10, 10)), "2 % of the input"))
@@ -257,9 +257,9 @@ def test_what_has_become_much_stronger_counts_again(finding: Finding) -> None:
 
 
 def test_a_baseline_hides_nothing_of_another_kind_layer_or_class() -> None:
-    broken = Finding("outlier", "conv2", "1 neuron NaN", 1.0, 0.0, "not finite")
+    broken = Finding("outlier", "conv2", "1 neuron NaN", 1.0, 0.0, "not finite", unit="number")
     given = replace(STANDING_OUT, about="difference")
-    gathered = Finding("outlier", "(samples)", "gathered", 0.9, 0.8, "3")
+    gathered = Finding("outlier", "(samples)", "gathered", 0.9, 0.8, "3", unit="share")
     for other in (broken, given, gathered, replace(STANDING_OUT, layer="conv3"), replace(STANDING_OUT, level="shift")):
         assert gate(verdict(other), baseline(STANDING_OUT), TODAY).exit_code == 6
     assert gate(verdict(replace(gathered, about="4")), baseline(gathered), TODAY).exit_code == 6
@@ -304,6 +304,7 @@ DAMAGED: dict[str, dict[str, Any]] = {
     "a value in words": {"findings": [{**stated(SHIFT), "value": "many"}]},
     "a true value": {"findings": [{**stated(SHIFT), "value": True}]},
     "a layer that is none": {"findings": [{**stated(SHIFT), "layer": 3}]},
+    "a unit that is none": {"findings": [{**stated(SHIFT), "unit": "%"}]},
     "a source in words": {"findings": [{**stated(SHIFT), "source": "all"}]},
     "no trigger": {"findings": [{k: v for k, v in stated(WHITE).items() if k != "trigger"}]},
     "a trigger that is none": {"findings": [{**stated(WHITE), "trigger": "patch"}]},

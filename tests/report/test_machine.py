@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from report.examples import EXAMPLES, HOSTILE, classic, judged, not_a_number, pa
 
 from naa_fast.detect.baseline import SCHEMA
 from naa_fast.detect.checks import ABOUT
-from naa_fast.detect.findings import LEVELS
+from naa_fast.detect.findings import LEVELS, Unit
 from naa_fast.detect.names import Names
 from naa_fast.detect.verdict import EXIT_CODES, OUTCOMES
 from naa_fast.report.machine import load_schema, report_bytes, report_dict
@@ -61,6 +61,7 @@ def test_the_schema_is_one_and_knows_the_words_of_the_detector() -> None:
     names = properties["verdict"]["properties"]["checks"]["items"]["properties"]["name"]["enum"]
     assert names == list(ABOUT)
     assert set(properties["findings"]["items"]["properties"]["level"]["enum"]) == set(LEVELS)
+    assert set(properties["findings"]["items"]["properties"]["unit"]["enum"]) == set(get_args(Unit))
     assert set(schema["required"]) == set(properties) == set(report_dict(classic(), {}))
 
 
@@ -74,6 +75,7 @@ BREAKS: dict[str, Callable[[dict[str, Any]], object]] = {
     "no threshold": lambda r: r.pop("threshold"),
     "a gate that decides nothing": lambda r: r["gate"].pop("decision"),
     "a check without a reason": lambda r: r["verdict"]["checks"][0].pop("reason"),
+    "a finding without its unit": lambda r: r["findings"][0].pop("unit"),
     "a finding that tells no trigger": lambda r: r["findings"][0].pop("trigger"),
     "an unknown key": lambda r: r.update(extra=1),
     "no layers": lambda r: r.update(layers=[]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
+from typing import get_args
 from unicodedata import category
 
 import numpy as np
@@ -15,10 +16,11 @@ from matplotlib.image import imread
 from report.examples import EXAMPLES, deep, judged, noise, not_a_number, pair, picture_examples, pictured, record_of
 
 from naa_fast.cli.main import build_parser
+from naa_fast.detect.baseline import finding_of
 from naa_fast.detect.checks import unranked
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.evidence import Evidence
-from naa_fast.detect.findings import Finding
+from naa_fast.detect.findings import Finding, Unit
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.tails import tail_limit, tail_signature
 from naa_fast.detect.trigger import Offset, Patch, Tokens
@@ -228,19 +230,27 @@ def test_intervals_and_probabilities_in_words() -> None:
     assert [probability(p) for p in (0.031234, 9.9e-7, 0.0, float("nan"))] == ["p = 0.031", "p < 1e-6", "p < 1e-6", "p unknown"]
 
 
-def test_a_finding_has_its_unit() -> None:
-    def units(level: str, layer: str, about: str = "") -> tuple[str, str]:
-        return measured(Finding(level, layer, "x", 0.75, 0.5, about))
+UNITS = {
+    "share": ("75 %", "50 %"),
+    "sigma": ("0.75 σ", "0.5 σ"),
+    "t": ("t 0.75", "t 0.5"),
+    "number": ("0.75", "0.5"),
+}
 
-    assert units("proved", "(input)") == ("75 %", "50 %")
-    assert units("outlier", "fc", "tail") == ("75 %", "50 %")
-    assert units("shift", "fc") == ("t 0.75", "t 0.5")
-    assert units("shift", "fc", "direction") == ("t 0.75", "t 0.5")
-    assert units("shift", "(predictions)", "7") == ("75 %", "50 %")
-    assert units("outlier", "fc") == ("0.75 σ", "0.5 σ")
-    assert units("outlier", "fc", "difference") == ("0.75", "0.5")
-    assert units("backdoor-like", "fc") == ("0.75 σ", "0.5 σ")
-    assert measured(Finding("outlier", "(samples)", "x", 2.0, 0.0, "not finite")) == ("2", "0")
+
+def test_a_finding_is_told_in_its_own_unit() -> None:
+    assert {unit: measured(Finding("outlier", "fc", "x", 0.75, 0.5, unit=unit)) for unit in get_args(Unit)} == UNITS
+
+
+def test_a_finding_of_a_report_that_says_no_unit_is_told_in_that_of_its_kind() -> None:
+    def before(level: str, layer: str, about: str = "") -> str:
+        entry = {"level": level, "layer": layer, "about": about, "value": 1.0, "source": None, "trigger": None}
+        return finding_of(entry).unit
+
+    assert before("proved", "(input)") == before("outlier", "fc", "tail") == before("shift", "(predictions)", "7") == "share"
+    assert before("shift", "fc") == before("shift", "fc", "direction") == "t"
+    assert before("outlier", "fc") == before("backdoor-like", "fc") == "sigma"
+    assert before("outlier", "fc", "difference") == before("outlier", "(samples)", "not finite") == "number"
 
 
 @settings(max_examples=60, deadline=None)
