@@ -135,7 +135,7 @@ def carried_by(ranking: Ranking | None) -> tuple[tuple[str, str, str], ...]:
     neurons: dict[str, Counter[int]] = {}
     samples: Counter[str] = Counter()
     for sample in listed:
-        samples.update({layer for layer, _, _ in sample.deviating})
+        samples.update(list(dict.fromkeys(layer for layer, _, _ in sample.deviating)))
         for layer, neuron, _ in sample.deviating:
             neurons.setdefault(layer, Counter())[neuron] += 1
     rows = []
