@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from naa_fast.capture.compiled import AXES, WITNESS, captures, slots
 from naa_fast.capture.experts import routing
 from naa_fast.capture.known import Known
 from naa_fast.capture.outputs import is_quantised, pick, whole
-from naa_fast.capture.points import Output, Routing
+from naa_fast.capture.points import Given, Input, Output, Routing
 from naa_fast.capture.row_order import RowOrder, with_samples_first
 from naa_fast.capture.selection import Layer, Selection, unwrapped
 from naa_fast.capture.tokens import LastToken
@@ -118,11 +118,14 @@ class Capture:
                 if undecided and axis is not None and id(module) not in hooked:
                     self._handles.append(module.register_forward_hook(self._witness_hook(WITNESS[axis])))
             for index, layer in enumerate(self.selection.layers):
-                if of_input(layer):
-                    hook = self._input_hook(index, layer)
-                    self._handles.append(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
-                else:
-                    self._handles.append(layer.module.register_forward_hook(self._hook(index, layer)))
+                match layer.point:
+                    case Output():
+                        self._handles.append(layer.module.register_forward_hook(self._hook(index, layer)))
+                    case Input() | Routing() as point:
+                        hook = self._input_hook(index, layer, point)
+                        self._handles.append(layer.module.register_forward_pre_hook(hook, with_kwargs=True))
+                    case _:
+                        assert_never(layer.point)
         except BaseException:
             self._remove()
             raise
@@ -193,13 +196,13 @@ class Capture:
                 "name a layer that runs, for example the block around it, or leave these out with --exclude",
             )
 
-    def _input_hook(self, index: int, layer: Layer) -> Callable[[nn.Module, Any, Any], None]:
+    def _input_hook(self, index: int, layer: Layer, point: Given) -> Callable[[nn.Module, Any, Any], None]:
         """Reads what a module is given before the module can overwrite it."""
         observe = self._hook(index, layer)
 
         def hook(module: nn.Module, arguments: Any, keywords: Any) -> None:
             given = (*arguments, *keywords.values())
-            if isinstance(layer.point, Routing):
+            if isinstance(point, Routing):
                 observe(module, arguments, routing(layer.name, module, given))
                 return
             tensors = (value for value in given if isinstance(value, Tensor) and value.is_floating_point())
@@ -383,14 +386,14 @@ class Capture:
         )
 
 
-def of_input(layer: Layer) -> bool:
-    """Whether what is read is on its way into the module."""
-    return not isinstance(layer.point, Output)
-
-
 def picked_of(layer: Layer, output: Any) -> tuple[Any, str]:
     """The tensor of what a module returned that is read, and a note; of what it was given the hook has picked it already."""
-    return pick(layer.name, output, layer.point.key) if isinstance(layer.point, Output) else (output, "")
+    point = layer.point  # isinstance, not match: compilers trace this
+    if isinstance(point, Output):
+        return pick(layer.name, output, point.key)
+    if isinstance(point, Input | Routing):
+        return output, ""
+    assert_never(point)
 
 
 def is_compiled(model: nn.Module) -> bool:

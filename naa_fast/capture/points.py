@@ -37,7 +37,9 @@ class Routing:
     word = ROUTING
 
 
-HookPoint = Output | Input | Routing
+Given = Input | Routing
+"""What is read on its way into the module."""
+HookPoint = Output | Given
 WHOLE = Output()
 """The module's one tensor."""
 
