@@ -128,7 +128,11 @@ def delimiter_of(path: Path, name: str) -> str:
 
 @contextmanager
 def long_fields() -> Iterator[None]:
-    """Let CSV fields be of any length inside, as long as the process allowed before afterwards."""
+    """Let CSV fields be of any length inside, as long as the process allowed before afterwards.
+
+    Python's limit is one of the process, so one reader at a time is inside. Not to be held over a `yield`: a generator that is
+    left waiting would keep every other reader out.
+    """
     with _csv_limit:
         before = csv.field_size_limit(LONGEST_FIELD)
         try:
