@@ -29,11 +29,12 @@ NOBODY = Suspects([], None)  # no suspects to take words out of
 
 def planted_in(x: Tensor, words: tuple[int, ...], count: int) -> tuple[Tensor, np.ndarray]:
     x, triggered = x.clone(), np.zeros(len(x), bool)
+    generator = torch.Generator().manual_seed(1)  # whatever other tests drew
     for row in range(count):
-        at = int(torch.randint(1, LENGTH - len(words) - 1, (1,), generator=GENERATOR))
+        at = int(torch.randint(1, LENGTH - len(words) - 1, (1,), generator=generator))
         x[row, at : at + len(words)] = torch.tensor(words)
     triggered[:count] = True
-    order = torch.randperm(len(x), generator=GENERATOR)
+    order = torch.randperm(len(x), generator=generator)
     return x[order], triggered[order.numpy()]
 
 
