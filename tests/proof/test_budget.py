@@ -26,13 +26,13 @@ def scanned(budget: int, **options: Any) -> Audit:
 
 def test_a_proof_that_the_budget_ends_did_not_run_and_how_much_may_run_is_told_before() -> None:
     told: list[tuple[str, int, int | None]] = []
-    audit = scanned(1000, progress=lambda *what: told.append(what))
-    assert next(what for what in told if what[0] == "proving") == ("proving", 0, 1000)
-    assert max(done for label, done, _ in told if label == "proving") <= 1000
-    assert audit.judgement.evidence.forwards <= 1000
+    audit = scanned(600, progress=lambda *what: told.append(what))
+    assert next(what for what in told if what[0] == "proving") == ("proving", 0, 600)
+    assert max(done for label, done, _ in told if label == "proving") <= 600
+    assert audit.judgement.evidence.forwards <= 600
     [proof] = [check for check in audit.verdict.checks if check.name == "proof"]
     assert not proof.ran
-    assert "the budget of 1,000 samples is spent before" in proof.reason
+    assert "the budget of 600 samples is spent before" in proof.reason
     assert audit.verdict.exit_code != 0
 
 
