@@ -13,7 +13,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks.detection.metrics import auc_interval
-from benchmarks.detection.rows import DETECTORS, backdoored, by_model, harmless, outcome_groups, percent
+from benchmarks.detection.rows import SCORES, backdoored, by_model, harmless, outcome_groups, percent
 from benchmarks.detection.sets import SHARES
 
 COLOURS = {"pass": "#8fbf8f", "warn": "#f2c14e", "fail": "#c8453b", "inconclusive": "#b8b8b8", "error": "#000000"}
@@ -53,7 +53,7 @@ def outcomes(rows: Sequence[dict[str, Any]], axes: Axes) -> None:
 def curves(rows: Sequence[dict[str, Any]], axes: Axes) -> None:
     negative = harmless(rows, "shift")
     for name, colour in SHOWN.items():
-        score = DETECTORS[name]
+        score = SCORES[name]
         found = [auc_interval(by_model(backdoored(rows, share), score), by_model(negative, score)) for share in SHARES]
         known = [(place, value) for place, value in enumerate(found) if value is not None]
         if known:

@@ -25,7 +25,7 @@ def rival_score(name: str) -> Score:
     return lambda row: row.get("rivals", {}).get("found", {}).get(name, {}).get("score")
 
 
-DETECTORS: dict[str, Score] = {
+SCORES: dict[str, Score] = {
     "naa-fast": lambda row: row["audit"]["score"],
     "classic rule": lambda row: row["audit"].get("largest", {}).get("classic rule"),
     "Cohen d": lambda row: row["audit"].get("largest", {}).get("Cohen d"),

@@ -7,9 +7,9 @@ from functools import partial
 
 from benchmarks.detection.metrics import Interval, auc_interval, mean_interval
 from benchmarks.detection.rows import (
-    DETECTORS,
     NULLS,
     PROVABLE,
+    SCORES,
     Row,
     backdoored,
     by_model,
@@ -88,5 +88,5 @@ def alarms(kind: str) -> Figure:
 
 
 def score_auc(share: float, kind: str) -> Figure:
-    score = DETECTORS["naa-fast"]
+    score = SCORES["naa-fast"]
     return lambda rows: cell(auc_interval(by_model(backdoored(rows, share), score), by_model(harmless(rows, kind), score)))

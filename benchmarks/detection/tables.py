@@ -10,7 +10,6 @@ from benchmarks.detection.metrics import auc_interval, mean_interval
 from benchmarks.detection.rows import (
     ACCURACY_LOST,
     ATTACK_LEFT,
-    DETECTORS,
     FALSE_ALARMS,
     HALVES,
     NULLS,
@@ -18,6 +17,7 @@ from benchmarks.detection.rows import (
     PROVABLE,
     PROVED,
     RANKERS,
+    SCORES,
     Row,
     Score,
     all_harmless,
@@ -70,7 +70,7 @@ def auc_table(rows: Sequence[Row], half: str) -> str:
         negative = harmless(chosen, kind)
         body = [
             (name, *(cell(auc_interval(by_model(backdoored(chosen, s), score), by_model(negative, score))) for s in SHARES))
-            for name, score in DETECTORS.items()
+            for name, score in SCORES.items()
         ]
         parts.append(f"Against {title}:\n\n" + markdown(("score", *(percent(s) for s in SHARES)), body))
     return "\n\n".join(parts)
@@ -79,7 +79,7 @@ def auc_table(rows: Sequence[Row], half: str) -> str:
 def left_out_table(rows: Sequence[Row]) -> str:
     """A limit chosen on one half so that few of its harmless sets pass it, applied to the other half."""
     body = []
-    for name, score in DETECTORS.items():
+    for name, score in SCORES.items():
         for chosen_on, told_on in (("A", "B"), ("B", "A")):
             limit = limit_of([v for g in by_model(all_harmless(of_half(rows, chosen_on)), score) for v in g])
             if limit is None:

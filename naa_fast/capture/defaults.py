@@ -9,7 +9,7 @@ from torch import nn
 
 from naa_fast.capture import friendly
 from naa_fast.capture.experts import ROUTING, holder_of
-from naa_fast.capture.points import INPUT
+from naa_fast.capture.points import INPUT_WORD
 from naa_fast.capture.views import type_of
 
 # Endings used outside torch.nn too.
@@ -44,7 +44,7 @@ def default_places(modules: dict[str, nn.Module]) -> tuple[dict[Place, str], str
             of_experts += 1
         elif kind and name not in heads and not name.startswith(inside):
             found[name, None] = kind
-        for item in (None, INPUT, ROUTING):
+        for item in (None, INPUT_WORD, ROUTING):
             if (name, item) in inner:
                 found[name, item] = inner[name, item]
     left = [f"{of_experts} inside of experts left out, where rows belong to no sample"] if of_experts else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from naa_fast.capture.experts import ROUTING, is_fused
-from naa_fast.capture.points import INPUT
+from naa_fast.capture.points import INPUT_WORD
 from naa_fast.errors import UsageError
 
 NAMES = ("resid", "attn", "mlp.act", "mlp.out", "router", "experts")
@@ -71,7 +71,7 @@ def place_in(modules: dict[str, nn.Module], block: str, request: str) -> tuple[s
         down = f"{block}.output.dense"
         if down not in modules or request in ("router", "experts"):
             return None
-        return (down, None) if request == "mlp.out" else (down, INPUT)
+        return (down, None) if request == "mlp.out" else (down, INPUT_WORD)
     if request == "mlp.out":
         return mlp, None
     children = [f"{mlp}.{child}" for child in (DOWN if request == "mlp.act" else ROUTER)]
@@ -81,4 +81,4 @@ def place_in(modules: dict[str, nn.Module], block: str, request: str) -> tuple[s
     if request == "router" and experts is None:
         return None
     chosen = next((child for child in children if child in modules), None)
-    return None if chosen is None else (chosen, INPUT if request == "mlp.act" else None)
+    return None if chosen is None else (chosen, INPUT_WORD if request == "mlp.act" else None)

@@ -34,7 +34,7 @@ class OtherOrder(CaptureError):
     """A forward that is to end early took another path than the first."""
 
 
-class Observer(Protocol):
+class LayerObserver(Protocol):
     """Takes what the hooks see: `x` `[outer, channels, inner]`, a view of the output that is only valid during the call."""
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None: ...
@@ -57,7 +57,7 @@ class Capture:
     `notes` collects what a person should know of how the outputs were read; `seconds` the time that reading them took the host.
     """
 
-    def __init__(self, model: nn.Module, selection: Selection, observer: Observer) -> None:
+    def __init__(self, model: nn.Module, selection: Selection, observer: LayerObserver) -> None:
         self.model = model
         self.selection = selection
         self.observer = observer

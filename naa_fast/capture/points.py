@@ -8,7 +8,7 @@ from torch import nn
 
 from naa_fast.capture.experts import ROUTING, is_fused
 
-INPUT = "in"
+INPUT_WORD = "in"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Output:
 class Input:
     """The first floating-point tensor the module is given."""
 
-    word = INPUT
+    word = INPUT_WORD
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,6 @@ WHOLE = Output()
 
 def point_of(word: str | None, module: nn.Module) -> HookPoint:
     """What a word behind a colon means for a module; None: no colon."""
-    if word == INPUT:
+    if word == INPUT_WORD:
         return Input()
     return Routing() if word == ROUTING and is_fused(module) else Output(word)

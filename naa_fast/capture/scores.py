@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from naa_fast.capture.items import OTHER, Item, Step, follow, items_of
 from naa_fast.capture.origins import UNKNOWN, Kind, Origin, Origins
 from naa_fast.capture.outputs import whole
+from naa_fast.capture.score_items import OTHER, Item, Step, follow, items_of
 from naa_fast.errors import UsageError
 
 NONE = "none"

@@ -131,16 +131,16 @@ def text_column(schema: Any, field: str | None, where: str) -> str:
         found = ", ".join(repr(key) for key in schema.names[:SHOWN]) or "none"
         raise InputError(f"{where} has no column {name!r}", f"columns found: {found}", "name the one to scan with --text-field")
     kind = schema.field(name).type
-    if not is_text(kind):
+    if not is_text_type(kind):
         raise InputError(f"{where} holds no text", f"column {name!r} is {kind}", "expected strings")
     return name
 
 
-def is_text(kind: Any) -> bool:
+def is_text_type(kind: Any) -> bool:
     """Whether values of an Arrow type are texts, or bytes that may be."""
     types = library("pyarrow").types
     if types.is_dictionary(kind):
-        return is_text(kind.value_type)
+        return is_text_type(kind.value_type)
     forms = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
     checks = (getattr(types, f"is_{form}", None) for form in forms)  # older versions know fewer
     return any(check is not None and check(kind) for check in checks)

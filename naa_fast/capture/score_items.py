@@ -1,4 +1,4 @@
-"""The tensors in whatever a model returns: `items_of` lists them with their keys, `follow` finds one again."""
+"""Where class scores may be: `items_of` lists the tensors in whatever a model returns, `follow` finds one of them again."""
 
 from __future__ import annotations
 
