@@ -227,7 +227,8 @@ def scan(
                 if ranked is not None:
                     with times.measuring("proof"):
                         evidence, inputs = evidence_of(ranked, sets.suspect, work, attempts, allowed if proof else None, listed)
-                        heat = partial(token_heat, ranked, of_clean, sets.suspect, work)
+                        assert evidence.ranking is not None
+                        heat = partial(token_heat, ranked, evidence.ranking.order, of_clean, sets.suspect, work)
                         evidence = replace(evidence, heat=attempts.shown("which tokens deviate", heat, ()))
                 counts = of_clean.predictions, of_suspect.predictions
                 notes = (*attempts.notes, *miscounted(class_names, counts))

@@ -27,9 +27,10 @@ FEWEST = 8
 """Clean texts that say what a token at such a place does."""
 
 
-def token_heat(ranked: RankingResult, clean: Measurement, suspect: Source, work: Work) -> tuple[Heat, ...]:
-    """Of the highest-ranked texts the tokens as text, each with by how many standard deviations its neurons lie farther out than
-    those of clean tokens; none for inputs that are no texts, or a model whose layers give no tokens.
+def token_heat(ranked: RankingResult, order: Array, clean: Measurement, suspect: Source, work: Work) -> tuple[Heat, ...]:
+    """Of the first texts in the `order` of the report (sample numbers; triggered ones come first there) the tokens as text, each
+    with by how many standard deviations its neurons lie farther out than those of clean tokens; none for inputs that are no
+    texts, or a model whose layers give no tokens.
 
     Of every layer that gives `[texts, tokens, neurons]` the root mean square of a token's standardised activations, the mean over
     layers; held against clean texts' first tokens, last tokens and others each, as the first of a text deviates in any model.
@@ -38,8 +39,7 @@ def token_heat(ranked: RankingResult, clean: Measurement, suspect: Source, work:
     decode = decoder(suspect)
     if decode is None or not ranked.reservoir:
         return ()
-    order = np.argsort(-np.nan_to_num(ranked.scores), kind="stable")[:TEXTS]
-    rows, masks = inputs_of(ranked, order.tolist())
+    rows, masks = inputs_of(ranked, order[:TEXTS].tolist())
     texts = [own_tokens(row, mask) for row, mask in zip(rows, masks, strict=True) if row.ndim == 1 and row.dtype.kind == "i"]
     usual = clean_texts(ranked)
     if not texts or len(usual) < FEWEST:

@@ -54,6 +54,23 @@ def test_the_trigger_is_the_token_that_deviates_most(audit: Audit) -> None:
     assert max(z for one in heat for words, z in one if words != str(TRIGGER)) < 6
 
 
+def test_the_strip_of_a_sample_is_of_its_own_text() -> None:
+    """A proof puts the triggered samples first, whatever their scores: the strips go with them."""
+    clean, suspect = texts(800, GENERATOR), texts(800, GENERATOR)
+    suspect[:40, 9] = TRIGGER
+    model = Topics((TRIGGER,))
+    with torch.no_grad():
+        model.embed.weight[398] += 20
+    suspect[100:110, 3] = 398  # far out, and turned by nothing
+    evidence = naa_fast.scan(model, Read("clean", clean), Read("suspect", suspect), repair=False).judgement.evidence
+    assert evidence.proof[0].stands
+    assert len(evidence.heat) == 24
+    assert evidence.ranking is not None
+    for heat, sample in zip(evidence.heat, evidence.ranking.top, strict=False):
+        own = [str(int(token)) for token in suspect[sample.sample] if token]
+        assert [words for words, _ in heat] == own
+
+
 def test_the_report_shows_a_strip_and_is_drawn_again_with_it(audit: Audit, tmp_path: Path) -> None:
     audit.save(tmp_path)
     page = (tmp_path / "report.html").read_text()
