@@ -24,10 +24,10 @@ from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.trigger import Decoder
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Source
-from naa_fast.inputs.last_logits import INDEXED
 from naa_fast.inputs.positions import positions_of
 from naa_fast.inputs.text import decoder
 from naa_fast.records import Array
+from naa_fast.scan.last_logits import INDEXED
 from naa_fast.scan.placement import Placement
 
 LOOKED_AT = 2048

@@ -15,13 +15,13 @@ from naa_fast.accumulate import chosen_classes
 from naa_fast.capture import ClassScores
 from naa_fast.capture.selection import unwrapped
 from naa_fast.inputs.batches import Batch
-from naa_fast.inputs.last_logits import LastLogits
 from naa_fast.inputs.positions import positions_of
 from naa_fast.proof.budget import UNLIMITED, Budget
 from naa_fast.proof.inserted import Inserted
 from naa_fast.rank.retained import concatenated, main_tensor, taken, with_main
 from naa_fast.rank.suspects import SuspectReader
 from naa_fast.records import Array
+from naa_fast.scan.last_logits import LastLogits
 from naa_fast.scan.memory import is_out_of_memory, pieces, release
 from naa_fast.scan.placement import Placement
 

@@ -1,7 +1,8 @@
 """The loop over a set: batches through the model, statistics kept on the device, one measurement at the end.
 
 Start with `measure` in loop.py: it cuts a set into chunks and joins them; chunk.py runs one, feeding.py reads ahead for it,
-memory.py halves a batch that does not fit, placement.py says where all of it runs, probes.py asks the model what its rows are.
+memory.py halves a batch that does not fit, placement.py says where all of it runs, probes.py asks the model what its rows are,
+last_logits.py asks a language model for no more logits than are read.
 
 Long runs: checkpoint.py, quarantine.py, stopping.py, ranks.py (several processes, one measurement), ray_data.py, faults.py;
 dump.py measures stored activations. progress.py, live.py and times.py tell a person how far it is. The function

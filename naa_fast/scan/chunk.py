@@ -25,12 +25,12 @@ from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageErro
 from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.fingerprint import Fingerprint
 from naa_fast.inputs.labels import LabelOrder
-from naa_fast.inputs.last_logits import LastLogits
 from naa_fast.inputs.loaded import told_of
 from naa_fast.measurement import Measurement, Shard
 from naa_fast.records import Array
 from naa_fast.scan.faults import raising_layer, rose_in_this_package
 from naa_fast.scan.feeding import Feed
+from naa_fast.scan.last_logits import LastLogits
 from naa_fast.scan.live import LiveSignature
 from naa_fast.scan.memory import is_out_of_memory, pieces, release
 from naa_fast.scan.observer import Observer

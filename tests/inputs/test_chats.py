@@ -20,11 +20,11 @@ from inputs.test_text_models import TEXTS, tokenizer  # noqa: E402
 import naa_fast  # noqa: E402
 from naa_fast.errors import InputError  # noqa: E402
 from naa_fast.inputs.batches import Batch  # noqa: E402
-from naa_fast.inputs.last_logits import COUNTED, INDEXED, LastLogits  # noqa: E402
 from naa_fast.inputs.lines import Chat, read_jsonl  # noqa: E402
 from naa_fast.inputs.opening import open_source  # noqa: E402
 from naa_fast.inputs.padding import fitted  # noqa: E402
 from naa_fast.inputs.text import TextOptions, TextSource  # noqa: E402
+from naa_fast.scan.last_logits import COUNTED, INDEXED, LastLogits  # noqa: E402
 
 TEMPLATE = (
     "{% for m in messages %}<s> {{ m.role }} {{ m.content }} </s> {% endfor %}{% if add_generation_prompt %}<s> w9{% endif %}"
