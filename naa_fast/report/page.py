@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.detect.judgement import Judgement
+from naa_fast.report.answer import answer_of
 from naa_fast.report.evidence_view import Pictures, proof_views, sample_rows
 from naa_fast.report.files import FOLDER, PAGE
 from naa_fast.report.layers_view import layers_view
@@ -33,6 +34,8 @@ ROWS = 50
 FIRST_ROWS, SINGLE_ROWS = 12, 100
 """Samples on the report itself, and where there is no other page."""
 SYMBOLS = {"pass": "✓", "warn": "!", "fail": "✕", "inconclusive": "?"}
+ALIKE = 0.05
+"""Probability by chance from which on a page says that two sets look alike."""
 NAME, LINE = 120, 600
 """Characters of a name and of a sentence at most: both may hold what the model's author wrote."""
 
@@ -77,13 +80,16 @@ def leaf_name(at: int) -> str:
 def content_of(judgement: Judgement, provenance: Mapping[str, object], pictures: Pictures, rows: int) -> dict[str, Any]:
     """All that the templates print."""
     verdict, evidence = judgement.verdict, judgement.evidence
+    layers, checks = layers_view(judgement), checks_view(judgement)
     return {
+        "answer": answer_of(judgement, layers, next((check for check in checks if check.name == "repair"), None)),
         "outcome": verdict.outcome,
         "symbol": SYMBOLS[verdict.outcome],
         "gate": gate_view(judgement),
         "sentence": verdict.sentence,
         "score": number(verdict.score),
         "largest_z": number(verdict.z),
+        "alike": looks_alike(judgement),
         "p_value": probability(verdict.p_value),
         "accuracy": clean_accuracy(judgement.clean),
         "scanned": scanned(judgement, provenance),
@@ -92,10 +98,10 @@ def content_of(judgement: Judgement, provenance: Mapping[str, object], pictures:
         "evidence": evidence,
         "rows": sample_rows(evidence, pictures, 0, rows),
         "listed": len(evidence.ranking.top) if evidence.ranking is not None else 0,
-        "layers": layers_view(judgement),
+        "layers": layers,
         "findings": findings_view(judgement),
         "repair": judgement.repair,
-        "checks": checks_view(judgement),
+        "checks": checks,
         "not_checked": verdict.not_checked,
         "steps": next_steps(judgement),
         "provenance": provenance_view(joined_provenance(judgement, provenance)),
@@ -105,6 +111,13 @@ def content_of(judgement: Judgement, provenance: Mapping[str, object], pictures:
         "up": "",
         "leaves": 0,
     }
+
+
+def looks_alike(judgement: Judgement) -> bool:
+    """Whether some samples carry a trigger, and the sets as wholes do not differ by more than chance."""
+    ranking = judgement.evidence.ranking
+    some = ranking is not None and ranking.triggered is not None and bool(ranking.triggered.any())
+    return some and judgement.verdict.p_value > ALIKE and not any(len(layer.abnormal) for layer in judgement.layers.values())
 
 
 def scanned(judgement: Judgement, provenance: Mapping[str, object]) -> list[tuple[str, str, str]]:

@@ -110,7 +110,22 @@ def test_the_page_is_in_the_order_a_person_asks() -> None:
         text.index(words) for words in (pictured().verdict.sentence[:40], "Attack success on 288", "9 of 130 suspect samples")
     ]
     assert places == sorted(places)
-    assert [value for value in page.values("href") if value.startswith("#")][1:9] == [f"#{name}" for name in ORDER]
+    links = [value for value in page.values("href") if value.startswith("#")]
+    assert "|".join(f"#{name}" for name in ORDER) in "|".join(links)
+
+
+def test_a_short_answer_stands_on_top_and_links_to_what_shows_it() -> None:
+    content = page_files(pictured(), {})["report.html"].decode()
+    box = Read(content[content.index('<dl class="answer">') : content.index("</header>")].partition("</dl>")[0] + "</dl>")
+    assert box.values("href") == ["#evidence", "#evidence", "#samples", "#layers", "#repair"]
+    text = " ".join(box.text.split())
+    assert "the trigger turns 91 % of 288 clean samples to class 7, the control 6 %; 65 % is needed" in text
+    assert "2 × 2 pixels, rows 6 to 7, columns 6 to 7 of 8 × 8: bottom right, light" in text
+    assert "9 of the 130 suspect samples" in text
+    assert "in 9 of 9 carriers looked at (neurons 0 in 2, 1 in 2)" in text
+    assert "89 % turned before, 1 % after; 99.5 % of clean predictions stay" in text
+    box = Read(page_files(worded(), {})["report.html"].decode().partition("</dl>")[0] + "</dl></header></body></html>")
+    assert "“zebra<script>”, put in place of any one word" in box.text
 
 
 def test_headings_go_down_one_level_at_a_time_and_pictures_and_tables_are_described() -> None:
