@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable
 from time import perf_counter
 from types import TracebackType
@@ -91,12 +92,12 @@ class Capture:
         self._tickets: dict[torch.device, Tensor] = {}
 
     def __enter__(self) -> Capture:
-        root = id(unwrapped(self.model))
-        if root in _scanned:
+        root = unwrapped(self.model)
+        if (other := _scanned.get(id(root))) is not None and other() is root:  # else an old model had its number
             raise CaptureError(
                 "this model is being scanned already", "two scans at once would mix their data", "scan one after the other"
             )
-        _scanned.add(root)
+        _scanned[id(root)] = weakref.ref(root)
         try:
             compiled = is_compiled(self.model)
             if compiled and self.stop_early:
@@ -138,7 +139,7 @@ class Capture:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        _scanned.discard(id(unwrapped(self.model)))
+        _scanned.pop(id(unwrapped(self.model)), None)
         captures.pop(self._slot, None)
         if is_compiled(self.model):
             torch._dynamo.reset()
@@ -401,4 +402,5 @@ def is_compiled(model: nn.Module) -> bool:
     return unwrapped(model) is not model or any(m._compiled_call_impl is not None for m in model.modules())
 
 
-_scanned: set[int] = set()
+_scanned: dict[int, weakref.ref[nn.Module]] = {}
+"""Models that are being scanned, by `id`: not a WeakSet, since a module may define `==` and so have no hash."""

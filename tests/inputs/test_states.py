@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -187,7 +188,12 @@ def test_the_report_tells_what_was_taken(
     assert "--weights-key KEY" in capsys.readouterr().err
     assert main([*words, "--weights-key", "model"]) == 0
     told = naa_fast.Measurement.load("o.naa.safetensors").provenance
-    assert told["inputs"] == ("weights w.ckpt: 'module.' left out of 2 of 2 names", "weights w.ckpt: read under 'model'")
+    digest = hashlib.sha256(Path("w.ckpt").read_bytes()).hexdigest()
+    assert sorted(told["inputs"]) == [
+        "weights w.ckpt: 'module.' left out of 2 of 2 names",
+        "weights w.ckpt: read under 'model'",
+        f"weights w.ckpt: sha256 {digest}",
+    ]
     assert told["left_out"] == ("in w.ckpt, beside the weights: state dicts under 'ema' (2 tensors)",)
     assert "'module.' left out of 2 of 2 names" in capsys.readouterr().err
     assert main(without) == EXIT_USAGE

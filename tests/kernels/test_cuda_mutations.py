@@ -30,8 +30,8 @@ REDUCE_BUGS: dict[str, Swap] = {
     "the last row of a tile left out": ("rows.cuh", "(w.limit - 1 - w.first)", "(w.limit - 2 - w.first)"),
     "the ragged end of the rows missed": (
         "rows.cuh",
-        "if (m + u < count) sums.observe(ring[u], pivot);",
-        "if (m + AHEAD <= count) sums.observe(ring[u], pivot);",
+        "if (m + u < count) {\n          sums.observe(ring[u], pivot);",
+        "if (m + AHEAD <= count) {\n          sums.observe(ring[u], pivot);",
     ),
     "the vector after the last": ("planes.cuh", "j * V < head ||", "j * V + 1 < head ||"),
     "a shuffle short": ("planes.cuh", "for (int step = lanes / 2;", "for (int step = lanes / 4;"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import naa_fast
+from naa_fast.capture import hooks
 from naa_fast.errors import CaptureError, StateMismatch, UsageError
 
 IMAGES = torch.randn(96, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -179,3 +181,9 @@ def test_mixed_precision_models_get_their_inputs_as_they_come() -> None:
 
     measured = naa_fast.measure(Scaled(), torch.full((40, 4), 1e5))
     assert measured.layers["body"].positions.nonfinite.tolist() == [0, 0, 0]
+
+
+def test_a_model_is_not_taken_for_one_that_is_gone_whose_number_it_got(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, gone = mlp(), weakref.ref(nn.Identity())
+    monkeypatch.setitem(hooks._scanned, id(model), gone)
+    assert naa_fast.measure(model, torch.randn(64, 12)).samples == 64
