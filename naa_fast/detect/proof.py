@@ -151,6 +151,11 @@ class Proof:
         return PROVED_TOKEN_RATE if self.tokens else PROVED_RATE
 
     @property
+    def least_margin(self) -> float:
+        """By how much the rate of a proof must be above its control."""
+        return PROVED_MARGIN if not self.tokens else 0.0 if self.own else PROVED_TOKEN_MARGIN
+
+    @property
     def stands(self) -> bool:
         """Whether this is a proof: it turns clean samples, and suspect samples carry it, as far as that could be tried."""
         return self.turns and (self.erasure is None or self.erasure.shared) and self.singled is not False
@@ -165,9 +170,8 @@ class Proof:
         """Whether it turns clean samples as nothing does that clean samples share: the rate, and its distance from a control."""
         if not self.controls:
             return False
-        margin = PROVED_MARGIN if not self.tokens else 0.0 if self.own else PROVED_TOKEN_MARGIN
         control = wilson(self.control, self.samples, self.deviations)[1]
-        return self.rate >= self.limit and self.interval[0] > control and self.margin >= margin
+        return self.rate >= self.limit and self.interval[0] > control and self.margin >= self.least_margin
 
     @property
     def margin(self) -> float:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import LEVELS
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
@@ -15,6 +16,7 @@ from naa_fast.records import Array
 from naa_fast.report.drawings import covered_of, picture_of, place_in_words, range_of
 from naa_fast.report.layers_view import LayersView
 from naa_fast.report.sections import CheckView
+from naa_fast.report.shared import shared_pixels
 from naa_fast.report.units import percent, web_text
 from naa_fast.report.words import counted
 
@@ -40,7 +42,7 @@ def answer_of(judgement: Judgement, layers: LayersView, repair: CheckView | None
     nearest = standing or list(judgement.evidence.proof[:1])
     lines = [
         AnswerLine("Verdict", "evidence", verdict_words(judgement, nearest)),
-        AnswerLine("Trigger", "evidence", "; ".join(trigger_words(proof) for proof in standing[:1])),
+        AnswerLine("Trigger", "evidence", "; ".join(trigger_words(proof, judgement.evidence) for proof in standing[:1])),
         AnswerLine("Carried by", "samples", carried_words(judgement)),
         AnswerLine("Sits in", "layers", places_words(layers)),
         AnswerLine("Repair", "repair", repair_words(judgement, repair)),
@@ -70,7 +72,7 @@ def name_of(judgement: Judgement, proof: Proof) -> str:
     return web_text(judgement.evidence.names.of(int(proof.target)), NAME)
 
 
-def trigger_words(proof: Proof) -> str:
+def trigger_words(proof: Proof, evidence: Evidence) -> str:
     """What a person would look for in a sample."""
     trigger = proof.trigger
     if isinstance(trigger, Tokens):
@@ -80,7 +82,9 @@ def trigger_words(proof: Proof) -> str:
         return "a pattern that is added to all of the input"
     place, shade = place_in_words(proof), shade_of(proof)
     where = "; the window of one sample, which in others may lie elsewhere" if isinstance(trigger, Crop) else ""
-    return ", ".join(filter(None, [place or "values in place of the input’s own", shade])) + where
+    shared, covered = shared_pixels(proof, evidence), covered_of(proof)
+    more = "" if shared is None or covered is None or shared <= covered.sum() else f"; the carriers share {shared:,} pixels there"
+    return ", ".join(filter(None, [place or "values in place of the input’s own", shade])) + where + more
 
 
 def put(trigger: Tokens) -> str:

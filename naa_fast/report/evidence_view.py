@@ -14,12 +14,13 @@ from naa_fast.detect.axes import channels_first
 from naa_fast.detect.evidence import Evidence, RankedSample
 from naa_fast.detect.names import Names
 from naa_fast.detect.proof import ALL_TO_ALL, Example, Pieces, Proof
-from naa_fast.detect.trigger import Tokens
+from naa_fast.detect.trigger import Placed, Tokens
 from naa_fast.records import Array
 from naa_fast.report.drawings import (
     LARGEST,
     THUMBNAIL,
     Range,
+    covered_of,
     picture_of,
     pixels_of,
     place_in_words,
@@ -30,8 +31,9 @@ from naa_fast.report.drawings import (
 )
 from naa_fast.report.files import FOLDER
 from naa_fast.report.heat import HeatStrip, heat_of
-from naa_fast.report.units import web_text
-from naa_fast.report.words import number
+from naa_fast.report.shared import shared_pixels
+from naa_fast.report.units import percent, web_text
+from naa_fast.report.words import counted, number
 
 SHOWN_PROOFS = 3
 SINGLE_SIDE, SINGLE_THUMBNAIL, SINGLE_PICTURES = 96, 48, 24
@@ -88,6 +90,7 @@ class ExampleView:
     predicted: str
     turned_to: str
     turned: bool
+    fate: str
     before: Image | None
     after: Image | None
     words_before: Pieces
@@ -105,6 +108,9 @@ class ProofView:
     trigger: Image | None
     place: Image | None
     place_words: str
+    kind: str
+    whole: str
+    margin: str
     examples: tuple[ExampleView, ...]
 
     @property
@@ -116,10 +122,11 @@ class ProofView:
 def proof_views(evidence: Evidence, pictures: Pictures) -> list[ProofView]:
     """The proofs that stand, SHOWN_PROOFS at most; where none does, the nearest to one."""
     standing = [proof for proof in evidence.proof if proof.stands][:SHOWN_PROOFS]
-    return [proof_view(i, proof, pictures, evidence.names) for i, proof in enumerate(standing or evidence.proof[:1], 1)]
+    return [proof_view(i, proof, pictures, evidence) for i, proof in enumerate(standing or evidence.proof[:1], 1)]
 
 
-def proof_view(at: int, proof: Proof, pictures: Pictures, names: Names) -> ProofView:
+def proof_view(at: int, proof: Proof, pictures: Pictures, evidence: Evidence) -> ProofView:
+    names = evidence.names
     shown = [picture_of(array) for example in proof.examples for array in (example.before, example.after)]
     known = [picture for picture in shown if picture is not None]
     pattern = picture_of(proof.pattern)
@@ -132,8 +139,30 @@ def proof_view(at: int, proof: Proof, pictures: Pictures, names: Names) -> Proof
         image(pictures.add(f"trigger-{at}.png", trigger_png(proof, scale, pictures.side)), trigger_alt(proof), pattern, clear),
         image(pictures.add(f"place-{at}.png", place_png(proof, scale, pictures.side)), f"Where it lies: {where}", pattern),
         where,
+        kind_of(proof),
+        whole_of(proof, evidence),
+        f"{100 * proof.least_margin:.0f}",
         tuple(example_view(at, i, example, proof, scale, pictures, names) for i, example in enumerate(proof.examples, 1)),
     )
+
+
+def kind_of(proof: Proof) -> str:
+    """What the trigger is: of a patch the share it really covers, not the share that was asked for."""
+    covered = covered_of(proof)
+    if covered is None or not isinstance(proof.trigger, Placed):
+        return proof.kind
+    return f"{proof.trigger.name}, {percent(float(covered.mean()))} of the input"
+
+
+def whole_of(proof: Proof, evidence: Evidence) -> str:
+    """How the trigger that was put on may differ from the one that was planted; empty of words."""
+    covered = covered_of(proof)
+    if covered is None:
+        return ""
+    shared, own = shared_pixels(proof, evidence), int(covered.sum())
+    if shared is not None and shared > own:
+        return f"The proof put {counted(own, 'pixel')} on; the samples that carry it share {shared:,} there"
+    return "The trigger as reconstructed, which can be smaller than the one that was planted"
 
 
 def title_of(proof: Proof, names: Names) -> str:
@@ -166,7 +195,10 @@ def example_view(at: int, i: int, example: Example, proof: Proof, scale: Range, 
     before, after = (tuple((web_text(text, TEXT), changed) for text, changed in pieces) for pieces in words)
     changes = () if seen[0] is not None or before else changes_of(example)
     called, goes = (web_text(names.called(cls), NAME) for cls in (example.predicted, example.turned_to))
-    return ExampleView(i, called, goes, turned, seen[0], seen[1], before, after, changes)
+    aim = names.of(proof.target) if isinstance(proof.target, int) else "another class"
+    changed = example.turned_to != example.predicted
+    fate = "turned" if turned else f"changed, not to {web_text(aim, NAME)}" if changed else "not turned"
+    return ExampleView(i, called, goes, turned, fate, seen[0], seen[1], before, after, changes)
 
 
 def changes_of(example: Example) -> tuple[str, ...]:

@@ -147,6 +147,9 @@ def test_a_proof_shows_its_examples_and_numbers() -> None:
     assert "A patch turns samples of other classes to class 7" in page.text
     assert "91 % (95 % interval 87 to 94 %)" in page.text
     assert "2 × 2 pixels, rows 6 to 7, columns 6 to 7 of 8 × 8: bottom right." in page.text
+    assert "6.2 % of the input; read off the suspect samples" in page.text
+    assert page.text.count("Rows and columns count from 0.") == 1
+    assert "at least 65 % (the dashed line), at least 40 points more than its control" in page.text
     assert "Clean sample → with the trigger: 5 of 6 turned" in page.text
     shown = [source for source in page.values("src") if "example" in source]
     assert shown == [f"page/example-1-{i}-{when}.png" for i in range(1, 7) for when in ("without", "with")]
@@ -161,6 +164,33 @@ def test_a_proof_shows_its_examples_and_numbers() -> None:
     ]
     widths = [a["width"] for tag, a in page.tags if tag == "rect" and a.get("class") in ("strong", "weak")]
     assert [float(str(width).rstrip("%")) for width in widths] == [91, 6, 89, 1, 88]
+
+
+def carrying(shared: slice) -> Judgement:
+    """`pictured` with 48 samples of a grey edge, of which the first 9 are white in `shared` of the last row and the one above."""
+    judgement = pictured()
+    pictures = np.random.default_rng(1).random((48, 1, 8, 8)).astype(np.float32)
+    pictures[:, :, :, 0] = 0.5
+    pictures[:9, :, 6:, shared] = 1
+    return replace(judgement, evidence=replace(judgement.evidence, pictures=pictures))
+
+
+def test_a_proof_says_how_many_pixels_its_carriers_share() -> None:
+    larger = pages(carrying(slice(4, 8)))["report.html"].text
+    assert "The proof put 4 pixels on; the samples that carry it share 8 there." in larger
+    for same in (pictured(), carrying(slice(6, 8)), carrying(slice(0, 0))):
+        assert (
+            "The trigger as reconstructed, which can be smaller than the one that was planted." in pages(same)["report.html"].text
+        )
+
+
+def test_a_sample_that_turned_to_a_third_class_says_so() -> None:
+    judgement = pictured()
+    (proof,) = judgement.evidence.proof
+    examples = (replace(proof.examples[1], turned_to=4), *proof.examples[2:])
+    changed = replace(judgement, evidence=replace(judgement.evidence, proof=(replace(proof, examples=examples),)))
+    assert "changed, not to class 7" in pages(changed)["report.html"].text
+    assert "changed, not" not in pages(judgement)["report.html"].text
 
 
 def test_words_stand_in_their_context_and_are_marked() -> None:
