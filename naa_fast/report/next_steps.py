@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from naa_fast.detect.judgement import NO_SAMPLES, Judgement
 from naa_fast.detect.repair import REPAIR_FILE
@@ -13,6 +18,10 @@ SCAN = "naa-fast scan --model MODEL --clean CLEAN --suspect SUSPECT"
 BASE = "naa-fast invert --model MODEL --clean CLEAN --base BASE"
 DEPLOY = "naa-fast repair . --model MODEL --weights WEIGHTS --clean CLEAN --suspect SUSPECT"
 REPAIRED = "with naa_fast.repair.applied(model, naa_fast.repair.load('{file}')): ..."
+
+HERE, THERE = "from this folder", "from where the scan ran, with its options about model and data"
+LONGEST = 200
+"""Characters of a name that is put into a command."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,38 @@ def next_steps(judgement: Judgement) -> list[Step]:
     return steps
 
 
+def with_names(steps: Sequence[Step], run: Any) -> list[Step]:
+    """The steps with the names that a scan from the command line was given (`Run.report()`), in place of MODEL, CLEAN and so on;
+    its commands are then to be run where the scan ran.
+    """
+    words = run.get("command") if isinstance(run, Mapping) else None
+    if not isinstance(words, list | tuple) or list(words[1:2]) not in (["scan"], ["invert"]) or "--config" in words:
+        return list(steps)
+    given = {name.upper(): str(run[name]) for name in ("model", "weights", "clean", "suspect") if usable(run.get(name))}
+    given[" ."] = next((str(after) for word, after in pairwise(words) if word == "--out" and usable(after)), "naa-report")
+    return [Step(step.what.replace(HERE, THERE), filled(step.command, given)) for step in steps]
+
+
+def usable(name: Any) -> bool:
+    """Whether a name can stand in a command that a person copies from a page."""
+    return isinstance(name, str) and 0 < len(name) <= LONGEST and name.isprintable()
+
+
+def filled(command: str, given: Mapping[str, str]) -> str:
+    """A command of naa-fast with names for its capitals, and the report's folder for the dot; any other as it is."""
+    if not command.startswith("naa-fast "):
+        return command
+    command = command.replace(" --weights WEIGHTS", "")
+    if "WEIGHTS" in given:
+        command = command.replace("--model MODEL", "--model MODEL --weights WEIGHTS")
+
+    def named(found: re.Match[str]) -> str:
+        word = found.group()
+        return " " * word.startswith(" ") + shlex.quote(given[word]) if word in given else word
+
+    return re.sub(r"\b(?:MODEL|WEIGHTS|CLEAN|SUSPECT)\b| \.(?= |$)", named, command)
+
+
 def repair_steps(judgement: Judgement) -> list[Step]:
     """How to run a model with its repair, none where there is none."""
     if judgement.repair is None:
@@ -65,7 +106,7 @@ def repair_steps(judgement: Judgement) -> list[Step]:
     deploy = DEPLOY if judgement.evidence.inversion is None else DEPLOY.removesuffix(" --suspect SUSPECT")
     return [
         Step("Run it with the repair, and measure your own accuracy with it.", REPAIRED.format(file=REPAIR_FILE)),
-        Step("Or write weights that hold the repair, where weights can, from this folder.", deploy),
+        Step(f"Or write weights that hold the repair, where weights can, {HERE}.", deploy),
     ]
 
 

@@ -23,7 +23,7 @@ from naa_fast.report.evidence_view import Pictures, proof_views, sample_rows
 from naa_fast.report.files import FOLDER, PAGE
 from naa_fast.report.layers_view import layers_view
 from naa_fast.report.machine import joined_provenance
-from naa_fast.report.next_steps import next_steps
+from naa_fast.report.next_steps import next_steps, with_names
 from naa_fast.report.sections import checks_view, findings_view, gate_view, provenance_view
 from naa_fast.report.units import interval, percent, probability, web_text
 from naa_fast.report.words import number
@@ -103,7 +103,7 @@ def content_of(judgement: Judgement, provenance: Mapping[str, object], pictures:
         "repair": judgement.repair,
         "checks": checks,
         "not_checked": verdict.not_checked,
-        "steps": next_steps(judgement),
+        "steps": with_names(next_steps(judgement), provenance.get("run")),
         "provenance": provenance_view(joined_provenance(judgement, provenance)),
         "single": pictures.single,
         "folder": "" if pictures.single else f"{FOLDER}/",

@@ -20,6 +20,8 @@ RAN = {"ran": "yes", "ran in part": "in part", "did not run": "no"}
 LONGEST_VALUE = 400
 CURE = "whether silencing what was found cures the model"
 """What a repair answers; a note begins with it where there is none."""
+TRIED = ("none of ", "the best of ")
+"""How a note goes on where repairs were tried (`naa_fast.repair.search`)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ def findings_view(judgement: Judgement) -> list[FindingsLevel]:
 
 @dataclass(frozen=True)
 class CheckView:
-    """A check, the question it answers, whether it `ran` ("yes", "no", "in part"), and what it saw or why it did not run."""
+    """A check, the question it answers, whether it `ran` ("yes", "no", "in part", of a repair also "yes, none found"), and what
+    it saw or why it did not run.
+    """
 
     name: str
     question: str
@@ -68,7 +72,9 @@ def checks_view(judgement: Judgement) -> list[CheckView]:
             (note.partition(": ")[2] for note in judgement.verdict.not_checked if note.startswith(CURE)), "it was not tried"
         )
         detail = why if repair is None else f"{repair.tried:,} tried, {repair.forwards:,} samples run"
-        checks.append(CheckView("repair", CURE, "no" if repair is None else "yes", detail))
+        tried = why.startswith(TRIED)
+        ran = "yes" if repair is not None else "yes, none found" if tried else "no"
+        checks.append(CheckView("repair", CURE, ran, detail))
     return checks
 
 

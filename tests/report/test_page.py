@@ -19,6 +19,7 @@ from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.proof import Example, Proof
 from naa_fast.detect.trigger import Patch
+from naa_fast.repair.search import CURE
 from naa_fast.report.page import environment, marked_pieces, page_files, short_page, styles, visible
 from naa_fast.report.words import UNSHOWN
 
@@ -229,6 +230,15 @@ def test_every_check_says_whether_it_ran_and_why_not() -> None:
     missing = [attributes for tag, attributes in page.tags if tag == "tr" and attributes.get("class") == "missing"]
     assert len(missing) == sum(not check.ran for check in judgement.verdict.checks) + 1  # and there is no repair
     assert "repair no whether silencing what was found cures the model it was not tried" in part
+
+
+def test_a_repair_that_was_tried_in_vain_ran() -> None:
+    failed = replace(pictured(), repair=None)
+    for why, ran in (("none of 14 repairs silences it", "yes, none found"), ("no layer can be changed", "no")):
+        verdict = replace(failed.verdict, not_checked=(f"{CURE}: {why}",))
+        text = " ".join(pages(replace(failed, verdict=verdict))["report.html"].text.split())
+        assert f"repair {ran} {CURE} {why}" in text
+        assert f"No repair: {why}. See" in text
 
 
 def test_the_page_says_what_a_script_is_told_and_by_which_rules() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 from dataclasses import replace
 from typing import get_args
 from unicodedata import category
@@ -39,7 +40,7 @@ from naa_fast.report.drawings import (
     trigger_png,
 )
 from naa_fast.report.layers_view import layers_view
-from naa_fast.report.next_steps import next_steps
+from naa_fast.report.next_steps import next_steps, with_names
 from naa_fast.report.panel import TailSignature
 from naa_fast.report.strip import STEPS, cell_of, step_of, strip_of
 from naa_fast.report.units import interval, measured, percent, probability, web_text
@@ -284,6 +285,23 @@ def test_a_fail_with_a_repair_says_how_to_run_it_and_who_carries_the_trigger() -
     assert commands[1] == "with naa_fast.repair.applied(model, naa_fast.repair.load('repair.safetensors')): ..."
     assert commands[2].startswith("naa-fast repair . --model MODEL")
     assert commands[3].startswith("naa-fast rank --model MODEL")
+
+
+def test_commands_have_the_names_that_the_scan_was_given() -> None:
+    run = {
+        "model": "hf:./a b",
+        "weights": None,
+        "clean": "CLEAN; rm",
+        "suspect": "s.jsonl",
+        "command": ["naa-fast", "scan", "--out", "r"],
+    }
+    deploy, listing = (step.command for step in with_names(next_steps(pictured()), run)[2:])
+    assert deploy == "naa-fast repair r --model 'hf:./a b' --clean 'CLEAN; rm' --suspect s.jsonl"
+    build_parser().parse_args(shlex.split(listing)[1:])
+    weighted = with_names(next_steps(pictured()), {**run, "weights": "w.pt", "clean": "x" * 999})[3].command
+    assert weighted == "naa-fast rank --model 'hf:./a b' --weights w.pt --clean CLEAN --suspect s.jsonl -k all --out samples.csv"
+    for other in (None, {**run, "command": None}, {**run, "command": ["naa-fast", "compare"]}):
+        assert with_names(next_steps(pictured()), other) == next_steps(pictured())
 
 
 def test_measurements_alone_are_followed_by_a_scan_with_the_model() -> None:
