@@ -23,7 +23,7 @@ from naa_fast.scan.loop import measure
 from naa_fast.scan.options import RunOptions
 
 BUDGETS = {"ResNet-50 bf16": 1.20, "Llama-like decoder": 1.03}
-"""Of the suspects' pass with statistics and ranking, times the bare forward (DESIGN: budgets)."""
+"""Of the suspects' pass with statistics and ranking, times the bare forward."""
 BYTES_A_SAMPLE = 8
 SCORES = 1e-3
 """How far apart scores of two devices may lie, as a share of the largest: float32 convolutions differ more than our sums do."""

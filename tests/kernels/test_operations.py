@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from naa_fast.accumulate import Accumulator
 
 BUDGET = 40
-"""Operations a layer a batch with histograms, of ten layers or more (DESIGN: budgets)."""
+"""Operations a layer a batch with histograms, of ten layers or more."""
 
 
 class Dispatched(TorchDispatchMode):

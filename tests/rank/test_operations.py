@@ -25,7 +25,7 @@ from naa_fast.scan.loop import measure
 from naa_fast.scan.options import RunOptions
 
 BUDGET = 60
-"""Operations of ranking a batch, beyond the hooks (DESIGN: budgets). Views of tensors cost no launch and are not counted."""
+"""Operations of ranking a batch, beyond the hooks. Views of tensors cost no launch and are not counted."""
 IN_A_HOOK = 1
 """In each hook the portable backend copies a sample's only position; of several it has what it needs."""
 BATCH, WIDTH = 64, 24
