@@ -1,8 +1,8 @@
 """Repairs: does silencing what a scan found cure the model?
 
 `attempt` (search.py) tries a bounded number of changes to single layers (candidates.py makes them, fit.py tunes them, change.py
-applies them) and measures the best one. `with applied(model, repair): ...` runs the repaired model; `load(path)` reads a
-repair.safetensors.
+applies them, sizes.py says how many samples and layers the budget allows) and measures the best one. `with applied(model,
+repair): ...` runs the repaired model; `load(path)` reads a repair.safetensors.
 """
 
 from naa_fast.detect.repair import Repair

@@ -2,7 +2,8 @@
 
 Start with `measure` in loop.py: it cuts a set into chunks and joins them; chunk.py runs one, feeding.py reads ahead for it,
 memory.py halves a batch that does not fit, placement.py says where all of it runs, probes.py asks the model what its rows are,
-last_logits.py asks a language model for no more logits than are read.
+last_logits.py asks a language model for no more logits than are read. options.py holds the options of a run, observer.py says
+what may see each sample, work.py what later steps run the model with.
 
 Long runs: checkpoint.py, quarantine.py, stopping.py, ranks.py (several processes, one measurement), ray_data.py, faults.py;
 dump.py measures stored activations. progress.py, live.py and times.py tell a person how far it is. The function
