@@ -21,7 +21,7 @@ from naa_fast.report.words import number
 
 NAME = 120
 SHORT = 14
-"""Characters of a name inside a cell, its end."""
+"""Characters of a name inside a cell: see `short_names`."""
 ROWS = 20
 CARRIED = 5
 """Layers, and neurons of each, that triggered samples are shown by."""
@@ -75,7 +75,7 @@ def layers_view(judgement: Judgement) -> LayersView:
     strip = strip_of(judgement)
     limit = f"{number(judgement.limit)} σ" if judgement.limit_on == "z" else f"{number(judgement.limit)} in its own units"
     return LayersView(
-        tuple(map(cell_view, strip.cells)),
+        tuple(map(cell_view, strip.cells, short_names([cell.name for cell in strip.cells]))),
         strip.cells,
         tuple(sorted((cell for cell in strip.worst if cell.label), key=lambda cell: cell.label)),
         tuple(worst_layer(judgement, strip, cell) for cell in strip.worst),
@@ -94,12 +94,31 @@ def layers_view(judgement: Judgement) -> LayersView:
     )
 
 
-def cell_view(cell: Cell) -> CellView:
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names of SHORT characters at most that tell layers apart: without the parts that all begin with, then all parts but the
+    last by their first letter, then the end of that; a name that would stand twice is shown by its place from 1 on.
+
+    >>> short_names(["bert.encoder.layer.0", "bert.encoder.layer.0.output.dense", "bert.encoder.layer.0.attention.output.dense"])
+    ['layer.0', 'l.0.o.dense', 'l.0.a.o.dense']
+    """
+    parts = [web_text(name or "the whole model", NAME).split(".") for name in names]
+    same = 0
+    while len(parts) > 1 and min(map(len, parts)) > same + 1 and len({tuple(part[: same + 1]) for part in parts}) == 1:
+        same += 1
+    same -= same > 0 and any(part[same].isdigit() for part in parts)  # "layer.0" says more than "0"
+    shown = []
+    for part in (part[same:] for part in parts):
+        whole, first = ".".join(part), ".".join([*(word if word.isdigit() else word[:1] for word in part[:-1]), part[-1]])
+        fit = next((name for name in (whole, first) if len(name) <= SHORT), f"…{first[1 - SHORT :]}")
+        shown.append(fit)
+    return [name if shown.count(name) == 1 else f"{at}. {name}"[:SHORT] for at, name in enumerate(shown, 1)]
+
+
+def cell_view(cell: Cell, short: str) -> CellView:
     name = web_text(cell.name or "the whole model", NAME)
     z = f"largest difference {number(cell.z)} σ (neuron {cell.neuron})" if cell.step is not None else "cannot be compared"
     tail = f", {percent(cell.tail)} beyond the clean tail (neuron {cell.tail_neuron})" if cell.tail_step is not None else ""
     colour, tail_colour = ("none" if step is None else str(step) for step in (cell.step, cell.tail_step))
-    short = name if len(name) <= SHORT else f"…{name[1 - SHORT :]}"
     return CellView(cell.label, colour, tail_colour, f"{cell.place}. {name}: {z}{tail}", short)
 
 

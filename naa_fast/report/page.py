@@ -7,6 +7,7 @@ that it works where a content policy forbids all else; `single` puts them into i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -24,7 +25,7 @@ from naa_fast.report.files import FOLDER, PAGE
 from naa_fast.report.layers_view import layers_view
 from naa_fast.report.machine import joined_provenance
 from naa_fast.report.next_steps import next_steps, with_names
-from naa_fast.report.sections import checks_view, findings_view, gate_view, provenance_view
+from naa_fast.report.sections import checks_view, findings_view, gate_view, limits_view, provenance_view
 from naa_fast.report.units import interval, percent, probability, web_text
 from naa_fast.report.words import number
 
@@ -102,7 +103,7 @@ def content_of(judgement: Judgement, provenance: Mapping[str, object], pictures:
         "findings": findings_view(judgement),
         "repair": judgement.repair,
         "checks": checks,
-        "not_checked": verdict.not_checked,
+        "not_checked": limits_view(judgement),
         "steps": with_names(next_steps(judgement), provenance.get("run")),
         "provenance": provenance_view(joined_provenance(judgement, provenance)),
         "single": pictures.single,
@@ -135,7 +136,9 @@ def scanned(judgement: Judgement, provenance: Mapping[str, object]) -> list[tupl
 
 
 def rendered(template: str, context: Mapping[str, Any]) -> bytes:
-    return environment().get_template(template).render(context).encode("utf-8")
+    """The page; a number and its unit stay on one line."""
+    text = environment().get_template(template).render(context)
+    return re.sub(r"(?<=\d) (?=[%σ])", "\u00a0", text).encode("utf-8")
 
 
 @cache

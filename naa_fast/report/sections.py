@@ -20,6 +20,11 @@ RAN = {"ran": "yes", "ran in part": "in part", "did not run": "no"}
 LONGEST_VALUE = 400
 CURE = "whether silencing what was found cures the model"
 """What a repair answers; a note begins with it where there is none."""
+OF_TEXTS = {
+    "other camera, other writers": "other authors, other topics",
+    "frames of a video or bursts of photographs": "parts or versions of one text",
+}
+"""What stands in `detect.coverage.NOT_CHECKED`, and what is said of texts in its place."""
 TRIED = ("none of ", "the best of ")
 """How a note goes on where repairs were tried (`naa_fast.repair.search`)."""
 
@@ -55,6 +60,17 @@ class CheckView:
     question: str
     ran: str
     detail: str
+
+
+def limits_view(judgement: Judgement) -> list[str]:
+    """What the verdict cannot tell, of texts without cameras and videos."""
+    evidence = judgement.evidence
+    lines = list(judgement.verdict.not_checked)
+    if not evidence.texts and not any(proof.tokens for proof in evidence.proof):
+        return lines
+    for seen, read in OF_TEXTS.items():
+        lines = [line.replace(seen, read) for line in lines]
+    return lines
 
 
 def checks_view(judgement: Judgement) -> list[CheckView]:

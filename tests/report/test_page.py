@@ -15,12 +15,15 @@ from report.examples import EXAMPLES, HOSTILE, classic, deep, judged, noise, pai
 
 from naa_fast.detect.accept import Rules
 from naa_fast.detect.checks import ABOUT
+from naa_fast.detect.coverage import NOT_CHECKED
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.proof import Example, Proof
 from naa_fast.detect.trigger import Patch
 from naa_fast.repair.search import CURE
+from naa_fast.report.layers_view import SHORT, short_names
 from naa_fast.report.page import environment, marked_pieces, page_files, short_page, styles, visible
+from naa_fast.report.sections import OF_TEXTS
 from naa_fast.report.words import UNSHOWN
 
 VOID = {"meta", "link", "img", "br"}
@@ -43,7 +46,7 @@ class Read(HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
+        self.tags.append((tag, {key: value and value.replace("\xa0", " ") for key, value in attrs}))
         if tag not in VOID:
             self.open_tags.append(tag)
 
@@ -56,7 +59,7 @@ class Read(HTMLParser):
         self.text += " " if tag in ("td", "th", "li", "p") else ""
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        self.text += data.replace("\xa0", " ")
 
     def values(self, attribute: str) -> list[str]:
         return [value for _, attributes in self.tags if (value := attributes.get(attribute)) is not None]
@@ -127,6 +130,32 @@ def test_a_short_answer_stands_on_top_and_links_to_what_shows_it() -> None:
     assert "89 % turned before, 1 % after; 99.5 % of clean predictions stay" in text
     box = Read(page_files(worded(), {})["report.html"].decode().partition("</dl>")[0] + "</dl></header></body></html>")
     assert "“zebra<script>”, put in place of any one word" in box.text
+
+
+def test_a_number_stays_with_its_unit_and_the_menu_has_the_headings() -> None:
+    files = page_files(pictured(), {})
+    for name in [name for name in files if name.endswith(".html")]:
+        assert not re.search(r"\d [%σ]", files[name].decode())
+    text = files["report.html"].decode()
+    menu = re.findall(r'<a href="#\w+">([^<]+)</a></li>', text.partition("<nav")[2].partition("</nav>")[0])
+    assert menu == re.findall(r"<h2[^>]*>([^<]+)</h2>", text)
+
+
+def test_a_report_on_texts_speaks_of_no_camera() -> None:
+    assert all(any(words in line for line in NOT_CHECKED) for words in OF_TEXTS)
+    assert "camera" in pages(pictured())["report.html"].text
+    text = pages(worded())["report.html"].text
+    assert not re.search("camera|video|photograph", text)
+    assert "other authors, other topics" in text
+
+
+def test_short_names_of_layers_tell_them_apart() -> None:
+    layers = [f"bert.encoder.layer.{i}{part}" for i in (0, 1) for part in ("", ".output.dense:in", ".attention.output.dense")]
+    assert short_names(layers)[:3] == ["layer.0", "l.0.o.dense:in", "l.0.a.o.dense"]
+    for names in (layers, ["x" * 50 + "a", "y" * 50 + "x" * 20 + "a"], ["", "a" * 99], ["fc"], [HOSTILE, HOSTILE + "1"]):
+        short = short_names(names)
+        assert len(set(short)) == len(names)
+        assert max(map(len, short)) <= SHORT + 1
 
 
 def test_headings_go_down_one_level_at_a_time_and_pictures_and_tables_are_described() -> None:
