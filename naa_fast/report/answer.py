@@ -64,8 +64,12 @@ def verdict_words(judgement: Judgement, proofs: list[Proof]) -> str:
     found = [counted(levels.count(level), f"{level} finding") for level in reversed(LEVELS) if level in levels]
     if found:
         return f"no trigger was proved; {', '.join(found)}"
-    missing = sum(not check.ran for check in judgement.verdict.checks)
-    return "nothing was found" + (f", but {counted(missing, 'check')} did not run" if missing else "")
+    checks = judgement.verdict.checks
+    ran = sum(check.ran for check in checks)
+    rest = f"; {counted(len(checks) - ran, 'check')} did not run, or not to its end" if ran < len(checks) else ""
+    if not ran:
+        return "no check ran to its end"
+    return f"nothing was found by the {counted(ran, 'check')} that ran{rest}"
 
 
 def name_of(judgement: Judgement, proof: Proof) -> str:
@@ -130,7 +134,10 @@ def places_words(layers: LayersView) -> str:
         named = [(name, samples, first_of(neurons)) for name, samples, neurons in layers.carried[:PLACES]]
         return "; ".join(f"{name}, in {samples} carriers looked at (neurons {neurons})" for name, samples, neurons in named)
     found = [cell for cell in layers.labelled if cell.stands_out][:PLACES]
-    shown = [f"{web_text(cell.name, NAME) or 'the whole model'} ({max(cell.abnormal, cell.tailed):,} neurons)" for cell in found]
+    shown = [
+        f"{web_text(cell.name, NAME) or 'the whole model'} ({counted(max(cell.abnormal, cell.tailed), 'neuron')})"
+        for cell in found
+    ]
     return ", ".join(shown)
 
 

@@ -17,7 +17,7 @@ from naa_fast.report.bars import Chart, chart_of
 from naa_fast.report.panel import TailSignature
 from naa_fast.report.strip import CHANCE_STEPS, STEPS, Cell, Strip, strip_of
 from naa_fast.report.units import percent, web_text
-from naa_fast.report.words import number
+from naa_fast.report.words import counted, number
 
 NAME = 120
 SHORT = 14
@@ -96,7 +96,7 @@ def layers_view(judgement: Judgement) -> LayersView:
 
 def short_names(names: Sequence[str]) -> list[str]:
     """Names of SHORT characters at most that tell layers apart: without the parts that all begin with, then all parts but the
-    last by their first letter, then the end of that; a name that would stand twice is shown by its place from 1 on.
+    last by their first letter, then the last parts of that; a name that would stand twice is shown by its place from 1 on.
 
     >>> short_names(["bert.encoder.layer.0", "bert.encoder.layer.0.output.dense", "bert.encoder.layer.0.attention.output.dense"])
     ['layer.0', 'l.0.o.dense', 'l.0.a.o.dense']
@@ -109,6 +109,8 @@ def short_names(names: Sequence[str]) -> list[str]:
     shown = []
     for part in (part[same:] for part in parts):
         whole, first = ".".join(part), ".".join([*(word if word.isdigit() else word[:1] for word in part[:-1]), part[-1]])
+        while len(first) > SHORT and "." in first:
+            first = first.partition(".")[2]
         fit = next((name for name in (whole, first) if len(name) <= SHORT), f"…{first[1 - SHORT :]}")
         shown.append(fit)
     return [name if shown.count(name) == 1 else f"{at}. {name}"[:SHORT] for at, name in enumerate(shown, 1)]
@@ -160,7 +162,8 @@ def carried_by(ranking: Ranking | None) -> tuple[tuple[str, str, str], ...]:
     rows = []
     for layer, many in samples.most_common(CARRIED):
         first = ", ".join(f"{neuron} (in {count:,})" for neuron, count in neurons[layer].most_common(CARRIED))
-        more = f" and {len(neurons[layer]) - CARRIED} others" if len(neurons[layer]) > CARRIED else ""
+        rest = len(neurons[layer]) - CARRIED
+        more = f" and {counted(rest, 'other')}" if rest > 0 else ""
         rows.append((web_text(layer or ROOT, NAME), f"{many:,} of {len(listed):,}", first + more))
     return tuple(rows)
 

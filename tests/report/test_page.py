@@ -152,7 +152,9 @@ def test_a_report_on_texts_speaks_of_no_camera() -> None:
 def test_short_names_of_layers_tell_them_apart() -> None:
     layers = [f"bert.encoder.layer.{i}{part}" for i in (0, 1) for part in ("", ".output.dense:in", ".attention.output.dense")]
     assert short_names(layers)[:3] == ["layer.0", "l.0.o.dense:in", "l.0.a.o.dense"]
-    for names in (layers, ["x" * 50 + "a", "y" * 50 + "x" * 20 + "a"], ["", "a" * 99], ["fc"], [HOSTILE, HOSTILE + "1"]):
+    longer = [*layers, "bert.pooler.dense"]
+    assert short_names(longer)[:3] == ["e.l.0", "l.0.o.dense:in", "l.0.a.o.dense"]
+    for names in (layers, longer, ["x" * 50 + "a", "y" * 50 + "x" * 20 + "a"], ["", "a" * 99], ["fc"], [HOSTILE, HOSTILE + "1"]):
         short = short_names(names)
         assert len(set(short)) == len(names)
         assert max(map(len, short)) <= SHORT + 1
@@ -284,10 +286,12 @@ def test_the_page_says_what_a_script_is_told_and_by_which_rules() -> None:
 def test_a_pass_and_an_inconclusive_outcome_say_what_to_do_and_what_was_not_seen() -> None:
     text = pages(EXAMPLES["pass"]())["report.html"].text
     assert "PASS" in text
+    assert "nothing was found by the 1 check that ran; 5 checks did not run, or not to its end" in text
     assert "Over the set as a whole no neuron of any layer is beyond its limit." in text
     judgement = EXAMPLES["inconclusive"]()
     text = pages(judgement)["report.html"].text
     assert "INCONCLUSIVE" in text
+    assert "no check ran to its end" in text
     assert "Close the gaps and scan again" in text
     for line in judgement.verdict.not_checked:
         assert line in text
