@@ -93,9 +93,9 @@ def small_cnn() -> nn.Sequential:
     )
 
 
-def train(digits: Digits, backdoored: bool, seed: int = 0) -> nn.Sequential:
+def train(digits: Digits, backdoored: bool) -> nn.Sequential:
     """A network trained on the digits, with or without the poison: the twins differ in nothing else."""
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     model = small_cnn()
     x, y = digits.train_x.clone(), digits.train_y.clone()
     if backdoored:

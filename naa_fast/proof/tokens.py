@@ -70,9 +70,7 @@ def inner_places(own: Array, needed: int) -> Array:
     return places[1:-1] if len(places) > needed + 2 else places
 
 
-def enriched(
-    suspect: TokenCounts, clean: TokenCounts, group: int | None, among: Sequence[int] | None = None, most: int = MOST_TOKENS
-) -> list[int]:
+def enriched(suspect: TokenCounts, clean: TokenCounts, group: int | None, among: Sequence[int] | None = None) -> list[int]:
     """The tokens whose share of the samples of `group` rises most from clean to suspect (`held_against`), and by more than chance
     over all tokens, or over the few of each group they are `among`, which nothing in the suspect set may have chosen.
     """
@@ -86,7 +84,7 @@ def enriched(
 
     if among is not None:
         return [token for token in among if token < len(high) and high[token] >= FEWEST and by_chance(token) < CHANCE]
-    return [token for token in rising(high, n_high, low, n_low, 4 * most) if by_chance(token) < CHANCE][:most]
+    return [token for token in rising(high, n_high, low, n_low, 4 * MOST_TOKENS) if by_chance(token) < CHANCE][:MOST_TOKENS]
 
 
 def characteristic(clean: TokenCounts, group: int | None, most: int = MOST_TOKENS) -> list[int]:

@@ -43,6 +43,8 @@ LEFT_INCHES, PANELS_INCHES = 0.7, 10.35
 PROOF_INCHES, STRIP_INCHES, LEGEND_INCHES, GAP_INCHES = 1.3, 0.62, 0.42, 0.86
 PAIRS = 3
 LABEL_INCHES = 0.3
+CONTEXT = 68
+"""Characters of a text around its changed words."""
 STRIP_NAMES = {"z": "largest standardised difference of each layer", "tail": "largest share of samples beyond the clean tail"}
 
 
@@ -151,12 +153,12 @@ def draw_pair(figure: Figure, example: Example, names: Names, scale: Range, plac
     write(figure, top + 0.52, left + 0.87, ">", fontsize=9, color=MUTED)
 
 
-def in_context(pieces: Pieces, most: int = 68) -> str:
+def in_context(pieces: Pieces) -> str:
     """The first changed words of a text with as much around them as there is room for; all of it drawable."""
     first = next((at for at, (_, changed) in enumerate(pieces) if changed), 0)
-    words = f"[{drawable(pieces[first][0], 30)}]" if pieces[first][1] else drawable(pieces[first][0], most)
+    words = f"[{drawable(pieces[first][0], 30)}]" if pieces[first][1] else drawable(pieces[first][0], CONTEXT)
     before, after = (" ".join(text.strip("…") for text, _ in part) for part in (pieces[:first], pieces[first + 1 :]))
-    room = max(most - len(words), 0) // 2
+    room = max(CONTEXT - len(words), 0) // 2
     before, after = drawable(before[-room:], 2 * room + 8)[-room:], drawable(after[:room], 2 * room + 8)[:room]
     return " ".join(part.strip() for part in (before, words, after) if part.strip())
 

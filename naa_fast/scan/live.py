@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,27 +33,24 @@ class LiveNeuron:
 
 
 class LiveSignature:
-    """Compares the chunk in hand with a clean measurement, on the device, every `every_s` seconds.
+    """Compares the chunk in hand with a clean measurement, on the device, every EVERY_S seconds.
 
     Cost: one `compare` for each device and dtype over the neurons of all layers, and `most` indices and values that come home.
     It is no verdict: nothing in it is corrected for how many neurons there are, or for how often it is told. A layer that is
     called more than once a forward takes no part.
     """
 
-    def __init__(
-        self, clean: Measurement, most: int = MOST, every_s: float | None = None, now: Callable[[], float] = time.monotonic
-    ) -> None:
-        """`every_s`: None for EVERY_S."""
-        self.most, self.every_s, self.now = most, EVERY_S if every_s is None else every_s, now
+    def __init__(self, clean: Measurement, most: int = MOST) -> None:
+        self.most = most
         self._means = {name: record.sample_mean for name, record in clean.layers.items()}
         self._clean: dict[tuple[tuple[str, ...], torch.device | None], tuple[Any, Any]] = {}
-        self._told = now()
+        self._told = time.monotonic()
 
     def tell(self, progress: object, accumulator: Accumulator) -> None:
         """Put the neurons that differ most into `progress.signature`, where it has one, if it is time for that."""
-        if hasattr(progress, "signature") and self.now() - self._told >= self.every_s:
+        if hasattr(progress, "signature") and time.monotonic() - self._told >= EVERY_S:
             progress.signature = self.of(accumulator)
-            self._told = self.now()
+            self._told = time.monotonic()
 
     def of(self, accumulator: Accumulator) -> tuple[LiveNeuron, ...]:
         """The neurons that differ most, the farthest first."""
