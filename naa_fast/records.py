@@ -225,12 +225,6 @@ class Moments:
             return np.where(self.count > 1, self.m2 / (self.count - 1), np.nan)
 
     @property
-    def skewness(self) -> Array:
-        """Third standardised moment (biased); NaN where the variance is zero."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.sqrt(self.count) * self.m3 / self.m2**1.5
-
-    @property
     def kurtosis(self) -> Array:
         """Excess kurtosis (biased); NaN where the variance is zero."""
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -51,28 +51,6 @@ def exceedance(clean: Array, suspect: Array, share: float = 0.99) -> Array:
     return ratio(above(suspect, quantile_bin(clean, share)), np.where(clean.sum(0) > 0, suspect.sum(0), 0))
 
 
-def beyond_range(clean: Array, suspect: Array) -> Array:
-    """Share of suspect samples in bins above or below every clean sample's, float64 `[channels]`; NaN where a set is empty."""
-    upper, lower = quantile_bin(clean, 1.0), quantile_bin(mirrored(clean), 1.0)
-    beyond = above(suspect, upper) + above(mirrored(suspect), lower)
-    return ratio(beyond, np.where(clean.sum(0) > 0, suspect.sum(0), 0))
-
-
-def top_mean(counts: Array, share: float = 0.01) -> Array:
-    """Mean of the largest `share` of the samples, at least one of them: float64 `[channels]`; NaN where nothing was counted."""
-    total = counts.sum(0, dtype=np.int64)
-    wanted = np.maximum(np.ceil(share * total - 1e-9), 1)
-    higher = counts[::-1].cumsum(0, dtype=np.int64)[::-1] - counts
-    taken = np.clip(wanted - higher, 0, counts)
-    return np.where(total > 0, (taken * bin_values()[:, None]).sum(0) / wanted, np.nan)
-
-
-def ks(clean: Array, suspect: Array) -> Array:
-    """Largest distance of the two distribution functions (Kolmogorov-Smirnov), float64 `[channels]`; NaN where a set is empty."""
-    shares = [ratio(counts.cumsum(0, dtype=np.int64), counts.sum(0)) for counts in (clean, suspect)]
-    return np.abs(shares[0] - shares[1]).max(0)
-
-
 def auc(clean: Array, suspect: Array) -> Array:
     """P(suspect > clean) + P(equal) / 2, float64 `[channels]`; NaN where a set is empty. Mann and Whitney, 1947."""
     clean, suspect = clean.astype(np.float64), suspect.astype(np.float64)

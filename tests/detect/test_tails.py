@@ -59,18 +59,11 @@ def test_every_statistic_is_brute_force_on_binned_values(rows: tuple[int, int]) 
             want = (b < -np.quantile(-a, share, method="inverted_cdf")).mean() if len(a) and len(b) else np.nan
             assert tails.exceedance(tails.mirrored(h), tails.mirrored(g), share)[c] == pytest.approx(want, nan_ok=True)
         both = len(a) > 0 and len(b) > 0
-        want = ((b > a.max()) | (b < a.min())).mean() if both else np.nan
-        assert tails.beyond_range(h, g)[c] == pytest.approx(want, nan_ok=True)
-        largest = np.sort(a)[::-1][: max(1, int(np.ceil(0.01 * len(a))))]
-        assert tails.top_mean(h)[c] == pytest.approx(largest.mean() if len(a) else np.nan, nan_ok=True)
-        grid = np.unique(np.concatenate([a, b]))
-        steps = [[(x <= v).mean() for v in grid] for x in (a, b)] if both else []
-        assert tails.ks(h, g)[c] == pytest.approx(np.abs(np.subtract(steps[0], steps[1])).max() if both else np.nan, nan_ok=True)
         greater = (b[:, None] > a).mean() + (b[:, None] == a).mean() / 2 if both else np.nan
         assert tails.auc(h, g)[c] == pytest.approx(greater, nan_ok=True)
 
 
-def test_quantiles_and_top_means_lie_within_a_bin_of_the_stored_values() -> None:
+def test_quantiles_lie_within_a_bin_of_the_stored_values() -> None:
     clean, _ = hard_pair()
     h = histogram(clean)
     for c in (0, 1, 2, 4, 8):
@@ -78,8 +71,6 @@ def test_quantiles_and_top_means_lie_within_a_bin_of_the_stored_values() -> None
         for share in (0.01, 0.5, 0.99, 0.999):
             want = np.quantile(a, share, method="inverted_cdf")
             assert abs(tails.quantile(h, share)[c] - want) <= 0.125 * abs(want) + 2.0**-17
-        want = np.sort(a)[-8:].mean()
-        assert abs(tails.top_mean(h)[c] - want) <= 0.125 * abs(want)
 
 
 def record_of(x: np.ndarray, layout: str = "axis 1 of 2") -> LayerRecord:

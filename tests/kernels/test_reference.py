@@ -16,7 +16,7 @@ def test_moments_are_the_textbook_ones() -> None:
     m = Moments.of(x)
     assert np.allclose(m.variance, x.var(0, ddof=1), rtol=1e-12)
     centred = x - x.mean(0)
-    assert np.allclose(m.skewness, (centred**3).mean(0) / x.std(0) ** 3, rtol=1e-10)
+    assert np.allclose(m.m3, (centred**3).sum(0), rtol=1e-10)
     assert np.allclose(m.kurtosis, (centred**4).mean(0) / x.std(0) ** 4 - 3, rtol=1e-10)
     assert (m.positives == (x > 0).sum(0)).all()
 
