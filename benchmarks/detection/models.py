@@ -44,9 +44,9 @@ class Residual(nn.Module):
 class ResNet(nn.Module):
     """A stem and three residual blocks with batch normalisation, global mean, one linear layer."""
 
-    def __init__(self, size: int, classes: int) -> None:
+    def __init__(self, size: int, classes: int, channels: int = 1) -> None:
         super().__init__()
-        self.stem, self.norm, self.act = nn.Conv2d(1, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
+        self.stem, self.norm, self.act = nn.Conv2d(channels, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
         self.blocks = nn.Sequential(Residual(16, 24, 1), Residual(24, 40, 2), Residual(40, 64, 2))
         self.logits = nn.Linear(64, classes)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ from torch.nn.functional import avg_pool2d, cross_entropy, pad
 
 from benchmarks.detection.attacks import Attack
 from benchmarks.detection.data import DataSet, load
-from benchmarks.detection.models import Block, Residual
+from benchmarks.detection.models import Block, ResNet
 from benchmarks.detection.triggers import Blend
 from naa_fast.files import write_whole
 
@@ -133,19 +134,6 @@ class Cnn(nn.Sequential):
         super().__init__(*layers, nn.Flatten(), nn.Linear(64 * 16, 128), nn.ReLU(), nn.Linear(128, classes))
 
 
-class ResNet(nn.Module):
-    """A stem and three residual blocks with batch normalisation, global mean, one linear layer."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.stem, self.norm, self.act = nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()
-        self.blocks = nn.Sequential(Residual(16, 24, 1), Residual(24, 40, 2), Residual(40, 64, 2))
-        self.logits = nn.Linear(64, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.logits(self.blocks(self.act(self.norm(self.stem(x)))).mean((2, 3)))
-
-
 class Vit(nn.Module):
     """Patches of 4 x 4, two transformer blocks, mean over patches."""
 
@@ -164,7 +152,11 @@ class Vit(nn.Module):
         return self.logits(self.norm(x).mean(1))
 
 
-NETWORKS: dict[str, type[nn.Module]] = {"cnn": Cnn, "resnet": ResNet, "vit": Vit}
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    "cnn": Cnn,
+    "resnet": lambda classes: ResNet(SIDE, classes, channels=3),
+    "vit": Vit,
+}
 
 
 def is_trained(case: Shape, cache: Path) -> bool:
