@@ -352,8 +352,12 @@ def at_last(x: Tensor, size: int, mask: Tensor | None) -> Tensor | None:
         return x[:, -1]
     if mask.shape != x.shape[:2]:
         return None
-    last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
-    return x[torch.arange(size, device=x.device), last.to(x.device)]
+    return x[torch.arange(size, device=x.device), last_place(mask).to(x.device)]
+
+
+def last_place(mask: Tensor) -> Tensor:
+    """The last position that a mask `[n, positions]` leaves, int64 `[n]`; 0 where it leaves none."""
+    return (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
 
 
 def some(names: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from naa_fast.capture.scores import last_place
 from naa_fast.capture.selection import unwrapped
 from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.trigger import Decoder
@@ -94,7 +95,7 @@ class Greedy:
                 f"the model has positions for {self.room}",
                 f"use --max-length {max(self.room - self.tokens, 1)}",
             )
-        last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
+        last = last_place(mask)
         more: dict[str, Any] = {**given, "attention_mask": mask, "use_cache": True}
         if self.numbered:
             more["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)

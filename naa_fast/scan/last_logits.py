@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from naa_fast.capture.scores import last_place
 from naa_fast.capture.selection import unwrapped
 from naa_fast.inputs.batches import Batch
 
@@ -51,8 +52,7 @@ class LastLogits:
         if mask is None or mask.ndim != 2 or mask.shape != ids.shape:
             told, left = 1, torch.ones(len(ids), 1, dtype=torch.bool)
         else:
-            last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)
-            places = torch.unique(last)
+            places = torch.unique(last_place(mask))
             if self.keyword == COUNTED:
                 places = torch.arange(int(places.min()), mask.shape[1], device=mask.device)
             told, left = (len(places) if self.keyword == COUNTED else places.cpu()), mask[:, places]
