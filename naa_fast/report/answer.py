@@ -87,7 +87,9 @@ def trigger_words(proof: Proof, evidence: Evidence) -> str:
     place, shade = place_in_words(proof), shade_of(proof)
     where = "; the window of one sample, which in others may lie elsewhere" if isinstance(trigger, Crop) else ""
     shared, covered = shared_pixels(proof, evidence), covered_of(proof)
-    more = "" if shared is None or covered is None or shared <= covered.sum() else f"; the carriers share {shared:,} pixels there"
+    more = (
+        "" if shared is None or covered is None or shared <= covered.sum() else f"; the triggered samples share {shared:,} there"
+    )
     return ", ".join(filter(None, [place or "values in place of the input’s own", shade])) + where + more
 
 
@@ -132,7 +134,9 @@ def places_words(layers: LayersView) -> str:
     """The neurons that deviate most in samples that carry the trigger; where none is known to, those beyond their limit."""
     if layers.carried:
         named = [(name, samples, first_of(neurons)) for name, samples, neurons in layers.carried[:PLACES]]
-        return "; ".join(f"{name}, in {samples} carriers looked at (neurons {neurons})" for name, samples, neurons in named)
+        return "; ".join(
+            f"{name}, in {samples} triggered samples looked at (neurons {neurons})" for name, samples, neurons in named
+        )
     found = [cell for cell in layers.labelled if cell.stands_out][:PLACES]
     shown = [
         f"{web_text(cell.name, NAME) or 'the whole model'} ({counted(max(cell.abnormal, cell.tailed), 'neuron')})"

@@ -10,8 +10,8 @@ from naa_fast.detect.trigger import Patch
 from naa_fast.records import Array
 from naa_fast.report.drawings import covered_of, picture_of, range_of
 
-FEWEST = 8
-"""Pictures with the trigger, and without it, below which nothing is said."""
+FEWEST, FEWEST_OTHERS = 8, 6
+"""Pictures with the trigger, and without it, below which nothing is said; six are as many as a proof has examples."""
 ALIKE = 0.02
 """Of the range of all pictures: values that differ by no more are called the same."""
 USUAL = 0.5
@@ -20,7 +20,8 @@ USUAL = 0.5
 
 def shared_pixels(proof: Proof, evidence: Evidence) -> int | None:
     """Pixels next to those a patch covers, and these themselves, that are the same in all kept pictures that carry it and mostly
-    not in others; None where too few pictures were kept, or several proofs stand and it is not known whose a sample is.
+    not in others, nor in the proof's clean examples; None where too few pictures were kept, or several proofs stand and it is
+    not known whose a sample is.
     """
     covered = covered_of(proof)
     standing = [one for one in evidence.proof if one.stands]
@@ -28,19 +29,21 @@ def shared_pixels(proof: Proof, evidence: Evidence) -> int | None:
         return None
     if evidence.ranking is None or evidence.pictures is None:
         return None
-    found: dict[bool, list[Array]] = {True: [], False: []}
-    for array, sample in zip(evidence.pictures, evidence.ranking.top, strict=False):
+    kept = zip(evidence.pictures, evidence.ranking.top, strict=False)
+    known = [(array, sample.triggered) for array, sample in kept] + [(example.before, False) for example in proof.examples]
+    found: dict[bool | None, list[Array]] = {True: [], False: [], None: []}
+    for array, triggered in known:
         picture = picture_of(array)
-        if picture is not None and picture.shape[:2] == covered.shape and sample.triggered is not None:
-            found[sample.triggered].append(picture)
-    if min(map(len, found.values())) < FEWEST:
+        if picture is not None and picture.shape[:2] == covered.shape:
+            found[triggered].append(picture)
+    if len(found[True]) < FEWEST or len(found[False]) < FEWEST_OTHERS:
         return None
-    carriers, others = np.stack(found[True]), np.stack(found[False])
-    low, high = range_of([carriers, others])
+    carrying, others = np.stack(found[True]), np.stack(found[False])
+    low, high = range_of([carrying, others])
     near = ALIKE * (high - low)
     with np.errstate(invalid="ignore"):
-        same = (carriers.max(0) - carriers.min(0) <= near).all(-1)
-        usual = (np.abs(others - np.median(carriers, 0)) <= near).all(-1).mean(0) >= USUAL
+        same = (carrying.max(0) - carrying.min(0) <= near).all(-1)
+        usual = (np.abs(others - np.median(carrying, 0)) <= near).all(-1).mean(0) >= USUAL
     return int(grown(covered & same, same & ~usual | covered & same).sum())
 
 

@@ -126,7 +126,7 @@ def test_a_short_answer_stands_on_top_and_links_to_what_shows_it() -> None:
     assert "the trigger turns 91 % of 288 clean samples to class 7, the control 6 %; 65 % is needed" in text
     assert "2 × 2 pixels, rows 6 to 7, columns 6 to 7 of 8 × 8: bottom right, light" in text
     assert "9 of the 130 suspect samples" in text
-    assert "in 9 of 9 carriers looked at (neurons 0 in 2, 1 in 2)" in text
+    assert "in 9 of 9 triggered samples looked at (neurons 0 in 2, 1 in 2)" in text
     assert "89 % turned before, 1 % after; 99.5 % of clean predictions stay" in text
     box = Read(page_files(worded(), {})["report.html"].decode().partition("</dl>")[0] + "</dl></header></body></html>")
     assert "“zebra<script>”, put in place of any one word" in box.text
@@ -207,7 +207,7 @@ def carrying(shared: slice) -> Judgement:
     return replace(judgement, evidence=replace(judgement.evidence, pictures=pictures))
 
 
-def test_a_proof_says_how_many_pixels_its_carriers_share() -> None:
+def test_a_proof_says_how_many_pixels_triggered_samples_share() -> None:
     larger = pages(carrying(slice(4, 8)))["report.html"].text
     assert "The proof put 4 pixels on; the samples that carry it share 8 there." in larger
     for same in (pictured(), carrying(slice(6, 8)), carrying(slice(0, 0))):
