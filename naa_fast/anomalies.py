@@ -112,18 +112,18 @@ class AnomalyScores:
         scores = self.scores[np.searchsorted(self.items, self.top_items)]
         order = np.lexsort((self.top_items, -scores))[:TOP]
         items = self.top_items[order]
-        room = int(INPUT_BYTES / max((one.row_bytes for one in self.retained), default=1.0)) if self.retained else 0
-        kept = [one.at(np.isin(one.items, items[:room])) for one in self.retained]
+        room = int(INPUT_BYTES / max((part.row_bytes for part in self.retained), default=1.0)) if self.retained else 0
         groups: dict[tuple[Any, ...], list[RetainedInputs]] = {}
-        for one in kept:
-            if len(one.items):
-                shape = tuple((array.dtype.str, array.shape[1:]) for array in one.arrays)
-                groups.setdefault((one.form, shape), []).append(one)
+        for part in self.retained:
+            part = part.at(np.isin(part.items, items[:room]))
+            if len(part.items):
+                shape = tuple((array.dtype.str, array.shape[1:]) for array in part.arrays)
+                groups.setdefault((part.form, shape), []).append(part)
         retained = tuple(
             RetainedInputs(
-                np.concatenate([one.items for one in parts]),
+                np.concatenate([part.items for part in parts]),
                 form,
-                tuple(np.concatenate(arrays) for arrays in zip(*(one.arrays for one in parts), strict=True)),
+                tuple(np.concatenate(arrays) for arrays in zip(*(part.arrays for part in parts), strict=True)),
             )
             for (form, _), parts in groups.items()
         )
@@ -131,15 +131,15 @@ class AnomalyScores:
 
     def tensors(self) -> dict[str, Array]:
         """What goes into a measurement file."""
-        found = {f"a.{name}": getattr(self, name) for name in (*OF_EACH, *OF_CLEAN, *OF_TOP)}
-        for place, one in enumerate(self.directed.values()):
-            found |= {f"a{place}.{name}": getattr(one, name) for name in DIRECTED}
-        for place, kept in enumerate(self.retained):
-            found[f"ai{place}.items"] = kept.items
-            found |= {f"ai{place}.{number}": array for number, array in enumerate(kept.arrays)}
+        tensors = {f"a.{name}": getattr(self, name) for name in (*OF_EACH, *OF_CLEAN, *OF_TOP)}
+        for place, directed in enumerate(self.directed.values()):
+            tensors |= {f"a{place}.{name}": getattr(directed, name) for name in DIRECTED}
+        for place, retained in enumerate(self.retained):
+            tensors[f"ai{place}.items"] = retained.items
+            tensors |= {f"ai{place}.{number}": array for number, array in enumerate(retained.arrays)}
         if self.tokens is not None:
-            found |= {f"a.{name}": array for name, array in zip(OF_TOKENS, self.tokens, strict=True)}
-        return {name: np.ascontiguousarray(array) for name, array in found.items()}
+            tensors |= {f"a.{name}": array for name, array in zip(OF_TOKENS, self.tokens, strict=True)}
+        return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
 
     def header(self) -> dict[str, object]:
         return {
@@ -155,9 +155,9 @@ class AnomalyScores:
     def read(cls, header: Mapping[str, Any], tensors: Mapping[str, Array]) -> AnomalyScores:
         """Inverse of `tensors` and `header`. Raises ValueError, TypeError or KeyError where they do not fit each other."""
         layers = {str(name): int(neurons) for name, neurons in header["layers"]}
-        held: dict[str, Any] = {name: tensors[f"a.{name}"] for name in (*OF_EACH, *OF_CLEAN, *OF_TOP)}
-        samples, null, top = len(held["items"]), len(held["null_scores"]), len(held["top_items"])
-        shown = held["top_deviating"].shape[1] if held["top_deviating"].ndim == 3 else 0
+        arrays: dict[str, Any] = {name: tensors[f"a.{name}"] for name in (*OF_EACH, *OF_CLEAN, *OF_TOP)}
+        samples, null, top = len(arrays["items"]), len(arrays["null_scores"]), len(arrays["top_items"])
+        shown = arrays["top_deviating"].shape[1] if arrays["top_deviating"].ndim == 3 else 0
         for name, shape, dtype in (
             ("items", (samples,), np.int64),
             ("scores", (samples,), np.float32),
@@ -167,11 +167,11 @@ class AnomalyScores:
             ("top_items", (top,), np.int64),
             ("top_deviating", (top, shown, 3), np.float64),
         ):
-            require(name, held[name], shape, dtype)
-        items, deviating = held["items"], held["top_deviating"]
-        if (samples and (items[0] < 0 or (np.diff(items) <= 0).any())) or not np.isin(held["top_items"], items).all():
+            require(name, arrays[name], shape, dtype)
+        items, deviating = arrays["items"], arrays["top_deviating"]
+        if (samples and (items[0] < 0 or (np.diff(items) <= 0).any())) or not np.isin(arrays["top_items"], items).all():
             raise ValueError("scores of samples that are not in ascending order, or are not there")
-        if top > TOP or len(np.unique(held["top_items"])) < top or min(held["predicted"].min(initial=0), 0) < -1:
+        if top > TOP or len(np.unique(arrays["top_items"])) < top or min(arrays["predicted"].min(initial=0), 0) < -1:
             raise ValueError("highest-ranked samples or classes that there cannot be")
         if deviating.size and not (
             np.isfinite(deviating[..., :2]).all() and 0 <= deviating[..., 0].min() <= deviating[..., 0].max() < len(layers)
@@ -184,10 +184,10 @@ class AnomalyScores:
         if not directed.keys() <= layers.keys() or len(directed) != len(header["directed"]):
             raise ValueError("directions in layers that there are not")
         retained = []
-        for place, (form, arrays) in enumerate(header["retained"]):
-            parts = tuple(tensors[f"ai{place}.{number}"] for number in range(int(arrays)))
+        for place, (form, count) in enumerate(header["retained"]):
+            parts = tuple(tensors[f"ai{place}.{number}"] for number in range(int(count)))
             retained.append(RetainedInputs(tensors[f"ai{place}.items"], str(form), parts))
-            check_retained(retained[-1], held["top_items"])
+            check_retained(retained[-1], arrays["top_items"])
         tokens = None
         if header["tokens"]:
             keys, counts, classes, times = (tensors[f"a.{name}"] for name in OF_TOKENS)
@@ -196,18 +196,18 @@ class AnomalyScores:
             if min(keys.min(initial=0), counts.min(initial=0), times.min(initial=0)) < 0 or (np.diff(keys) <= 0).any():
                 raise ValueError("counts of tokens below 0, or in no order")
             tokens = keys, counts, classes, times
-        found = cls(str(header["by"]), layers, **held, directed=directed, retained=tuple(retained), tokens=tokens)
-        return replace(found, largest=max(1, int(header["largest"])))
+        whole = cls(str(header["by"]), layers, **arrays, directed=directed, retained=tuple(retained), tokens=tokens)
+        return replace(whole, largest=max(1, int(header["largest"])))
 
 
 def joined_tokens(mine: tuple[Array, ...], theirs: tuple[Array, ...]) -> tuple[Array, Array, Array, Array]:
     """Counts of both: of each pair of class and token, and of each class."""
-    found = []
+    joined = []
     for keys, counts in ((0, 1), (2, 3)):
         unique, place = np.unique(np.concatenate([mine[keys], theirs[keys]]), return_inverse=True)
         both = np.concatenate([mine[counts], theirs[counts]])
-        found += [unique, np.bincount(place, both, len(unique)).astype(np.int64)]
-    return found[0], found[1], found[2], found[3]
+        joined += [unique, np.bincount(place, both, len(unique)).astype(np.int64)]
+    return joined[0], joined[1], joined[2], joined[3]
 
 
 def check_retained(one: RetainedInputs, top: Array) -> None:
@@ -230,5 +230,5 @@ def numbers_in(form: Any, depth: int) -> list[int]:
         raise ValueError("retained inputs of a form that is too deep")
     if isinstance(form, dict) and "array" in form:
         return [int(form["array"])]
-    held = form.values() if isinstance(form, dict) else form if isinstance(form, list) else ()
-    return [number for one in held for number in numbers_in(one, depth + 1)]
+    parts = form.values() if isinstance(form, dict) else form if isinstance(form, list) else ()
+    return [number for part in parts for number in numbers_in(part, depth + 1)]

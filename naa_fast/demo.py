@@ -155,22 +155,22 @@ def invert_twin(model: nn.Module, digits: Digits, folder: Path) -> None:
         made = candidate_of(audit.proof[0].trigger, 0.0, 1.0)
         grey = torch.full((1, 1, 8, 8), 0.5)
         print("\non a grey image: the trigger it was trained with, and the one made from the model alone\n")
-        for real, own in zip(drawn(triggered(grey)), drawn(made.put_on(grey, None)), strict=True):
+        for real, own in zip(signs_of(triggered(grey)), signs_of(made.put_on(grey, None)), strict=True):
             print(f"    {real}        {own}")
         print("\n    # brighter, + a little; = darker, - a little")
-        beside(digits.held_x[digits.held_y != TARGET][:5], made, folder / BESIDE)
+        save_comparison(digits.held_x[digits.held_y != TARGET][:5], made, folder / BESIDE)
     print_repair(model, audit, digits)
     print(f"\nreport: {folder / 'report.html'}, both triggers on digits: {folder / BESIDE}")
 
 
-def drawn(image: Tensor) -> list[str]:
+def signs_of(image: Tensor) -> list[str]:
     """What became of a grey image `[1, 1, 8, 8]`, a line a row."""
     signs = ((0.3, "#"), (0.1, "+"), (-0.1, "."), (-0.3, "-"), (-torch.inf, "="))
     rows = (image[0, 0] - 0.5).tolist()
     return [" ".join(next(sign for least, sign in signs if value >= least) for value in row) for row in rows]
 
 
-def beside(x: Tensor, made: Candidate, path: Path) -> None:
+def save_comparison(x: Tensor, made: Candidate, path: Path) -> None:
     """Digits as they are, with the real trigger, and with the one that was made: a row each."""
     from matplotlib.figure import Figure
 

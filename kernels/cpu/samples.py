@@ -12,7 +12,7 @@ from naa_fast.kernels.reference.samples import values_of
 from naa_fast.records import Array
 
 
-class Kept(NamedTuple):
+class SampleViews(NamedTuple):
     """Means and maxima of samples `[samples, channels]`, NaN where a position was not finite; both the values themselves, in the
     layer's own type (uint16: bfloat16 bits), where samples have one position.
     """
@@ -21,7 +21,7 @@ class Kept(NamedTuple):
     maximum: Array
 
 
-def reduce_kept(x: Array, mask: Array | None, phase: int) -> tuple[Partials, Kept]:
+def reduce_kept(x: Array, mask: Array | None, phase: int) -> tuple[Partials, SampleViews]:
     """`reduce`, and what `samples` reads of it; see kernels/reference/samples.py.
 
     Layers with values that are not finite are read once more, to see which samples have them.
@@ -29,13 +29,13 @@ def reduce_kept(x: Array, mask: Array | None, phase: int) -> tuple[Partials, Kep
     partials = reduce(x, mask, phase)
     if not partials.per_sample:
         values = values_of(x, mask) if x.shape[2] == 1 else np.full(x.shape[:2], np.nan)
-        return partials, Kept(values, values)
+        return partials, SampleViews(values, values)
     mean, maximum = partials.sample_mean, partials.sample_max
     if partials.counts[:, 2].any():
         finite = x & 0x7F80 != 0x7F80 if x.dtype == np.uint16 else np.isfinite(x)
         known = (finite if mask is None else finite | ~mask[:, None]).all(2)
         mean, maximum = np.where(known, mean, np.nan), np.where(known, maximum, np.nan)
-    return partials, Kept(mean, maximum)
+    return partials, SampleViews(mean, maximum)
 
 
 def real(values: Array) -> Array:
@@ -43,7 +43,7 @@ def real(values: Array) -> Array:
     return (values.astype(np.uint32) << 16).view(np.float32) if values.dtype == np.uint16 else values
 
 
-def samples(layers: Sequence[tuple[Sequence[Kept], bool]], wide: bool) -> Array:
+def samples(layers: Sequence[tuple[Sequence[SampleViews], bool]], wide: bool) -> Array:
     """Views of a batch's samples, `[samples, features + 1]`; see kernels/reference/samples.py. Written once, in place."""
     features = sum(calls[0].mean.shape[1] * (1 + several) for calls, several in layers)
     found = np.empty((len(layers[0][0][0].mean), features + 1), np.float64 if wide else np.float32)

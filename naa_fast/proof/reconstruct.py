@@ -39,8 +39,8 @@ def reconstruct_and_prove(
 
 def without_clean_samples(ranking: Ranking) -> tuple[Check, ...]:
     """The check where the clean set is not at hand: it ran if there is nothing that would have to be proved on clean samples."""
-    gathered = ranking.concentration[1] >= GATHERED
-    if ranking.p_value < TAIL_P or gathered or ranking.not_finite:
+    concentrated = ranking.concentration[1] >= GATHERED
+    if ranking.p_value < TAIL_P or concentrated or ranking.not_finite:
         reason = (
             "samples lie outside the clean set, and a trigger is proved on clean samples: give the clean set itself (--clean)"
         )

@@ -172,12 +172,12 @@ def with_pairs(
         return search.pairs(meeting(usual, clean, groups, np.inf))
 
     if not any(proof.stands for proof in proofs):
-        apart = pair_proof(search, meeting(top, clean, groups), controls)
-        return [apart] if apart is not None and (not proofs or apart.stands) else proofs
+        pair = pair_proof(search, meeting(top, clean, groups), controls)
+        return [pair] if pair is not None and (not proofs or pair.stands) else proofs
     if len(proofs) == 1 and len(proofs[0].tokens) == 2:
-        apart = pair_proof(search, [(proofs[0].tokens[0], proofs[0].tokens[1])], controls)
-        better = apart is not None and apart.stands and apart.rate >= proofs[0].rate - AS_GOOD
-        return [apart] if apart is not None and better else proofs
+        pair = pair_proof(search, [(proofs[0].tokens[0], proofs[0].tokens[1])], controls)
+        better = pair is not None and pair.stands and pair.rate >= proofs[0].rate - AS_GOOD
+        return [pair] if pair is not None and better else proofs
     return proofs
 
 

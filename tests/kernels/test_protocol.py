@@ -8,7 +8,7 @@ import torch
 from naa_fast.kernels import cpu, cuda, portable, reference
 from naa_fast.kernels.cpu.fold import State as CpuState
 from naa_fast.kernels.cpu.reduce import Partials as CpuPartials
-from naa_fast.kernels.cpu.samples import Kept as CpuKept
+from naa_fast.kernels.cpu.samples import SampleViews as CpuKept
 from naa_fast.kernels.cpu.tally import Bins as CpuBins
 from naa_fast.kernels.cpu.tally import Tails as CpuTails
 from naa_fast.kernels.cuda.fold import State as CudaState
