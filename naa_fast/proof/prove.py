@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
-import torch
-from torch import nn
 
-from naa_fast.capture import ClassScores
 from naa_fast.detect.axes import channels_first
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.detect.trigger import Tokens
@@ -32,6 +29,7 @@ from naa_fast.records import Array
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
 from naa_fast.scan.stopping import StoppableProgress
+from naa_fast.scan.work import Work
 
 TARGETS = 3
 NAMED = 5
@@ -59,39 +57,28 @@ class Proved:
     limits: tuple[str, ...] = ()
 
 
-def prove(
-    model: nn.Module,
-    ranked: RankingResult,
-    images: CleanInputs | None,
-    device: str | torch.device = "auto",
-    fetch: Fetch | None = None,
-    scores: ClassScores | None = None,
-    watch: StoppableProgress | None = None,
-    budget: Budget | None = None,
-    given: Sequence[Proof] = (),
-) -> Proved:
+def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: Fetch, budget: Budget) -> Proved:
     """For each likely target the trigger that turns most clean samples to it, of those read off the highest-ranked suspects,
-    beside controls with the same chance; what was measured until `watch` or the `budget` ended it.
+    beside controls with the same chance; what was measured until `work.watch` or the `budget` ended it.
 
-    `images`: see `clean_images`; `scores`: which output the class scores are. `fetch` reads suspect samples again; without it no
-    text's words are taken out. For each target the candidates come from the highest-ranked suspect samples predicted as it; the
-    controls are the same number of candidates from clean samples (`chances`), put on the same bases; what turns these is taken
-    out of the suspects again (`erased`). Cost: the `budget` at most, without one some ten thousand samples through the model; the
-    report tells how many. The likeliest targets come first; once a proof stands, no other target is begun with more than half of
-    it spent. `given`: proofs of another audit, whose triggers say where to look first (`naa_fast.proof.given`).
+    `images`: see `clean_images`. `fetch` reads suspect samples again, to take words out of their texts. For each target the
+    candidates come from the highest-ranked suspect samples predicted as it; the controls are the same number of candidates from
+    clean samples (`chances`), put on the same bases; what turns these is taken out of the suspects again (`erased`). Cost: the
+    `budget` at most; the report tells how many. The likeliest targets come first; once a proof stands, no other target is begun
+    with more than half of it spent. `work.triggers`: proofs of another audit, whose triggers say where to look first
+    (`naa_fast.proof.given`).
     """
-    drawn = alike(ranked.reservoir)
+    drawn, given = alike(ranked.reservoir), work.triggers
     bases = Bases(drawn)
     if not len(bases.predicted) or (bases.predicted < 0).all():
         return Proved(notes=("the model gives no class scores",), tried=False)
     last = images is not None and images[0].last
-    transplant = Transplant(
-        model, Placement.of(model, device), ranked.largest, drawn[0][0], last, scores, shown_by(watch, budget), budget
-    )
+    place, tell = Placement.of(work.model, work.device), shown_by(work.watch, budget)
+    transplant = Transplant(work.model, place, ranked.largest, drawn[0][0], last, work.scores, tell, budget)
     trials = Trials(transplant, bases)
     called: list[int] | None = None
     unsearched, found, left = list[str](), dict[int | str, list[Proof | str]](), list[int | str]()
-    with evaluating(model):
+    with evaluating(work.model):
         try:
             if ranked.suspect_tokens is not None and ranked.clean_tokens is not None:
                 words = WordSearch(trials, ranked, fetch, given)
@@ -105,9 +92,7 @@ def prove(
                 left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
                 search_in_turns(ImageSearch(trials, rows, Pool(usual, *images), given), left, found, transplant.budget)
             else:
-                return Proved(
-                    notes=("the inputs are neither continuous values nor token ids, or too large to keep",), tried=False
-                )
+                return Proved(notes=(NEITHER,), tried=False)
         except Stopped as stop:  # what was measured until then stays
             unsearched.append(stop.headline)
         except BudgetSpent as spent:
@@ -123,13 +108,12 @@ def prove(
     return Proved(tuple(proofs), transplant.forwards, notes, limits=(*limits, *untold(given, proofs, called)))
 
 
-def shown_by(watch: StoppableProgress | None, budget: Budget | None) -> Callable[[int], None] | None:
-    """Shows how many samples ran, of the budget if there is one."""
+def shown_by(watch: StoppableProgress | None, budget: Budget) -> Callable[[int], None] | None:
+    """Shows how many samples of the budget ran."""
     if watch is None:
         return None
-    if budget is not None:
-        watch("proving", 0, budget.most)
-    return lambda forwards: watch("proving", forwards, None if budget is None else budget.most)
+    watch("proving", 0, budget.most)
+    return lambda forwards: watch("proving", forwards, budget.most)
 
 
 def search_in_turns(

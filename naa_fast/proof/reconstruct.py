@@ -30,7 +30,7 @@ def reconstruct_and_prove(
     `inputs`: clean continuous inputs, None for others. The suspect set is read again to take a trigger out of its samples.
     """
     fetch = partial(samples_of, SuspectReader(suspect, ranked), predicted=ranked.predicted)
-    proved = prove(work.model, ranked, inputs, work.device, fetch, work.scores, work.watch, budget, work.triggers)
+    proved = prove(work, ranked, inputs, fetch, budget)
     decode = decoder(suspect)
     untried = "; ".join(proved.notes)
     checks = did_not_run(untried, "proof", in_part=proved.forwards > 0) if untried else ran("proof")

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Generator, nn
 
-from naa_fast.capture import ClassScores
 from naa_fast.capture.selection import unwrapped
 from naa_fast.detect.change import Ablate, Change
 from naa_fast.detect.comparison import LayerComparison
@@ -31,7 +30,6 @@ from naa_fast.repair.space import Space
 from naa_fast.repair.trial import Known, Part, Residual, Trial, most_general, trial_of
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
-from naa_fast.scan.stopping import StoppableProgress
 from naa_fast.scan.work import Work
 
 CURE = "whether silencing what was found cures the model"
@@ -232,14 +230,7 @@ def places_of(layers: Mapping[str, LayerComparison], model: nn.Module, most: int
 
 
 def attempt(
-    model: nn.Module,
-    known: Known,
-    evidence: Evidence,
-    layers: Mapping[str, LayerComparison],
-    device: str | torch.device = "auto",
-    scores: ClassScores | None = None,
-    watch: StoppableProgress | None = None,
-    budget: int = BUDGET,
+    work: Work, known: Known, evidence: Evidence, layers: Mapping[str, LayerComparison], budget: int
 ) -> tuple[Repair | None, str]:
     """The best repair, or None and why there is none.
 
@@ -247,14 +238,14 @@ def attempt(
     the comparison of both sets, says where to look. Changes are fixed and chosen on clean samples, with the proven trigger put on
     them, and on the highest-ranked suspects; it is measured on others. Cost: the `budget` at most, of which no more than 60,000
     (`forwards` tells how many; one that a gradient goes back through counts twice), and one more reading of the suspect set. With
-    less than 12,000 fewer layers are looked at, on fewer samples (`Sizes`). `watch` shows how far it is, and may end it.
+    less than 12,000 fewer layers are looked at, on fewer samples (`Sizes`). `work.watch` shows how far it is, and may end it.
     """
     if budget < LEAST:
         return (
             None,
             f"{max(budget, 0):,} samples are left of the budget, and a repair is tried with {LEAST:,} at least: --budget N",
         )
-    budget = min(budget, BUDGET)
+    model, watch, budget = work.model, work.watch, min(budget, BUDGET)
     proof = most_general(evidence.proof)
     drawn = alike(known.drawn)
     sizes = Sizes.within(budget)
@@ -262,8 +253,8 @@ def attempt(
     if not drawn or not places:
         return None, "no layer's output can be changed" if drawn else "no clean samples were kept"
     tell = None if watch is None else lambda forwards: watch("repairing", forwards, max(forwards, budget))
-    place, allowed = Placement.of(model, device), Budget(budget)
-    company: dict[str, Any] = {"class_scores": scores, "watch": tell, "budget": allowed}
+    place, allowed = Placement.of(model, work.device), Budget(budget)
+    company: dict[str, Any] = {"class_scores": work.scores, "watch": tell, "budget": allowed}
     transplant = Transplant(model, place, known.largest, drawn[0][0], **company, whole_outputs=True)
     with evaluating(model):
         trial = trial_of(transplant, replace(known, drawn=drawn), evidence.ranking, proof, sizes)
@@ -299,7 +290,7 @@ def cure(judgement: Judgement, known: Known, work: Work, budget: int = BUDGET) -
     """
     layers, evidence = judgement.layers, judgement.evidence
     try:
-        repair, why = attempt(work.model, known, evidence, layers, work.device, work.scores, work.watch, budget)
+        repair, why = attempt(work, known, evidence, layers, budget)
     except Exception as error:
         repair, why = None, why_it_failed(error)
     return repair, f"{CURE}: {why}" if why else ""
