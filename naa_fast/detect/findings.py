@@ -267,7 +267,7 @@ def find_in_tails(layers: Sequence[LayerComparison]) -> list[Finding]:
         if in_tails is not None:
             statement = (
                 f"{count(len(in_tails.neurons))} with more suspect samples beyond the clean tail than chance puts there, most "
-                f"neuron {in_tails.strongest}: {100 * in_tails.share:.2g} % (p {in_tails.p_value:.1g}, of {tests} tests)"
+                f"neuron {in_tails.strongest}: {100 * in_tails.share:.3g} % (p {in_tails.p_value:.1g}, of {tests} tests)"
             )
             findings.append(Finding("outlier", layer.name, statement, in_tails.share, BEYOND, "tail", unit="share"))
     return findings

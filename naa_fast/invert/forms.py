@@ -98,7 +98,7 @@ class Masked:
         pattern = self.pattern(kept[1][row])
         whole = mask.expand_as(pattern).contiguous()
         share = float(mask.mean())
-        return Patch("patch", f"{100 * share:.2g} % of the input", pattern.cpu().numpy(), whole.cpu().numpy())
+        return Patch("patch", f"{100 * share:.3g} % of the input", pattern.cpu().numpy(), whole.cpu().numpy())
 
 
 class Added:

@@ -32,6 +32,7 @@ from naa_fast.inputs.text import decoder
 from naa_fast.invert.descent import GOAL, descend
 from naa_fast.invert.drive import Drive
 from naa_fast.invert.images import FORMS, WORTH, Searched, Trigger, prove_images, search_images
+from naa_fast.invert.pace import STEPS
 from naa_fast.invert.setting import Setting, Unsearchable
 from naa_fast.invert.stimulate import ranked_classes, stimulate
 from naa_fast.invert.texts import prove_texts, search_texts
@@ -279,6 +280,8 @@ class Search:
     def searched(self, setting: Setting, targets: Sequence[int]) -> Searched:
         if setting.images is not None:
             found = search_images(setting, targets, self.steps)
+            if self.steps < STEPS:
+                self.gaps.append(f"triggers that a search of {STEPS} steps makes smaller: it had {self.steps}")
             if not any(np.isfinite(one.size) for one in found.searches):
                 raise Unsearchable(f"no trigger turned {100 * GOAL:.0f} % of the samples to any class in {self.steps} steps")
             return found

@@ -40,6 +40,8 @@ LARGEST = 1e15
 
 NEITHER = "the inputs are neither continuous values nor token ids, or too large to keep"
 
+NONE_KEPT = "no input of the highest-ranked samples was kept: they are too large, or were measured without --retain"
+
 CleanInputs = tuple[CleanImages, Array]
 """Clean continuous inputs, and the class predicted for each."""
 
@@ -78,6 +80,7 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
     trials = Trials(transplant, bases)
     called: list[int] | None = None
     unsearched, found, left = list[str](), dict[int | str, list[Proof | str]](), list[int | str]()
+    unsearched += filter(None, [without_inputs(ranked.top)])
     with evaluating(work.model):
         try:
             if ranked.suspect_tokens is not None and ranked.clean_tokens is not None:
@@ -92,7 +95,8 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
                 left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
                 search_in_turns(ImageSearch(trials, rows, Pool(usual, *images), given), left, found, transplant.budget)
             else:
-                return Proved(notes=(NEITHER,), tried=False)
+                kept = any(sample.row is not None for sample in ranked.top)
+                return Proved(notes=(NEITHER if kept else NONE_KEPT,), tried=False)
         except Stopped as stop:  # what was measured until then stays
             unsearched.append(stop.headline)
         except BudgetSpent as spent:
@@ -149,6 +153,18 @@ def in_classes(targets: Sequence[int | str]) -> str:
         return f"class {targets[0]}" if isinstance(targets[0], int) else str(targets[0])
     more = f" and {len(targets) - NAMED} others" if len(targets) > NAMED else ""
     return f"classes {', '.join(map(str, targets[:NAMED]))}{more}"
+
+
+def without_inputs(top: Sequence[Retained]) -> str:
+    """How many of the highest-ranked samples have no input, of which one that ranks lower has; empty where none. A set that is
+    scanned retains the highest alone, so that these are of parts that were measured elsewhere and kept none.
+    """
+    rows = [sample.row is not None for sample in top]
+    last = max((place for place, row in enumerate(rows) if row), default=-1)
+    missing = rows[: last + 1].count(False)
+    if not missing:
+        return ""
+    return f"of {missing} of the {len(rows)} highest-ranked samples no input was kept: measure every part with --retain"
 
 
 def left_aside(alike: int, top: Sequence[Retained]) -> str:

@@ -67,6 +67,6 @@ def coverage(clean: Array, suspect: Array) -> str:
         return ""
     return (
         f"classes in the ranking: {int((~few).sum())} of {len(low)} have statistics of their own; "
-        f"{int((few & (high > 0)).sum())} with fewer than {FEWEST} clean samples, which {100 * share:.2g} % of the suspects are "
+        f"{int((few & (high > 0)).sum())} with fewer than {FEWEST} clean samples, which {100 * share:.3g} % of the suspects are "
         f"called, lean on the whole clean set"
     )

@@ -37,6 +37,8 @@ from naa_fast.scan.stopping import StopRequest
 
 MOST_CLEAN = 1 << 16
 """Clean samples that are ranked by: means, deviations and the calibration are no better with more."""
+OTHER_CLEAN = 0.05
+"""Median difference of clean scores from which the clean sets are not the same; what two devices round is far below."""
 HELD_BYTES = 256 << 20
 """Most that views and inputs of clean samples may take, where they are, until what they are scored by is known."""
 
@@ -280,6 +282,9 @@ class RankingPass:
             raise InputError("the suspect measurement has no scores", "measure it with --against CLEAN (against=...)")
         if self.ranks.count > 1:
             raise InputError("suspects that were scored elsewhere are not ranked under torchrun", "start it without torchrun")
+        known, ours = suspect.anomalies.null_scores, self.scorer.null_scores
+        if len(known) != len(ours) or not np.median(np.abs(known - ours)) < OTHER_CLEAN:
+            raise InputError("the suspects were scored by another clean set than the one given", "give that set, or scan them")
         self.scorer.take_scored([self.scorer.scored(), taken_up(suspect.anomalies, self.scorer)])
         self.suspect.seen = suspect.samples + suspect.skipped
         return self

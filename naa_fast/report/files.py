@@ -28,6 +28,7 @@ OPTIONAL = (
     TABLE,
     VECTORS,
     "repair.safetensors",
+    "base.json",
     *(f"trigger-{i}.{form}" for i in range(1, SHOWN_TRIGGERS + 1) for form in ("png", "txt")),
 )
 """Every file a report may have beside ALWAYS."""

@@ -60,8 +60,10 @@ def test_the_neuron_behind_it_is_shown(planted: Audit) -> None:
     assert (6, TARGET, 1.0) in {(one["neuron"], one["target"], one["share"]) for one in neurons}
 
 
-def test_the_clean_twin_does_not_fail(twin: Audit) -> None:
-    assert twin.verdict.outcome in ("pass", "warn")
+def test_the_clean_twin_has_no_finding_and_a_short_search_is_no_pass(twin: Audit) -> None:
+    assert twin.verdict.outcome == "inconclusive", "a search of fewer steps than usual is no pass"
+    assert any(f"it had {STEPS}" in gap for gap in twin.verdict.gaps)
+    assert not twin.verdict.findings
     assert not any(proof.stands for proof in twin.proof)
 
 

@@ -14,6 +14,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from proof import test_images as images
+from proof.test_images import Quadrants
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 from torch import nn
@@ -288,3 +290,13 @@ def test_the_commands_measure_once_and_scan_against_the_file(tmp_path: Path, cap
         == UsageError.exit_code
     )
     assert "has no reference" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("triggered", [0, 3])
+def test_a_few_samples_that_lie_far_out_are_no_pass_without_the_clean_set(triggered: int) -> None:
+    model = Quadrants("patch")
+    clean = naa_fast.measure(model, images.CLEAN, reference=True)
+    suspect, _ = images.with_trigger(images.HELD, "patch", triggered)
+    [proof] = [check for check in naa_fast.scan(model, clean, suspect).verdict.checks if check.name == "proof"]
+    assert proof.ran == (triggered == 0)
+    assert proof.ran or "--clean" in proof.reason

@@ -139,3 +139,13 @@ def test_batches_of_every_form_come_back_as_they_were() -> None:
     assert found.mask.all()
     own = Batch((half,), {"own": object()}, 2, None)
     assert retained(Offered(rows, rows * 1.0, rows, np.zeros((2, 0, 3)), own)) is None
+
+
+def test_parts_without_inputs_leave_the_proof_in_part_and_another_clean_set_ranks_nothing(clean: Measurement) -> None:
+    halves = [naa_fast.measure(Counting(), SUSPECT, against=clean, retain=kept, shard=(1 + kept, 2)) for kept in (False, True)]
+    merged = halves[0].merge(halves[1])
+    [proof] = [check for check in naa_fast.scan(Counting(), CLEAN, merged).verdict.checks if check.name == "proof"]
+    assert not proof.ran
+    assert "no input was kept: measure every part with --retain" in proof.reason
+    [ranking] = [check for check in naa_fast.scan(Counting(), 1.1 * CLEAN, merged).verdict.checks if check.name == "ranking"]
+    assert "scored by another clean set" in ranking.reason
