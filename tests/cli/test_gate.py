@@ -92,7 +92,7 @@ def test_what_is_printed_reported_and_returned_agrees(
     outcome = told["verdict"]["outcome"]
     assert outcome == told["outcome"] == ("warn" if suspect == "moved" else decision), "the verdict stays"
     assert printed[0] == f"{outcome.upper()} (exit code {code})" == Path("r/summary.txt").read_text().splitlines()[0]
-    assert f"Exit code {code} " in Path("r/report.html").read_text()
+    assert f"<p>{decision.capitalize()}, exit code {code}: " in Path("r/report.html").read_text(), "under What ran"
     assert gate["reason"]
     if (outcome, code) != (decision, {"pass": 0, "warn": 6, "inconclusive": 3}.get(outcome)):
         assert any(line.startswith(f"For scripts: {decision}, exit code {code}. ") for line in printed)

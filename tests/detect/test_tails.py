@@ -179,7 +179,7 @@ def test_the_test_is_made_on_finite_values_of_any_count() -> None:
     suspect[::2, 1] = np.nan
     suspect[1:120:2, 1] = 40.0
     suspect[:, 2], clean[:, 3] = np.nan, np.nan
-    assert "most neuron 1: 8.1 %" in tail_findings(judged(clean, suspect))[0]
+    assert "most neuron 1: 8.13 %" in tail_findings(judged(clean, suspect))[0]
 
 
 def test_nothing_is_said_of_tails_after_a_ranking_and_too_few_samples_find_nothing() -> None:
