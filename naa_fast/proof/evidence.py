@@ -66,5 +66,5 @@ def evidence_of(
     )
     try:
         return evidence, inputs()
-    except Exception:  # as the proof has said
+    except Exception:  # told already, by the proof or by the search for a cluster
         return evidence, None

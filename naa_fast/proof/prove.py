@@ -79,8 +79,7 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
     transplant = Transplant(work.model, place, ranked.largest, drawn[0][0], last, work.scores, tell, budget)
     trials = Trials(transplant, bases)
     called: list[int] | None = None
-    unsearched, found, left = list[str](), dict[int | str, list[Proof | str]](), list[int | str]()
-    unsearched += filter(None, [without_inputs(ranked.top)])
+    unsearched, found, left = [without_inputs(ranked.top)], dict[int | str, list[Proof | str]](), list[int | str]()
     with evaluating(work.model):
         try:
             if ranked.suspect_tokens is not None and ranked.clean_tokens is not None:
@@ -89,7 +88,7 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
                 search_in_turns(words, left, found, transplant.budget)
             elif images is not None and any(sample.row is not None and sample.row.is_floating_point() for sample in ranked.top):
                 rows, usual = (rows_like(images[0], top) for top in (ranked.top, ranked.null_top))
-                unsearched += filter(None, [left_aside(len(rows), ranked.top)])
+                unsearched.append(left_aside(len(rows), ranked.top))
                 called = [predicted for predicted, _ in rows]
                 left += given_first(given, targets(ranked.top, ranked.null_predicted), called)
                 left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
