@@ -339,10 +339,11 @@ def measure(
     """
     assert not isinstance(progress, bool)  # `shown` has seen to that
     from naa_fast.inputs.batches import PartOfSource
+    from naa_fast.inputs.identity import identity_of
     from naa_fast.inputs.images import fit_images
     from naa_fast.inputs.opening import open_source
     from naa_fast.inputs.padding import fitted
-    from naa_fast.measurement import Part
+    from naa_fast.parts import Part, cut_from
     from naa_fast.rank import RankingPass, ReferencePass
     from naa_fast.rank.opened import given_measurement
     from naa_fast.scan.loop import measure as run
@@ -355,6 +356,7 @@ def measure(
     source = fitted(model, open_source(data, batch_size, images=images))
     fit_images(model, [source], images)
     parts: tuple[Part, ...] = ()
+    whole: dict[str, tuple[str, ...]] = {}
     if shard is not None:
         if source.samples is None:
             raise InputError(
@@ -364,6 +366,7 @@ def measure(
             raise UsageError("a shard and a first index", "a shard begins where it begins", "leave the first index out")
         parts = (Part.of(*shard, source.samples),)
         first_index = parts[0].start
+        whole = cut_from(identity_of(source), source.name)
         source = PartOfSource(source, parts[0].start, parts[0].stop)
     company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times, "first_index": first_index}
     chosen: dict[str, Any] = {"layers": running.layers, "device": device, "backend": backend, "progress": progress}
@@ -377,14 +380,14 @@ def measure(
         by = ReferencePass(model, source, **chosen).calibrate(clean)
         measured = run(model, source, running, observer=by.suspect, **company)
         measured = Ranks.here(model).share(replace(measured, anomalies=by.handed(clean, measured, retain)))
-        return replace(measured, parts=parts)
+        return replace(measured, parts=parts, provenance={**measured.provenance, **whole})
     if retain:
         raise UsageError("retain without against", "inputs are retained of ranked samples", "name the clean measurement")
     ranking = RankingPass(model, source, source, saving=True, first=first_index, **chosen) if reference else None
     measured = run(model, source, running, observer=None if ranking is None else ranking.clean, **company)
     if ranking is not None:
         measured = Ranks.here(model).share(replace(measured, reference=ranking.calibrate(measured).saved))
-    return replace(measured, parts=parts)
+    return replace(measured, parts=parts, provenance={**measured.provenance, **whole})
 
 
 def compare(

@@ -21,6 +21,7 @@ from naa_fast.anomalies import AnomalyScores
 from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.files import nearest_files, write_whole
 from naa_fast.histograms import dense, sparse
+from naa_fast.parts import UNKNOWN_SET, Part, of_unknown_set, require_joinable_parts, require_one_set
 from naa_fast.records import (
     BIN_RULE,
     COUNT_FIELDS,
@@ -38,7 +39,6 @@ WITH_REFERENCE = "naa-fast/measurement/3"
 WITH_SCORES = "naa-fast/measurement/4"
 READ = (WITH_SCORES, WITH_REFERENCE, FORMAT, "naa-fast/measurement/1")
 """Formats that can be read: 1 had no histograms, 2 is written where there are no scores and no reference."""
-MOST_PARTS = 100_000
 HEADER_KEY = "naa_fast"  # one key: several would be written in an order that changes from run to run
 
 
@@ -49,33 +49,6 @@ class Shard:
     digest: str
     samples: int
     skipped: int = 0
-
-
-@dataclass(frozen=True, order=True)
-class Part:
-    """The `number`-th of `count` parts of a set of `items` items: those from `start` on, up to `stop`, which is not in it."""
-
-    start: int
-    stop: int
-    number: int
-    count: int
-    items: int
-
-    @classmethod
-    def of(cls, number: int, count: int, items: int) -> Part:
-        """Parts of like size, in order: part 1 comes first. Raises UsageError unless 1 <= `number` <= `count` <= `items`."""
-        if not 1 <= number <= count:
-            raise UsageError(f"shard {number}/{count} is none", "expected i/n with i from 1 to n, as in 2/8")
-        if count > MOST_PARTS:
-            raise UsageError(f"{count} shards", f"expected at most {MOST_PARTS}", "cut the set into fewer")
-        if count > items:
-            raise UsageError(
-                f"a set of {items} items cannot be cut into {count} shards", "each would need at least one", "cut it into fewer"
-            )
-        return cls(items * (number - 1) // count, items * number // count, number, count, items)
-
-    def __str__(self) -> str:
-        return f"shard {self.number}/{self.count} (items {self.start} to {self.stop - 1} of {self.items})"
 
 
 @dataclass(frozen=True)
@@ -162,7 +135,7 @@ class Measurement:
         Measurement(500 samples, 3 layers)
 
         Raises:
-            StateMismatch: different models, input dtypes or layers, or a shard that is in both.
+            StateMismatch: different models, input dtypes or layers, shards of different sets, or a shard that is in both.
         """
         if not self.shards and not self.layers:
             return other
@@ -170,6 +143,7 @@ class Measurement:
             return self
         both = {s.digest for s in self.shards if s.digest} & {s.digest for s in other.shards if s.digest}
         require_joinable_parts(self.parts, other.parts)
+        require_one_set(self.provenance, other.provenance)
         if both:
             raise StateMismatch(
                 "cannot merge: the same data is in both measurements and would count twice",
@@ -185,12 +159,15 @@ class Measurement:
             held = self if self.layers else other
             layers, predictions = dict(held.layers), held.predictions
         keys = self.provenance.keys() | other.provenance.keys()
+        told = {key: (*self.provenance.get(key, ()), *other.provenance.get(key, ())) for key in keys}
+        if any(of_unknown_set(one.parts, one.provenance) for one in (self, other)):
+            told["gaps"] = (*told.get("gaps", ()), UNKNOWN_SET)
         return Measurement(
             layers,
             self.model or other.model,
             self.input_dtype or other.input_dtype,
             self.shards + other.shards,
-            {key: (*self.provenance.get(key, ()), *other.provenance.get(key, ())) for key in keys},
+            told,
             predictions,
             self.parts + other.parts,
             joined_labels(self.labelled, other.labelled),
@@ -377,29 +354,6 @@ def check_labelled(labelled: Array, predictions: Array) -> None:
 def is_among(name: str, layers: tuple[str, ...]) -> bool:
     """Whether a layer is one of `layers`, or what calls of another shape made of one of them: `layer[neurons, n-d]`."""
     return name in layers or (name.endswith("-d]") and name[: name.rfind("[")] in layers)
-
-
-def require_joinable_parts(mine: tuple[Part, ...], theirs: tuple[Part, ...]) -> None:
-    """Raise StateMismatch unless both are shards of one cut of one set, and none is in both; or neither is of a cut set."""
-    if not mine and not theirs:
-        return
-    if not mine or not theirs:
-        raise StateMismatch(
-            "cannot merge: only one of the measurements is a shard",
-            f"{(mine or theirs)[0]}, and one of a set that was not cut",
-            "merge the shards of one set with each other",
-        )
-    if (mine[0].count, mine[0].items) != (theirs[0].count, theirs[0].items):
-        raise StateMismatch(
-            "cannot merge: these are shards of different cuts, which overlap or leave gaps",
-            f"{mine[0]} / {theirs[0]}",
-            "measure all shards of one set with the same number of them",
-        )
-    both = set(mine) & set(theirs)
-    if both:
-        raise StateMismatch(
-            "cannot merge: a shard is in both measurements and would count twice", str(min(both)), "merge it once"
-        )
 
 
 def first_items(path: Path) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from naa_fast.cli.outputs import check_file
-from naa_fast.cli.shared import clean, counted, emit
+from naa_fast.cli.shared import clean, counted, emit, note
 from naa_fast.errors import EXIT_PASS, StateMismatch
 
 SHOWN = 10
@@ -26,6 +26,7 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     check_file(arguments.out, arguments.files)
     from naa_fast.measurement import Measurement, first_items
+    from naa_fast.parts import UNKNOWN_SET
 
     whole = Measurement.zero()
     # In the order of the items: sums of floating-point numbers depend on it in their last bits.
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     whole.save(arguments.out)
+    if UNKNOWN_SET in whole.provenance.get("gaps", ()):
+        note(f"not known {UNKNOWN_SET}; a report on it is no pass")
     samples, files = counted(whole.samples, "sample"), counted(len(arguments.files), "file")
     partial = f", {counted(len(missing), 'shard')} missing" if missing else ""
     emit(clean(f"{arguments.out}: {samples} from {files}, {counted(len(whole.layers), 'layer')}{partial}"))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from naa_fast.errors import InputError
+from naa_fast.inputs.identity import identity_of_array, identity_of_file
 from naa_fast.inputs.labels import KEYS, class_numbers
 from naa_fast.inputs.masks import mask_beside
 from naa_fast.inputs.tensors import Column, MemoryColumn, as_mask, as_tensor, check_columns, describe, is_number_dtype
@@ -70,7 +71,8 @@ class Source(Protocol):
 
     Optional: `labelled` says in words what the labels of its batches are, and `label_names` are their names where they are
     places in a list, `labels_guessed` whether they may be something else; `reading` and `left_out` say in sentences how it is
-    read, and what of it is not; `hint`, what to try where the model does not take its batches; `feeding`, who reads it.
+    read, and what of it is not; `hint`, what to try where the model does not take its batches; `feeding`, who reads it;
+    `identity()`, a digest of what the whole set holds, the same wherever it lies (`identity.py`).
     """
 
     name: str
@@ -108,6 +110,13 @@ class ArraySource:
         for values, mask, y in zip(self.x.read(self.batch_size, *span), masks, labels, strict=False):
             kept = None if mask is None else as_mask(mask, f"mask of {self.name}")
             yield Batch((values,), {}, len(values), kept, labels=class_numbers(y))
+
+    def identity(self) -> str:
+        """Of the file, or of the array."""
+        if isinstance(self.x, MemoryColumn):
+            return identity_of_array(self.x.values)
+        place = getattr(self.x, "path", None)
+        return "" if place is None else identity_of_file(place)
 
 
 class IterableSource:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from naa_fast.inputs.batches import Batch
+from naa_fast.inputs.identity import add_text
 from naa_fast.records import Array
 
 EDGE_BYTES = 1 << 13  # hashing is 1 GB/s: 64 KiB a side cost more than reading a small batch for its statistics
@@ -96,9 +97,3 @@ def spread(x: Tensor) -> Tensor:
 
 def describe(digest: blake2b, name: str, x: Tensor) -> None:
     add_text(digest, f"{name}: {x.dtype} {list(x.shape)}")
-
-
-def add_text(digest: blake2b, text: str) -> None:
-    encoded = text.encode("utf-8", "surrogatepass")
-    digest.update(len(encoded).to_bytes(8, "little"))
-    digest.update(encoded)

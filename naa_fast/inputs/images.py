@@ -29,6 +29,7 @@ from naa_fast.inputs.formats import (
     named,
     require_pillow,
 )
+from naa_fast.inputs.identity import identity_of_file, identity_of_files
 from naa_fast.inputs.labels import Labels
 from naa_fast.inputs.preprocessing import ImageOptions, Preprocessing, preprocessing
 
@@ -153,6 +154,12 @@ class Images:
         width, height = self.plan.size_of(next(iter(self.sizes)))
         words = {"L": "grey (L)", "RGB": "RGB"}[self.mode]
         return f"the images were read as {words}, {width} x {height}: --image-mode {other}, --resize, --center-crop change that"
+
+    def identity(self) -> str:
+        """Of the archive, or of the names, sizes and some of the contents of the files."""
+        if self.place.is_file():
+            return identity_of_file(self.place)
+        return identity_of_files(self.place, [image for image in self.files if isinstance(image, Path)])
 
     def file_of(self, item: int) -> str:
         """Name of an item inside the folder or archive."""

@@ -17,6 +17,7 @@ from naa_fast.detect.trigger import Decoder
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.arrow import read_dataset, read_parquet
 from naa_fast.inputs.batches import Batch, Rejected, Source
+from naa_fast.inputs.identity import identity_of_words
 from naa_fast.inputs.labels import Labels
 from naa_fast.inputs.lines import LABELS, Chat, Texts, read_csv, read_jsonl, read_lines
 from naa_fast.records import FOLD_BLOCK, FOLDS
@@ -125,6 +126,10 @@ class TextSource:
         return (
             f"what {len(self._cut)} texts of {self.name} may hold beyond {self.options.max_length} tokens, where they were cut",
         )
+
+    def identity(self) -> str:
+        """Of the texts."""
+        return identity_of_words(self.texts)
 
     def in_order(self) -> TextSource:
         """The same set, never bucketed: for whoever tells one sample from another by its place."""

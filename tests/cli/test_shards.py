@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +16,8 @@ import pytest
 import naa_fast
 from naa_fast.cli.main import main
 from naa_fast.errors import InputError, StateMismatch, UsageError
-from naa_fast.measurement import Measurement, Part
+from naa_fast.measurement import Measurement
+from naa_fast.parts import Part
 
 ITEMS = 301
 MODEL = """
@@ -138,3 +143,98 @@ def test_shards_merge_in_memory_too() -> None:
     assert a.merge(b).to_bytes() == b.merge(a).to_bytes()
     with pytest.raises(StateMismatch, match="would count twice"):
         a.merge(a)
+
+
+def test_shards_of_different_sets_of_one_length_are_refused_and_both_sets_are_named(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = np.load(place / "x.npy")
+    other[200, 3] += 1  # far from the items of shard 1
+    np.save(place / "y.npy", other)
+    assert measure(place, "foreign.naa.safetensors", "--shard", "2/4", "--data", str(place / "y.npy")) == 0
+    capsys.readouterr()
+    assert merge(place, "1", "foreign") == 2
+    told = capsys.readouterr().err
+    assert "cannot merge: these are shards of different sets\n" in told
+    assert f"cut from {place / 'x.npy'} (digest " in told
+    assert f"cut from {place / 'y.npy'} (digest " in told
+
+
+def test_copies_of_a_set_are_one_set_wherever_they_lie(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "copy.npy").write_bytes((place / "x.npy").read_bytes())
+    assert measure(place, "copied.naa.safetensors", "--shard", "2/4", "--data", str(tmp_path / "copy.npy")) == 0
+    assert merge(place, "1", "copied", "3", "4", out="mixed.naa.safetensors") == 0
+    assert "not known" not in capsys.readouterr().err
+    assert not Measurement.load(place / "mixed.naa.safetensors").provenance["gaps"]
+
+
+def test_shards_that_do_not_know_their_set_join_with_a_gap(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = Measurement.load(place / "2.naa.safetensors")
+    told = {key: words for key, words in old.provenance.items() if key != "cut_from"}
+    replace(old, provenance=told).save(place / "old.naa.safetensors")
+    for order in (("1", "old"), ("old", "1")):
+        assert merge(place, *order, out="doubted.naa.safetensors", partial=True) == 0
+        assert "not known whether the merged shards are of one set" in capsys.readouterr().err
+    [gap] = Measurement.load(place / "doubted.naa.safetensors").provenance["gaps"]
+    assert gap.startswith("whether the merged shards are of one set")
+
+
+def identities(folder: Path, changed: bool) -> dict[str, str]:
+    """Of a set in every form, the same but for one value."""
+    import torch
+    from PIL import Image
+    from safetensors.numpy import save_file
+
+    from naa_fast.inputs.batches import ArraySource
+    from naa_fast.inputs.identity import identity_of
+    from naa_fast.inputs.opening import open_source
+    from naa_fast.inputs.text import TextOptions, TextSource
+
+    folder.mkdir()
+    x = np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32)
+    x[31, 2] += changed
+    np.save(folder / "x.npy", x)
+    np.savez(folder / "x.npz", x=x)
+    save_file({"x": x}, folder / "x.safetensors")
+    (folder / "pictures").mkdir()
+    for index in range(5):
+        Image.fromarray(np.full((8, 8), 20 * index + (changed and index == 3), np.uint8)).save(folder / f"pictures/{index}.bmp")
+    with tarfile.open(folder / "x.tar", "w") as archive:
+        for path in sorted((folder / "pictures").iterdir()):
+            info = tarfile.TarInfo(path.name)
+            info.size = path.stat().st_size
+            archive.addfile(info, io.BytesIO(path.read_bytes()))
+    files = [folder / name for name in ("x.npy", "x.npz", "x.safetensors", "pictures", "x.tar")]
+    sources: list[Any] = [open_source(path, 4) for path in files]
+    sources += [open_source(x, 4), open_source(torch.from_numpy(x), 4), open_source(torch.from_numpy(x).bfloat16(), 4)]
+    sources.append(TextSource("texts", ["one", "two" + "!" * changed], 4, TextOptions(None)))
+    assert isinstance(sources[0], ArraySource)
+    return {f"{place} {type(one).__name__}": identity_of(one) for place, one in enumerate(sources)}
+
+
+def test_every_kind_of_set_tells_itself_from_one_that_differs_in_a_value(tmp_path: Path) -> None:
+    one, same, other = (identities(tmp_path / name, changed) for name, changed in (("a", False), ("b", False), ("c", True)))
+    assert one == same
+    assert all(one.values())
+    assert not [name for name in one if one[name] == other[name]]
+
+
+def test_a_loader_does_not_know_which_set_it_is_and_a_large_file_is_read_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from naa_fast.inputs import identity
+    from naa_fast.inputs.opening import open_source
+
+    assert identity.identity_of(open_source([np.zeros((2, 3))], 4)) == ""
+    monkeypatch.setattr(identity, "BYTES", 2 * identity.BLOCK)
+    x = np.zeros((1000, 1000), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    path = open_source(tmp_path / "x.npy", 4)
+    before = identity.identity_of(path), identity.identity_of(open_source(x, 4))
+    x[-1, -1] = 1
+    np.save(tmp_path / "x.npy", x)
+    assert identity.identity_of(path) != before[0]
+    assert identity.identity_of(open_source(x, 4)) != before[1]
+    assert (tmp_path / "x.npy").stat().st_size > 2 * identity.BLOCK
+    (tmp_path / "x.npy").unlink()
+    assert identity.identity_of(path) == ""

@@ -13,7 +13,7 @@ from naa_fast.detect.checks import ABOUT, INVERTED, OF_SAMPLES, Check, did_not_r
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.judgement import judge
 from naa_fast.detect.verdict import Verdict
-from naa_fast.measurement import Part
+from naa_fast.parts import Part
 from naa_fast.report.brief import checked
 
 SCORES = np.random.default_rng(0).standard_normal((2, 250))

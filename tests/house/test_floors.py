@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = [
     {"errors"},
     {"files"},
-    {"records"},
+    {"records", "parts"},
     {"histograms", "reference"},
     {"anomalies"},
     {"measurement"},
@@ -33,7 +33,7 @@ FLOORS = [
     {"__main__"},
 ]
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-NO_TORCH = ("detect", "report", "records", "histograms", "reference", "anomalies", "measurement", "errors", "files")
+NO_TORCH = ("detect", "report", "records", "histograms", "reference", "anomalies", "measurement", "parts", "errors", "files")
 
 
 def source_files() -> list[Path]:
