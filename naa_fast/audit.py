@@ -154,9 +154,10 @@ def scan(
 
     from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import unwrapped
-    from naa_fast.inputs.names import miscounted, names_of
+    from naa_fast.inputs.names import classes_in, miscounted, names_of
     from naa_fast.proof.budget import Budget, default_budget
     from naa_fast.proof.evidence import evidence_of
+    from naa_fast.proof.given import require_triggers
     from naa_fast.proof.token_heat import token_heat
     from naa_fast.rank.attempts import Attempts, RankingAttempt
     from naa_fast.rank.opened import open_sets
@@ -180,12 +181,13 @@ def scan(
     options = running.told()
     options |= {"ranking": listed, "histograms": histograms, "proof": proof, "repair": repair, "scores": scores}
     options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked, "budget": budget}
-    options |= {"triggers": [f"{proof.kind} to {proof.target}" for proof in triggers]} if triggers else {}
     options |= {} if exclude is None else {"exclude": asked_words(exclude)}
     times, class_scores, seed = Times(), ClassScores(scores), torch.initial_seed()
     ranks, watch = Ranks.here(model), StoppableProgress(progress, StopRequest())
     work = Work(model, device, class_scores, watch, tuple(triggers))
     sets = open_sets(model, clean, suspect, batch_size, images)
+    require_triggers(triggers, looked_for=proof and listed != "none" and not stop_early and sets.clean_measured is None)
+    options |= {"triggers": [f"{proof.kind} to {proof.target}" for proof in triggers]} if triggers else {}
 
     def measured(name: str, source: Source, observer: Observer | None) -> Measurement:
         if quarantine is not None:
@@ -211,6 +213,7 @@ def scan(
     if sets.suspect_measured is not None:
         on_the_way.take_up(sets.suspect_measured)
     of_suspect = sets.suspect_measured or measured("suspect", sets.suspect, on_the_way.suspect)
+    work = replace(work, classes=classes_in([of_clean.predictions]))
     if layers is None:
         of_clean, of_suspect = with_common_layers(of_clean, of_suspect)
     require_comparable(of_clean, of_suspect, threshold, top_k)  # before anything else is spent

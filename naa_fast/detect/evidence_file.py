@@ -20,7 +20,7 @@ from naa_fast.detect.enrichment import OutlierCluster
 from naa_fast.detect.evidence import MOST_RANKED, Deviating, Evidence, Ranking
 from naa_fast.detect.inversion import Inversion
 from naa_fast.detect.names import Names
-from naa_fast.detect.proof import Erasure, Example, Proof
+from naa_fast.detect.proof import Erasure, Example, Proof, flaw
 from naa_fast.detect.trigger import Crop, Inserted, Offset, Patch, TokenPair, Tokens, Trigger
 from naa_fast.errors import InputError
 from naa_fast.records import Array
@@ -202,7 +202,10 @@ def read_proof(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]
         raise ValueError("a proof whose figures are no numbers")
     if not isinstance(held["target"], int | str):
         raise ValueError("a proof without a target")
-    return Proof(read_trigger(about["trigger"], name, tensors), **held, examples=examples, erasure=erasure)
+    proof = Proof(read_trigger(about["trigger"], name, tensors), **held, examples=examples, erasure=erasure)
+    if wrong := flaw(proof):
+        raise ValueError(wrong)
+    return proof
 
 
 def read_trigger(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]) -> Trigger:

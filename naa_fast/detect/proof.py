@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
 
+import numpy as np
+
 from naa_fast.detect.trigger import TOKEN_PAIR as TOKEN_PAIR
 from naa_fast.detect.trigger import Placed, Tokens, Trigger
 from naa_fast.records import Array
@@ -176,6 +178,31 @@ class Proof:
     @property
     def margin(self) -> float:
         return self.rate - self.control
+
+
+def flaw(proof: Proof) -> str:
+    """What a proof from outside (a file, another audit) says that no proof can say; empty where nothing."""
+    target, trigger = proof.target, proof.trigger
+    if target != ALL_TO_ALL and (type(target) is not int or target < 0):
+        return f"a trigger to class {target!r}, expected a class from 0 on, or {ALL_TO_ALL}"
+    for name, share in (("rate", proof.rate), ("control", proof.control)):
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            return f"a proof whose {name} is {share!r}, expected a share from 0 to 1"
+    for name in ("samples", "group", "controls", "measured"):
+        if type(number := getattr(proof, name)) is not int or number < 0:
+            return f"a proof whose {name} is {number!r}, expected a whole number of 0 or more"
+    if isinstance(trigger, Tokens):
+        return (
+            ""
+            if trigger.ids and min(trigger.ids) >= 0
+            else f"a trigger of the tokens {list(trigger.ids)}, expected some from 0 on"
+        )
+    for name, array in vars(trigger).items():
+        if isinstance(array, np.ndarray) and not (array.dtype.kind == "f" and np.isfinite(array).all()):
+            return f"a trigger whose {name} holds NaN, infinity, or no real numbers"
+    if isinstance(trigger, Placed) and not (trigger.mask.min(initial=0) >= 0 and trigger.mask.max(initial=0) <= 1):
+        return "a trigger whose mask is not from 0 to 1"
+    return ""
 
 
 def wilson(rate: float, samples: int, z: float = 1.96) -> tuple[float, float]:

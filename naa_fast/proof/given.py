@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from naa_fast.detect.axes import channels_first
-from naa_fast.detect.proof import Proof
+from naa_fast.detect.proof import Proof, flaw
 from naa_fast.detect.trigger import Placed, Tokens, Trigger
+from naa_fast.errors import UsageError
 from naa_fast.proof import images
 from naa_fast.proof.chances import Sought
 from naa_fast.proof.images import LOUDEST_GAIN, SIZES, CleanImages
@@ -24,6 +25,39 @@ AS_GIVEN = "where the given trigger lies"
 """The budget of what is read off at a given place: the clean groups' candidates there compete with it alone."""
 COVERS = 0.5
 """Share of its strongest place that a soft mask has where the trigger is looked for."""
+
+
+def require_triggers(given: Sequence[Proof], looked_for: bool) -> None:
+    """Raise UsageError unless all can be triggers of some model and will be `looked_for`, before anything is measured."""
+    if given and not looked_for:
+        raise UsageError(
+            "triggers that nothing would look for",
+            "they are looked for among ranked suspects, and proved on the clean samples themselves",
+            "give the clean set in place of a reference, and leave ranking and proof on; or leave the triggers out",
+        )
+    for proof in given:
+        wrong = flaw(proof) if isinstance(proof, Proof) else f"a {type(proof).__name__} in place of a proof"
+        if wrong:
+            raise UsageError(f"among the triggers is {wrong}", "expected the proofs of an audit: audit.proof")
+
+
+def misfit(proof: Proof, classes: int, shape: Sequence[int] | None) -> str:
+    """Why a given trigger cannot be looked for in a model of so many classes (0: unknown) and inputs of this shape (None: they
+    are texts), in words; empty where it can.
+    """
+    what = f"the given {proof.kind.partition(',')[0]} to class {proof.target}"
+    if isinstance(proof.target, int) and 0 < classes <= proof.target:
+        return f"{what} does not fit: the model has {classes} classes, 0 to {classes - 1}"
+    if isinstance(proof.trigger, Tokens):
+        return "" if shape is None else f"{what} does not fit: it is of words, and the inputs are none"
+    made = list(channels_first(proof.trigger.pattern).shape)
+    if shape is None:
+        return f"{what} does not fit: it is made for inputs of shape {made}, and the inputs are texts"
+    return (
+        ""
+        if made == list(shape)
+        else f"{what} does not fit: it is made for inputs of shape {made}, those here have {list(shape)}"
+    )
 
 
 def triggers_for(given: Sequence[Proof], target: int | str) -> list[Trigger]:

@@ -16,7 +16,7 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.proof.budget import Budget, BudgetSpent, ShareSpent
 from naa_fast.proof.chances import Pool
 from naa_fast.proof.erase_words import Fetch
-from naa_fast.proof.given import given_first, untold
+from naa_fast.proof.given import given_first, misfit, untold
 from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.matched_filter import FEWEST
 from naa_fast.proof.pictures import ImageSearch
@@ -79,7 +79,9 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
     transplant = Transplant(work.model, place, ranked.largest, drawn[0][0], last, work.scores, tell, budget)
     trials = Trials(transplant, bases)
     called: list[int] | None = None
-    unsearched, found, left = [without_inputs(ranked.top)], dict[int | str, list[Proof | str]](), list[int | str]()
+    misfits = [misfit(proof, work.classes, None if images is None else images[0].mean.shape) for proof in given]
+    given = [proof for proof, why in zip(given, misfits, strict=True) if not why]
+    unsearched, found, left = [without_inputs(ranked.top), *misfits], dict[int | str, list[Proof | str]](), list[int | str]()
     with evaluating(work.model):
         try:
             if ranked.suspect_tokens is not None and ranked.clean_tokens is not None:

@@ -16,7 +16,8 @@ from naa_fast.scan.stopping import StoppableProgress
 @dataclass(frozen=True)
 class Work:
     """The `model` on its `device`, which of its outputs the class `scores` are, and `watch`, which shows how far a step is and
-    may end it; `triggers`, proofs of another audit whose triggers are looked for among the suspects.
+    may end it; `triggers`, proofs of another audit whose triggers are looked for among the suspects; how many `classes` were
+    counted, 0 where that is unknown.
     """
 
     model: nn.Module
@@ -24,3 +25,4 @@ class Work:
     scores: ClassScores | None = None
     watch: StoppableProgress | None = None
     triggers: Sequence[Proof] = ()
+    classes: int = 0

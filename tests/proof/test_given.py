@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from invert.planted import TARGET, WORD, Planted, Reader, pictures, sentences
 import naa_fast
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.trigger import Offset, Patch, Tokens
+from naa_fast.errors import EXIT_INCONCLUSIVE, UsageError
 from naa_fast.proof.chances import Sought
 from naa_fast.proof.given import AS_GIVEN, gain_of, given_first, read_at, untold, words_for
 from naa_fast.proof.images import CleanImages
@@ -104,3 +107,56 @@ def test_a_given_word_is_tried_for_its_target_and_needs_suspects_that_hold_it() 
     assert {proof.tokens for proof in found.proof if proof.stands} == {(WORD,)}
     without = naa_fast.scan(Reader(), sentences(400), sentences(300), triggers=given, repair=False)
     assert not any(proof.stands for proof in without.proof)
+
+
+def test_a_given_trigger_that_does_not_fit_is_not_said_to_be_absent() -> None:
+    other = Patch(np.full((1, 4, 4), 0.4, np.float32), np.ones((1, 4, 4), np.float32), "6 % of the input")
+    given = [proof_of(other), proof_of(corner(), 70), proof_of(Tokens((3,)))]
+    found = naa_fast.scan(Planted(), pictures(6, 480), held_out(), triggers=given, repair=False)
+    assert found.gate.exit_code == EXIT_INCONCLUSIVE
+    [check] = [check for check in found.verdict.checks if check.name == "proof"]
+    for words in (
+        "the given patch to class 3 does not fit: it is made for inputs of shape [1, 4, 4], those here have [1, 8, 8]",
+        "the given patch to class 70 does not fit: the model has",
+        "the given token to class 3 does not fit: it is of words, and the inputs are none",
+    ):
+        assert words in check.reason
+    assert not any("were not seen to hold it" in line for line in found.verdict.not_checked)
+
+
+def test_a_given_patch_does_not_fit_texts() -> None:
+    found = naa_fast.scan(Reader(), sentences(400), sentences(300), triggers=[proof_of(corner(), 2)], repair=False)
+    assert found.verdict.outcome == "inconclusive"
+    [check] = [check for check in found.verdict.checks if check.name == "proof"]
+    assert "it is made for inputs of shape [1, 8, 8], and the inputs are texts" in check.reason
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (proof_of(corner(), -1), "a trigger to class -1, expected a class from 0 on"),
+        (replace(proof_of(corner()), target="everything"), "a trigger to class 'everything'"),
+        (proof_of(corner(float("nan"))), "a trigger whose pattern holds NaN"),
+        (proof_of(replace(corner(), mask=-corner().mask)), "a trigger whose mask is not from 0 to 1"),
+        (proof_of(Tokens(())), "a trigger of the tokens []"),
+        (proof_of(Tokens((3, -7))), "a trigger of the tokens [3, -7]"),
+        (replace(proof_of(corner()), rate=2.0), "a proof whose rate is 2.0"),
+        (replace(proof_of(corner()), samples=-1), "a proof whose samples is -1"),
+        (corner(), "a Patch in place of a proof"),
+    ],
+)
+def test_what_can_be_no_trigger_is_refused_before_anything_is_measured(given: Any, words: str) -> None:
+    def never(*told: object) -> None:
+        raise AssertionError("something was measured")
+
+    with pytest.raises(UsageError, match=re.escape(words)):
+        naa_fast.scan(Planted(), pictures(6, 480), held_out(), triggers=[given], progress=never)
+
+
+@pytest.mark.parametrize("how", [{"proof": False}, {"ranking": False}, {"stop_early": True}])
+def test_triggers_that_nothing_would_look_for_are_refused(how: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="triggers that nothing would look for"):
+        naa_fast.scan(Planted(), pictures(6, 480), held_out(), triggers=[proof_of(corner())], **how)
+    reference = naa_fast.measure(Planted(), pictures(6, 480), reference=True)
+    with pytest.raises(UsageError, match="give the clean set in place of a reference"):
+        naa_fast.scan(Planted(), reference, held_out(), triggers=[proof_of(corner())])

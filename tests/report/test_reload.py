@@ -223,6 +223,8 @@ def float_pictures(about: Any, tensors: Any) -> None:
         (put("checks", [{"name": "x", "ran": True, "reason": ""}]), "checks that this version does not know"),
         (put("proofs", 0, "rate", "much"), "a proof whose figures are no numbers"),
         (put("proofs", 0, "target", None), "a proof without a target"),
+        (put("proofs", 0, "target", -3), "a trigger to class -3"),
+        (put("proofs", 0, "rate", 1.5), "a proof whose rate is 1.5"),
         (put("proofs", 0, "examples", 0, "predicted", "x"), "ValueError"),
         (put("ranking", "deviating", {"x": []}), "ValueError"),
         (shorter, "a ranking whose parts are not of one length"),
