@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,20 @@ class HalfNormalised(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * DEVIATION + MEAN - 0.5) / 0.5
+
+
+def distinct(folder: Path) -> list[Path]:
+    """One file a photograph, the largest: packages of wallpapers have links, previews, and a picture in many sizes, cuts and
+    shades, which would lie on both sides of a split by photograph.
+    """
+    found: dict[str, Path] = {}
+    for file in sorted(folder.rglob("*"), key=lambda path: (-path.stat().st_size, str(path))):
+        if file.suffix in (".jpg", ".png", ".webp") and file.stem != "screenshot" and not file.is_symlink():
+            inside = file.relative_to(folder)
+            of = [part for part in inside.parts if part != "contents" and not part.startswith("images")]
+            name = of[-2] if "contents" in inside.parts else re.sub(r"([-_](\d+x\d+|d|l|Dark|Light))+$", "", file.stem)
+            found.setdefault(name, file)
+    return sorted(found.values())
 
 
 def photographs(files: list[Path], kept: Path) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,11 +65,31 @@ def test_what_is_not_given_is_named_and_what_is_known_is_not_run_again() -> None
     assert list(study.rows_of(unit, given, {(unit.name, name) for name in unit.sets})) == []
 
 
+def test_a_photograph_is_one_file_whatever_its_sizes_and_shades(tmp_path: Path) -> None:
+    sizes = {
+        "gnome/wood-d.webp": 2,
+        "gnome/wood-l.webp": 3,
+        "nature/Dune_3840x2160.jpg": 4,
+        "nature/Dune.jpg": 1,
+        "Kay/contents/images/1080x1920.png": 1,
+        "Kay/contents/images_dark/5120x2880.png": 5,
+        "Kay/contents/screenshot.png": 9,
+        "nature/notes.txt": 1,
+    }
+    for name, size in sizes.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * size)
+    (tmp_path / "nature" / "Storm.jpg").symlink_to(tmp_path / "nature" / "Dune.jpg")
+    expected = ["Kay/contents/images_dark/5120x2880.png", "gnome/wood-l.webp", "nature/Dune_3840x2160.jpg"]
+    assert [str(file.relative_to(tmp_path)) for file in vision.distinct(tmp_path)] == expected
+
+
 def test_a_row_is_a_line_of_the_table() -> None:
     best = {"target": 1, "kind": "token", "words": "cf", "rate": 1.0, "control": 0.17, "stands": True}
     row = {"model": MINILM, "attack": "word", "twin": "", "group": "worked on", "agreement": 0.98, "success": 1.0, "set": "5 %"}
-    row |= {"outcome": "fail", "nearest": best, "auc": 0.97, "seconds": 61.2, "success_repaired": 0.03}
-    line = "| MiniLM, word (worked on) | 0.98, 1.00 | 5 % | *fail* | proved, cf: 1.00 against 0.17 | 0.97 | 0.03 | 61 |"
+    row |= {"outcome": "fail", "nearest": best, "auc": 0.97, "success_repaired": 0.03}
+    row |= {"proof_forwards": 960, "seconds": 61.2, "bare_seconds": 2.2}
+    line = "| MiniLM, word (worked on) | 0.98, 1.00 | 5 % | *fail* | proved, cf: 1.00 against 0.17 | 0.97 | 0.03 | 960 | 61 (2) |"
     assert study.table([row]).splitlines()[2] == line
 
 
