@@ -23,6 +23,7 @@ from naa_fast.detect.verdict import OUTCOMES, Verdict
 from naa_fast.errors import InputError
 from naa_fast.measurement import Measurement
 from naa_fast.report.files import REPORT
+from naa_fast.report.valid import require_valid
 
 EXPECTED = "expected the report.json of a scan's or a comparison's report folder"
 
@@ -36,6 +37,7 @@ def reload(folder: Path) -> tuple[Judgement, dict[str, Any]]:
     report = read_report(folder / REPORT)
     clean, suspect = (Measurement.load(folder / f"{name}.naa.safetensors") for name in ("clean", "suspect"))
     evidence = load_evidence(folder / EVIDENCE_FILE)
+    require_together(folder, report, {"clean": clean, "suspect": suspect}, len(evidence.proof))
     repair = None if report["repair"] is None else Repair.load(folder / REPAIR_FILE)
     try:
         threshold = report["threshold"] if report["threshold_on"] == "difference" else None
@@ -56,6 +58,7 @@ def read_report(path: Path) -> dict[str, Any]:
     if schema not in READ:
         raise InputError(f"{path} is of the form {schema}", f"expected {' or '.join(READ)}", "scan once more with this version")
     try:
+        require_valid(report)
         verdict_of(report)
         gate_of(report["gate"], verdict_of(report))
         [report[name] for name in ("repair", "threshold", "threshold_on", "top")]
@@ -65,8 +68,25 @@ def read_report(path: Path) -> dict[str, Any]:
     return report
 
 
+def require_together(folder: Path, report: Mapping[str, Any], sets: Mapping[str, Measurement], proofs: int) -> None:
+    """Raise InputError where what lies beside report.json is of another report: the page would show that one's numbers."""
+    said = [(REPORT, "model", report["provenance"]["model"]), (EVIDENCE_FILE, "proofs", len(report["proof"]))]
+    held: list[Any] = [sets["clean"].model or sets["suspect"].model, proofs]
+    for name, measured in sets.items():
+        said.append((f"{name}.naa.safetensors", "samples", report["coverage"][name]["samples"]))
+        held.append(measured.samples)
+    for (file, what, expected), found in zip(said, held, strict=True):
+        if expected != found:
+            raise InputError(
+                f"the files in {folder} are of several reports",
+                f"{what}: {expected} in {REPORT}, {found} in {file if file != REPORT else 'clean.naa.safetensors'}",
+                "expected the folder as a scan or comparison left it",
+            )
+
+
 def damaged(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path} is no report", f"{type(error).__name__}: {error}", EXPECTED)
+    what = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    return InputError(f"{path} is no report, or a damaged one", what, EXPECTED)
 
 
 def verdict_of(report: Mapping[str, Any]) -> Verdict:

@@ -71,6 +71,7 @@ def test_the_verdict_and_the_gate_are_those_of_the_report_and_not_of_today(tmp_p
     write_report(judged, tmp_path, GIVEN)
     report = json.loads((tmp_path / "report.json").read_text())
     report["sentence"], report["gate"]["exit_code"], report["gate"]["reason"] = "As it was said then.", 75, "stopped"
+    report["exit_code"] = 75
     (tmp_path / "report.json").write_text(json.dumps(report))
     judgement, _ = reload(tmp_path)
     assert judgement.verdict.sentence == "As it was said then."
@@ -101,12 +102,18 @@ def test_formats_that_are_not_asked_for_again_are_taken_away(tmp_path: Path) -> 
 DAMAGE: dict[str, tuple[str, Any]] = {
     "another form": ("is of the form naa-fast/report/9", {"schema": "naa-fast/report/9"}),
     "no verdict": ("is no report", {"verdict": {}}),
-    "an outcome of its own": ("outcome 'fine'", {"verdict": {"outcome": "fine"}}),
-    "a gate that counts what is not there": ("IndexError", {"gate": {"counted": [99]}}),
-    "a decision of its own": ("decision 'fine'", {"gate": {"decision": "fine"}}),
-    "another level": ("fail_on 'hunch'", {"gate": {"fail_on": "hunch"}}),
-    "options that are none": ("options or a run that are no objects", {"provenance": {"options": 3}}),
-    "words for a number": ("ValueError", {"score": "high"}),
+    "an outcome of its own": (
+        "verdict.outcome is 'fine', expected one of pass, warn, fail, inconclusive",
+        {"verdict": {"outcome": "fine"}},
+    ),
+    "a gate that counts what is not there": (
+        r"gate.counted has 99, expected each place of the 3 findings once",
+        {"gate": {"counted": [99]}},
+    ),
+    "a decision of its own": ("gate.decision is 'fine', expected one of pass", {"gate": {"decision": "fine"}}),
+    "another level": ("gate.fail_on is 'hunch', expected one of shift", {"gate": {"fail_on": "hunch"}}),
+    "options that are none": ("provenance.options is 3, expected an object", {"provenance": {"options": 3}}),
+    "words for a number": ("score is 'high', expected a number or null", {"score": "high"}),
 }
 
 
