@@ -135,8 +135,8 @@ def fitting(model: Any, sets: Sets) -> Sets:
 
 
 def require_same_model(model: Any, digest: str, folder: Path) -> None:
+    from naa_fast.capture.fingerprint import model_fingerprint
     from naa_fast.capture.selection import unwrapped
-    from naa_fast.inputs.fingerprint import model_fingerprint
 
     found = model_fingerprint(unwrapped(model))
     if digest and found != digest:

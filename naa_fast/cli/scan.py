@@ -349,8 +349,8 @@ def code_of_all(found: Audit, arguments: argparse.Namespace, rules: Rules, ranks
 
 def require_baseline_of(model: nn.Module, rules: Rules) -> None:
     """Raise UsageError where the baseline is of another model, before that costs a scan."""
+    from naa_fast.capture.fingerprint import model_fingerprint
     from naa_fast.capture.selection import unwrapped
-    from naa_fast.inputs.fingerprint import model_fingerprint
 
     if rules.baseline is not None:
         rules.require_model(model_fingerprint(unwrapped(model)))

@@ -253,7 +253,7 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
     """
     import torch
 
-    from naa_fast.inputs.loaded import told_of
+    from naa_fast.capture.loaded import told_of
     from naa_fast.inputs.models import load_model
     from naa_fast.inputs.pretrained import PREFIX, load_pretrained
 
@@ -285,7 +285,7 @@ def model_of(arguments: argparse.Namespace) -> tuple[nn.Module, str]:
 
 def tell_weights(model: nn.Module, arguments: argparse.Namespace) -> None:
     """Keep for the report whose values the model has; where nobody seems to have loaded any, that is a gap, said at once."""
-    from naa_fast.inputs.loaded import add_told
+    from naa_fast.capture.loaded import add_told
     from naa_fast.inputs.pretrained import PREFIX
     from naa_fast.inputs.untrained import untrained
 

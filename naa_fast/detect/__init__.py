@@ -1,13 +1,46 @@
 """Judgement: two measurements in, findings and a verdict out. NumPy and SciPy only; torch is never imported here.
 
-Start with `judge` in judgement.py: it compares (comparison.py, axes.py), asks each detector, and gives a verdict (verdict.py).
+Start with `judge` in judgement.py: it compares, asks each detector, and gives a verdict.
 
-detectors.py is the one list of detectors, sets.py what they read, findings.py what a finding is. What they rest on: null.py what
-chance alone would give, tails.py the tails of single neurons, directions.py whole layers, enrichment.py target classes that
-suspects gather in, proof.py triggers that were tried (trigger.py says what they are). coverage.py and checks.py say what ran and
-what did not, sentences.py puts the verdict into one sentence. evidence.py is what the ranked samples tell, accuracy.py what
-labels do; repair.py and change.py say what a repair is.
+- judgement.py: the one place where a scan is judged
+- comparison.py: the numbers of a layer's neurons
+- sets.py: what detectors may read
+- detectors.py: the one list of detectors
+- findings.py: what a finding is, and the findings of means
+- verdict.py: findings become an outcome
+- sentences.py: the verdict in one sentence
 
-What a script is told: accept.py and baseline.py. The function `naa_fast.detect`, the classic rule on plain arrays, is in
-arrays.py.
+What findings rest on:
+- null.py: what chance alone would give
+- tails.py: the tails of single neurons
+- directions.py: whole layers, along directions that others fixed
+- rises.py: classes that suspects get oftener
+- enrichment.py: target classes that outlying suspects gather in
+- proof.py: triggers that were tried
+- trigger.py: what a trigger is
+- axes.py: where an image's channels are
+
+What ran:
+- checks.py: what a pass rests on
+- coverage.py: which of it ran, and the gaps
+- accuracy.py: what labels say of the clean set
+
+What the samples tell:
+- evidence.py: the ranked samples
+- evidence_file.py: the same in a file
+- names.py: what people call the classes
+- frames.py: tables for pandas
+
+Without suspect samples:
+- inversion.py: what a search came to, class by class
+- inverted.py: its findings and its verdict
+
+Repairs:
+- repair.py: what a repair is, and what it was seen to do
+- change.py: what it does to one layer
+
+For scripts:
+- accept.py: which findings count for the exit code
+- baseline.py: the findings of an earlier report
+- arrays.py: `naa_fast.detect`, the classic rule on plain arrays
 """

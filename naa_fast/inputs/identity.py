@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from naa_fast.capture.fingerprint import DIGEST_BYTES, add_text
+
 BYTES = 64 << 20
 """Most that is read of a file or an array; smaller ones are read whole."""
 BLOCK = 64 << 10
 FILES = 256
 """Files of a folder that are looked into, evenly spaced; of all of them name and size count."""
 OF_EACH = 256 << 10
-DIGEST_BYTES = 16
 
 
 def identity_of(source: Any) -> str:
@@ -92,9 +93,3 @@ def add_file(digest: blake2b, path: Path, most: int) -> None:
         for start in np.linspace(0, size - BLOCK, most // BLOCK).astype(np.int64).tolist():
             file.seek(start)
             digest.update(file.read(BLOCK))
-
-
-def add_text(digest: blake2b, text: str) -> None:
-    encoded = text.encode("utf-8", "surrogatepass")
-    digest.update(len(encoded).to_bytes(8, "little"))
-    digest.update(encoded)

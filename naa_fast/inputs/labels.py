@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 MOST_CLASSES = 10_000
 """Different labels beyond which they are taken for free text or numbers of samples."""
@@ -70,14 +70,12 @@ def class_numbers(values: Any) -> Tensor | None:
 class LabelOrder:
     """Which of a model's classes the labels of a set mean.
 
-    By the names in the model's own configuration (`label2id`) where it has them all; else numbers are classes, and names count
-    in their order, which holds only if there are as many as the model has classes.
+    By the names in the model's own configuration (`known`, see `capture.class_names.numbers_by_name`) where it has them all; else
+    numbers are classes, and names count in their order, which holds only if there are as many as the model has classes.
     """
 
-    def __init__(self, names: Sequence[str], words: str, model: nn.Module) -> None:
-        known = getattr(getattr(model, "config", None), "label2id", None)
-        ids = {str(name).casefold(): number for name, number in known.items()} if isinstance(known, dict) else {}
-        places = [ids.get(name.casefold()) for name in names]
+    def __init__(self, names: Sequence[str], words: str, known: Mapping[str, Any]) -> None:
+        places = [known.get(name.casefold()) for name in names]
         self.names = len(names)
         self.by_name = bool(names) and all(type(place) is int and place >= 0 for place in places)
         self._places = torch.tensor([place for place in places if place is not None]) if self.by_name else None

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from naa_fast.capture.class_names import own_names, vocabulary
 from naa_fast.detect.names import TOKEN, Names
 from naa_fast.errors import InputError
 from naa_fast.inputs.batches import Source
 
-GENERIC = re.compile(r"LABEL_\d+")
 MOST_NAMES = 1 << 20
 MOST_TEXTS = 20_000
 """Next tokens whose text is kept, those that are most often predicted."""
@@ -55,31 +54,14 @@ def names_of(model: nn.Module, sources: Sequence[Source], counts: Sequence[Any],
     if given:
         return Names(dict(given))
     classes = classes_in(counts)
-    config = getattr(model, "config", None)
-    if classes >= 2 and vocabulary(config) == classes:
+    if classes >= 2 and vocabulary(model) == classes:
         return Names(texts_of(sources, counts), TOKEN)
-    own = getattr(config, "id2label", None)
-    try:
-        named = {int(number): str(name) for number, name in dict(own or {}).items()}
-    except (TypeError, ValueError):
-        return Names()
-    if len(named) != classes or all(GENERIC.fullmatch(name) for name in named.values()):
-        return Names()
-    return Names(named)
+    return Names(own_names(model, classes))
 
 
 def classes_in(counts: Sequence[Any]) -> int:
     """How many classes were counted: the last place of each count is for samples without one."""
     return max((len(count) - 1 for count in counts), default=0)
-
-
-def vocabulary(config: Any) -> int | None:
-    """How many tokens a transformers model predicts; None for other models."""
-    for one in (config, getattr(config, "text_config", None)):
-        size = getattr(one, "vocab_size", None)
-        if isinstance(size, int):
-            return size
-    return None
 
 
 def texts_of(sources: Sequence[Source], counts: Sequence[Any]) -> dict[int, str]:

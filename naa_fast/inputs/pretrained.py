@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
+from naa_fast.capture.loaded import add_told
 from naa_fast.errors import ModelError, UnsafeInput, UsageError
 from naa_fast.inputs.adapters import CONFIG, FILES, MERGE, Adapter, adapter_in, merge
 from naa_fast.inputs.folders import compare_weights, remarks, without_adapter
-from naa_fast.inputs.loaded import add_told
 from naa_fast.inputs.weights import first_line, some
 
 PREFIX = "hf:"

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from naa_fast.capture.loaded import add_told
 from naa_fast.errors import ModelError, UsageError
-from naa_fast.inputs.loaded import add_told
 
 SHOWN = 5
 DEEPEST = 3
@@ -96,7 +96,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path, key:
 
     Of several state dicts in a file the one that fits is taken, or the one under `key`. A prefix that all names share, and what
     wrappers put into names (WRAPPERS), may be missing on either side. What was taken, renamed or left in the file is told in the
-    report (`naa_fast.inputs.loaded`).
+    report (`naa_fast.capture.loaded`).
 
     Raises:
         ModelError: names missing or left over, or shapes that differ, up to five of each. The model may be half loaded then.

@@ -1,8 +1,18 @@
 """Is a model backdoored at all, when no sample with a trigger is known? `naa_fast.invert(model, clean)`.
 
-`run` is the list of steps: the clean set is measured, `triage` looks at weights and margins, `stimulate` raises single neurons,
-`images` or `texts` make for every class the smallest trigger they can (`descent` over `forms`), and what one class has far
-cheaper than the others is measured on clean samples that had no part in making it.
+Start with `inverted` in run.py, the list of steps: the clean set is measured, for every class the smallest trigger is made, and
+what one class has far cheaper than the others is measured on clean samples that had no part in making it.
+
+- run.py: the steps
+- setting.py: the model and the samples of a search
+- triage.py: what weights and margins say
+- stimulate.py: single neurons raised beyond all that clean samples do
+- images.py: the search of images
+- texts.py: the search of texts
+- descent.py: triggers of many classes, tuned by gradients
+- forms.py: what such a trigger may look like
+- drive.py: neurons that a search raises first
+- pace.py: how long it takes
 """
 
 from __future__ import annotations

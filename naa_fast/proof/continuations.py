@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from naa_fast.capture.positions import positions_of
 from naa_fast.capture.scores import last_place
 from naa_fast.capture.selection import unwrapped
 from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.trigger import Decoder
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Source
-from naa_fast.inputs.positions import positions_of
 from naa_fast.inputs.text import decoder
 from naa_fast.records import Array
 from naa_fast.scan.last_logits import INDEXED

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from naa_fast.accumulate import chosen_classes
 from naa_fast.capture import ClassScores
+from naa_fast.capture.positions import positions_of
 from naa_fast.capture.selection import unwrapped
 from naa_fast.inputs.batches import Batch
-from naa_fast.inputs.positions import positions_of
 from naa_fast.proof.budget import UNLIMITED, Budget
 from naa_fast.proof.inserted import Inserted
 from naa_fast.rank.retained import concatenated, main_tensor, taken, with_main

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from naa_fast.accumulate import chosen_classes
 from naa_fast.capture import ClassScores
+from naa_fast.capture.class_names import numbers_by_name
 from naa_fast.capture.fast_path import fast_path_off
 from naa_fast.capture.selection import unwrapped
 from naa_fast.detect.change import Change
@@ -162,7 +163,7 @@ def predicted(model: nn.Module, source: Source, scores: ClassScores, device: str
     if not called:
         raise InputError(f"{source.name} has no samples that can be used")
     names = tuple(getattr(source, "label_names", ()))
-    order, numbers = LabelOrder(names, "", unwrapped(model)), torch.cat(labels)
+    order, numbers = LabelOrder(names, "", numbers_by_name(unwrapped(model))), torch.cat(labels)
     fits = order.fits(classes)
     return torch.cat(called).numpy(), (order.of(numbers) if fits else torch.full_like(numbers, -1)).numpy()
 

@@ -20,7 +20,7 @@ PLACES = {INPUT: "proof", "(model)": "proof", SAMPLES: "ranking", PREDICTIONS: "
 
 
 def digest_bits(digest: str) -> dict[str, str]:
-    """A digest of `inputs.fingerprint` (values spread over the whole: no proof against forgery), as in-toto names digests."""
+    """A digest of a model or a set (values spread over the whole: no proof against forgery), as in-toto names digests."""
     return {"naaFingerprint": digest} if digest else {}
 
 

@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from naa_fast.accumulate import Accumulator, Decoder, Predictions, Samples, Views
 from naa_fast.accumulate.frame import Shorten
 from naa_fast.capture import Capture, ClassScores, Selection
+from naa_fast.capture.class_names import numbers_by_name
 from naa_fast.capture.hooks import Enough
 from naa_fast.capture.lengths import shortener
+from naa_fast.capture.loaded import told_of
 from naa_fast.capture.row_order import RowOrder
 from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, ModelError, NaaError, Stopped, UsageError
 from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.fingerprint import Fingerprint
 from naa_fast.inputs.labels import LabelOrder
-from naa_fast.inputs.loaded import told_of
 from naa_fast.measurement import Measurement, Shard
 from naa_fast.records import Array
 from naa_fast.scan.faults import raising_layer, rose_in_this_package
@@ -123,7 +124,8 @@ class Runner:
         self.live = live
         self.stage: Stage = Accumulator(backend)
         self.predictions = Predictions()
-        self.labels = LabelOrder(getattr(source, "label_names", ()), getattr(source, "labelled", ""), unwrapped(model))
+        known = numbers_by_name(unwrapped(model))
+        self.labels = LabelOrder(getattr(source, "label_names", ()), getattr(source, "labelled", ""), known)
         self.selection = selection
         self.capture = Capture(model, selection, self.stage)
         self.capture.stop_early = stop_early

@@ -14,12 +14,12 @@ from torch import nn
 
 from naa_fast.capture import ClassScores, select
 from naa_fast.capture.fast_path import fast_path_off
+from naa_fast.capture.fingerprint import model_fingerprint
+from naa_fast.capture.padding import padding_known
 from naa_fast.capture.runnable import require_runnable
 from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, NaaError, RankLost, StateMismatch, Stopped, UsageError
 from naa_fast.inputs.batches import Source
-from naa_fast.inputs.fingerprint import model_fingerprint
-from naa_fast.inputs.padding import padding_known
 from naa_fast.measurement import Measurement
 from naa_fast.records import LayerRecord
 from naa_fast.scan.checkpoint import Checkpoints, Progressed

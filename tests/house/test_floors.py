@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,16 @@ def test_the_judging_wing_never_names_torch_cupy_or_numba(path: Path) -> None:
 def test_importing_the_judging_wing_leaves_torch_unloaded(module: str) -> None:
     code = f"import sys, {module}; assert not {{'torch', 'numba', 'cupy'}} & set(sys.modules), 'loaded'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("menu", sorted((ROOT / "naa_fast").glob("[!k]*/__init__.py")), ids=lambda menu: menu.parent.name)
+def test_each_folder_names_its_files_in_a_line_each_and_where_to_start(menu: Path) -> None:
+    text = ast.get_docstring(ast.parse(menu.read_text())) or ""
+    files = sorted(path.name for path in menu.parent.glob("*.py") if path != menu)
+    assert sorted(re.findall(r"^- (\w+\.py): \S", text, re.M)) == files, f"{menu} says `- file.py: what it is` of other files"
+    start = re.search(r"^Start (?:with|at).*?(\w+\.py)", text, re.M | re.S)
+    assert start is not None, f"{menu} says no `Start with ... in file.py`"
+    assert start[1] in files
 
 
 @pytest.mark.parametrize("path", source_files(), ids=lambda path: str(path.relative_to(ROOT)))

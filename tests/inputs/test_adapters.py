@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 
 transformers: Any = pytest.importorskip("transformers", "5.5", reason="transformers is not installed: hf: models are untested")
 
+from naa_fast.capture.loaded import told_of  # noqa: E402
 from naa_fast.errors import ModelError  # noqa: E402
-from naa_fast.inputs.loaded import told_of  # noqa: E402
 from naa_fast.inputs.pretrained import load_pretrained  # noqa: E402
 
 Q, C = "model.layers.0.self_attn.q_proj", "transformer.h.0.attn.c_attn"

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import naa_fast
+from naa_fast.capture.class_names import numbers_by_name
 from naa_fast.detect.accuracy import clean_accuracy
 from naa_fast.inputs.labels import LabelOrder, Labels, class_numbers
 
@@ -123,18 +124,18 @@ def test_names_are_the_models_own_where_it_knows_them_and_else_an_order() -> Non
     labels = Labels.of(["dog", "cat", None, "eel", "dog"], "folders")
     assert labels is not None
     assert (labels.names, labels.numbers.tolist()) == (("cat", "dog", "eel"), [1, 0, -1, 2, 1])
-    plain = LabelOrder(labels.names, labels.words, nn.Linear(2, 3))
+    plain = LabelOrder(labels.names, labels.words, numbers_by_name(nn.Linear(2, 3)))
     assert plain.of(labels.numbers).tolist() == [1, 0, -1, 2, 1]
     assert (plain.fits(3), plain.fits(4)) == (True, False)
     assert plain.words == "folders, by the order of the names"
     model = nn.Linear(2, 4)
     vars(model)["config"] = SimpleNamespace(label2id={"EEL": 0, "Dog": 1, "cat": 3, "ant": 2})
-    known = LabelOrder(labels.names, labels.words, model)
+    known = LabelOrder(labels.names, labels.words, numbers_by_name(model))
     assert known.of(labels.numbers).tolist() == [1, 3, -1, 0, 1]
     assert known.fits(4)
     assert known.words == "folders, by the names in the model's configuration"
     vars(model)["config"] = SimpleNamespace(label2id={"cat": "x"})
-    assert LabelOrder(labels.names, "f", model).by_name is False
+    assert LabelOrder(labels.names, "f", numbers_by_name(model)).by_name is False
 
 
 def test_numbers_are_classes_and_one_class_or_free_text_is_none() -> None:

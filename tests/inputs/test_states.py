@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import naa_fast
+from naa_fast.capture.loaded import told_of
 from naa_fast.errors import EXIT_USAGE, ModelError, UsageError
-from naa_fast.inputs.loaded import told_of
 from naa_fast.inputs.weights import load_weights, read_weights
 
 

@@ -9,9 +9,9 @@ from proof.topics import LENGTH, Topics, texts
 from torch import Tensor, nn
 
 import naa_fast
+from naa_fast.capture.positions import positions_of
 from naa_fast.detect.proof import Example
 from naa_fast.inputs.batches import Batch
-from naa_fast.inputs.positions import positions_of
 from naa_fast.proof.examples import changes_in
 from naa_fast.proof.inserted import ANYWHERE, IN_FRONT, Inserted
 from naa_fast.proof.sentences import grown, place_of, shaved, usual
