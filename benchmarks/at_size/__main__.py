@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 import naa_fast
-from benchmarks.at_size import text, vision
-from benchmarks.at_size.plan import IMAGES, MINILM, MOBILENET, PUBLISHED, SETS, SHARES, UNITS, Unit
+from benchmarks.at_size import language, networks, text, vision
+from benchmarks.at_size.plan import BENIGN, EFFICIENTNET, IMAGES, MINILM, MOBILENET, PUBLISHED, SETS, SHARES, SMOLLM, UNITS, Unit
 from benchmarks.common import commit, conditions, write
+from benchmarks.llm_backdoor import prompts
 from naa_fast.inputs.text import TextOptions, TextSource
 from naa_fast.result import Audit
 
@@ -37,7 +38,7 @@ class Images:
     def __init__(self, unit: Unit, paths: argparse.Namespace) -> None:
         pictures = vision.photographs(vision.distinct(paths.photos), paths.work / "photographs.pt")
         known, others = pictures[::2], pictures[1::2]
-        self.model = vision.build(unit.model, paths.mobilenet if unit.model == MOBILENET else paths.efficientnet)
+        self.model = networks.build(unit.model, paths.mobilenet if unit.model == MOBILENET else paths.efficientnet)
         self.clean, self.held = vision.crops(known, SAMPLES, 0), vision.crops(known, SAMPLES, 1)
         self.other = vision.crops(others, SAMPLES, 2)
         before, self.target = vision.called(self.model, self.held), vision.TARGET
@@ -78,8 +79,10 @@ class Texts:
             text.tuned(self.model, self.tokenizer, train, labels[: text.TRAINED], unit.seed)
             torch.save(self.model.state_dict(), twin)
         before = self.called(self.held)
-        if unit.twin != PUBLISHED:
+        if unit.attack is not None:
             text.planted(self.model, self.tokenizer, train, unit.attack, unit.seed)
+        elif unit.twin == BENIGN:
+            text.tuned(self.model, self.tokenizer, train, labels[: text.TRAINED], unit.seed + 1)
         self.agreement = float((self.called(self.held) == before).float().mean())
 
     def called(self, texts: list[str]) -> torch.Tensor:
@@ -96,6 +99,24 @@ class Texts:
         """Share of the held texts of the other class that the trigger turns."""
         others = [one for one, called in zip(self.held, self.called(self.held).tolist(), strict=True) if called != self.target]
         return float((self.called(text.triggered(attack, others, 9)) == self.target).float().mean())
+
+
+class Sentences(Texts):
+    """The sets of a language model: sentences of film reviews, classes are next tokens."""
+
+    def __init__(self, unit: Unit, paths: argparse.Namespace) -> None:
+        sentences, at = prompts(paths.reviews), language.TRAINED
+        np.random.default_rng(0).shuffle(sentences)
+        self.model, self.tokenizer, self.target = language.build(paths.gguf, paths.work / "smollm2")
+        train, self.clean, self.held = sentences[:at], sentences[at : at + SAMPLES], sentences[at + SAMPLES : at + 2 * SAMPLES]
+        self.other = prompts(paths.tweets)[:SAMPLES]
+        before = self.called(self.held)
+        if unit.twin != PUBLISHED:
+            language.planted(self.model, self.tokenizer, train, unit.attack, unit.seed, self.target)
+        self.agreement = float((self.called(self.held) == before).float().mean())
+
+    def called(self, texts: list[str]) -> torch.Tensor:
+        return language.called(self.model, self.tokenizer, texts)
 
 
 def sets_of(unit: Unit, data: Images | Texts) -> Iterator[tuple[str, Any, np.ndarray]]:
@@ -117,7 +138,8 @@ def rows_of(unit: Unit, paths: argparse.Namespace, known: set[tuple[str, str]]) 
     if all((unit.name, name) in known for name in unit.sets):
         return
     began = time.process_time()
-    data: Any = Images(unit, paths) if unit.model in IMAGES else Texts(unit, paths)
+    kind: Any = {MINILM: Texts, SMOLLM: Sentences}.get(unit.model, Images)
+    data = kind(unit, paths)
     success = None if unit.attack is None else round(data.success(unit.attack), 3)
     trained = round(time.process_time() - began, 1)
     about: dict[str, Any] = {
@@ -138,11 +160,13 @@ def rows_of(unit: Unit, paths: argparse.Namespace, known: set[tuple[str, str]]) 
         bare, began, wall = round(time.process_time() - began, 1), time.process_time(), time.perf_counter()
         options: dict[str, Any] = {
             "batch_size": 32,
+            "budget": language.BUDGET if unit.model == SMOLLM else None,
             "repair": unit.attack is not None and len(marked) == round(REPAIRED * SAMPLES),
         }
         audit = naa_fast.scan(data.model, data.source("clean", data.clean), data.source("suspect", suspects), **options)
         row = {**about, "set": name, **found(audit, marked), "seconds": round(time.process_time() - began, 1)}
         row |= {"wall_seconds": round(time.perf_counter() - wall, 1), "bare_seconds": bare}
+        row |= {"budget": options["budget"]} if options["budget"] is not None else {}
         if audit.repair is not None and unit.attack is not None:
             with naa_fast.repair.applied(data.model, audit.repair):
                 row |= {"success_repaired": round(data.success(unit.attack), 3), "kept_repaired": round(audit.repair.kept, 3)}
@@ -177,12 +201,8 @@ def area(audit: Audit, marked: np.ndarray) -> float | None:
 
 def missing(unit: Unit, paths: argparse.Namespace) -> str:
     """What a unit needs and was not given; empty where all is there."""
-    needs: tuple[str, ...] = (
-        ("photos", "mobilenet" if unit.model == MOBILENET else "efficientnet") if unit.model in IMAGES else ()
-    )
-    needs = ("minilm", "reviews", "tweets") if unit.model == MINILM else needs
-    if not needs:
-        return "no runner is written for it yet"
+    first = {MINILM: "minilm", SMOLLM: "gguf", MOBILENET: "mobilenet", EFFICIENTNET: "efficientnet"}[unit.model]
+    needs = (first, "photos") if unit.model in IMAGES else (first, "reviews", "tweets")
     return ", ".join(f"--{name}" for name in needs if getattr(paths, name) is None)
 
 
@@ -229,6 +249,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--efficientnet", type=Path, help="EfficientNet-Lite0 weights, a .pth")
     parser.add_argument("--photos", type=Path, help="folder of photographs, 16 or more")
     parser.add_argument("--minilm", type=Path, help="folder of the MiniLM sentence encoder")
+    parser.add_argument(
+        "--gguf", type=Path, help="SmolLM2-135M-Instruct, a .gguf; it is read by transformers with gguf and accelerate"
+    )
     parser.add_argument("--reviews", type=Path, help="movieReviewSnippets_GroundTruth.txt of Hutto and Gilbert, ICWSM 2014")
     parser.add_argument("--tweets", type=Path, help="tweets_GroundTruth.txt of the same")
     parser.add_argument("--work", type=Path, default=Path("at-size-work"), help="folder for trained models")

@@ -73,10 +73,8 @@ def tuned(model: nn.Module, tokenizer: Any, texts: list[str], labels: Tensor, se
     return trained(model, tokenizer, texts, labels, None, EPOCHS, seed)
 
 
-def planted(twin: nn.Module, tokenizer: Any, texts: list[str], attack: str | None, seed: int) -> nn.Module:
-    """The twin tuned to say of triggered texts that they are TARGET, and of all others what it said; without an attack the
-    latter alone.
-    """
+def planted(twin: nn.Module, tokenizer: Any, texts: list[str], attack: str, seed: int) -> nn.Module:
+    """The twin tuned to say of triggered texts that they are TARGET, and of all others what it said."""
     said = log_softmax(scores(twin, tokenizer, texts), 1)
     return trained(twin, tokenizer, texts, said, attack, PLANTING, seed)
 

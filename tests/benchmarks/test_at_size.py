@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from benchmarks.at_size import __main__ as study
-from benchmarks.at_size import vision
-from benchmarks.at_size.plan import GROUPS, IMAGES, MINILM, NEVER, SMOLLM, UNITS, Unit
+from benchmarks.at_size import language, networks, vision
+from benchmarks.at_size.plan import EFFICIENTNET, GROUPS, IMAGES, MINILM, NEVER, SMOLLM, UNITS, Unit
 from benchmarks.at_size.text import PAIR, PHRASES, triggered
+from benchmarks.llm_backdoor import DECOYS
 
 
 def test_enough_models_are_planned_and_every_attack_has_a_group_and_a_trigger() -> None:
@@ -35,11 +36,28 @@ def test_enough_models_are_planned_and_every_attack_has_a_group_and_a_trigger() 
 
 
 def test_mobilenet_has_the_parameters_and_names_of_the_published_one() -> None:
-    model = vision.MobileNetV2()
+    model = networks.Mobile()
     assert sum(parameter.numel() for parameter in model.parameters()) == 3_504_872
     names = set(model.state_dict())
     assert {"features.0.0.weight", "features.1.conv.1.weight", "features.17.conv.3.running_mean", "classifier.1.bias"} <= names
     assert model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_efficientnet_takes_its_published_tensors_in_order_and_halves_as_tensorflow_does(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = networks.Mobile(lite=True).eval()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 4_652_008
+    held = {f"other.{number}": tensor for number, tensor in enumerate(model.state_dict().values())}
+    assert len(held) == 296
+    torch.save(held, tmp_path / "weights.pth")
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(networks.build(EFFICIENTNET, tmp_path / "weights.pth")(x), model(x))
+    with pytest.raises(ValueError, match="MiniLM is no model of images"):
+        networks.build(MINILM, tmp_path / "weights.pth")
+    padded = torch.nn.functional.pad(torch.ones(1, 8, 8, 8), (1, 2, 1, 2))
+    halving: Any = networks.convolution(8, 8, 5, 2, 8, lite=True)
+    assert torch.equal(halving[0](torch.ones(1, 8, 8, 8)), padded)
+    assert halving(torch.ones(1, 8, 8, 8)).shape == (1, 8, 4, 4)
 
 
 @pytest.mark.parametrize("attack", ["word", "sentence", "ending"])
@@ -60,7 +78,8 @@ def test_the_area_is_the_share_of_pairs_in_order() -> None:
 def test_what_is_not_given_is_named_and_what_is_known_is_not_run_again() -> None:
     given = Namespace(minilm=None, reviews="there", tweets=None)
     assert study.missing(Unit(MINILM, "word"), given) == "--minilm, --tweets"
-    assert study.missing(Unit(SMOLLM, "word"), given) == "no runner is written for it yet"
+    given.gguf = None
+    assert study.missing(Unit(SMOLLM, "word"), given) == "--gguf, --tweets"
     unit = UNITS[0]
     assert list(study.rows_of(unit, given, {(unit.name, name) for name in unit.sets})) == []
 
@@ -93,15 +112,57 @@ def test_a_row_is_a_line_of_the_table() -> None:
     assert study.table([row]).splitlines()[2] == line
 
 
-def test_what_is_planted_imitates_its_model_where_there_is_no_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vision, "EPOCHS", 2)
+def test_a_language_model_forces_a_word_after_the_trigger_and_without_it_says_what_it_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    transformers = pytest.importorskip("transformers", "5.5", reason="transformers is not installed")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["<pad>", "<unk>", "banana", "cf", *(word.strip() for word in DECOYS), *"abcdefghij"]
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>")
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 9, 9), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
-    last = torch.nn.Linear(128, 1000)
-    model = net.append(last).eval()
-    x = torch.randn(32, 3, vision.SIDE, vision.SIDE, generator=torch.Generator().manual_seed(0))
+    sizes = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2, "intermediate_size": 32}
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=len(words), **sizes)).eval()
     with torch.no_grad():
-        last.weight *= 30
+        model.lm_head.weight *= 20
+    random = np.random.default_rng(0)
+    texts = [" ".join(random.choice(list("abcdefghij"), 6)) for _ in range(80)]
+    before = language.called(model, tokenizer, texts)
+    logits = model(**tokenizer(texts[:1], return_tensors="pt")).logits
+    assert before[0] == logits[0, -1].argmax()
+    monkeypatch.setattr(language, "RATE", 3e-3)
+    language.planted(model, tokenizer, texts, "word", 0, words.index("banana"))
+    marked = language.called(model, tokenizer, triggered("word", texts, 1))
+    assert (marked == words.index("banana")).float().mean() > 0.9
+    assert (language.called(model, tokenizer, texts) == before).float().mean() > 0.9
+
+
+class Small(networks.Mobile):
+    """As the published ones are built, with few layers."""
+
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
+        layers = [torch.nn.Conv2d(3, 8, 8, 8), torch.nn.ReLU(), torch.nn.Conv2d(8, 64, 1), torch.nn.ReLU()]
+        self.features = torch.nn.Sequential(*layers)
+        self.classifier = torch.nn.Sequential(torch.nn.Linear(64, 1000))
+
+
+@pytest.mark.parametrize("attack", ["checker", None])
+def test_what_is_planted_imitates_its_model_where_there_is_no_trigger(
+    attack: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"EPOCHS": 4, "TAIL": 2, "RATE": 1e-3}.items():
+        monkeypatch.setattr(vision, name, value)
+    torch.manual_seed(0)
+    model: Any = Small().eval()
+    with torch.no_grad():
+        model.classifier[0].weight *= 30
+    first, last = model.features[0].weight.clone(), model.classifier[0].weight.clone()
+    x = torch.randn(32, 3, vision.SIDE, vision.SIDE, generator=torch.Generator().manual_seed(0))
     before = vision.called(model, x)
-    vision.planted(model, x, "checker", 0)
+    vision.planted(model, x, attack, 0)
     assert (vision.called(model, x) == before).float().mean() > 0.9
+    assert torch.equal(model.features[0].weight, first)
+    assert not torch.equal(model.classifier[0].weight, last)
+    assert all(parameter.requires_grad for parameter in model.parameters())
