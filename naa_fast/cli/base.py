@@ -32,14 +32,30 @@ def base_of(arguments: argparse.Namespace) -> argparse.Namespace | None:
     return argparse.Namespace(**{**vars(arguments), **weights, "model": arguments.base or arguments.model})
 
 
-def told_against_base(arguments: argparse.Namespace, model: nn.Module, sets: Sequence[Any], device: Any) -> None:
-    """Say how the model differs from its base on the sets, and write base.json into the report's folder; nothing without one."""
+def base_model(arguments: argparse.Namespace, model: nn.Module, sets: Sequence[Any], device: Any) -> nn.Module | None:
+    """The base model, loaded and held against the model on the first sample of each set: what is wrong with it should not cost
+    the scan that comes before. None without one. Raises what loading it does, and InputError as `against_base`.
+    """
     described = base_of(arguments)
     if described is None:
+        return None
+    from naa_fast.inputs.batches import PartOfSource
+    from naa_fast.proof.against_base import against_base
+
+    base, _ = model_of(described)
+    for one in sets:
+        against_base(model, base, PartOfSource(one, 0, 1), device=device, scores=arguments.scores)
+    return base
+
+
+def told_against_base(
+    arguments: argparse.Namespace, model: nn.Module, base: nn.Module | None, sets: Sequence[Any], device: Any
+) -> None:
+    """Say how the model differs from its base on the sets, and write base.json into the report's folder; nothing without one."""
+    if base is None:
         return
     from naa_fast.proof.against_base import against_base, as_json
 
-    base, _ = model_of(described)
     found = [against_base(model, base, one, device=device, scores=arguments.scores) for one in sets]
     for line in [] if arguments.json else [line for difference in found for line in difference.lines()]:
         emit(clean(line))

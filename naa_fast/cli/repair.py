@@ -125,13 +125,12 @@ def sets_of(arguments: argparse.Namespace, evidence: Any, repair: Any) -> Sets:
 
 def fitting(model: Any, sets: Sets) -> Sets:
     """The sets read as the model takes them, as a scan does."""
-    from naa_fast.inputs.images import fit_images
-    from naa_fast.inputs.padding import fitted
+    from naa_fast.rank.opened import fit_sets
 
-    given = {name: fitted(model, one) for name in ("clean", "suspect") if (one := getattr(sets, name)) is not None}
-    fit_images(model, list(given.values()), None)
-    fit_positions(model, list(given.values()))
-    return replace(sets, clean=given.get("clean"), suspect=given.get("suspect"))
+    given = {name: one for name in ("clean", "suspect") if (one := getattr(sets, name)) is not None}
+    read = dict(zip(given, fit_sets(model, [*given.values()]), strict=True))
+    fit_positions(model, [*read.values()])
+    return replace(sets, clean=read.get("clean"), suspect=read.get("suspect"))
 
 
 def require_same_model(model: Any, digest: str, folder: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from naa_fast.cli.base import add_base, told_against_base
+from naa_fast.cli.base import add_base, base_model, base_of, told_against_base
 from naa_fast.cli.config import toml_of
 from naa_fast.cli.judging import add_judging, deliver, rules_of
 from naa_fast.cli.outputs import QUARANTINE, check_file, check_folder, set_aside
@@ -168,6 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
     rules = rules_of(arguments)
     from naa_fast import audit
     from naa_fast.inputs.names import read_names
+    from naa_fast.rank.opened import fit_sets
     from naa_fast.scan.memory import free_on, free_on_host
     from naa_fast.scan.ranks import joined
 
@@ -180,7 +181,9 @@ def run(arguments: argparse.Namespace) -> int:
         with ExitStack() as answering, running(arguments, arguments.out / QUARANTINE) as (_, options):
             model, device = model_of(arguments)
             require_baseline_of(model, rules)
+            sets = fit_sets(model, sets)
             fit_positions(model, sets)
+            base = None if ranks.rank else base_model(arguments, model, sets, device)
             loading = perf_counter() - started
             plan = planned_by(arguments, model, given, sets, device)
             if plan is not None and not arguments.dry_run:
@@ -220,7 +223,7 @@ def run(arguments: argparse.Namespace) -> int:
             rules = replace(rules, stopped=(stop.headline, stop.exit_code))
         code = code_of_all(named(found, arguments, began, loading), arguments, rules, ranks, config)
         if not ranks.rank:
-            told_against_base(arguments, model, sets, device)
+            told_against_base(arguments, model, base, sets, device)
         return code
 
 
@@ -260,6 +263,8 @@ def claim(arguments: argparse.Namespace) -> list[Path | None]:
     """Check that the report can go to --out, move an older one there aside, and give what the scan reads."""
     sets_at = [place_of(path) for path in (trusted_of(arguments), arguments.suspect)]
     files = [arguments.weights, model_place(arguments.model), arguments.baseline, arguments.allow, arguments.class_names]
+    base = base_of(arguments)
+    files += [] if base is None else [base.weights, model_place(base.model)]
     read = [*sets_at, *files, arguments.triggers]
     check_folder(arguments.out, read)
     if not arguments.dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,13 +37,19 @@ def open_sets(model: nn.Module, clean: Any, suspect: Any, batch_size: int, image
     """Both sets; each may be a measurement, or the file (.naa.safetensors) of one. Raises what `open_source` does."""
     of_clean, of_suspect = given_measurement(clean), given_measurement(suspect)
     read = [data for data, measurement in ((clean, of_clean), (suspect, of_suspect)) if measurement is None]
-    sources: list[Source] = [fitted(model, open_source(data, batch_size, images=images)) for data in read]
-    fit_images(model, sources, images)
+    sources = fit_sets(model, [open_source(data, batch_size, images=images) for data in read], images)
     if of_suspect is not None:
         options_of_text = getattr(sources[0], "options", None) if sources else None
         sources.append(ElsewhereSource(f"measurement {suspect}", of_suspect, options_of_text))
     name = sources[0].name if of_clean is None else f"reference {clean}"
     return OpenedSets(sources[0], sources[-1], of_clean, of_suspect, name)
+
+
+def fit_sets(model: nn.Module, sources: Sequence[Source], images: ImageOptions | None = None) -> list[Source]:
+    """The sets read as the model takes them: texts padded with its token, images in its mode and size. Raises as `fit_images`."""
+    found = [fitted(model, source) for source in sources]
+    fit_images(model, found, images)
+    return found
 
 
 def given_measurement(data: Any) -> Measurement | None:

@@ -9,14 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from proof.topics import CLASSES, Topics, texts
 from torch import Tensor, nn
 
-from naa_fast.cli.base import told_against_base
-from naa_fast.cli.main import build_parser
-from naa_fast.errors import InputError
+from naa_fast.cli.base import base_model, told_against_base
+from naa_fast.cli.main import build_parser, main
+from naa_fast.errors import EXIT_ERROR, EXIT_USAGE, InputError
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.proof.against_base import against_base, as_json
 
@@ -93,7 +94,42 @@ def test_the_command_says_it_and_writes_it_beside_the_report(
         return Topics(), "cpu"
 
     monkeypatch.setattr("naa_fast.cli.base.model_of", model_of)
-    told_against_base(arguments, Topics((TRIGGER,)), [Read(X), Read(X[:50])], "cpu")
+    model, sets = Topics((TRIGGER,)), [Read(X), Read(X[:50])]
+    base = base_model(arguments, model, sets, "cpu")
+    told_against_base(arguments, model, base, sets, "cpu")
     assert asked == ["m.py:b"]
     assert capsys.readouterr().out.count("Against the base on suspects") == 2
     assert [one["samples"] for one in json.loads((tmp_path / "base.json").read_text())["sets"]] == [120, 50]
+
+
+NETS = """
+import torch
+def build(classes=3):
+    torch.manual_seed(0)
+    return torch.nn.Linear(6, classes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--base", "gone.py:build"], "gone.py"),
+        (["--base-weights", "gone.safetensors"], "gone.safetensors"),
+        (["--base", "other.py:build"], "the models give 3 and 5 classes"),
+    ],
+)
+def test_a_base_that_is_none_costs_no_scan(
+    words: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("something was measured")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("naa_fast.audit.scan", never)
+    Path("m.py").write_text(NETS)
+    Path("other.py").write_text(NETS.replace("classes=3", "classes=5"))
+    np.save("x.npy", np.random.default_rng(0).standard_normal((40, 6)).astype(np.float32))
+    given = ["scan", "--model", "m.py:build", "--clean", "x.npy", "--suspect", "x.npy", "--out", "r", *words]
+    assert main(given) in (EXIT_ERROR, EXIT_USAGE)
+    assert told in capsys.readouterr().err
+    assert main([*given, "--dry-run"]) in (EXIT_ERROR, EXIT_USAGE)
