@@ -26,7 +26,7 @@ from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.trigger import Decoder
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Source
-from naa_fast.inputs.text import decoder
+from naa_fast.inputs.text import TextSource, decoder
 from naa_fast.records import Array
 from naa_fast.scan.last_logits import INDEXED
 from naa_fast.scan.placement import Placement
@@ -62,9 +62,11 @@ class Greedy:
     shares its weights, as neurons of an answer are no part of the prompt's.
     """
 
-    def __init__(self, model: nn.Module, tokens: int) -> None:
-        """Raises UsageError for a model that is no causal language model of transformers."""
-        self.model, self.tokens = model, tokens
+    def __init__(self, model: nn.Module, tokens: int, texts: bool = True) -> None:
+        """`texts`: prompts are read from texts, not given as ids. Raises UsageError for a model that is no causal language model
+        of transformers, or has no positions for so many tokens.
+        """
+        self.model, self.tokens, self.texts = model, tokens, texts
         self.forward: Callable[..., Any] = model.forward
         known = inspect.signature(self.forward).parameters
         if not {"input_ids", "past_key_values", "use_cache"} <= known.keys():
@@ -77,6 +79,12 @@ class Greedy:
         shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
         self.twin = copy.deepcopy(model, shared).eval()
         self.room = positions_of(model)
+        if self.room is not None and tokens >= self.room:
+            raise UsageError(
+                f"{tokens} tokens to continue by leave no room for a prompt",
+                f"the model has positions for {self.room}",
+                "ask for fewer: --continue N",
+            )
         end = getattr(getattr(model, "generation_config", None) or getattr(model, "config", None), "eos_token_id", None)
         self.ends = [end] if isinstance(end, int) else list(end or ())
 
@@ -90,10 +98,11 @@ class Greedy:
         mask = given.get("attention_mask")
         mask = torch.ones_like(ids) if mask is None else mask
         if self.room is not None and ids.shape[1] + self.tokens > self.room:
+            how = "texts: --max-length" if self.texts else "ids of a prompt to"
             raise InputError(
                 f"prompts of {ids.shape[1]} tokens leave no room for {self.tokens} more",
                 f"the model has positions for {self.room}",
-                f"use --max-length {max(self.room - self.tokens, 1)}",
+                f"cut the {how} {self.room - self.tokens}, or --continue fewer",
             )
         last = last_place(mask)
         more: dict[str, Any] = {**given, "attention_mask": mask, "use_cache": True}
@@ -132,7 +141,8 @@ def continued(
         InputError: prompts that leave too few of its positions.
     """
     model = unwrapped(model)
-    greedy, decode = Greedy(model, tokens), decoder(suspect) or decoder(clean)
+    texts = all(isinstance(source, TextSource) for source in (clean, suspect))
+    greedy, decode = Greedy(model, tokens, texts), decoder(suspect) or decoder(clean)
     place, training = Placement.of(model, device), model.training
     model.eval()
     behaviours = chosen(answered(greedy, clean, place), answered(greedy, suspect, place), decode)

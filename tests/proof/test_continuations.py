@@ -145,6 +145,18 @@ def test_what_cannot_be_continued_is_refused_with_what_was_expected() -> None:
         Greedy(nn.Linear(2, 2), 3)
     with pytest.raises(InputError, match=r"prompts of 8 tokens leave no room for 30 more\n.*positions for 32\n.*--max-length 2"):
         Greedy(llama(), 30)(input_ids=prompts(2, 0))
+    with pytest.raises(InputError, match=r"positions for 32\n  cut the ids of a prompt to 2, or --continue fewer"):
+        Greedy(llama(), 30, texts=False)(input_ids=prompts(2, 0))
+    with pytest.raises(
+        UsageError, match=r"32 tokens to continue by leave no room for a prompt\n.*\n  ask for fewer: --continue N"
+    ):
+        Greedy(llama(), 32)
+
+
+def test_prompts_that_are_ids_are_not_cut_by_an_option_for_texts() -> None:
+    long = Prompts("clean", prompts(4, 0))
+    with pytest.raises(InputError, match="cut the ids of a prompt to 2"), continued(llama(), long, long, 30, "cpu"):
+        pass
 
 
 def test_the_command_judges_answers_and_refuses_what_does_not_go_with_it(
