@@ -15,7 +15,7 @@ from naa_fast.inputs.text import decoder
 from naa_fast.proof.budget import Budget
 from naa_fast.proof.clusters import Origins, find_cluster
 from naa_fast.proof.prove import CleanInputs, Proved, clean_images
-from naa_fast.proof.reconstruct import reconstruct_and_prove, without_clean_samples
+from naa_fast.proof.reconstruct import beyond_every_clean_one, reconstruct_and_prove, without_clean_samples
 from naa_fast.proof.triggered import WHOSE, find_triggered
 from naa_fast.rank.attempts import Attempts
 from naa_fast.rank.evidence import find_directions, inputs_of, ranking_of
@@ -40,6 +40,7 @@ def evidence_of(
     proved = Proved(tried=False)
     if ranked.by_reference:
         attempts.checks += without_clean_samples(ranking)
+        attempts.notes += beyond_every_clean_one(ranking)
     elif budget is None:
         attempts.checks += did_not_run("it was switched off", "proof")
     else:

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 
 from naa_fast.detect.checks import Check, did_not_run, ran
+from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.evidence import Ranking
 from naa_fast.detect.findings import GATHERED
 from naa_fast.inputs.batches import Source
@@ -44,6 +45,27 @@ FAR = 2
 """A sample with so many times the largest score of a clean one would have to be proved. Chosen on the demo's network and on
 random data, where clean suspects stay below 1.5; two samples with the demo's trigger lie above.
 """
+
+
+NAMED = 5
+"""Samples beyond every clean one that a note names."""
+
+
+def beyond_every_clean_one(ranking: Ranking) -> tuple[str, ...]:
+    """A note that names the suspects that lie farther out than any clean sample, where these are no more than chance puts there:
+    which of them carries a trigger, if one does, only clean samples can tell.
+    """
+    if not ranking.outside:
+        return ()
+    sizes = [int(np.isfinite(scores).sum()) for scores in (ranking.scores, ranking.null_scores)]
+    chance = hypergeometric_tail(ranking.outside, sizes[0], 0, sizes[1])
+    first = ", ".join(f"{row.sample}" for row in ranking.rows(min(ranking.outside, NAMED)))
+    more = f" and {ranking.outside - NAMED} more" if ranking.outside > NAMED else ""
+    many = f"{ranking.outside} suspect sample{'s' * (ranking.outside > 1)}"
+    return (
+        f"whether one of {many} beyond every clean sample carries a trigger: {first}{more}; of clean suspects so many lie there "
+        f"with probability {chance:.2g}. Look at them, or scan with --clean, which proves the trigger of one that does",
+    )
 
 
 def without_clean_samples(ranking: Ranking) -> tuple[Check, ...]:

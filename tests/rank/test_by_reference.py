@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invert.planted import Planted, pictures
 from proof import test_images as images
 from proof.test_images import Quadrants
 from safetensors.numpy import load as load_tensors
@@ -300,3 +301,17 @@ def test_a_few_samples_that_lie_far_out_are_no_pass_without_the_clean_set(trigge
     [proof] = [check for check in naa_fast.scan(model, clean, suspect).verdict.checks if check.name == "proof"]
     assert proof.ran == (triggered == 0)
     assert proof.ran or "--clean" in proof.reason
+
+
+def test_samples_beyond_every_clean_one_are_named_where_they_are_no_more_than_by_chance() -> None:
+    clean = pictures(6, 960)
+    reference, suspect = naa_fast.measure(Planted(), clean[:480], reference=True), clean[480:].clone()
+    assert not any(
+        "beyond every clean sample" in line for line in naa_fast.scan(Planted(), reference, suspect).verdict.not_checked
+    )
+    suspect = suspect[torch.randperm(480, generator=torch.Generator().manual_seed(2))][:400]
+    suspect[0, 0, :2, :2] = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    found = naa_fast.scan(Planted(), reference, suspect)
+    assert found.verdict.outcome == "pass", "one sample of 400, not far beyond the clean ones"
+    [line] = [line for line in found.verdict.not_checked if "beyond every clean sample" in line]
+    assert "one of 1 suspect sample beyond every clean sample carries a trigger: 0; of clean suspects so many lie there" in line
