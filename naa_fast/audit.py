@@ -117,7 +117,7 @@ def scan(
     on means.
 
     `budget`: samples that proof and repair may run through the model together. None: one and a half times as many as both sets
-    have, at least 8,000, and up to 80,000 for a small model (`naa_fast.proof.budget.default_budget`). The likeliest targets come
+    have, 8,000 to 150,000, or 80,000 for a small model (`naa_fast.proof.budget.default_budget`). The likeliest targets come
     first; where it ends before all were searched the proof did not run, and the outcome is no pass.
 
     `class_names`: what the report calls classes. None takes the model's own `config.id2label`, and of a language model the text

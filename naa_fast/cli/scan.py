@@ -148,7 +148,7 @@ def add_proof(group: Any) -> None:
         type=positive,
         metavar="N",
         help="samples that proof and repair run together at most; what that leaves out is told, and is no pass (default: 1.5 "
-        "times both sets, at least 8,000, for a small model up to 80,000)",
+        "times both sets, 8,000 to 150,000, for a small model up to 80,000 at any size)",
     )
 
 

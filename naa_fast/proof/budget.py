@@ -21,6 +21,8 @@ TIMES = 1.5
 LEAST = 8000
 """The least that is allowed by default: the controls of one target take some thousand."""
 UNLIMITED = 1 << 62
+MOST = 150_000
+"""The most that is allowed by default: a target's search takes thousands of samples, whatever the size of the sets."""
 SMALL, PLENTY = 2e10, 80_000
 """Samples times parameters that a small model may run however few samples there are, some minutes of a processor, and the most
 samples that makes."""
@@ -89,17 +91,19 @@ class Budget:
 
 
 def default_budget(model: nn.Module, samples: int) -> int:
-    """What proof and repair may run where nothing else was asked for: TIMES as many as both sets have, LEAST at least, and for a
-    small model, whose forwards cost next to nothing, up to PLENTY.
+    """What proof and repair may run where nothing else was asked for: TIMES as many as both sets have, LEAST at least and MOST
+    at most, and for a small model, whose forwards cost next to nothing, up to PLENTY.
 
     >>> from torch.nn import Linear
     >>> default_budget(Linear(10_000, 2_000), samples=600), default_budget(Linear(10_000, 2_000), samples=10_000)
     (8000, 15000)
+    >>> default_budget(Linear(10_000, 2_000), samples=1_000_000)
+    150000
     >>> default_budget(Linear(4, 2), samples=600)
     80000
     """
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return max(int(TIMES * samples), LEAST, int(min(PLENTY, SMALL / max(parameters, 1))))
+    return max(min(int(TIMES * samples), MOST), LEAST, int(min(PLENTY, SMALL / max(parameters, 1))))
 
 
 def rule(most: int | None, repair: bool) -> str:
@@ -109,5 +113,5 @@ def rule(most: int | None, repair: bool) -> str:
     'proof and repair run 6,000 samples at most: half of them for the likeliest target, with as much for each form of trigger'
     """
     what = "proof and repair run" if repair else "proof runs"
-    many = f"{TIMES} times both sets" if most is None else f"{most:,} samples"
-    return f"{what} {many} at most: half of them for the likeliest target, with as much for each form of trigger"
+    many = f"{TIMES} times both sets at most, and never over {MOST:,} samples" if most is None else f"{most:,} samples at most"
+    return f"{what} {many}: half of them for the likeliest target, with as much for each form of trigger"

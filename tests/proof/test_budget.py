@@ -13,7 +13,7 @@ import naa_fast
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.trigger import Tokens
 from naa_fast.errors import UsageError
-from naa_fast.proof.budget import LEAST, Budget, BudgetSpent, ShareSpent, default_budget, rule
+from naa_fast.proof.budget import LEAST, MOST, Budget, BudgetSpent, ShareSpent, default_budget, rule
 from naa_fast.proof.prove import in_classes, search_in_turns
 from naa_fast.result import Audit
 
@@ -51,6 +51,7 @@ def test_by_default_it_is_half_as_much_again_as_both_sets_and_more_for_small_mod
     large = nn.Linear(10_000, 2_500)
     assert default_budget(large, 100) == LEAST
     assert default_budget(large, 100_000) == 150_000
+    assert default_budget(large, 1_000_000) == default_budget(nn.ReLU(), 10**9) == MOST == 150_000
     assert default_budget(nn.Linear(1000, 1000), 100) == 19_980
     assert default_budget(nn.ReLU(), 100) == 80_000
 
@@ -107,7 +108,9 @@ def test_no_target_and_no_form_takes_what_another_needs_and_what_is_left_over_go
 
 
 def test_the_rule_is_told_beforehand() -> None:
-    assert rule(None, repair=True).startswith("proof and repair run 1.5 times both sets at most")
+    assert rule(None, repair=True).startswith(
+        "proof and repair run 1.5 times both sets at most, and never over 150,000 samples: half"
+    )
     assert rule(8000, repair=False).startswith("proof runs 8,000 samples at most: half of them for the likeliest target")
 
 
