@@ -82,12 +82,9 @@ def ranking_of(ranking: Ranking, tensors: dict[str, Array]) -> dict[str, Any]:
 
 
 def proof_of(proof: Proof, name: str, tensors: dict[str, Array]) -> dict[str, Any]:
-    trigger: dict[str, Any] = {"form": type(proof.trigger).__name__}
-    for part, value in vars(proof.trigger).items():
-        if isinstance(value, np.ndarray):
-            tensors[f"{name}.{part}"] = value
-        else:
-            trigger[part] = value
+    arrays = {part: value for part, value in vars(proof.trigger).items() if isinstance(value, np.ndarray)}
+    tensors |= {f"{name}.{part}": value for part, value in arrays.items()}
+    trigger, against = told(proof.trigger), None if proof.against is None else told(proof.against)
     examples = []
     for i, example in enumerate(proof.examples):
         tensors |= {f"{name}.{i}.before": example.before, f"{name}.{i}.after": example.after}
@@ -95,7 +92,13 @@ def proof_of(proof: Proof, name: str, tensors: dict[str, Array]) -> dict[str, An
         examples.append({"predicted": example.predicted, "turned_to": example.turned_to, **words})
     erasure = None if proof.erasure is None else asdict(proof.erasure)
     figures = {part: getattr(proof, part) for part in PLAIN}
-    return {**figures, "trigger": trigger, "erasure": erasure, "examples": examples}
+    return {**figures, "trigger": trigger, "against": against, "erasure": erasure, "examples": examples}
+
+
+def told(trigger: Trigger) -> dict[str, Any]:
+    """What is no array of a trigger."""
+    rest = {part: value for part, value in vars(trigger).items() if not isinstance(value, np.ndarray)}
+    return {"form": type(trigger).__name__, **rest}
 
 
 def pictures_of(pictures: Array, tensors: dict[str, Array]) -> dict[str, float]:
@@ -202,7 +205,11 @@ def read_proof(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]
         raise ValueError("a proof whose figures are no numbers")
     if not isinstance(held["target"], int | str):
         raise ValueError("a proof without a target")
-    proof = Proof(read_trigger(about["trigger"], name, tensors), **held, examples=examples, erasure=erasure)
+    against = None if about.get("against") is None else read_trigger(about["against"], name, {})
+    if against is not None and not isinstance(against, Tokens):
+        raise ValueError("a control whose words are none")
+    trigger = read_trigger(about["trigger"], name, tensors)
+    proof = Proof(trigger, **held, examples=examples, erasure=erasure, against=against)
     if wrong := flaw(proof):
         raise ValueError(wrong)
     return proof

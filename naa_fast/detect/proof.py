@@ -90,7 +90,8 @@ class Proof:
     `examples`: a few of the `samples`, of classes in turns, chosen before they were run. `erasure`: whether suspect samples carry
     it, None where that could not be tried. `measured`: how many candidates for the target may be measured on the same samples,
     which the interval is corrected for (Bonferroni). `singled`, of a trigger made from the model alone (`naa_fast.invert`):
-    whether its class needs far less than others do under the same search; None of any other.
+    whether its class needs far less than others do under the same search; None of any other. `against`: the words of clean
+    samples that `control` was measured with; None of triggers that are no words.
     """
 
     trigger: Trigger
@@ -106,6 +107,7 @@ class Proof:
     erasure: Erasure | None = None
     measured: int = 1
     singled: bool | None = None
+    against: Tokens | None = None
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -28,7 +28,7 @@ def trigger_of(candidate: Candidate) -> Trigger:
         case images.Patch(pattern=pattern, mask=mask):
             if candidate.kind == CUT:
                 return Crop(pattern, mask, f"{100 * mask[0].mean():.2g} % of the input")
-            return Patch(pattern, mask, candidate.budget)
+            return Patch(pattern, mask, covering(mask) or candidate.budget)
         case images.Offset(pattern=pattern):
             return Offset(pattern, f"{candidate.kind.removeprefix('offset, ')}, {candidate.budget}")
         case inserted.Inserted(ids=ids):
@@ -38,6 +38,14 @@ def trigger_of(candidate: Candidate) -> Trigger:
         case token_pairs.WrittenPair(ids=pair):
             return TokenPair(pair)
     raise TypeError(f"{type(candidate).__name__} is no candidate that a proof is made of")
+
+
+def covering(mask: Array) -> str:
+    """How much of the input a patch covers, which may be less than the size that was searched; empty of one with soft edges."""
+    if not np.isin(mask, (0, 1)).all():
+        return ""
+    pixels = mask.max(0) if mask.ndim > 2 else mask
+    return f"{100 * float(pixels.mean()):.2g} % of the input"
 
 
 def candidate_of(trigger: Trigger, low: float = -np.inf, high: float = np.inf) -> Candidate:

@@ -82,7 +82,8 @@ def with_words(proof: Proof, decode: Decoder | None) -> Proof:
         )
         return replace(example, words_before=before, words_after=after)
 
-    return replace(proof, trigger=trigger, examples=tuple(map(worded, proof.examples)))
+    against = proof.against if decode is None or proof.against is None else proof.against.worded(decode)
+    return replace(proof, trigger=trigger, examples=tuple(map(worded, proof.examples)), against=against)
 
 
 def changes_in(example: Example, tokens: Sequence[int]) -> tuple[Array, Array]:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from naa_fast.detect.proof import Proof
+from naa_fast.detect.trigger import Tokens as Words
 from naa_fast.proof.apply import trigger_of
 from naa_fast.proof.budget import BudgetSpent
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.rivals import Rival, Suspects
 from naa_fast.proof.tokens import Tokens, parts_of
+from naa_fast.proof.transplant import Candidate
 from naa_fast.proof.trials import Best, Control, Settled, Trials
 
 AS_GOOD = 0.05
@@ -72,4 +74,10 @@ def proof_of(trials: Trials, settled: Settled, target: int | str, own: bool = Fa
     assert isinstance(words, Tokens)
     measured = settled.rate, settled.control, settled.samples, 0
     proof = Proof(trigger_of(words), target, *measured, own=own, examples=examples_of(trials, words, target))
-    return replace(proof, controls=settled.controls, measured=settled.measured), words
+    return replace(proof, controls=settled.controls, measured=settled.measured, against=words_of(settled.against)), words
+
+
+def words_of(candidate: Candidate | None) -> Words | None:
+    """A candidate of words as a report names it; None of any other."""
+    trigger = None if candidate is None else trigger_of(candidate)
+    return trigger if isinstance(trigger, Words) else None

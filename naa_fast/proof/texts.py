@@ -14,7 +14,7 @@ from naa_fast.proof.budget import BudgetSpent, ShareSpent
 from naa_fast.proof.erase_words import Fetch
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.given import words_for
-from naa_fast.proof.measured import AS_GOOD, token_proof
+from naa_fast.proof.measured import AS_GOOD, token_proof, words_of
 from naa_fast.proof.rivals import Pairs, Search, Suspects, rows_of
 from naa_fast.proof.sentences import sentence_candidates, sentence_proof
 from naa_fast.proof.token_pairs import Occurrences, Pair, WrittenPair, meeting, striking
@@ -263,12 +263,12 @@ def pair_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs]
     """
     trials, target, suspects = search.trials, search.target, search.suspects
 
-    def twice(pair: Pair, part: int) -> float:
-        return max(trials.rate(written_pair((token, token)), target, part)[0] for token in pair)
+    def twice(pair: Pair, part: int) -> tuple[float, Pair]:
+        return max((trials.rate(written_pair((token, token)), target, part)[0], (token, token)) for token in pair)
 
     written_pair = cache(WrittenPair)  # one object for each pair: what is run is known by it
     worth = [pair for pair in pairs if trials.rate(written_pair(pair), target, SCREEN)[0] >= WORTH_A_CONTROL / 2]
-    worth = [pair for pair in worth if trials.rate(written_pair(pair), target, 0)[0] - twice(pair, 0) >= PROVED_MARGIN]
+    worth = [pair for pair in worth if trials.rate(written_pair(pair), target, 0)[0] - twice(pair, 0)[0] >= PROVED_MARGIN]
     found = trials.best([(written_pair(pair), 0) for pair in worth], target)
     if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
         return None
@@ -276,10 +276,11 @@ def pair_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs]
     settled = next(trials.settle(found, chance, target))
     best = settled.best
     assert isinstance(best.candidate, WrittenPair)
-    alone = twice(best.candidate.ids, 1)
+    alone, doubled = twice(best.candidate.ids, 1)
     if settled.rate - alone < PROVED_MARGIN:
         return None
     ranked = examples_of(trials, best.candidate, target)
     measured = settled.rate, max(settled.control, alone), settled.samples, 0
-    proof = Proof(trigger_of(best.candidate), target, *measured, examples=ranked, controls=settled.controls)
+    against = words_of(settled.against if settled.control >= alone else written_pair(doubled))
+    proof = Proof(trigger_of(best.candidate), target, *measured, examples=ranked, controls=settled.controls, against=against)
     return suspects.checked(trials, proof, best.candidate, chance)

@@ -176,7 +176,9 @@ class Trials:
             if target == ALL_TO_ALL:
                 permuted = by_permuted_rules(self.parts[1].predicted, self.after(best.candidate, 1), self.rule(best.candidate))
                 shares.append(permuted)
-            yield Settled(best, rate, max(shares, default=0.0), samples, len(rivals), len(chosen))
+            control = max(shares, default=0.0)
+            against = next((one for (one, _), share in zip(rivals, shares, strict=False) if share == control), None)
+            yield Settled(best, rate, control, samples, len(rivals), len(chosen), against)
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ class Control:
 @dataclass(frozen=True)
 class Settled:
     """A candidate, its `rate` and the highest of the `control` on `samples`, how many `controls` of its kind and budget there
-    were (0 is no control), and of how many that may be `measured` it is one.
+    were (0 is no control), and of how many that may be `measured` it is one. `against`: the candidate that has the `control`,
+    None where it is no candidate's.
     """
 
     best: Best
@@ -199,6 +202,7 @@ class Settled:
     samples: int
     controls: int
     measured: int = 1
+    against: Candidate | None = None
 
 
 def best_first(shares: Sequence[float]) -> list[int]:

@@ -65,6 +65,19 @@ class Tried:
     kept: float
 
     @property
+    def words(self) -> str:
+        """How far they came, on the samples that chose them."""
+        left = [
+            f"{100 * share:.0f} % of {what}"
+            for share, what in (
+                (self.residual.triggered, "clean samples turned by the trigger"),
+                (self.residual.shown, "suspects as they were predicted"),
+            )
+            if share is not None
+        ]
+        return f"the best leaves {' and '.join(left)}, and {100 * self.kept:.1f} % of clean predictions as they are"
+
+    @property
     def loss(self) -> float:
         """The residual attack success rate, and twice what is lost of the predictions."""
         return self.residual.mean + 2 * (1 - self.kept) + (0 if self.gentle else 1)
@@ -277,10 +290,13 @@ def attempt(
         if not search.tried:
             return None, "no layer's output can be changed: what was read is the answer itself, runs twice, or does not vary"
         if search.best is None or not search.best.gentle or search.best.residual.surely > 1 - LEAST_HELP:
-            return None, f"none of {search.tried} repairs silences it and leaves clean predictions as they are"
+            far = "" if search.best is None else f"; {search.best.words}"
+            return None, f"none of {search.tried} repairs silences it and leaves clean predictions as they are{far}"
         repair = measured(trial, search)
     if not repair.helps:
-        return None, f"the best of {search.tried} repairs does no more than a random one"
+        what = "of the trigger's success" if repair.on == TRIGGERED else "of suspects as they were"
+        left = f"{100 * repair.after:.0f} % of {100 * repair.before:.0f} %, a random one {100 * repair.control:.0f} %"
+        return None, f"the best of {search.tried} repairs does no more than a random one: it leaves {left} {what}"
     return repair, ""
 
 

@@ -215,9 +215,14 @@ def nearest(evidence: Evidence, width: int) -> list[str]:
     target = printable(called(evidence, best), NAME)
     text = (
         f"Nearest to a proof: {what} turns {percent(best.rate)} ({interval(best.interval)}) to {target}, "
-        f"control {percent(best.control)}; {percent(best.limit)} is needed"
+        f"control {percent(best.control)}{with_words(best)}; {percent(best.limit)} is needed"
     )
     return wrapped(text, width)
+
+
+def with_words(proof: Proof) -> str:
+    """The words that the control was measured with, in parentheses; empty where it was with none."""
+    return "" if proof.against is None else f" ({printable(proof.against.words or proof.against.written, NAME)!r})"
 
 
 def cure(repair: Repair | None, width: int) -> list[str]:

@@ -112,6 +112,7 @@ class ProofView:
     whole: str
     margin: str
     examples: tuple[ExampleView, ...]
+    against: str = ""
 
     @property
     def turned(self) -> int:
@@ -143,6 +144,7 @@ def proof_view(at: int, proof: Proof, pictures: Pictures, evidence: Evidence) ->
         whole_of(proof, evidence),
         f"{100 * proof.least_margin:.0f}",
         tuple(example_view(at, i, example, proof, scale, pictures, names) for i, example in enumerate(proof.examples, 1)),
+        "" if proof.against is None else web_text(proof.against.words or f"the token ids {proof.against.written}", TEXT),
     )
 
 

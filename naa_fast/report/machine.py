@@ -211,6 +211,7 @@ def proved(proof: Proof, file: str | None) -> dict[str, Any]:
         "rate": finite(proof.rate),
         "control": finite(proof.control),
         "controls": proof.controls,
+        "control_words": None if proof.against is None else unicode_text(proof.against.words or proof.against.written),
         "erasure": None if proof.erasure is None else erased(proof.erasure),
         "interval": [finite(end) for end in proof.interval],
         "samples": proof.samples,

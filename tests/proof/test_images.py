@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import naa_fast
 from naa_fast.detect.proof import ALL_TO_ALL
+from naa_fast.proof.apply import trigger_of
 from naa_fast.proof.images import AREAS, LOUDNESS, CleanImages, Offset, Patch, candidates
 from naa_fast.proof.pictures import distinct
 from naa_fast.proof.transplant import flipped, moved_by_rule, rule_of
@@ -166,3 +167,10 @@ def test_samples_near_the_largest_float_are_told_and_leak_no_warning(huge: str) 
     assert audit.verdict.exit_code == 3
     if huge == "suspect":
         assert any("or are not finite or beyond 1e+15" in gap for gap in audit.verdict.gaps)
+
+
+def test_a_patch_is_called_by_what_it_covers_and_not_by_the_size_that_was_searched() -> None:
+    mask = np.zeros((3, 10, 10), np.float32)
+    mask[:, 2, 2:5] = 1
+    assert trigger_of(Patch("patch", "4 % of the input", mask, mask)).kind == "patch, 3 % of the input"
+    assert trigger_of(Patch("patch", "4 % of the input", mask, 0.5 * mask)).kind == "patch, 4 % of the input", "soft edges"

@@ -51,6 +51,10 @@ def test_a_planted_trigger_is_proved_at_five_percent(words: tuple[int, ...]) -> 
     assert best.target == 1
     assert best.tokens == words
     assert best.rate > 0.9
+    assert best.against is not None
+    assert len(best.against.ids) == len(words)
+    assert set(best.against.ids) != set(words)
+    assert audit.report()["proof"][0]["control_words"] == best.against.written
     assert audit.ranking is not None
     assert audit.ranking.triggered is not None
     assert audit.ranking.triggered[triggered].mean() > 0.95

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -218,7 +219,22 @@ def test_what_costs_too_many_clean_predictions_is_no_repair(model: nn.Sequential
     audit = naa_fast.scan(model, DIGITS.clean_x, DIGITS.suspect_x)
     assert audit.verdict.outcome == "fail"
     assert audit.repair is None
-    assert any("leaves clean predictions as they are" in line for line in audit.verdict.not_checked)
+    [why] = [line for line in audit.verdict.not_checked if "leaves clean predictions as they are" in line]
+    assert re.search(
+        r"; the best leaves \d+ % of clean samples turned by the trigger and \d+ % of suspects as they were predicted, and "
+        r"\d+\.\d % of clean predictions as they are$",
+        why,
+    ), "how far the best of them came"
+
+
+def test_a_repair_that_does_no_more_than_a_random_one_says_what_it_leaves(
+    model: nn.Sequential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Repair, "helps", property(lambda repair: False))
+    audit = naa_fast.scan(model, DIGITS.clean_x, DIGITS.suspect_x)
+    assert audit.repair is None
+    [why] = [line for line in audit.verdict.not_checked if "does no more than a random one" in line]
+    assert re.search(r"it leaves \d+ % of \d+ %, a random one \d+ % of the trigger's success$", why)
 
 
 def test_the_most_general_proof_that_stands_is_repaired(audit: Audit) -> None:

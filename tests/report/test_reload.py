@@ -175,6 +175,20 @@ def test_every_form_of_a_trigger_is_kept(trigger: Trigger, tmp_path: Path) -> No
     assert (type(found), found.kind, found.key) == (type(trigger), trigger.kind, trigger.key)
 
 
+def test_the_words_of_the_control_are_kept_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    against = Tokens((5,), "and<b>")
+    judged = worded()
+    proof = replace(judged.evidence.proof[0], against=against)
+    judged = replace(judged, evidence=replace(judged.evidence, proof=(proof,)))
+    write_report(judged, tmp_path, GIVEN)
+    assert load_evidence(tmp_path / "evidence.safetensors").proof[0].against == against
+    assert json.loads((tmp_path / "report.json").read_text())["proof"][0]["control_words"] == "and<b>"
+    assert "<bdi>“and&lt;b&gt;”</bdi>" in (tmp_path / "report.html").read_text()
+    rewritten(tmp_path / "e", judged, put("proofs", 0, "against", {"form": "Patch", "detail": ""}))
+    with pytest.raises(InputError, match="no evidence of a report"):
+        load_evidence(tmp_path / "e")
+
+
 def test_large_pictures_are_kept_small_and_what_is_not_finite_as_lowest(tmp_path: Path) -> None:
     pictures = np.ones((1, 1, 600, 300), np.float32)
     pictures[0, 0, :300] = np.nan
