@@ -266,6 +266,7 @@ def ranking_passes(
 ) -> Callable[[], RankingPass] | None:
     """What makes the ranking of these sets; None, with the reason in `attempts`, where none is asked for or it cannot be had."""
     from naa_fast.rank import RankingPass, ReferencePass
+    from naa_fast.rank.passes import too_few
 
     if listed == "none" or running.stop_early:
         attempts.unranked("the forwards ended early" if running.stop_early else "it was switched off")
@@ -274,6 +275,9 @@ def ranking_passes(
     chosen |= {"progress": work.watch, "scores": work.scores}
     if sets.clean_measured is not None:
         return lambda: ReferencePass(work.model, sets.suspect, **chosen)
+    if (reason := too_few(sets.clean.samples)) is not None:
+        attempts.unranked(reason)
+        return None
     return lambda: RankingPass(work.model, sets.clean, sets.suspect, **chosen)
 
 

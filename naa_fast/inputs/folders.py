@@ -142,7 +142,7 @@ def remarks(folder: Path) -> tuple[list[str], list[str]]:
     if (folder / "custom_generate").exists():
         unread.append(f"{folder / 'custom_generate'}: code that generates text")
     if (folder / "chat_template.jinja").exists() or "chat_template" in (entries_of(folder / "tokenizer_config.json") or {}):
-        applies.append(f"the chat template in {folder} is not applied: texts are read as they are")
+        applies.append(f"the chat template in {folder} is applied to conversations alone: other texts are read as they are")
     foreign = [path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in FOREIGN]
     if foreign:
         unread.append(f"in {folder}: {some(foreign)}, weights in formats that are not read")

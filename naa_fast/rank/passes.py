@@ -182,8 +182,8 @@ class RankingPass:
 
     def calibrate(self, clean: Measurement) -> RankingPass:
         """Fit on one half of the clean set, and score the other for the null; between the measurements. Raises NaaError."""
-        if clean.samples < SMALLEST:
-            raise InputError(f"only {clean.samples} clean samples (at least {SMALLEST} are needed)")
+        if (reason := too_few(clean.samples)) is not None:
+            raise InputError(reason)
         late = self._unread(clean)
         if late or not self._whole(self.clean, min(clean.samples + clean.skipped, MOST_CLEAN)):
             self.scorer, self._held, self._bytes = None, [], 0
@@ -385,6 +385,11 @@ class RankingPass:
         runner = Runner(self.model, source, selection, self.place, self.backend, "", stop, self.progress, scores=self.scores)
         with evaluating(self.model), torch.no_grad(), runner.capture:
             runner.run_past(samples, Samples(self.backend), most)
+
+
+def too_few(clean: int | None) -> str | None:
+    """Why so many clean samples cannot be ranked by; None where they can, or their number is not known."""
+    return None if clean is None or clean >= SMALLEST else f"only {clean} clean samples (at least {SMALLEST} are needed)"
 
 
 def in_words(error: Exception) -> str:

@@ -256,6 +256,7 @@ def test_settings_that_steer_what_is_generated_are_named(folder: Callable[[str],
     (place / "chat_template.jinja").write_text("{{ messages }}")
     told = told_of(load_pretrained(str(place)))
     assert any("generation_config.json: how text is generated is no part of a forward" in line for line in told.reading)
-    assert any("the chat template" in line for line in told.reading)
+    alone = "is applied to conversations alone: other texts are read as they are"
+    assert any("the chat template" in line and line.endswith(alone) for line in told.reading)
     (place / "generation_config.json").write_text(json.dumps({"forced_bos_token_id": 7, "guidance_scale": 1.0}))
     assert any("it sets forced_bos_token_id" in line for line in told_of(load_pretrained(str(place))).left_out)

@@ -165,6 +165,7 @@ def test_too_few_clean_samples_are_no_pass() -> None:
     audit = naa_fast.scan(mlp(), CLEAN[:40], CLEAN[40:80])
     assert any("at least 64 are needed" in gap for gap in audit.verdict.gaps)
     assert audit.verdict.outcome != "pass"
+    assert not any("no histograms" in gap for gap in audit.verdict.gaps)  # tails need no ranking, and are kept without one
 
 
 def test_a_ranking_that_fails_loses_nothing_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
