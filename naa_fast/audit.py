@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from naa_fast.detect.coverage import with_common_layers
 from naa_fast.detect.evidence import Evidence
-from naa_fast.detect.judgement import judge, require_comparable
-from naa_fast.errors import InputError, Stopped, UsageError
+from naa_fast.detect.judgement import judge, require_comparable, require_rules
+from naa_fast.errors import InputError, UsageError
 from naa_fast.measurement import Measurement
 from naa_fast.report.run import Run, now
 from naa_fast.result import Audit
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from naa_fast.rank.opened import OpenedSets
     from naa_fast.scan.chunk import Progress
     from naa_fast.scan.observer import Observer
-    from naa_fast.scan.options import RunOptions
+    from naa_fast.scan.options import RunOptions, asked_words
     from naa_fast.scan.quarantine import Quarantine
     from naa_fast.scan.times import Times
     from naa_fast.scan.work import Work
@@ -154,7 +154,7 @@ def scan(
 
     from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import unwrapped
-    from naa_fast.inputs.names import classes_in, miscounted, names_of
+    from naa_fast.inputs.names import classes_in, miscounted, names_of, require_names
     from naa_fast.proof.budget import Budget, default_budget
     from naa_fast.proof.evidence import evidence_of
     from naa_fast.proof.given import require_triggers
@@ -168,11 +168,13 @@ def scan(
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.options import RunOptions
     from naa_fast.scan.ranks import Ranks
-    from naa_fast.scan.stopping import StoppableProgress, StopRequest, stop_on_signals
+    from naa_fast.scan.stopping import StoppableProgress, StopRequest, stop_on_signals, stopped
     from naa_fast.scan.times import Times
     from naa_fast.scan.work import Work
 
     listed = listed_by(ranking)
+    require_rules(threshold, top_k)
+    require_names(class_names)
     if budget is not None and (not isinstance(budget, int) or budget < 1):
         raise UsageError(f"budget is {budget!r}", "expected a whole number of samples, 1 or more, or none for the default")
     running = RunOptions.asked(
@@ -289,22 +291,6 @@ def listed_by(ranking: bool | str) -> str:
     return listed
 
 
-def stopped(signal: str, checkpoint: str | Path | None, audit: Audit | None = None) -> Stopped:
-    """The error that says what was stopped and how to go on."""
-    left = ["the verdict so far stands without what was cut short"] if audit is not None else []
-    if checkpoint is None:
-        advice = "run it again for the rest; with --checkpoint the measurements are kept"
-        return Stopped(f"stopped by {signal}", *left, advice, audit=audit, resumable=False)
-    safe = f"the finished measurements are safe in {checkpoint}"
-    return Stopped(f"stopped by {signal}", *left, safe, "go on with the same command and --resume", audit=audit)
-
-
-def asked_words(layers: Layers) -> list[str]:
-    """What was asked for, for the report."""
-    asked = [layers] if isinstance(layers, str | type) else list(layers or ())
-    return [word if isinstance(word, str) else word.__name__ for word in asked]
-
-
 @shown
 def measure(
     model: torch.nn.Module,
@@ -371,7 +357,7 @@ def measure(
             )
         if first_index:
             raise UsageError("a shard and a first index", "a shard begins where it begins", "leave the first index out")
-        parts = (Part.of(*shard, source.samples),)
+        parts = (Part.asked(shard, source.samples),)
         first_index = parts[0].start
         whole = cut_from(identity_of(source), source.name)
         source = PartOfSource(source, parts[0].start, parts[0].stop)

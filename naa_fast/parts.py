@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from naa_fast.errors import StateMismatch, UsageError
 
@@ -38,6 +39,14 @@ class Part:
                 f"a set of {items} items cannot be cut into {count} shards", "each would need at least one", "cut it into fewer"
             )
         return cls(items * (number - 1) // count, items * number // count, number, count, items)
+
+    @classmethod
+    def asked(cls, shard: Any, items: int) -> Part:
+        """As a person says it: `(i, n)`. Raises UsageError for anything else."""
+        if not (isinstance(shard, tuple | list) and len(shard) == 2 and all(type(number) is int for number in shard)):
+            raise UsageError(f"shard is {shard!r}", "expected two whole numbers, (i, n) with i from 1 to n, as in (2, 8)")
+        number, count = shard
+        return cls.of(number, count, items)
 
     def __str__(self) -> str:
         return f"shard {self.number}/{self.count} (items {self.start} to {self.stop - 1} of {self.items})"

@@ -55,6 +55,14 @@ class Request:
     exclude: Layers = None
     left_out: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for asked in (self.layers, self.exclude):
+            words = [asked] if asked is None or isinstance(asked, str | type) else asked
+            if not isinstance(words, Iterable) or not all(isinstance(one, str | type | None) for one in words):
+                raise UsageError(
+                    f"layers or exclude is {asked!r}", "expected names, globs or types of modules", "name them as strings"
+                )
+
     @classmethod
     def of(cls, layers: Layers | Request) -> Request:
         return layers if isinstance(layers, Request) else cls(layers)

@@ -152,6 +152,7 @@ def attempt(words: list[str], arguments: argparse.Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a report must not fail on a name the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
+    parsing = True
     try:
         parser = build_parser()
         path = config.given(words) if verb_of(words) == "scan" else None
@@ -159,11 +160,18 @@ def attempt(words: list[str], arguments: argparse.Namespace) -> int:
         if len(scans) > 1:
             return several(scans, arguments)
         parser.parse_args(scans[0][1], arguments)
+        parsing = False
         Log.as_json = getattr(arguments, "log", "text") == "json"
         code = int(arguments.run(arguments))
         sys.stdout.flush()
         return code
-    except SystemExit as stop:  # --help and --version
+    except SystemExit as stop:  # --help and --version, or what the audited model runs: its exit code is not ours
+        if not parsing:
+            from naa_fast.scan.progress import ended_by
+
+            ended = ended_by(stop)
+            note(f"error: {ended.headline}", *(f"  {line}" for line in ended.details))
+            return EXIT_ERROR
         with contextlib.suppress(BrokenPipeError):
             sys.stdout.flush()
             return stop.code if isinstance(stop.code, int) else EXIT_ERROR
@@ -172,7 +180,7 @@ def attempt(words: list[str], arguments: argparse.Namespace) -> int:
     except NaaError as error:
         show_trace(debug)
         note(f"error: {error.headline}", *(f"  {line}" for line in error.details))
-        return error.exit_code
+        return error.exit_code or EXIT_ERROR
     except KeyboardInterrupt:
         show_trace(debug)
         note("interrupted")

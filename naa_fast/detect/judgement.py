@@ -143,15 +143,26 @@ def judge(
     return Judgement(clean, suspect, layers, null, verdict, threshold, limit, top_k, evidence)
 
 
-def require_comparable(clean: Measurement, suspect: Measurement, threshold: float | None, top_k: int) -> None:
-    """Raise what `judge` would, before anything is spent."""
+def require_rules(threshold: float | None, top_k: int) -> None:
+    """Raise UsageError unless a judgement can be made by these, before anything is measured for it."""
     if threshold is not None and not isinstance(threshold, int | float):
         raise UsageError(f"threshold is {threshold!r}", "expected a finite number >= 0, or none for a calibrated limit")
     if threshold is not None and not (threshold >= 0 and isfinite(threshold)):
         raise UsageError(f"threshold is {threshold}", "expected a finite number >= 0, or none for a calibrated limit")
-    if top_k < 1:
-        raise UsageError(f"top_k is {top_k}", "expected 1 or more")
+    if not isinstance(top_k, int) or top_k < 1:
+        raise UsageError(f"top_k is {top_k!r}", "expected 1 or more")
+
+
+def require_comparable(clean: Measurement, suspect: Measurement, threshold: float | None, top_k: int) -> None:
+    """Raise what `judge` would, before anything else is spent."""
+    require_rules(threshold, top_k)
     for name, measurement in (("clean", clean), ("suspect", suspect)):
+        if not isinstance(measurement, Measurement):
+            raise UsageError(
+                f"the {name} set is of type {type(measurement).__name__}",
+                "expected a measurement",
+                "measure it with naa_fast.measure, or read one: naa_fast.Measurement.load(path)",
+            )
         if measurement.samples < MIN_SAMPLES:
             raise InputError(
                 f"the {name} set has {measurement.samples} sample{'s' * (measurement.samples != 1)}",

@@ -11,7 +11,7 @@ from torch import nn
 
 from naa_fast.capture.class_names import own_names, vocabulary
 from naa_fast.detect.names import TOKEN, Names
-from naa_fast.errors import InputError
+from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Source
 
 MOST_NAMES = 1 << 20
@@ -35,6 +35,18 @@ def read_names(path: Path) -> dict[int, str]:
     if not names or len(names) > MOST_NAMES or not all(isinstance(name, str) for name in names.values()):
         raise InputError(f"{path} holds no class names", f"found {len(names)} entries, which are not all text", expected)
     return names
+
+
+def require_names(given: Any) -> None:
+    """Raise UsageError unless these are names by class number, or nothing."""
+    if given is None:
+        return
+    if not isinstance(given, Mapping) or not all(type(cls) is int and isinstance(name, str) for cls, name in given.items()):
+        raise UsageError(
+            f"class_names is a {type(given).__name__}, or holds something else than names by number",
+            "expected a mapping such as {0: 'cat', 1: 'dog'}",
+            "of a list make one: dict(enumerate(names))",
+        )
 
 
 def miscounted(given: Mapping[int, str] | None, counts: Sequence[Any]) -> tuple[str, ...]:

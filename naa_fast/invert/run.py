@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from naa_fast.capture import ClassScores
+from naa_fast.capture.runnable import require_runnable
 from naa_fast.capture.selection import Request, unwrapped
 from naa_fast.detect.checks import Check, did_not_run, ran
 from naa_fast.detect.coverage import with_common_layers
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.inversion import FEWEST_CLASSES, NOTABLE, ClassSearch, Inversion, Stimulated, Suspicion
 from naa_fast.detect.inverted import judge_inverted
-from naa_fast.detect.judgement import judge
+from naa_fast.detect.judgement import judge, require_rules
 from naa_fast.detect.proof import Proof
 from naa_fast.errors import UsageError
 from naa_fast.inputs.batches import Batch
@@ -94,6 +95,10 @@ def inverted(
 ) -> Audit:
     """See `naa_fast.invert`."""
     began, began_at, seed = perf_counter(), now(), torch.initial_seed()
+    require_rules(None, top_k)
+    require_runnable(model)
+    if base is not None:
+        require_runnable(base)
     if steps < 1:
         raise UsageError(f"steps is {steps}", "expected 1 or more, several hundred are better")
     if Ranks.here(model).count > 1:

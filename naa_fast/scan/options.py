@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,18 @@ if TYPE_CHECKING:
     import torch
 
     from naa_fast.capture.selection import Layers, Request
+
+
+def require_whole(name: str, value: Any, least: int) -> None:
+    """Raise UsageError unless a value is a whole number of `least` or more, or None."""
+    if value is None and name != "batch size":
+        return
+    try:
+        number = index(value)
+    except TypeError:
+        raise UsageError(f"{name} is {value!r}", f"expected a whole number of {least} or more") from None
+    if number < least:
+        raise UsageError(f"{name} is {value}", f"expected {least} or more")
 
 
 @dataclass(frozen=True)
@@ -42,8 +55,8 @@ class RunOptions:
     histograms: bool = True
 
     def __post_init__(self) -> None:
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise UsageError(f"chunk size is {self.chunk_size}", "expected 1 or more")
+        for name, least in (("batch_size", 1), ("chunk_size", 1), ("prefetch", 0)):
+            require_whole(name.replace("_", " "), getattr(self, name), least)
         if self.resume and self.checkpoint is None:
             raise UsageError("resume without a checkpoint", "name the folder the checkpoints are in")
         if self.stop_early and self.scores is not None:
@@ -89,3 +102,9 @@ class RunOptions:
     def told(self) -> dict[str, Any]:
         """What a report says of them."""
         return {"batch_size": self.batch_size, "device": str(self.device), "backend": self.backend}
+
+
+def asked_words(layers: Layers) -> list[str]:
+    """What was asked for, for the report."""
+    asked = [layers] if isinstance(layers, str | type) else list(layers or ())
+    return [word if isinstance(word, str) else word.__name__ for word in asked]

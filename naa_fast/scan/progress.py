@@ -1,18 +1,20 @@
 """How far a run is: `Progress`, one line that renews itself on a terminal or in a notebook, a line every 30 seconds elsewhere.
 
-`shown` lets a function's `progress=True` mean this one.
+`shown` lets a function's `progress=True` mean this one, and lets no model end the program.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
 from math import inf
 from types import TracebackType
 from typing import Any, ParamSpec, TextIO, TypeVar
 
+from naa_fast.errors import ModelError
 from naa_fast.report.words import printable
 
 TERMINAL_SECONDS = 0.1
@@ -23,19 +25,37 @@ R = TypeVar("R")
 
 
 def shown(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, whose keyword `progress` may also be True, for a line on stderr, or False, for none."""
+    """The function, whose keyword `progress` may also be True, for a line on stderr, or False, for none.
+
+    A model or loader that calls sys.exit(0) would end a script, and the step of a pipeline, as a pass does: it is a ModelError.
+    """
 
     @wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        if kwargs.get("progress") is True:
-            with Progress() as progress:
-                given: dict[str, Any] = {**kwargs, "progress": progress}
-                return function(*args, **given)
-        if kwargs.get("progress") is False:
-            kwargs["progress"] = None
-        return function(*args, **kwargs)
+        try:
+            if kwargs.get("progress") is True:
+                with Progress() as progress:
+                    given: dict[str, Any] = {**kwargs, "progress": progress}
+                    return function(*args, **given)
+            if kwargs.get("progress") is False:
+                kwargs["progress"] = None
+            return function(*args, **kwargs)
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise ended_by(error) from error
 
     return called
+
+
+def ended_by(error: BaseException) -> ModelError:
+    """What is said of an exception that would have ended the program, and where it rose: this package raises none of these."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return ModelError(
+        f"the model, or what gives its data, asked Python to end ({type(error).__name__}: {error})",
+        f"raised at {last.filename}, line {last.lineno}, in {last.name}",
+        "nothing is known of the model: a verdict it can end by itself is none",
+    )
 
 
 class Progress:

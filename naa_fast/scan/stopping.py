@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -67,3 +68,13 @@ def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stopped(signal: str, checkpoint: str | Path | None, audit: Any = None) -> Stopped:
+    """The error that says what was stopped and how to go on."""
+    left = ["the verdict so far stands without what was cut short"] if audit is not None else []
+    if checkpoint is None:
+        advice = "run it again for the rest; with --checkpoint the measurements are kept"
+        return Stopped(f"stopped by {signal}", *left, advice, audit=audit, resumable=False)
+    safe = f"the finished measurements are safe in {checkpoint}"
+    return Stopped(f"stopped by {signal}", *left, safe, "go on with the same command and --resume", audit=audit)
