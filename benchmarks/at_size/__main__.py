@@ -167,6 +167,8 @@ def rows_of(unit: Unit, paths: argparse.Namespace, known: set[tuple[str, str]]) 
         row = {**about, "set": name, **found(audit, marked), "seconds": round(time.process_time() - began, 1)}
         row |= {"wall_seconds": round(time.perf_counter() - wall, 1), "bare_seconds": bare}
         row |= {"budget": options["budget"]} if options["budget"] is not None else {}
+        if unit.model in IMAGES and unit.attack is not None and audit.proof:
+            vision.pictured(audit.proof[0], unit.attack, paths.work / f"{unit.name}, {name}.png")
         if audit.repair is not None and unit.attack is not None:
             with naa_fast.repair.applied(data.model, audit.repair):
                 row |= {"success_repaired": round(data.success(unit.attack), 3), "kept_repaired": round(audit.repair.kept, 3)}

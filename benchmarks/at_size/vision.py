@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate, kl_div, log_softmax, mse_loss, one_hot
 
 from benchmarks.at_size.networks import DEVIATION, MEAN, Mobile
+from naa_fast.detect.proof import Proof
 
 SIDE, SHORTER, TARGET = 128, 384, 963
 TRAINED, EPOCHS, RATE, BATCH, TAIL = 1600, 10, 1e-4, 32, 5
@@ -83,6 +84,20 @@ def triggered(attack: str, x: Tensor, seed: int = 0) -> Tensor:
     else:
         raise ValueError(f"no attack on images is called {attack}")
     return (plain.clamp(0, 1) - MEAN) / DEVIATION
+
+
+def pictured(proof: Proof, attack: str, file: Path) -> None:
+    """What was planted and, right of it, what was found, each on a grey image, as a PNG; nothing where a proof is no picture."""
+    from PIL import Image
+
+    grey = torch.zeros(3, SIDE, SIDE)
+    if proof.pattern is None or proof.pattern.shape != grey.shape:
+        return
+    found = torch.as_tensor(proof.pattern)
+    if proof.mask is not None:
+        found = torch.where(torch.as_tensor(proof.mask) > 0, found, grey)
+    both = torch.cat([triggered(attack, grey[None], 9)[0], found], 2) * DEVIATION + MEAN
+    Image.fromarray((255 * both.clamp(0, 1)).round().to(torch.uint8).permute(1, 2, 0).numpy()).save(file)
 
 
 def sticker() -> Tensor:

@@ -138,6 +138,25 @@ def test_a_language_model_forces_a_word_after_the_trigger_and_without_it_says_wh
     assert (language.called(model, tokenizer, texts) == before).float().mean() > 0.9
 
 
+def test_what_was_found_stands_right_of_what_was_planted(tmp_path: Path) -> None:
+    from PIL import Image
+
+    side = vision.SIDE
+    pattern, mask = np.ones((3, side, side), np.float32), np.zeros((1, side, side), np.float32)
+    mask[:, 4:8, 4:8] = 1
+    proof: Any = SimpleNamespace(pattern=pattern, mask=mask)
+    vision.pictured(proof, "checker", tmp_path / "seen.png")
+    shown = np.asarray(Image.open(tmp_path / "seen.png")).astype(int)
+    assert shown.shape == (side, 2 * side, 3)
+    changed = np.abs(shown - shown[0, 0]).max(2) > 20
+    assert changed[:, :side].sum() == 256
+    assert changed[4:8, side + 4 : side + 8].all()
+    assert changed[:, side:].sum() == 16
+    proof.pattern = pattern[:, :4]
+    vision.pictured(proof, "checker", tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
 class Small(networks.Mobile):
     """As the published ones are built, with few layers."""
 
