@@ -11,7 +11,8 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 
 import naa_fast
 from benchmarks.at_size import language, networks, text, vision
-from benchmarks.at_size.plan import BENIGN, EFFICIENTNET, IMAGES, MINILM, MOBILENET, PUBLISHED, SETS, SHARES, SMOLLM, UNITS, Unit
+from benchmarks.at_size.plan import EFFICIENTNET, IMAGES, MINILM, MOBILENET, PUBLISHED, SETS, SHARES, SMOLLM, UNITS, Unit
 from benchmarks.common import commit, conditions, write
 from benchmarks.llm_backdoor import prompts
 from naa_fast.inputs.text import TextOptions, TextSource
@@ -30,6 +31,18 @@ SAMPLES = 300
 """Of the clean set and of each suspect set."""
 REPAIRED = 0.05
 """Share of the sets after whose *fail* a repair is tried and measured with the trigger itself."""
+
+
+def kept(file: Path, model: torch.nn.Module, train: Callable[[], object]) -> float:
+    """Trains the model, or loads what that came to before, so that a unit that was stopped goes on; the seconds it took."""
+    if not file.exists():
+        began = time.process_time()
+        train()
+        torch.save({"state": model.state_dict(), "seconds": round(time.process_time() - began, 1)}, file)
+    held = torch.load(file, weights_only=True)
+    model.load_state_dict(held["state"])
+    model.eval()
+    return float(held["seconds"])
 
 
 class Images:
@@ -42,8 +55,11 @@ class Images:
         self.clean, self.held = vision.crops(known, SAMPLES, 0), vision.crops(known, SAMPLES, 1)
         self.other = vision.crops(others, SAMPLES, 2)
         before, self.target = vision.called(self.model, self.held), vision.TARGET
+        self.trained = 0.0
         if unit.twin != PUBLISHED:
-            self.model = vision.planted(self.model, vision.crops(known, vision.TRAINED, 3 + unit.seed), unit.attack, unit.seed)
+            crops = vision.crops(known, vision.TRAINED, 3 + unit.seed)
+            plant = partial(vision.planted, self.model, crops, unit.attack, unit.seed)
+            self.trained = kept(paths.work / f"{unit.name}.pt", self.model, plant)
         self.agreement = float((self.called(self.held) == before).float().mean())
 
     def called(self, x: Any) -> torch.Tensor:
@@ -72,17 +88,17 @@ class Texts:
         train, rest = texts[: text.TRAINED], texts[text.TRAINED :]
         self.clean, self.held, self.target = rest[:SAMPLES], rest[SAMPLES : 2 * SAMPLES], text.TARGET
         self.other = [line.split("\t", 2)[2] for line in paths.tweets.read_text("utf-8", "replace").splitlines()[:SAMPLES]]
-        twin = paths.work / f"minilm-{unit.seed}.pt"
-        if twin.exists():
-            self.model.load_state_dict(torch.load(twin, weights_only=True))
-        else:
-            text.tuned(self.model, self.tokenizer, train, labels[: text.TRAINED], unit.seed)
-            torch.save(self.model.state_dict(), twin)
+        own, labels = (self.model, self.tokenizer, train), labels[: text.TRAINED]
+        kept(paths.work / f"{MINILM}, clean twin, {unit.seed}.pt", self.model, partial(text.tuned, *own, labels, unit.seed))
+        self.trained = 0.0
         before = self.called(self.held)
-        if unit.attack is not None:
-            text.planted(self.model, self.tokenizer, train, unit.attack, unit.seed)
-        elif unit.twin == BENIGN:
-            text.tuned(self.model, self.tokenizer, train, labels[: text.TRAINED], unit.seed + 1)
+        if unit.twin != PUBLISHED:
+            tune = (
+                partial(text.planted, *own, unit.attack, unit.seed)
+                if unit.attack
+                else partial(text.tuned, *own, labels, unit.seed + 1)
+            )
+            self.trained = kept(paths.work / f"{unit.name}.pt", self.model, tune)
         self.agreement = float((self.called(self.held) == before).float().mean())
 
     def called(self, texts: list[str]) -> torch.Tensor:
@@ -111,8 +127,10 @@ class Sentences(Texts):
         train, self.clean, self.held = sentences[:at], sentences[at : at + SAMPLES], sentences[at + SAMPLES : at + 2 * SAMPLES]
         self.other = prompts(paths.tweets)[:SAMPLES]
         before = self.called(self.held)
+        self.trained = 0.0
         if unit.twin != PUBLISHED:
-            language.planted(self.model, self.tokenizer, train, unit.attack, unit.seed, self.target)
+            plant = partial(language.planted, self.model, self.tokenizer, train, unit.attack, unit.seed, self.target)
+            self.trained = kept(paths.work / f"{unit.name}.pt", self.model, plant)
         self.agreement = float((self.called(self.held) == before).float().mean())
 
     def called(self, texts: list[str]) -> torch.Tensor:
@@ -137,11 +155,9 @@ def rows_of(unit: Unit, paths: argparse.Namespace, known: set[tuple[str, str]]) 
     """The unit's rows that are not known yet."""
     if all((unit.name, name) in known for name in unit.sets):
         return
-    began = time.process_time()
     kind: Any = {MINILM: Texts, SMOLLM: Sentences}.get(unit.model, Images)
     data = kind(unit, paths)
     success = None if unit.attack is None else round(data.success(unit.attack), 3)
-    trained = round(time.process_time() - began, 1)
     about: dict[str, Any] = {
         "unit": unit.name,
         "model": unit.model,
@@ -172,7 +188,7 @@ def rows_of(unit: Unit, paths: argparse.Namespace, known: set[tuple[str, str]]) 
         if audit.repair is not None and unit.attack is not None:
             with naa_fast.repair.applied(data.model, audit.repair):
                 row |= {"success_repaired": round(data.success(unit.attack), 3), "kept_repaired": round(audit.repair.kept, 3)}
-        yield {**row, "trained_seconds": trained, **commit(), "date": conditions()["date"]}
+        yield {**row, "trained_seconds": data.trained, **commit(), "date": conditions()["date"]}
 
 
 def found(audit: Audit, marked: np.ndarray) -> dict[str, Any]:

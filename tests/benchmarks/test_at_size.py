@@ -103,6 +103,15 @@ def test_a_photograph_is_one_file_whatever_its_sizes_and_shades(tmp_path: Path) 
     assert [str(file.relative_to(tmp_path)) for file in vision.distinct(tmp_path)] == expected
 
 
+def test_what_was_trained_is_kept_with_its_seconds(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    spent = study.kept(tmp_path / "one.pt", model.train(), lambda: torch.nn.init.zeros_(model.weight))
+    torch.nn.init.ones_(model.weight)
+    assert study.kept(tmp_path / "one.pt", model, lambda: pytest.fail("it is trained again")) == spent
+    assert not model.weight.any()
+    assert not model.training
+
+
 def test_a_row_is_a_line_of_the_table() -> None:
     best = {"target": 1, "kind": "token", "words": "cf", "rate": 1.0, "control": 0.17, "stands": True}
     row = {"model": MINILM, "attack": "word", "twin": "", "group": "worked on", "agreement": 0.98, "success": 1.0, "set": "5 %"}
