@@ -19,7 +19,7 @@ from naa_fast.inputs.labels import KEYS, class_numbers
 from naa_fast.inputs.masks import mask_beside
 from naa_fast.inputs.tensors import Column, MemoryColumn, as_mask, as_tensor, check_columns, describe, is_number_dtype
 
-TOLD = ("labelled", "label_names", "labels_guessed", "reading", "left_out", "hint", "feeding")
+TOLD = ("labelled", "label_names", "labels_guessed", "reading", "left_out", "hint", "feeding", "identity", "read_as")
 """What a source may say of itself."""
 LAST_KEYWORDS = ("attention_mask", "labels")
 DECODER = "decoder_"
@@ -72,7 +72,8 @@ class Source(Protocol):
     Optional: `labelled` says in words what the labels of its batches are, and `label_names` are their names where they are
     places in a list, `labels_guessed` whether they may be something else; `reading` and `left_out` say in sentences how it is
     read, and what of it is not; `hint`, what to try where the model does not take its batches; `feeding`, who reads it;
-    `identity()`, a digest of what the whole set holds, the same wherever it lies (`identity.py`).
+    `identity()`, a digest of what the whole set holds, the same wherever it lies (`identity.py`); `read_as`, the options
+    that it is read by, in words: a checkpoint is of these alone.
     """
 
     name: str

@@ -155,6 +155,11 @@ class Images:
         words = {"L": "grey (L)", "RGB": "RGB"}[self.mode]
         return f"the images were read as {words}, {width} x {height}: --image-mode {other}, --resize, --center-crop change that"
 
+    @property
+    def read_as(self) -> str:
+        """In which mode, and after which steps."""
+        return "; ".join((self.mode, *self.plan.steps()))
+
     def identity(self) -> str:
         """Of the archive, or of the names, sizes and some of the contents of the files."""
         if self.place.is_file():

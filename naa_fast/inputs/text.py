@@ -127,6 +127,13 @@ class TextSource:
             f"what {len(self._cut)} texts of {self.name} may hold beyond {self.options.max_length} tokens, where they were cut",
         )
 
+    @property
+    def read_as(self) -> str:
+        """What decides which tokens there are, and which of them count."""
+        options, name = self.options, getattr(self.options.tokenizer, "name_or_path", "")
+        own = f"field {options.field}, max length {options.max_length}, padding {options.padding_side}, bucket {options.bucket}"
+        return f"tokenizer {name}, {own}, special tokens {'left out' if options.skip_special else 'counted'}"
+
     def identity(self) -> str:
         """Of the texts."""
         return identity_of_words(self.texts)

@@ -17,6 +17,8 @@ from naa_fast.inputs.batches import Rejected
 from naa_fast.measurement import Measurement
 
 FORMAT = "naa-fast/checkpoint/4"
+UNKNOWN = "unknown"
+"""What a subject says of something that cannot be told: no reason to refuse."""
 KEPT = 2
 PATTERN = f"checkpoint-{'[0-9]' * 9}.naa"
 
@@ -113,7 +115,7 @@ class Checkpoints:
 
     def require_same_subject(self, path: Path, found: Mapping[str, str]) -> None:
         for what in sorted(self.subject.keys() | found.keys()):
-            if found.get(what) != self.subject.get(what):
+            if found.get(what) != self.subject.get(what) and UNKNOWN not in (found.get(what), self.subject.get(what)):
                 raise StateMismatch(
                     f"cannot resume from {path}: {what} differs",
                     f"{what}: {found.get(what, '(none)')} / {self.subject.get(what, '(none)')}",

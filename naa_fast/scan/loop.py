@@ -20,9 +20,10 @@ from naa_fast.capture.runnable import require_runnable
 from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, NaaError, RankLost, StateMismatch, Stopped, UsageError
 from naa_fast.inputs.batches import Source
+from naa_fast.inputs.identity import identity_of
 from naa_fast.measurement import Measurement
 from naa_fast.records import LayerRecord
-from naa_fast.scan.checkpoint import Checkpoints, Progressed
+from naa_fast.scan.checkpoint import UNKNOWN, Checkpoints, Progressed
 from naa_fast.scan.chunk import Progress, Runner, version_of
 from naa_fast.scan.feeding import Feed, Range, batches_ahead
 from naa_fast.scan.live import LiveSignature
@@ -101,6 +102,8 @@ def measure(
             "model": fingerprint,
             "data": source.name,
             "samples": str(source.samples),
+            "content of the data": identity_of(source) or UNKNOWN,
+            "reading of the data": getattr(source, "read_as", ""),
             "layers": ", ".join(layer.label for layer in selection.layers),
             "device": place.device.type,
             "first index": str(first_index),

@@ -156,8 +156,37 @@ def test_an_order_that_changes_is_refused_where_order_matters() -> None:
 def test_other_data_of_the_same_shape_does_not_resume(tmp_path: Path) -> None:
     model = mlp()
     naa_fast.measure(model, torch.randn(64, 12), chunk_size=16, checkpoint=tmp_path)
-    with pytest.raises(StateMismatch, match="cannot resume: the data differs"):
+    with pytest.raises(StateMismatch, match=r"cannot resume from .*: content of the data differs"):
         naa_fast.measure(model, torch.randn(64, 12), chunk_size=16, checkpoint=tmp_path, resume=True)
+    loaders = [DataLoader(TensorDataset(torch.randn(64, 12)), batch_size=16) for _ in range(2)]
+    naa_fast.measure(model, loaders[0], chunk_size=16, checkpoint=tmp_path / "loader")
+    with pytest.raises(StateMismatch, match="cannot resume: the data differs"):  # the last chunk is read again
+        naa_fast.measure(model, loaders[1], chunk_size=16, checkpoint=tmp_path / "loader", resume=True)
+
+
+def test_a_set_that_was_changed_anywhere_does_not_resume(tmp_path: Path) -> None:
+    """A finished checkpoint would give yesterday's verdict on today's samples."""
+    x = torch.randn(64, 12)
+    np.save(tmp_path / "x.npy", x.numpy())
+    naa_fast.measure(mlp(), tmp_path / "x.npy", chunk_size=16, checkpoint=tmp_path / "kept")
+    x[3] += 1  # not in the last chunk, which is read again
+    np.save(tmp_path / "x.npy", x.numpy())
+    with pytest.raises(StateMismatch, match=r"cannot resume from .*: content of the data differs"):
+        naa_fast.measure(mlp(), tmp_path / "x.npy", chunk_size=16, checkpoint=tmp_path / "kept", resume=True)
+
+
+def test_images_that_are_read_otherwise_do_not_resume(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from naa_fast.inputs.preprocessing import ImageOptions
+
+    (tmp_path / "x").mkdir()
+    for index in range(20):
+        Image.fromarray(np.full((8, 8), 10 * index, np.uint8)).save(tmp_path / f"x/{index:02}.png")
+    convolution, options = nn.Conv2d(1, 2, 3), {"chunk_size": 8, "checkpoint": tmp_path / "kept"}
+    naa_fast.measure(convolution, tmp_path / "x", **options)  # type: ignore[arg-type]
+    with pytest.raises(StateMismatch, match=r"cannot resume from .*: reading of the data differs\n  reading of the data: L"):
+        naa_fast.measure(convolution, tmp_path / "x", images=ImageOptions(resize=4), resume=True, **options)  # type: ignore[arg-type]
 
 
 def test_files_of_others_in_the_checkpoint_folder_are_left_alone(tmp_path: Path) -> None:
