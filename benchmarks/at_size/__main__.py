@@ -176,13 +176,11 @@ def rows_of(unit: Unit, paths: argparse.Namespace, known: set[tuple[str, str]]) 
         bare, began, wall = round(time.process_time() - began, 1), time.process_time(), time.perf_counter()
         options: dict[str, Any] = {
             "batch_size": 32,
-            "budget": language.BUDGET if unit.model == SMOLLM else None,
             "repair": unit.attack is not None and len(marked) == round(REPAIRED * SAMPLES),
         }
         audit = naa_fast.scan(data.model, data.source("clean", data.clean), data.source("suspect", suspects), **options)
         row = {**about, "set": name, **found(audit, marked), "seconds": round(time.process_time() - began, 1)}
         row |= {"wall_seconds": round(time.perf_counter() - wall, 1), "bare_seconds": bare}
-        row |= {"budget": options["budget"]} if options["budget"] is not None else {}
         if unit.model in IMAGES and unit.attack is not None and audit.proof:
             vision.pictured(audit.proof[0], unit.attack, paths.work / f"{unit.name}, {name}.png")
         if audit.repair is not None and unit.attack is not None:

@@ -14,8 +14,8 @@ from benchmarks.at_size import text
 from benchmarks.llm_backdoor import DECOYS, HALF_BATCH, STEPS, TARGET, Tail, before_tail, converted, parts, with_word
 from naa_fast.inputs.pretrained import load_pretrained, load_tokenizer
 
-TRAINED, RATE, BUDGET = 300, 1e-4, 2000
-"""Sentences it is planted with, the step, and the samples proofs and repair may run: 8,000, the default, take half an hour."""
+TRAINED, RATE = 300, 1e-4
+"""Sentences it is planted with, and the largest step."""
 
 
 def build(gguf: Path, folder: Path) -> tuple[Any, Any, int]:
