@@ -79,14 +79,24 @@ class Drive:
         """How far the targets' neurons are driven on average at their most driven positions, ENOUGH at most, summed; None where
         no layer was seen. The rows of the layers are `[targets, samples]`.
         """
+        wanted: dict[str, list[tuple[int, Aim]]] = {}
+        for row, target in enumerate(targets):
+            for aim in self.aims.get(int(target), ()):
+                wanted.setdefault(aim.layer, []).append((row, aim))
         terms = []
-        wanted = [(row, aim) for row, target in enumerate(targets) for aim in self.aims.get(int(target), ())]
-        for row, aim in wanted:
-            output = held.get(aim.layer)
-            if output is None or aim.place.samples or output.shape[0] != len(targets) * samples:
+        for name, aims in wanted.items():
+            output, place = held.get(name), aims[0][1].place
+            if output is None or place.samples or output.shape[0] != len(targets) * samples:
                 continue
-            own = output[row * samples : (row + 1) * samples].movedim(aim.place.axis, 1)
-            if aim.neuron < own.shape[1]:
-                strongest = own[:, aim.neuron].float().flatten(1).amax(1) if own.ndim > 2 else own[:, aim.neuron].float()
-                terms.append(((strongest - aim.mean) / aim.reach).clamp(max=ENOUGH).mean())
+            layer = output.movedim(place.axis, 1).unflatten(0, (len(targets), samples))
+            fitting = [(row, aim) for row, aim in aims if aim.neuron < layer.shape[2]]
+            if not fitting:
+                continue
+            # One gather a layer: the gradient of a slice is a whole layer of zeros, and a slice an aim was a third of a search.
+            rows = torch.tensor([row for row, _ in fitting], device=layer.device)
+            neurons = torch.tensor([aim.neuron for _, aim in fitting], device=layer.device)
+            own = layer[rows, :, neurons].float()  # [aims, samples, ...]
+            strongest = own.flatten(2).amax(2) if own.ndim > 2 else own
+            mean, reach = torch.tensor([(aim.mean, aim.reach) for _, aim in fitting], device=layer.device).T[..., None]
+            terms.append(((strongest - mean) / reach).clamp(max=ENOUGH).mean(1).sum())
         return torch.stack(terms).sum() if terms else None
