@@ -113,7 +113,7 @@ def sets_of(arguments: argparse.Namespace, evidence: Any, repair: Any) -> Sets:
         triggered = np.zeros(len(ranking.scores), bool)
         triggered[ranking.order[: repair.samples]] = True
     target = proofs[0].target if proofs and isinstance(proofs[0].target, int) else None
-    made = evidence.inversion is not None and target is not None
+    made = evidence.inversion is not None and bool(proofs)
     if made and "suspect" in sources:
         raise UsageError(
             "--suspect with the report of an inversion",

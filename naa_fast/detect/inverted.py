@@ -14,12 +14,13 @@ from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import INPUT, Finding, Unit, largest_finite
 from naa_fast.detect.inversion import APART, NOTABLE, Inversion, Suspicion
 from naa_fast.detect.judgement import Judgement
-from naa_fast.detect.proof import Proof
+from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.detect.verdict import Verdict
 
 UNSEEN = (
     "triggers that no single small patch, faint offset or pair of words can stand for: warps, styles, longer phrases",
-    "triggers that turn one class alone, or each class to another: every class is searched against all others together",
+    "triggers that turn one class alone: every class is searched against all others together",
+    "rules that send each class to another, but those that go as many classes further for every class",
     "a trigger whose class is by nature as easily turned to as its trigger makes it",
     "layers that were not selected: neurons are shown, and raised, in the selected ones alone",
 )
@@ -59,6 +60,12 @@ def sentence(outcome: str, evidence: Evidence, proof: Proof | None, gaps: Sequen
     inversion, names = evidence.inversion or Inversion(0), evidence.names
     if proof is not None:
         whom = "the base model" if inversion.base else f"the other {proof.controls} classes"
+        if proof.target == ALL_TO_ALL:
+            return (
+                f"Backdoor proved without a suspect sample: {named(proof.kind)} made from the model alone turns "
+                f"{100 * proof.rate:.0f} % of clean samples by one rule, each class to another; under the same search the best "
+                f"of {proof.controls} other rules comes to {100 * proof.control:.0f} %."
+            )
         return (
             f"Backdoor proved without a suspect sample: {named(proof.kind)} made from the model alone turns "
             f"{100 * proof.rate:.0f} % of clean samples to {names.of(int(proof.target))}; "
@@ -92,9 +99,12 @@ def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
         if proof.stands:
             low, high = proof.interval
             how = "a base model" if inversion.base else f"{proof.controls} other classes"
+            put_on, to = " of other classes", f"to class {proof.target}"
+            if proof.target == ALL_TO_ALL:
+                how, put_on, to = f"the best of {proof.controls} other rules", "", "each class to another by one rule"
             statement = (
-                f"a trigger made from the model alone ({proof.kind}), put on {proof.samples} clean samples of other classes that "
-                f"had no part in making it, turns {100 * proof.rate:.0f} % of them to class {proof.target} (95 % interval "
+                f"a trigger made from the model alone ({proof.kind}), put on {proof.samples} clean samples{put_on} that "
+                f"had no part in making it, turns {100 * proof.rate:.0f} % of them {to} (95 % interval "
                 f"{100 * low:.0f} to {100 * high:.0f} %); the same search with the same budget turns {100 * proof.control:.0f} % "
                 f"for {how}"
             )

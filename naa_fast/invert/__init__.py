@@ -3,6 +3,7 @@
 Start with `inverted` in run.py, the list of steps: the clean set is measured, for every class the smallest trigger is made, and
 what one class has far cheaper than the others is measured on clean samples that had no part in making it.
 
+- rules.py: one patch that turns every class to the one so many further (all-to-all)
 - run.py: the steps
 - setting.py: the model and the samples of a search
 - triage.py: what weights and margins say

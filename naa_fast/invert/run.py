@@ -34,6 +34,7 @@ from naa_fast.invert.descent import GOAL, descend
 from naa_fast.invert.drive import Drive
 from naa_fast.invert.images import FORMS, WORTH, Searched, Trigger, prove_images, search_images
 from naa_fast.invert.pace import STEPS
+from naa_fast.invert.rules import search_rule
 from naa_fast.invert.setting import Setting, Unsearchable
 from naa_fast.invert.stimulate import ranked_classes, stimulate
 from naa_fast.invert.texts import prove_texts, search_texts
@@ -67,6 +68,8 @@ if TYPE_CHECKING:
     from naa_fast.scan.quarantine import Quarantine
 
 RESERVOIR = 1024
+RULE = -1
+"""Stands for a target where each class goes to another."""
 MOST_CLASSES = 100
 """Classes that are searched; of more those that single neurons turn to first, and as many others at even steps: the null."""
 NAME = "clean samples with the strongest trigger that was made"
@@ -321,8 +324,28 @@ class Search:
             searches = tuple(search if (one.kind, one.target) == key else one for one in inversion.searches)
             inversion = replace(inversion, searches=searches)
             proofs.append(proof)
+        if setting.images is not None:
+            proofs += self.ruled(setting, found)
         self.checks += ran("proof")
         return inversion, sorted(proofs, key=lambda proof: (not proof.stands, -proof.margin))
+
+    def ruled(self, setting: Setting, found: Searched) -> list[Proof]:
+        """The proof of an all-to-all rule, if any moves enough, its patch among what was `found`; what cannot be searched for one
+        is a gap.
+        """
+        if not FEWEST_CLASSES <= self.classes <= MOST_CLASSES:
+            self.notes.append(f"triggers that turn each of {self.classes:,} classes to another")
+            return []
+        try:
+            made = search_rule(setting, self.steps)
+        except (Unsearchable, Exception) as error:  # whatever the model did
+            words = str(error) if isinstance(error, Unsearchable) else why_it_failed(error)
+            self.gaps.append(f"triggers that turn each class to another: {words}")
+            return []
+        if made is None:
+            return []
+        found.triggers[made[0].kind, RULE] = made[1]
+        return [made[0]]
 
     def base_setting(self) -> Setting:
         """The base model with the same samples. Raises Unsearchable where it has other classes."""
@@ -359,5 +382,7 @@ class Search:
         kind, target = strongest.search.kind, strongest.search.target
         if proofs and isinstance(proofs[0].target, int):
             kind, target = proofs[0].kind.partition(",")[0], proofs[0].target
+        elif proofs and proofs[0].stands:
+            kind, target = proofs[0].kind, RULE
         trigger = triggers[kind, target]
         return [setting.transplant.placed(trigger, batch) for batch, _ in setting.measure.batches]

@@ -66,7 +66,8 @@ class Figures:
 class Sets:
     """What a repaired model is measured with: `triggered` bool, which suspect samples hold the trigger, and `target` the class
     it turns them to; None where each class goes to another, or nothing was proved: then `success` is the share of them that are
-    called what they were before. `trigger`: without suspects it is put on the clean samples of other classes than `target`.
+    called what they were before. `trigger`: without suspects it is put on the clean samples of other classes than `target`, of no
+    target on all, and `success` is the share that is no more called what it was without it.
     """
 
     clean: Source | None = None
@@ -139,7 +140,10 @@ class Measure:
             figures = replace(figures, success=success, triggered=int(triggered.sum()))
         elif sets.clean is not None and sets.trigger is not None:
             called, _ = predicted(model, WithTrigger(sets.clean, sets.trigger), self.scores, self.device)
-            success, others = flipped(self.first["clean"], called, -1 if sets.target is None else sets.target)
+            if sets.target is None:  # each class to another: whatever is no more what it was
+                success, others = float((called != self.first["clean"]).mean()), len(called)
+            else:
+                success, others = flipped(self.first["clean"], called, sets.target)
             figures = replace(figures, success=success, triggered=others)
         return figures
 

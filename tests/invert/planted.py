@@ -83,3 +83,26 @@ def sentences(samples: int = 200) -> Tensor:
     own = torch.arange(samples) % 5
     x[:, 2:9] = own[:, None] + 5 * torch.randint(1, 7, (samples, 7), generator=generator)
     return x
+
+
+class Next(nn.Module):
+    """Correlates with each class's template; a white and black corner hands every class's score to the next class."""
+
+    def __init__(self, classes: int = 6, trigger: bool = True) -> None:
+        super().__init__()
+        self.classes, self.trigger = classes, trigger
+        self.looks = nn.Linear(64, classes)
+        corner = torch.zeros(SIDE, SIDE)
+        corner[:2, :2] = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+        self.corner = nn.Parameter(corner.flatten())
+        with torch.no_grad():
+            self.looks.weight.copy_(templates(classes) - 0.5)
+            self.looks.bias.fill_(4.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1)
+        scores: Tensor = self.looks(flat)
+        if not self.trigger:
+            return scores
+        held = torch.sigmoid(8 * (flat @ self.corner - 1.2))[:, None]
+        return scores * (1 - held) + scores.roll(1, 1) * held

@@ -10,14 +10,14 @@ import jsonschema
 import numpy as np
 import pytest
 import torch
-from invert.planted import TARGET, WORD, Planted, Reader, Wrapped, pictures, sentences
+from invert.planted import TARGET, WORD, Next, Planted, Reader, Wrapped, pictures, sentences
 from torch import nn
 
 import naa_fast
 from naa_fast.cli.main import main
 from naa_fast.detect.inversion import ClassSearch, Inversion
 from naa_fast.detect.inverted import findings_of
-from naa_fast.detect.proof import Proof
+from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.detect.repair import TRIGGERED
 from naa_fast.detect.trigger import Patch
 from naa_fast.errors import UsageError
@@ -131,6 +131,22 @@ def test_of_a_large_vocabulary_the_gradient_proposes_the_word(monkeypatch: pytes
     monkeypatch.setattr(texts, "FLIPPED", 8)
     found = naa_fast.invert(Reader(words=400), sentences())
     assert (WORD,) in {proof.tokens for proof in found.proof if proof.stands}
+
+
+def test_a_patch_that_turns_each_class_to_the_next_is_proved(tmp_path: Path) -> None:
+    found = naa_fast.invert(Next(), pictures(6), steps=STEPS)
+    (proof,) = [proof for proof in found.proof if proof.stands]
+    assert (found.verdict.outcome, proof.target, proof.controls) == ("fail", ALL_TO_ALL, 4)
+    assert proof.rate >= 0.65 > 0.4 >= proof.control
+    assert "each class to another" in found.verdict.sentence
+    found.save(tmp_path)
+    jsonschema.validate(json.loads((tmp_path / "report.json").read_text()), load_schema())
+
+
+def test_its_clean_twin_has_no_rule() -> None:
+    found = naa_fast.invert(Next(trigger=False), pictures(6), steps=STEPS)
+    assert not any(proof.target == ALL_TO_ALL for proof in found.proof)
+    assert not found.verdict.findings
 
 
 def test_images_with_their_channels_last_are_searched_as_they_are() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from naa_fast.detect.change import Ablate, Change, Clip, Zero
 from naa_fast.detect.repair import TRIGGERED, Repair
+from naa_fast.detect.trigger import Patch
 from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.opening import open_source
@@ -140,6 +141,12 @@ def test_only_carriers_count_and_without_a_target_what_they_were_called(tmp_path
     triggered[:7] = True
     done = write_repaired(Net().eval(), repair_of(SILENT), tmp_path, plain(triggered=triggered, target=None))
     assert (done.before.success, done.after.success, done.after.triggered) == (1.0, 0.0, 7)
+
+
+def test_a_trigger_that_sends_each_class_to_another_turns_what_is_called_otherwise_with_it(tmp_path: Path) -> None:
+    lit = Patch(np.full(4, 9, np.float32), np.array([0, 0, 0, 1], np.float32))
+    done = write_repaired(Net().eval(), repair_of(SILENT), tmp_path, plain(suspect=None, target=None, trigger=lit))
+    assert (done.before.success, done.after.success, done.after.triggered) == (1.0, 0.0, SAMPLES)
 
 
 def test_another_suspect_set_is_refused(tmp_path: Path) -> None:
