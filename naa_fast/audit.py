@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from naa_fast.rank.opened import OpenedSets
     from naa_fast.scan.chunk import Progress
     from naa_fast.scan.observer import Observer
-    from naa_fast.scan.options import RunOptions, asked_words
+    from naa_fast.scan.options import RunOptions
     from naa_fast.scan.quarantine import Quarantine
     from naa_fast.scan.times import Times
     from naa_fast.scan.work import Work
@@ -166,7 +166,7 @@ def scan(
     from naa_fast.repair.trial import Known
     from naa_fast.scan.live import LiveSignature
     from naa_fast.scan.loop import measure as run
-    from naa_fast.scan.options import RunOptions
+    from naa_fast.scan.options import RunOptions, asked_words
     from naa_fast.scan.ranks import Ranks
     from naa_fast.scan.stopping import StoppableProgress, StopRequest, stop_on_signals, stopped
     from naa_fast.scan.times import Times
@@ -338,7 +338,7 @@ def measure(
     from naa_fast.inputs.padding import fitted
     from naa_fast.parts import Part, cut_from
     from naa_fast.rank import RankingPass, ReferencePass
-    from naa_fast.rank.opened import given_measurement
+    from naa_fast.rank.opened import given_measurement, require_model_of
     from naa_fast.scan.loop import measure as run
     from naa_fast.scan.options import RunOptions
     from naa_fast.scan.ranks import Ranks
@@ -370,6 +370,7 @@ def measure(
             )
         if (clean := given_measurement(against)) is None:
             raise UsageError(f"against is {against!r}", "expected a measurement or its file, .naa.safetensors")
+        require_model_of(clean, model)
         by = ReferencePass(model, source, **chosen).calibrate(clean)
         measured = run(model, source, running, observer=by.suspect, **company)
         measured = Ranks.here(model).share(replace(measured, anomalies=by.handed(clean, measured, retain)))
