@@ -309,6 +309,7 @@ def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:
     from naa_fast.inputs.images import Images, require_images
     from naa_fast.inputs.opening import is_text, open_source
     from naa_fast.inputs.preprocessing import ImageOptions
+    from naa_fast.inputs.text import require_texts
 
     text = None
     if any(is_text(path) for path in paths):
@@ -330,6 +331,7 @@ def sources_of(arguments: argparse.Namespace, *paths: Path) -> list[Source]:
     images = ImageOptions(arguments.image_mode, arguments.resize, arguments.center_crop, arguments.normalize, arguments.workers)
     sources = [open_source(path, arguments.batch_size, text, images) for path in paths]
     require_images(images, [source for source in sources if isinstance(source, Images)], [source.name for source in sources])
+    require_texts(vars(arguments), sources)
     return sources
 
 

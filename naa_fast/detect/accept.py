@@ -27,6 +27,7 @@ PROOF_FORM = (
     "with the trigger as report.json has it"
 )
 NAMED = ("level", "layer", "reason", "expires")
+LONGEST = 120
 FIELDS = (*NAMED, "target", "trigger")
 
 
@@ -178,6 +179,9 @@ def read_allowlist(path: Path) -> list[Accepted]:
 
 def entry_of(entry: Any, where: str) -> Accepted:
     fields: dict[str, Any] = dict(entry) if isinstance(entry, dict) else {}
+    wrong = next((name for name in NAMED if name in fields and not isinstance(fields[name], str)), None)
+    if wrong is not None:
+        raise InputError(f"{where} has no text as {wrong}", f"found {fields[wrong]!r}"[:LONGEST], f"expected {FORM}")
     proof = fields.get("level") == "proved"
     words = {name: str(fields.get(name, "")).strip() for name in (*NAMED, "target")}
     words["layer"] = words["layer"] or INPUT * proof

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,8 @@ from naa_fast.inputs.labels import Labels
 from naa_fast.inputs.lines import LABELS, Chat, Texts, read_csv, read_jsonl, read_lines
 from naa_fast.records import FOLD_BLOCK, FOLDS
 
+OF_TEXTS = ("text_field", "tokenizer", "max_length", "skip_special", "bucket")
+"""Options of the command line that mean nothing where no set is of texts."""
 SIDES = ("right", "left")
 NO_LIMIT = 10**6  # a tokenizer without a length limit announces 1e30
 PERIOD = FOLDS * FOLD_BLOCK
@@ -258,6 +260,17 @@ def open_text(path: Path, batch_size: int, options: TextOptions | None) -> TextS
     except OSError as error:
         raise InputError(f"cannot read {path}", str(error.strerror), "check the permissions of the file") from error
     return TextSource(str(path), texts, batch_size, options)
+
+
+def require_texts(options: Mapping[str, Any], sources: Sequence[Source]) -> None:
+    """Raise UsageError where one of the `options` is for texts (OF_TEXTS) and was given, and none of the sets holds any."""
+    asked = [name for name in OF_TEXTS if options.get(name)]
+    if asked and not any(isinstance(source, TextSource) for source in sources):
+        raise UsageError(
+            f"--{asked[0].replace('_', '-')} with {', '.join(source.name for source in sources)}",
+            "it is for texts: token ids in an array are taken as they are",
+            "leave it out, or cut and mask the array itself",
+        )
 
 
 def wants_positions(model: nn.Module) -> bool:

@@ -9,6 +9,10 @@ from typing import Any
 
 from torch import nn
 
+from naa_fast.capture.fingerprint import model_fingerprint
+from naa_fast.capture.runnable import require_runnable
+from naa_fast.capture.selection import unwrapped
+from naa_fast.errors import StateMismatch
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.images import fit_images
 from naa_fast.inputs.opening import open_source
@@ -36,6 +40,8 @@ class OpenedSets:
 def open_sets(model: nn.Module, clean: Any, suspect: Any, batch_size: int, images: ImageOptions | None = None) -> OpenedSets:
     """Both sets; each may be a measurement, or the file (.naa.safetensors) of one. Raises what `open_source` does."""
     of_clean, of_suspect = given_measurement(clean), given_measurement(suspect)
+    for measured in (of_clean, of_suspect):
+        require_model_of(measured, model)
     read = [data for data, measurement in ((clean, of_clean), (suspect, of_suspect)) if measurement is None]
     sources = fit_sets(model, [open_source(data, batch_size, images=images) for data in read], images)
     if of_suspect is not None:
@@ -50,6 +56,18 @@ def fit_sets(model: nn.Module, sources: Sequence[Source], images: ImageOptions |
     found = [fitted(model, source) for source in sources]
     fit_images(model, found, images)
     return found
+
+
+def require_model_of(measured: Measurement | None, model: nn.Module) -> None:
+    """Raise StateMismatch where a measurement is of another model, before a set is measured to be held against it."""
+    require_runnable(model)
+    here = model_fingerprint(unwrapped(model)) if measured is not None and measured.model else ""
+    if measured is not None and here != measured.model:
+        raise StateMismatch(
+            "the measurement given in place of a set is of another model",
+            f"model: {measured.model} there, {here} here",
+            "measure the set with this model and its weights",
+        )
 
 
 def given_measurement(data: Any) -> Measurement | None:

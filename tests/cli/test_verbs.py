@@ -343,3 +343,21 @@ def test_layers_are_left_out_by_exclude_on_every_verb_that_runs_the_model(
     capsys.readouterr()
     assert measure("none.naa.safetensors", "clean.npz", "--exclude", "2") == EXIT_USAGE
     assert "no layer matches '2', which is to be excluded" in capsys.readouterr().err
+
+
+def test_options_for_texts_are_refused_where_no_set_is_of_texts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["scan", "--model", "net.py:identity", "--clean", "clean.npz", "--suspect", "planted.npy"]
+    for option in (["--max-length", "5"], ["--tokenizer", "folder"], ["--skip-special"], ["--bucket"], ["--text-field", "x"]):
+        assert main([*words, *option]) == EXIT_USAGE
+        assert f"{option[0]} with clean.npz, planted.npy\n  it is for texts" in capsys.readouterr().err
+
+
+def test_a_reference_of_another_model_costs_no_pass_over_the_suspects(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert measure("ref.naa.safetensors", "clean.npz", "--reference", model="net.py:build") == EXIT_PASS
+    capsys.readouterr()
+    words = ["scan", "--model", "net.py:build", "--model-arg", "wide=true", "--reference", "ref.naa.safetensors"]
+    assert main([*words, "--suspect", "planted.npy"]) == EXIT_ERROR
+    assert "the measurement given in place of a set is of another model\n  model: " in capsys.readouterr().err
+    against = ["--against", "ref.naa.safetensors", "--model-arg", "wide=true"]
+    assert measure("s.naa.safetensors", "planted.npy", *against, model="net.py:build") == EXIT_ERROR
+    assert "is of another model" in capsys.readouterr().err

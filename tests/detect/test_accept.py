@@ -183,6 +183,8 @@ def test_a_cluster_is_accepted_by_its_class_alone() -> None:
     [
         ("{", "is not JSON"),
         ("[]", "is no allowlist"),
+        ('{"accept": [{"level": "shift", "layer": ["a"], "reason": "x", "expires": "2027-01-01"}]}', "has no text as layer"),
+        ('{"accept": [{"level": "shift", "layer": "a", "reason": {}, "expires": 20270101}]}', "has no text as reason"),
         ('{"accept": [3]}', "entry 1 of .* has no level, layer, reason, expires"),
         ('{"accept": [{"level": "shift", "layer": "a", "expires": "2027-01-01"}]}', "has no reason"),
         ('{"accept": [{"level": "shift", "layer": "a", "reason": " ", "expires": "2027-01-01"}]}', "without a reason and an end"),
