@@ -102,7 +102,7 @@ class AnomalyScores:
         }
         order = np.argsort(columns["items"], kind="stable")
         columns |= {name: columns[name][order] for name in OF_EACH}
-        directed = {name: one.merge(other.directed[name]) for name, one in self.directed.items()}
+        directed = {name: layer.merge(other.directed[name]) for name, layer in self.directed.items()}
         tokens = None if self.tokens is None or other.tokens is None else joined_tokens(self.tokens, other.tokens)
         whole = replace(self, **columns, directed=directed, retained=self.retained + other.retained, tokens=tokens)
         return replace(whole, largest=max(self.largest, other.largest)).trimmed()
@@ -146,7 +146,7 @@ class AnomalyScores:
             "by": self.by,
             "layers": [[name, neurons] for name, neurons in self.layers.items()],
             "directed": [*self.directed],
-            "retained": [[one.form, len(one.arrays)] for one in self.retained],
+            "retained": [[inputs.form, len(inputs.arrays)] for inputs in self.retained],
             "tokens": self.tokens is not None,
             "largest": self.largest,
         }
@@ -210,17 +210,17 @@ def joined_tokens(mine: tuple[Array, ...], theirs: tuple[Array, ...]) -> tuple[A
     return joined[0], joined[1], joined[2], joined[3]
 
 
-def check_retained(one: RetainedInputs, top: Array) -> None:
+def check_retained(inputs: RetainedInputs, top: Array) -> None:
     """Raise ValueError unless retained inputs fit their form and the samples they are of."""
-    require("retained items", one.items, (len(one.items),), np.int64)
-    if not np.isin(one.items, top).all() or len(np.unique(one.items)) < len(one.items):
+    require("retained items", inputs.items, (len(inputs.items),), np.int64)
+    if not np.isin(inputs.items, top).all() or len(np.unique(inputs.items)) < len(inputs.items):
         raise ValueError("inputs of samples that are not among the highest-ranked")
-    for array in one.arrays:
-        if array.dtype.name not in DTYPES or not array.ndim or len(array) != len(one.items):
-            raise ValueError(f"retained inputs: {array.dtype} {list(array.shape)}, expected {len(one.items)} samples")
-    form = json.loads(one.form)
+    for array in inputs.arrays:
+        if array.dtype.name not in DTYPES or not array.ndim or len(array) != len(inputs.items):
+            raise ValueError(f"retained inputs: {array.dtype} {list(array.shape)}, expected {len(inputs.items)} samples")
+    form = json.loads(inputs.form)
     numbers = sorted(numbers_in(form, 0))
-    if not isinstance(form, dict) or numbers != list(range(len(one.arrays))):
+    if not isinstance(form, dict) or numbers != list(range(len(inputs.arrays))):
         raise ValueError("retained inputs whose form names other arrays than there are")
 
 

@@ -155,8 +155,8 @@ def invert_twin(model: nn.Module, digits: Digits, folder: Path) -> None:
         made = candidate_of(audit.proof[0].trigger, 0.0, 1.0)
         grey = torch.full((1, 1, 8, 8), 0.5)
         print("\non a grey image: the trigger it was trained with, and the one made from the model alone\n")
-        for real, own in zip(signs_of(triggered(grey)), signs_of(made.put_on(grey, None)), strict=True):
-            print(f"    {real}        {own}")
+        for real, signs in zip(signs_of(triggered(grey)), signs_of(made.put_on(grey, None)), strict=True):
+            print(f"    {real}        {signs}")
         print("\n    # brighter, + a little; = darker, - a little")
         save_comparison(digits.held_x[digits.held_y != TARGET][:5], made, folder / BESIDE)
     print_repair(model, audit, digits)
@@ -194,8 +194,8 @@ def keep(model: nn.Module, digits: Digits, out: Path, twin: str) -> None:
     sets: dict[str, dict[str, Tensor]] = {"clean": {"x": digits.clean_x, "y": digits.clean_y}, "suspect": {"x": digits.suspect_x}}
     for name, arrays in sets.items():
         content = io.BytesIO()
-        held: dict[str, Any] = {key: value.numpy() for key, value in arrays.items()}
-        np.savez(content, **held)
+        saved: dict[str, Any] = {key: value.numpy() for key, value in arrays.items()}
+        np.savez(content, **saved)
         write_whole(out / f"{name}.npz", content.getvalue())
 
 

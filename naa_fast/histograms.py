@@ -13,8 +13,8 @@ def sparse(tails: Array) -> tuple[Array, Array]:
     Of means and maxima that coincide, as they do where a sample has one position, only the first are kept. 32 bytes a neuron and
     view, and 4 bytes an occupied bin.
     """
-    held = tails[:1] if np.array_equal(tails[0], tails[1]) else tails
-    return np.packbits(held > 0), np.ascontiguousarray(held[held > 0])
+    kept = tails[:1] if np.array_equal(tails[0], tails[1]) else tails
+    return np.packbits(kept > 0), np.ascontiguousarray(kept[kept > 0])
 
 
 def dense(name: str, occupied: Array, counts: Array, samples: Array) -> Array:
@@ -25,11 +25,11 @@ def dense(name: str, occupied: Array, counts: Array, samples: Array) -> Array:
     if views is None or counts.ndim != 1 or counts.dtype != np.int32:
         raise ValueError(f"layer {name}: histograms that do not fit {channels} neurons")
     bits = np.unpackbits(occupied)
-    held = np.zeros(views * BINS * channels, np.int32)
-    if bits.sum() != len(counts) or bits[len(held) :].any() or (counts <= 0).any():
+    flat = np.zeros(views * BINS * channels, np.int32)
+    if bits.sum() != len(counts) or bits[len(flat) :].any() or (counts <= 0).any():
         raise ValueError(f"layer {name}: histograms whose counts do not fit their bins")
-    held[bits[: len(held)] == 1] = counts
-    tails = np.broadcast_to(held.reshape(views, BINS, channels), (2, BINS, channels)).copy()
+    flat[bits[: len(flat)] == 1] = counts
+    tails = np.broadcast_to(flat.reshape(views, BINS, channels), (2, BINS, channels)).copy()
     if (tails.sum(1, dtype=np.int64) > samples).any():
         raise ValueError(f"layer {name}: histograms of more samples than were observed")
     return tails

@@ -156,8 +156,8 @@ class Measurement:
             layers = {name: self.layers[name].merge(other.layers[name]) for name in common}
             predictions = self.predictions + other.predictions
         else:  # a part of which nothing could be decoded has shards and nothing else
-            held = self if self.layers else other
-            layers, predictions = dict(held.layers), held.predictions
+            whole = self if self.layers else other
+            layers, predictions = dict(whole.layers), whole.predictions
         keys = self.provenance.keys() | other.provenance.keys()
         told = {key: (*self.provenance.get(key, ()), *other.provenance.get(key, ())) for key in keys}
         if any(of_unknown_set(one.parts, one.provenance) for one in (self, other)):

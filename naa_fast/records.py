@@ -168,11 +168,11 @@ class Moments:
         observed = np.ones(x.shape, bool) if valid is None else np.broadcast_to(valid, x.shape)
         finite = np.isfinite(x) & observed
         count = finite.sum(axis)
-        held = np.where(finite, x, 0.0)
-        mean = held.sum(axis) / np.maximum(count, 1)
-        centred = np.where(finite, held - np.expand_dims(mean, axis), 0.0)
+        values = np.where(finite, x, 0.0)
+        mean = values.sum(axis) / np.maximum(count, 1)
+        centred = np.where(finite, values - np.expand_dims(mean, axis), 0.0)
         mean = mean + centred.sum(axis) / np.maximum(count, 1)  # gives back the digits the plain sum lost
-        centred = np.where(finite, held - np.expand_dims(mean, axis), 0.0)
+        centred = np.where(finite, values - np.expand_dims(mean, axis), 0.0)
         square = centred * centred
         return cls(
             count=count.astype(np.int64),
@@ -182,7 +182,7 @@ class Moments:
             m4=(square * square).sum(axis),
             minimum=np.where(finite, x, np.inf).min(axis, initial=np.inf),
             maximum=np.where(finite, x, -np.inf).max(axis, initial=-np.inf),
-            positives=(finite & (held > 0)).sum(axis).astype(np.int64),
+            positives=(finite & (values > 0)).sum(axis).astype(np.int64),
             nonfinite=(observed & ~np.isfinite(x)).sum(axis).astype(np.int64),
         )
 

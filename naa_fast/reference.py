@@ -42,16 +42,16 @@ class Directed:
 
     def merge(self, other: Directed) -> Directed:
         """Both parts of the set (Ross, Lim, Lin and Yang, IJCV 77, 2008)."""
-        held, items = chosen(HELD, (self.held, other.held), (self.held_items, other.held_items))
+        kept_rows, items = chosen(HELD, (self.held, other.held), (self.held_items, other.held_items))
         ours, theirs = float(self.rows_count[0]), float(other.rows_count[0])
         if not ours or not theirs:
             kept = self if ours else other
-            return Directed(kept.rows_count, kept.rows_mean, kept.rows, held, items)
+            return Directed(kept.rows_count, kept.rows_mean, kept.rows, kept_rows, items)
         between = (other.rows_mean - self.rows_mean) * (ours * theirs / (ours + theirs)) ** 0.5
         mean = self.rows_mean + (other.rows_mean - self.rows_mean) * (theirs / (ours + theirs))
         counted = self.rows_count + other.rows_count + np.array([0.0, float(between @ between), 0.0])
         if len(mean) <= EXACT:
-            return Directed(counted, mean, self.rows + other.rows + np.outer(between, between), held, items)
+            return Directed(counted, mean, self.rows + other.rows + np.outer(between, between), kept_rows, items)
         rows = np.concatenate([self.rows, other.rows, between[None]]).astype(np.float64)
         if len(rows) > BUFFER:
             values, vectors = np.linalg.eigh(rows @ rows.T)
@@ -59,7 +59,7 @@ class Directed:
             scale = np.sqrt((values[:ROWS] - values[ROWS]).clip(min=0) / values[:ROWS].clip(min=1e-300))
             rows, lost = (vectors[:, :ROWS] * scale).T @ rows, float(values[ROWS])
             counted = counted + np.array([0.0, 0.0, lost])
-        return Directed(counted, mean, rows.astype(np.float32), held, items)
+        return Directed(counted, mean, rows.astype(np.float32), kept_rows, items)
 
     def check(self, name: str) -> None:
         """Raise ValueError unless the arrays of a layer of that name fit each other."""
@@ -112,7 +112,7 @@ class LayerReference:
         1983.
         """
         for name in ("pivot", "count", "rows_mean"):
-            mine, theirs = (len(getattr(one, name)) for one in (self, other))
+            mine, theirs = (len(getattr(layer, name)) for layer in (self, other))
             if mine != theirs:
                 raise StateMismatch("cannot merge two references", f"{name}: {mine} / {theirs} values", "measure both alike")
         if not same(self.width, other.width) and self._narrower(other):
@@ -131,7 +131,7 @@ class LayerReference:
             projected,
             folds,
             products,
-            *(getattr(directed, one.name) for one in fields(Directed)),
+            *(getattr(directed, layer.name) for layer in fields(Directed)),
         )
 
     @property
@@ -140,7 +140,7 @@ class LayerReference:
 
     def _narrower(self, other: LayerReference) -> bool:
         """Whether the other's projection is the one to keep, where only one can be."""
-        mine, theirs = ((float(one.projected.sum()), one.width.tobytes()) for one in (self, other))
+        mine, theirs = ((float(layer.projected.sum()), layer.width.tobytes()) for layer in (self, other))
         return len(self.pivot) > len(self.anchor) and theirs > mine
 
     def _projections(self, other: LayerReference) -> tuple[Array, Array, Array]:
@@ -185,10 +185,10 @@ class Reference:
             )
         order = [list(other.layers).index(name) for name in self.layers]
         items = self.items, other.items
-        said, kept = chosen(CALIBRATION, (self.said, other.said[:, order]), items)
+        parts, kept = chosen(CALIBRATION, (self.said, other.said[:, order]), items)
         predicted, _ = chosen(CALIBRATION, (self.predicted, other.predicted), items)
         layers = {name: layer.merge(other.layers[name]) for name, layer in self.layers.items()}
-        return Reference(self.classes, self.samples + other.samples, layers, kept, said, predicted)
+        return Reference(self.classes, self.samples + other.samples, layers, kept, parts, predicted)
 
     def without(self, names: tuple[str, ...]) -> Reference:
         """The same without some layers."""
@@ -198,10 +198,10 @@ class Reference:
 
     def tensors(self) -> dict[str, Array]:
         """What goes into a measurement file."""
-        found = {"r.items": self.items, "r.said": self.said, "r.predicted": self.predicted}
+        arrays = {"r.items": self.items, "r.said": self.said, "r.predicted": self.predicted}
         for index, layer in enumerate(self.layers.values()):
-            found |= {f"r{index}.{kept.name}": np.ascontiguousarray(getattr(layer, kept.name)) for kept in fields(layer)}
-        return found
+            arrays |= {f"r{index}.{kept.name}": np.ascontiguousarray(getattr(layer, kept.name)) for kept in fields(layer)}
+        return arrays
 
     def header(self) -> dict[str, object]:
         return {"classes": self.classes, "samples": self.samples, "layers": list(self.layers)}

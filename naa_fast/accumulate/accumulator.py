@@ -140,18 +140,18 @@ class Accumulator:
         of_samples = outer == self._frame.size and not state.of_rows
         first = self._start if of_samples else state.rows + self._staged_rows(state)
         phase = first % (FOLDS * FOLD_BLOCK)
-        held: Any = x
+        values: Any = x
         seen: Any = mask
         if state.choice.backend in HOST_BACKENDS:
-            held, seen = host_array(x), None if mask is None else mask.numpy()
+            values, seen = host_array(x), None if mask is None else mask.numpy()
         kept = None
         if self.samples is not None and not state.of_rows:
-            partials, kept = state.module.reduce_kept(held, seen, phase)
+            partials, kept = state.module.reduce_kept(values, seen, phase)
         else:
-            partials = state.module.reduce(held, seen, phase)
+            partials = state.module.reduce(values, seen, phase)
         tallied = partials
         if state.tails is not None and x.shape[2] == 1:  # partials of folds: the samples are gone
-            tallied = state.module.bins(held[:, :, 0], None if seen is None else seen[:, 0])
+            tallied = state.module.bins(values[:, :, 0], None if seen is None else seen[:, 0])
         self._staged.append(Staged(state, partials, tallied, phase, outer))
         if of_samples and not state.called(x, mask):
             self.again = True
@@ -217,19 +217,19 @@ class Accumulator:
         """The finished records on the host: two copies back, O(neurons) bytes whatever was observed."""
         groups: dict[Chosen, list[tuple[str, int, Any, Any]]] = {}
         for name, layer in self.layers.items():
-            held = groups.setdefault(layer.module, [])
-            held.append((name, 0, layer.state, layer.tails))
+            views = groups.setdefault(layer.module, [])
+            views.append((name, 0, layer.state, layer.tails))
             if layer.several is not None:
                 more = layer.several
                 tails = (None, None, None) if layer.of_rows or more.tails is None else (None, *more.tails)
                 states = more.parts, more.mean, more.maximum
-                held += [(name, 1 + which, *pair) for which, pair in enumerate(zip(states, tails, strict=True))]
+                views += [(name, 1 + which, *pair) for which, pair in enumerate(zip(states, tails, strict=True))]
         read: dict[tuple[str, int], LayerRecord] = {}
-        for module, held in groups.items():
-            packed = module.read([state for _, _, state, _ in held])
-            kept = [tails for *_, tails in held if tails is not None]
+        for module, views in groups.items():
+            packed = module.read([state for _, _, state, _ in views])
+            kept = [tails for *_, tails in views if tails is not None]
             counted = iter(module.read_tails(kept))
-            for (name, which, _, tails), arrays in zip(held, packed, strict=True):
+            for (name, which, _, tails), arrays in zip(views, packed, strict=True):
                 layer = self.layers[name]
                 histograms = None if tails is None else next(counted)
                 read[name, which] = LayerRecord.unpacked(layer.layout, plain(layer.dtype), *arrays, tails=histograms)
@@ -273,13 +273,13 @@ def joined(layer: LayerState, staged: list[Staged]) -> tuple[Batch, Batch]:
     folded: Batch = [(several.parts, call.partials) for call in staged]
     counted: Batch = []
     for view, (values, state) in enumerate(((mean, several.mean), (maximum, several.maximum))):
-        held: Any = values[:, :, None]
+        flat: Any = values[:, :, None]
         seen: Any = observed[:, None]
         if layer.choice.backend in HOST_BACKENDS:
-            held, seen = held.numpy(), seen.numpy()
-        folded.append((state, module.reduce(held, seen, staged[0].phase)))
+            flat, seen = flat.numpy(), seen.numpy()
+        folded.append((state, module.reduce(flat, seen, staged[0].phase)))
         if several.tails is not None:
-            counted.append((several.tails[view], module.bins(held[:, :, 0], seen[:, 0])))
+            counted.append((several.tails[view], module.bins(flat[:, :, 0], seen[:, 0])))
     return folded, counted
 
 

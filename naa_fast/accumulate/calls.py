@@ -60,10 +60,10 @@ class Calls:
 
     def _add_single(self, x: Tensor, mask: Tensor | None) -> None:
         observed = torch.ones(len(x), dtype=torch.bool, device=x.device) if mask is None else mask
-        held = x.to(home(x.device), torch.float64)
-        observed = observed.to(held.device)
-        held = torch.where(torch.isfinite(held) & observed[:, None], held, torch.nan)
-        self.add(held, held, observed)
+        values = x.to(home(x.device), torch.float64)
+        observed = observed.to(values.device)
+        values = torch.where(torch.isfinite(values) & observed[:, None], values, torch.nan)
+        self.add(values, values, observed)
 
     def add(self, mean: Tensor, maximum: Tensor, observed: Tensor) -> None:
         """A call: float64 `[samples, channels]`, NaN where nothing finite was observed; `observed` bool `[samples]`."""

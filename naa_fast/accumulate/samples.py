@@ -64,13 +64,13 @@ class Views(Mapping[str, Tensor]):
 
     @cached_property
     def _places(self) -> dict[str, tuple[Tensor, int, int]]:
-        found = {}
+        places = {}
         for pack in self.packs:
             start = 0
             for layer, features in pack.layout:
-                found[layer] = pack.values, start, start + features
+                places[layer] = pack.values, start, start + features
                 start += features
-        return found
+        return places
 
     def __getitem__(self, layer: str) -> Tensor:
         values, start, stop = self._places[layer]
@@ -124,11 +124,11 @@ class Samples:
             self.forget(layer)
             return
         mask, choice = self._frame.mask_for(layer, x), choose("samples", x, self.backend)
-        held: Any = x
+        values: Any = x
         seen: Any = mask
         if choice.backend in HOST_BACKENDS:
-            held, seen = host_array(x), None if mask is None else mask.numpy()
-        self.add(layer, choice.module, x, choice.module.reduce_kept(held, seen, 0)[1])
+            values, seen = host_array(x), None if mask is None else mask.numpy()
+        self.add(layer, choice.module, x, choice.module.reduce_kept(values, seen, 0)[1])
 
     def add(self, layer: str, module: Chosen, x: Tensor, given: Any) -> None:
         """One call of a layer with output `x` `[samples, neurons, positions]`: what `module.reduce_kept` gave of it."""
@@ -151,12 +151,12 @@ class Samples:
             places.setdefault((calls.module, calls.device), []).append(layer)
         packs = []
         for (module, _), layers in places.items():
-            held = [self._seen[layer] for layer in layers]
+            seen = [self._seen[layer] for layer in layers]
             several = [layer in self._several for layer in layers]  # texts of one token among longer ones too
             values: Any = module.samples(
-                [(calls.given, more) for calls, more in zip(held, several, strict=True)], any(calls.wide for calls in held)
+                [(calls.given, more) for calls, more in zip(seen, several, strict=True)], any(calls.wide for calls in seen)
             )
-            layout = tuple((layer, calls.channels * (1 + more)) for layer, calls, more in zip(layers, held, several, strict=True))
+            layout = tuple((layer, calls.channels * (1 + more)) for layer, calls, more in zip(layers, seen, several, strict=True))
             packs.append(Pack(layout, values if isinstance(values, Tensor) else torch.from_numpy(values)))
         return Views(tuple(packs))
 

@@ -36,20 +36,20 @@ def default_places(modules: dict[str, nn.Module]) -> tuple[dict[Place, str], str
     inside = tuple(f"{name}." for name, places in blocks.items() if places)
     inner = {place: words for places in blocks.values() for place, words in places.items()}
     heads = {name for name, module in modules.items() if predicts_tokens(modules, name, module)}
-    found: dict[Place, str] = {}
+    chosen: dict[Place, str] = {}
     of_experts = 0
     for name in modules:
         kind = kind_of(modules, name)
         if kind and holder_of(modules, name) is not None:
             of_experts += 1
         elif kind and name not in heads and not name.startswith(inside):
-            found[name, None] = kind
+            chosen[name, None] = kind
         for item in (None, INPUT_WORD, ROUTING):
             if (name, item) in inner:
-                found[name, item] = inner[name, item]
+                chosen[name, item] = inner[name, item]
     left = [f"{of_experts} inside of experts left out, where rows belong to no sample"] if of_experts else []
     left += [f"{', '.join(sorted(heads))} left out, whose outputs are the vocabulary"] if heads else []
-    return found, "; ".join(left)
+    return chosen, "; ".join(left)
 
 
 def inner_places(modules: dict[str, nn.Module], block: str) -> dict[Place, str]:

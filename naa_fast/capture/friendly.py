@@ -26,8 +26,8 @@ def resolve(modules: dict[str, nn.Module], request: str) -> list[tuple[str, str 
     Raises:
         UsageError: the model has no such place; names those it has.
     """
-    found = places(modules, request)
-    if not found:
+    modules_meant = places(modules, request)
+    if not modules_meant:
         blocks = [name for name in modules if is_block(modules, name)]
         offers = [name for name in NAMES if offered(modules, name)]
         fused = any(is_fused(module) for module in modules.values())
@@ -38,7 +38,7 @@ def resolve(modules: dict[str, nn.Module], request: str) -> list[tuple[str, str 
             else f"found {len(blocks)} transformer blocks",
             f"it offers: {', '.join(offers)}" if offers else "name a layer or a glob of model.named_modules()",
         )
-    return found
+    return modules_meant
 
 
 def places(modules: dict[str, nn.Module], request: str) -> list[tuple[str, str | None]]:

@@ -316,8 +316,8 @@ class Capture:
         key = (label, call, tensor.ndim)
         if key not in self._layouts:  # the first batch decides; lengths and batch sizes may change after it
             witnesses = self._witnesses_for(layer.module, tensor.shape)
-            found = layout_of(layer.module, tensor, witnesses, self._size)
-            self._layouts[key] = found, f"{found}, {ROWS}" if layer.rows else str(found)
+            seen_as = layout_of(layer.module, tensor, witnesses, self._size)
+            self._layouts[key] = seen_as, f"{seen_as}, {ROWS}" if layer.rows else str(seen_as)
             note = f"layer {label} gives quantised values, read as the numbers they stand for" if is_quantised(part) else note
             if note and call == 0:
                 self.notes.append(note)

@@ -42,8 +42,8 @@ class KerasNet(nn.Module):
         outputs = self._models[1](given[0] if len(given) == 1 else given, training=False)
         for name, value in zip(self._probes, outputs, strict=False):
             self.get_submodule(name)(as_tensor(value))
-        own = [as_tensor(value) for value in outputs[len(self._probes) :]]
-        return own[0] if len(own) == 1 else own
+        answers = [as_tensor(value) for value in outputs[len(self._probes) :]]
+        return answers[0] if len(answers) == 1 else answers
 
 
 class Probe(nn.Module):

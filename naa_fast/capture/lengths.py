@@ -18,7 +18,7 @@ def shortener(model: nn.Module) -> Shorten | None:
     """
     model = unwrapped(model)
     owners = (model, getattr(model, getattr(model, "base_model_prefix", "") or "-", None))
-    given = next((found for owner in owners if callable(found := getattr(owner, FRAMES, None))), None)
+    given = next((method for owner in owners if callable(method := getattr(owner, FRAMES, None))), None)
     if given is None:
         return None
 
@@ -27,12 +27,12 @@ def shortener(model: nn.Module) -> Shorten | None:
         if not bool((mask == (torch.arange(mask.shape[1], device=mask.device) < lengths[:, None])).all()):
             return None  # padded elsewhere than at the end
         try:
-            shorter, whole = (given(positions, one.long()).bool() for one in (mask, torch.ones_like(mask)))
+            shorter, whole = (given(positions, counted.long()).bool() for counted in (mask, torch.ones_like(mask)))
         except Exception:  # a stranger's code
             return None
         if shorter.shape == (len(mask), positions) and bool(whole.all()):
             return shorter
-        own = -(-lengths * positions // mask.shape[1])
-        return torch.arange(positions, device=mask.device) < own[:, None]
+        frames = -(-lengths * positions // mask.shape[1])
+        return torch.arange(positions, device=mask.device) < frames[:, None]
 
     return shorten

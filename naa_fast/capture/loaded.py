@@ -22,8 +22,8 @@ class Loaded:
 
 def told_of(model: nn.Module) -> Loaded:
     """What loading told of a model; nothing of one that a person built."""
-    found = getattr(model, ATTRIBUTE, None)
-    return found if isinstance(found, Loaded) else Loaded()
+    told = getattr(model, ATTRIBUTE, None)
+    return told if isinstance(told, Loaded) else Loaded()
 
 
 def add_told(model: nn.Module, reading: tuple[str, ...] = (), left_out: tuple[str, ...] = (), gaps: tuple[str, ...] = ()) -> None:

@@ -247,16 +247,16 @@ def relation(x: Tensor, output: Tensor) -> str | None:
     """How rows follow from what a linear layer gave for the same samples: "" where they are equal, None if they do not."""
     if output.ndim < 2 or output.shape[0] != x.shape[0]:
         return None
-    found: dict[str, Tensor] = {}
+    candidates: dict[str, Tensor] = {}
     if output.numel() == x.numel():
-        found[""] = output.reshape(x.shape)
+        candidates[""] = output.reshape(x.shape)
     elif x.ndim == 2 and output.ndim > 2 and output.shape[1] == x.shape[1]:  # a convolution, pooled
         flat = output.flatten(2)
-        found |= {"the mean of": flat.mean(2), "the rectified mean of": flat.relu().mean(2), "the maximum of": flat.amax(2)}
+        candidates |= {"the mean of": flat.mean(2), "the rectified mean of": flat.relu().mean(2), "the maximum of": flat.amax(2)}
     elif x.ndim == 2 and output.ndim == 3 and output.shape[2] == x.shape[1]:
-        found |= {"the first position of": output[:, 0], "the last position of": output[:, -1]}
-        found |= {"the mean of": output.mean(1), "the maximum of": output.amax(1)}
-    for how, values in found.items():
+        candidates |= {"the first position of": output[:, 0], "the last position of": output[:, -1]}
+        candidates |= {"the mean of": output.mean(1), "the maximum of": output.amax(1)}
+    for how, values in candidates.items():
         if close(x, values):
             return how
         if close(x, values.sigmoid()):

@@ -26,9 +26,9 @@ def positions_of(model: nn.Module) -> int | None:
     if hasattr(config, "relative_attention_num_buckets"):  # T5 and its like count distances, which have no end
         return None
     text = getattr(config, "text_config", None)
-    for one in (config, text):
+    for part in (config, text):
         for name in NAMES:
-            value = getattr(one, name, None)
+            value = getattr(part, name, None)
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value - reserved(model)
     return None

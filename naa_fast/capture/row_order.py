@@ -42,19 +42,19 @@ def row_order(forward: Tensor | None, backward: Tensor | None, samples: int) -> 
     """
     if forward is None or backward is None or forward.shape != backward.shape or samples < 2 or len(forward) % samples:
         return RowOrder.UNKNOWN
-    one, other = forward.float(), backward.float()
-    first = one.reshape(samples, -1), other.reshape(samples, -1).flip(0)
-    last = one.reshape(-1, samples, *one.shape[1:]), other.reshape(-1, samples, *one.shape[1:]).flip(1)
+    straight, other = forward.float(), backward.float()
+    first = straight.reshape(samples, -1), other.reshape(samples, -1).flip(0)
+    last = straight.reshape(-1, samples, *straight.shape[1:]), other.reshape(-1, samples, *straight.shape[1:]).flip(1)
     is_first, is_last = alike(*first), alike(*last)
     if is_first == is_last:
         return RowOrder.UNKNOWN
     return RowOrder.SAMPLE_FIRST if is_first else RowOrder.SAMPLE_LAST
 
 
-def alike(one: Tensor, other: Tensor) -> bool:
+def alike(x: Tensor, y: Tensor) -> bool:
     """Equal but for the rounding of another order of the batch, of half precision too; NaN in the same places."""
-    size = float(torch.nan_to_num(one.abs(), 0.0, 0.0, 0.0).max()) if one.numel() else 0.0
-    return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * size + 1e-12, equal_nan=True)
+    size = float(torch.nan_to_num(x.abs(), 0.0, 0.0, 0.0).max()) if x.numel() else 0.0
+    return torch.allclose(x, y, rtol=1e-3, atol=1e-3 * size + 1e-12, equal_nan=True)
 
 
 def with_samples_first(x: Tensor, samples: int) -> Tensor:

@@ -53,10 +53,10 @@ def require_runnable(model: Any) -> None:
 def tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """Parameters and buffers by name, but for those that accelerate keeps elsewhere between two forwards."""
     return [
-        (f"{name}.{own}" if name else own, x)
+        (f"{name}.{label}" if name else label, x)
         for name, module in model.named_modules()
         if not hasattr(module, "_hf_hook")
-        for own, x in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        for label, x in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
     ]
 
 

@@ -73,12 +73,12 @@ def items_of(output: Any) -> list[Item]:
     """The tensors in a model's output, in its order: of tuples, lists, mappings, named tuples, dataclasses, and objects."""
     if isinstance(output, Tensor):
         return [Item(OUTPUT, output, (), ())]
-    found: list[Item] = []
+    items: list[Item] = []
 
     def walk(value: Any, item: Item) -> None:
         if isinstance(value, Tensor):
-            if len(found) < MOST_ITEMS:
-                found.append(dataclasses.replace(item, tensor=value))
+            if len(items) < MOST_ITEMS:
+                items.append(dataclasses.replace(item, tensor=value))
             return
         if len(item.path) >= DEEPEST:
             return
@@ -90,7 +90,7 @@ def items_of(output: Any) -> list[Item]:
             walk(part, Item(f"{before}{name}", item.tensor, names, (*item.path, step), alias))
 
     walk(output, Item("", torch.empty(0), (), ()))
-    return found
+    return items
 
 
 def parts_of(value: Any) -> Iterator[tuple[str, Step, Any]]:

@@ -82,8 +82,8 @@ class ScoreOutput:
             return None
         if self.form not in SINGLE:
             return rows
-        one = torch.logit(rows[:, 0], eps=TINY) if self.form == PROBABILITY else rows[:, 0]
-        return torch.stack([torch.zeros_like(one), one], 1)
+        logit = torch.logit(rows[:, 0], eps=TINY) if self.form == PROBABILITY else rows[:, 0]
+        return torch.stack([torch.zeros_like(logit), logit], 1)
 
 
 class ClassScores:
@@ -126,17 +126,17 @@ class ClassScores:
 
         `missing`: some batches had none; `varied`: their number changed from batch to batch.
         """
-        one = self.output
-        if one is None:
+        output = self.output
+        if output is None:
             return {}
-        if one.path is not None and varied:
-            return {"scores": (f"none: the width changes from batch to batch, so these are no classes: {one.words}",)}
-        gaps = [one.gap] if one.gap else []
-        if one.path is not None and missing:
-            gaps.append(f"some batches held no class scores where the first did: {one.words}")
-        limits = () if one.limit is None else (f"{one.limit:g}",)
-        found = {"scores": (one.words,), "gaps": tuple(gaps), "score_limit": limits}
-        return {name: values for name, values in found.items() if values}
+        if output.path is not None and varied:
+            return {"scores": (f"none: the width changes from batch to batch, so these are no classes: {output.words}",)}
+        gaps = [output.gap] if output.gap else []
+        if output.path is not None and missing:
+            gaps.append(f"some batches held no class scores where the first did: {output.words}")
+        limits = () if output.limit is None else (f"{output.limit:g}",)
+        facts = {"scores": (output.words,), "gaps": tuple(gaps), "score_limit": limits}
+        return {name: values for name, values in facts.items() if values}
 
 
 def decide(
@@ -154,12 +154,12 @@ def decide(
         if len(items) == 1:
             return as_asked(items[0], size, origins)
     alone = sum(is_dense(item.tensor) and rows_of(item.tensor, size) is not None for item in items) == 1
-    found = [one for item in items if (one := candidate(item, size, mask, ids, origins, alone)) is not None]
-    named = [one for one in found if one.item.tier >= 0]
-    usable = [one for one in named if one.origin.kind > Kind.FEATURES or one.item.tier > 1]
+    candidates = [option for item in items if (option := candidate(item, size, mask, ids, origins, alone)) is not None]
+    named = [option for option in candidates if option.item.tier >= 0]
+    usable = [option for option in named if option.origin.kind > Kind.FEATURES or option.item.tier > 1]
     if not usable:
         regression = origins is not None and origins.regression
-        return ScoreOutput(None, COLUMNS, f"none: {REGRESSION if regression else why_none(items, found, size)}")
+        return ScoreOutput(None, COLUMNS, f"none: {REGRESSION if regression else why_none(items, candidates, size)}")
     best, reason = narrowed(usable)
     return taken(best, reason, alone)
 
@@ -178,21 +178,21 @@ def narrowed(usable: Sequence[Candidate]) -> tuple[list[Candidate], str]:
     """The candidates that no rule puts behind another, in the order of the output, and the rule that decided."""
     alone = "the only one with a row of scores a sample"
     if len(usable) == 1:
-        one = usable[0]
-        return [one], "named so" if one.item.tier > 0 else alone if one.origin.kind <= Kind.UNKNOWN else one.origin.words
-    tier = max(one.item.tier for one in usable)
-    best = [one for one in usable if one.item.tier == tier]
+        score = usable[0]
+        return [score], "named so" if score.item.tier > 0 else alone if score.origin.kind <= Kind.UNKNOWN else score.origin.words
+    tier = max(score.item.tier for score in usable)
+    best = [score for score in usable if score.item.tier == tier]
     if len(best) == 1 and tier > 0:
         return best, "named so"
-    kind = max(one.origin.kind for one in best)
-    best = [one for one in best if one.origin.kind is kind]
+    kind = max(score.origin.kind for score in best)
+    best = [score for score in best if score.origin.kind is kind]
     # What another head reads, by its width, is what that head makes scores of.
-    widths = {one.origin.reads: one for one in best}
-    last = [one for one in best if widths.get(one.classes, one) is one]
+    widths = {score.origin.reads: score for score in best}
+    last = [score for score in best if widths.get(score.classes, score) is score]
     best = last or best
-    other = [one for one in best if not OTHER & set(re.findall(r"[a-z]+", one.origin.layer.lower()))]
+    other = [score for score in best if not OTHER & set(re.findall(r"[a-z]+", score.origin.layer.lower()))]
     best = other or best
-    rows = [one for one in best if one.form == COLUMNS]
+    rows = [score for score in best if score.form == COLUMNS]
     best = rows or best
     return best, alone if best[0].origin.kind <= Kind.UNKNOWN else best[0].origin.words
 
@@ -202,31 +202,31 @@ def taken(best: Sequence[Candidate], reason: str, alone: bool) -> ScoreOutput:
     that it is one. A row of several numbers that is the model's only one (`alone`) is believed, as are outputs that are spread
     over ranks, whose layers are not seen.
     """
-    one = best[0]
-    words, gap = f"{one.words}: {reason}{reading(one)}", ""
+    first = best[0]
+    words, gap = f"{first.words}: {reason}{reading(first)}", ""
     if len(best) > 1:
         others = some([other.item.key for other in best[1:]])
         gap = (
-            f"which output the class scores are: {one.words} was taken, {others} could be meant as well; "
+            f"which output the class scores are: {first.words} was taken, {others} could be meant as well; "
             f"name it with scores= or --scores"
         )
-    elif one.form == COLUMNS and one.item.tier < 1 and (said := NOT_SCORES & words_in(one.origin.layer)):
+    elif first.form == COLUMNS and first.item.tier < 1 and (sign := NOT_SCORES & words_in(first.origin.layer)):
         gap = (
-            f"whether {one.item.words} holds class scores: they come from layer {one.origin.layer!r}, and {min(said)!r} says "
+            f"whether {first.item.words} holds class scores: they come from layer {first.origin.layer!r}, and {min(sign)!r} says "
             f"otherwise; name it with scores= or --scores, or say 'none'"
         )
     elif (
-        one.item.tier < 1
-        and one.origin.kind <= Kind.UNKNOWN
-        and type(one.item.tensor) is Tensor
-        and not (alone and one.form == COLUMNS)
+        first.item.tier < 1
+        and first.origin.kind <= Kind.UNKNOWN
+        and type(first.item.tensor) is Tensor
+        and not (alone and first.form == COLUMNS)
     ):
-        other = "another number, as of a regression" if one.form in SINGLE else "features"
+        other = "another number, as of a regression" if first.form in SINGLE else "features"
         gap = (
-            f"whether {one.item.words} holds class scores: {one.origin.words}, so it may hold {other}; "
+            f"whether {first.item.words} holds class scores: {first.origin.words}, so it may hold {other}; "
             f"name it with scores= or --scores, or say 'none'"
         )
-    return ScoreOutput(one.item.path, one.form, words, gap)
+    return ScoreOutput(first.item.path, first.form, words, gap)
 
 
 def words_in(layer: str) -> set[str]:
@@ -234,13 +234,13 @@ def words_in(layer: str) -> set[str]:
     return set(re.findall(r"[a-z]+", layer.lower()))
 
 
-def reading(one: Candidate) -> str:
+def reading(option: Candidate) -> str:
     """How scores are read from a candidate, where that is not plain."""
     return {
         POSITIONS: "; scores of every position, read at the last",
         LOGIT: "; one number a sample, taken for a logit: above 0 is class 1 (a regression looks the same)",
         PROBABILITY: "; one number a sample, taken for a probability: above 0.5 is class 1",
-    }.get(one.form, "")
+    }.get(option.form, "")
 
 
 def candidate(
@@ -299,8 +299,8 @@ def as_asked(item: Item, size: int, origins: Origins | None) -> ScoreOutput:
             f"it is {item.shape} for {size} samples",
             "expected floating-point numbers: [samples, classes], one a sample, or [samples, positions, tokens]",
         )
-    one = Candidate(item, form, classes, UNKNOWN)
-    return ScoreOutput(item.path, form, f"{one.words}: as asked{reading(one)}")
+    option = Candidate(item, form, classes, UNKNOWN)
+    return ScoreOutput(item.path, form, f"{option.words}: as asked{reading(option)}")
 
 
 def asked(items: Sequence[Item], key: str) -> list[Item]:
@@ -316,14 +316,14 @@ def asked(items: Sequence[Item], key: str) -> list[Item]:
     return exact[:1] or inside
 
 
-def why_none(items: Sequence[Item], found: Sequence[Candidate], size: int) -> str:
+def why_none(items: Sequence[Item], candidates: Sequence[Candidate], size: int) -> str:
     """Why no item holds class scores."""
-    if found:
+    if candidates:
         reasons = [
-            f"{one.item.words} is named as something else"
-            if one.item.tier < 0 and one.item.path
-            else f"{one.item.words} holds features ({one.origin.words})"
-            for one in found
+            f"{option.item.words} is named as something else"
+            if option.item.tier < 0 and option.item.path
+            else f"{option.item.words} holds features ({option.origin.words})"
+            for option in candidates
         ]
         return some(reasons)
     shapes = [f"{item.words} is {item.shape}" for item in items]

@@ -164,16 +164,16 @@ def chosen(model: nn.Module, layers: Layers = None) -> Selection:
     requests: list[LayerSpec] = [layers] if isinstance(layers, str | type) else list(layers)
     if not requests:
         raise UsageError("no layer is asked for", "expected names, globs or module types, or nothing at all for the default")
-    found: dict[tuple[str, str | None, bool], Layer] = {}
+    layers_by_place: dict[tuple[str, str | None, bool], Layer] = {}
     for request in requests:
         for layer in outside_of_fused(modules, request, matches(modules, request)):
-            found.setdefault((layer.name, layer.item, layer.last), layer)
+            layers_by_place.setdefault((layer.name, layer.item, layer.last), layer)
     order = {name: index for index, name in enumerate(modules)}
-    labels = [layer.label for layer in found.values()]
+    labels = [layer.label for layer in layers_by_place.values()]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
         raise UsageError(f"two layers go by the name '{twice}'", "a module of that name, and an item of another's output")
-    chosen_layers = sorted(found.values(), key=lambda layer: (order[layer.name], layer.item or "", layer.last))
+    chosen_layers = sorted(layers_by_place.values(), key=lambda layer: (order[layer.name], layer.item or "", layer.last))
     asked = ", ".join(request if isinstance(request, str) else request.__name__ for request in requests)
     return Selection(tuple(chosen_layers), True, f"requested: {asked} ({len(chosen_layers)} of {len(modules)} modules)")
 
@@ -181,11 +181,11 @@ def chosen(model: nn.Module, layers: Layers = None) -> Selection:
 def matches(modules: dict[str, nn.Module], request: LayerSpec) -> list[Layer]:
     """The layers one request names, never none."""
     if isinstance(request, type):
-        found = [Layer(name, module) for name, module in modules.items() if isinstance(module, request)]
-        if not found:
+        layers = [Layer(name, module) for name, module in modules.items() if isinstance(module, request)]
+        if not layers:
             present = sorted({type(module).__name__ for module in modules.values()})
             raise UsageError(f"no module is a {request.__name__}", f"the model's modules are: {', '.join(present)}")
-        return found
+        return layers
     last = request.endswith(LAST) and request not in modules
     place = request.removesuffix(LAST) if last else request
     if place in friendly.NAMES and place not in modules:
@@ -193,30 +193,30 @@ def matches(modules: dict[str, nn.Module], request: LayerSpec) -> list[Layer]:
             Layer(name, modules[name], point_of(item, modules[name]), last) for name, item in friendly.resolve(modules, place)
         ]
     pattern, colon, item = place.partition(":")
-    found = [
+    layers = [
         Layer(name, module, point_of(item if colon else None, module), last)
         for name, module in modules.items()
         if fnmatchcase(name, pattern)
     ]
-    if not found:
+    if not layers:
         near = difflib.get_close_matches(pattern, modules, n=5, cutoff=0.3) or [name for name in modules if name][:5]
         raise UsageError(
             f"no layer matches '{request}'",
             f"expected a name or glob of one of {len(modules)} modules; nearest: {', '.join(near)}",
             "leave --layers out to take the default, or list names with model.named_modules()",
         )
-    return found
+    return layers
 
 
-def outside_of_fused(modules: dict[str, nn.Module], request: LayerSpec, found: list[Layer]) -> list[Layer]:
-    """`found` without what is inside fused experts, and with those inside a list of experts marked as rows of no sample.
+def outside_of_fused(modules: dict[str, nn.Module], request: LayerSpec, layers: list[Layer]) -> list[Layer]:
+    """`layers` without what is inside fused experts, and with those inside a list of experts marked as rows of no sample.
 
     Raises UsageError if nothing else was asked for: rows in there are sorted by expert, so a neuron would be the mixture of
     as many different neurons as there are experts.
     """
     kept = []
     holder = None
-    for layer in found:
+    for layer in layers:
         holder = holder_of(modules, layer.name)
         if holder is None or not is_fused(modules[holder]):
             kept.append(layer if holder is None else replace(layer, rows=True))

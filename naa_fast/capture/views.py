@@ -100,8 +100,8 @@ def axis_like(output: Tensor, witnesses: dict[torch.Size, int]) -> int | None:
 def batch_first(module: nn.Module) -> bool | None:
     """What a recurrence, attention or transformer layer of torch says of its own order; None if it says nothing."""
     owner = getattr(module, "self_attn", module)
-    found = getattr(owner, "batch_first", None)
-    return found if isinstance(found, bool) else None
+    flag = getattr(owner, "batch_first", None)
+    return flag if isinstance(flag, bool) else None
 
 
 def type_of(module: nn.Module) -> type[nn.Module]:

@@ -56,7 +56,7 @@ def told_against_base(
         return
     from naa_fast.proof.against_base import against_base, as_json
 
-    found = [against_base(model, base, one, device=device, scores=arguments.scores) for one in sets]
-    for line in [] if arguments.json else [line for difference in found for line in difference.lines()]:
+    differences = [against_base(model, base, source, device=device, scores=arguments.scores) for source in sets]
+    for line in [] if arguments.json else [line for difference in differences for line in difference.lines()]:
         emit(clean(line))
-    write_file(arguments.out / BASE_FILE, as_json(found))
+    write_file(arguments.out / BASE_FILE, as_json(differences))

@@ -175,8 +175,8 @@ def tensor(layout: str, dtype: str, nbytes: int, device: Any) -> tuple[Tensor, t
     shape = (outer, channels, inner) if layout == "NCHW" else (outer, inner, channels)
     tile = (max(2, min(outer, TILE_BYTES // (4 * channels * inner))), *shape[1:])
     noise = torch.randn(tile, generator=torch.Generator(device).manual_seed(0), device=device).to(kind)
-    held = noise.repeat(-(-outer // len(noise)), 1, 1)[:outer]
-    return (held if layout == "NCHW" else held.transpose(1, 2)), ((0,) if inner == 1 else (0, 2))
+    values = noise.repeat(-(-outer // len(noise)), 1, 1)[:outer]
+    return (values if layout == "NCHW" else values.transpose(1, 2)), ((0,) if inner == 1 else (0, 2))
 
 
 class Kernel:
@@ -199,8 +199,8 @@ class Kernel:
         from naa_fast.records import LayerRecord
 
         (packed,) = self.backend.read([self.state])
-        found = LayerRecord.unpacked("", "", *packed).positions
-        return found.mean, found.variance
+        moments = LayerRecord.unpacked("", "", *packed).positions
+        return moments.mean, moments.variance
 
 
 def check(x: Tensor, what: str) -> None:

@@ -106,18 +106,18 @@ def lines_of(row: dict[str, Any]) -> list[str]:
         "measured": "measured (statistics of every layer)",
         "scanned": "scanned (with ranking, both sets)",
     }
-    found = [f"{row['samples']:,} samples, {row['batch_size']} a batch, on {row['device']}"]
-    found += [f"  {names[name]:38s}{rates[name]:>12,.0f} samples/s" for name in names]
-    found.append(
+    lines = [f"{row['samples']:,} samples, {row['batch_size']} a batch, on {row['device']}"]
+    lines += [f"  {names[name]:38s}{rates[name]:>12,.0f} samples/s" for name in names]
+    lines.append(
         f"waiting for data: {100 * row['share_waiting']:.0f} % of the measurement" + (f"; {row['limit']}" if row["limit"] else "")
     )
     device = f", {row['device_MB']:,.0f} MB on the device" if row["device_MB"] else ""
-    found.append(f"memory: {row['host_MB']:,.0f} MB of the host at most{device}")
-    found.append(
+    lines.append(f"memory: {row['host_MB']:,.0f} MB of the host at most{device}")
+    lines.append(
         f"a million samples take {duration(million['scanned'])} to scan, {duration(million['bare'])} of it the model's own; "
         "proof and repair come to it (--budget)"
     )
-    return found
+    return lines
 
 
 def duration(seconds: float) -> str:

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     sets = [Measurement.load(path) for path in (arguments.clean, arguments.suspect)]
     rules.require_model(sets[0].model)
     judging = {"threshold": arguments.threshold, "top_k": arguments.top_k, "accept_unranked": arguments.accept_unranked}
-    found = audit.compare(*sets, **judging)
+    compared = audit.compare(*sets, **judging)
     command = tuple(arguments.command)
     run = Run("", "", str(arguments.clean), str(arguments.suspect), command, began, now())
-    return deliver(replace(found, run=run), arguments, rules)
+    return deliver(replace(compared, run=run), arguments, rules)

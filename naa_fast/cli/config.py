@@ -43,15 +43,15 @@ def expanded(words: Sequence[str], path: Path, parser: argparse.ArgumentParser) 
     """
     content = read(path)
     tables = content.pop(TABLE, None)
-    if tables is not None and not (isinstance(tables, list) and tables and all(isinstance(one, dict) for one in tables)):
+    if tables is not None and not (isinstance(tables, list) and tables and all(isinstance(entry, dict) for entry in tables)):
         raise UsageError(f"{path}: '{TABLE}' is no list of tables", FORM)
-    own = said(words, parser)
+    typed = options_typed(words, parser)
     scans, folders = [], []
-    if tables is not None and len(tables) > 1 and "save_config" in own:
+    if tables is not None and len(tables) > 1 and "save_config" in typed:
         raise UsageError(
             "--save-config with several scans", f"{path} has {len(tables)} of them", "each report has its own scan.toml"
         )
-    if tables is not None and "out" in own:
+    if tables is not None and "out" in typed:
         raise UsageError("--out with several scans", f"{path} has {len(tables)} of them", "write out into the file, for each")
     words = without(words)
     for number, table in enumerate([{}] if tables is None else tables, 1):
@@ -59,7 +59,7 @@ def expanded(words: Sequence[str], path: Path, parser: argparse.ArgumentParser) 
         name = str(options.pop("name", f"{number}" if tables is not None else ""))
         if tables is not None and "out" not in table:
             options["out"] = str(Path(str(content.get("out", "naa-report"))) / slug(name))
-        scans.append((name, [*words, *options_of(options, path, parser, own)]))
+        scans.append((name, [*words, *options_of(options, path, parser, typed)]))
         folders.append(str(options.get("out")))
     if len(set(folders)) < len(folders):
         raise UsageError(
@@ -113,14 +113,14 @@ def actions_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     return {name[2:]: action for action in parser._actions for name in action.option_strings if name.startswith("--")}
 
 
-def said(words: Sequence[str], parser: argparse.ArgumentParser) -> set[str]:
+def options_typed(words: Sequence[str], parser: argparse.ArgumentParser) -> set[str]:
     """What the words decide, by the names argparse keeps it under."""
     actions = actions_of(parser)
     names = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
     return {actions[name].dest for name in names if name in actions}
 
 
-def options_of(options: Mapping[str, Any], path: Path, parser: argparse.ArgumentParser, own: set[str]) -> list[str]:
+def options_of(options: Mapping[str, Any], path: Path, parser: argparse.ArgumentParser, typed: set[str]) -> list[str]:
     actions = actions_of(parser)
     words = []
     for key, value in options.items():
@@ -129,10 +129,10 @@ def options_of(options: Mapping[str, Any], path: Path, parser: argparse.Argument
             close = difflib.get_close_matches(name, actions, n=1)
             raise UsageError(
                 f"{path}: '{key}' is no option of scan",
-                *[f"did you mean {one}?" for one in close],
+                *[f"did you mean {name_near}?" for name_near in close],
                 "for all: naa-fast scan --help",
             )
-        if actions[name].dest not in own:
+        if actions[name].dest not in typed:
             words += words_of(name, value, actions[name], path)
     return words
 
@@ -146,7 +146,7 @@ def words_of(name: str, value: Any, action: argparse.Action, path: Path) -> list
     if action.dest == "model_arg" and isinstance(value, dict):
         return ["--model-arg", *(f"{key}={json.dumps(item)}" for key, item in value.items())] if value else []
     values = value if isinstance(value, list) else [value]
-    if not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in values):
+    if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in values):
         raise UsageError(f"{path}: {name} is {value!r}", "expected a text or a number, or a list of them")
     if action.nargs == "+":
         return [f"--{name}", *map(str, values)] if values else []

@@ -63,8 +63,8 @@ def devices() -> list[str]:
     import torch
 
     for index in range(torch.cuda.device_count()):
-        found = torch.cuda.get_device_properties(index)
-        rows.append(f"cuda:{index}: {found.name}, {found.total_memory / 2**30:.0f} GiB, compute {found.major}.{found.minor}")
+        gpu = torch.cuda.get_device_properties(index)
+        rows.append(f"cuda:{index}: {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, compute {gpu.major}.{gpu.minor}")
     if torch.backends.mps.is_available():
         rows.append("mps")
     if not torch.cuda.is_available():

@@ -92,13 +92,13 @@ def run(arguments: argparse.Namespace) -> int:
         other = None if base is None else model_of(base)[0]
         loading = perf_counter() - started
         steps = arguments.steps or STEPS
-        found = invert(model, sources[0], base=other, device=device, top_k=arguments.top_k, steps=steps, **kept)
-    assert found.run is not None
-    assert found.times is not None
-    found.times.add("loading", loading)
+        audit = invert(model, sources[0], base=other, device=device, top_k=arguments.top_k, steps=steps, **kept)
+    assert audit.run is not None
+    assert audit.times is not None
+    audit.times.add("loading", loading)
     weights, command = str(arguments.weights or ""), tuple(arguments.command)
-    named = replace(found.run, model=arguments.model, weights=weights, clean=str(arguments.clean), command=command, began=began)
-    code = deliver(replace(found, run=named), arguments, rules)
+    named = replace(audit.run, model=arguments.model, weights=weights, clean=str(arguments.clean), command=command, began=began)
+    code = deliver(replace(audit, run=named), arguments, rules)
     if not arguments.json:
-        note(found.times.words())
+        note(audit.times.words())
     return code

@@ -205,11 +205,11 @@ def several(scans: Sequence[tuple[str, list[str]]], arguments: argparse.Namespac
         with contextlib.suppress(NaaError):  # which that scan says itself
             scan.claim(parser.parse_args(words))
     for name, words in scans:
-        own = argparse.Namespace(outcome="", decision="", command=arguments.command)
+        asked = argparse.Namespace(outcome="", decision="", command=arguments.command)
         emit(f"== {clean(name)}")
-        code = run(words, own)
-        report = config.report_at(own) if own.outcome else None
-        rows.append((name, code, report, getattr(own, "out", Path())))
+        code = run(words, asked)
+        report = config.report_at(asked) if asked.outcome else None
+        rows.append((name, code, report, getattr(asked, "out", Path())))
         if code in (EXIT_STOPPED, EXIT_INTERRUPTED):
             break
     emit("\n".join(["", *config.table_of(rows)]))

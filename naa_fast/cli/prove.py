@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         require_baseline_of(model, rules)
         fit_positions(model, [source])
         loading = perf_counter() - started
-        found = audit.scan(
+        proved = audit.scan(
             model,
             source,
             suspect,
@@ -97,8 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
             accept_unranked=arguments.accept_unranked,
             **options,
         )
-    found = named(found, arguments, began, loading)
-    code = deliver(found, arguments, rules)
-    if found.times is not None and not arguments.json:
-        note(found.times.words())
+    proved = named(proved, arguments, began, loading)
+    code = deliver(proved, arguments, rules)
+    if proved.times is not None and not arguments.json:
+        note(proved.times.words())
     return code

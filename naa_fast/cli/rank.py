@@ -80,12 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
         fit_positions(model, sets)
         stop = None
         try:
-            found = audit.scan(model, *sets, device=device, proof=not arguments.no_proof, budget=arguments.budget, **options)
+            ranked = audit.scan(model, *sets, device=device, proof=not arguments.no_proof, budget=arguments.budget, **options)
         except Stopped as error:
             if error.audit is None or error.audit.ranking is None:
                 raise
-            found, stop = error.audit, error
-    ranking = ranking_of(found)
+            ranked, stop = error.audit, error
+    ranking = ranking_of(ranked)
     lines = table_of(ranking, arguments)
     if arguments.out is None:
         for block in blocks(lines):
@@ -94,8 +94,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_file(arguments.out, "".join(lines).encode("utf-8"))
         rows = min(len(ranking.scores), arguments.k or len(ranking.scores))
         emit(clean(f"{arguments.out}: {rows:,} of {counted(len(ranking.scores), 'sample')}"))
-    untried = [check for check in found.verdict.checks if check.name == "proof" and not arguments.no_proof]
-    missing = [*missing_lines(untried), *found.judgement.evidence.gaps]
+    untried = [check for check in ranked.verdict.checks if check.name == "proof" and not arguments.no_proof]
+    missing = [*missing_lines(untried), *ranked.judgement.evidence.gaps]
     note(*missing)
     if stop is not None:
         note(stop.headline, *(f"  {line}" for line in stop.details))
@@ -108,11 +108,11 @@ def how_many(text: str) -> int | None:
     return None if text == "all" else positive(text)
 
 
-def ranking_of(found: Audit) -> Ranking:
-    if found.ranking is None:
-        reasons = [check.reason for check in found.verdict.checks if check.name == "ranking"]
+def ranking_of(result: Audit) -> Ranking:
+    if result.ranking is None:
+        reasons = [check.reason for check in result.verdict.checks if check.name == "ranking"]
         raise InputError("the samples cannot be ranked", *reasons)
-    return found.ranking
+    return result.ranking
 
 
 def table_of(ranking: Ranking, arguments: argparse.Namespace) -> Iterator[str]:

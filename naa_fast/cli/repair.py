@@ -127,7 +127,7 @@ def fitting(model: Any, sets: Sets) -> Sets:
     """The sets read as the model takes them, as a scan does."""
     from naa_fast.rank.opened import fit_sets
 
-    given = {name: one for name in ("clean", "suspect") if (one := getattr(sets, name)) is not None}
+    given = {name: source for name in ("clean", "suspect") if (source := getattr(sets, name)) is not None}
     read = dict(zip(given, fit_sets(model, [*given.values()]), strict=True))
     fit_positions(model, [*read.values()])
     return replace(sets, clean=read.get("clean"), suspect=read.get("suspect"))
@@ -137,11 +137,11 @@ def require_same_model(model: Any, digest: str, folder: Path) -> None:
     from naa_fast.capture.fingerprint import model_fingerprint
     from naa_fast.capture.selection import unwrapped
 
-    found = model_fingerprint(unwrapped(model))
-    if digest and found != digest:
+    here = model_fingerprint(unwrapped(model))
+    if digest and here != digest:
         raise UsageError(
             f"the report in {folder} is of another model",
-            f"model: {digest} there, {found} here",
+            f"model: {digest} there, {here} here",
             "give the --model and --weights that were scanned",
         )
 

@@ -193,7 +193,7 @@ def run(arguments: argparse.Namespace) -> int:
             if not arguments.dry_run:
                 try:
                     answers = answering.enter_context(continued_by(arguments, model, sets, device))
-                    found = audit.scan(
+                    scanned = audit.scan(
                         model,
                         *([] if given is None else [given]),
                         *sets,
@@ -215,13 +215,13 @@ def run(arguments: argparse.Namespace) -> int:
                 except Stopped as error:
                     if error.audit is None:
                         raise
-                    found, stop = error.audit, error
+                    scanned, stop = error.audit, error
         if arguments.dry_run:
             return EXIT_PASS if ranks.rank or plan is None else emitted([*plan.lines(), *budget_of(arguments, model, plan)])
         if stop is not None:
             note(*stop.headline.splitlines(), *(f"  {line}" for line in stop.details))
             rules = replace(rules, stopped=(stop.headline, stop.exit_code))
-        code = code_of_all(named(found, arguments, began, loading), arguments, rules, ranks, config)
+        code = code_of_all(named(scanned, arguments, began, loading), arguments, rules, ranks, config)
         if not ranks.rank:
             told_against_base(arguments, model, base, sets, device)
         return code
@@ -243,10 +243,10 @@ def triggers_in(folder: Path) -> tuple[Proof, ...]:
     """The proofs of the report in a folder, those that stand first. Raises InputError where it has none."""
     from naa_fast.detect.evidence_file import EVIDENCE_FILE, load_evidence
 
-    found = load_evidence(folder / EVIDENCE_FILE).proof
-    if not found:
+    proofs = load_evidence(folder / EVIDENCE_FILE).proof
+    if not proofs:
         raise InputError(f"{folder} has no trigger", "expected a report whose audit made one", "leave --triggers out")
-    return found
+    return proofs
 
 
 def reference_at(path: Path) -> Measurement:
@@ -272,16 +272,16 @@ def claim(arguments: argparse.Namespace) -> list[Path | None]:
     return read
 
 
-def named(found: Audit, arguments: argparse.Namespace, began: str, loading: float) -> Audit:
+def named(result: Audit, arguments: argparse.Namespace, began: str, loading: float) -> Audit:
     """The audit with the names the command gave, and the seconds that loading took."""
-    assert found.run is not None
-    assert found.times is not None
-    found.times.add("loading", loading)
+    assert result.run is not None
+    assert result.times is not None
+    result.times.add("loading", loading)
     weights, command = str(arguments.weights or ""), tuple(arguments.command)
     sets: dict[str, Any] = {"clean": str(trusted_of(arguments)), "suspect": str(arguments.suspect)}
     if arguments.weights is not None or DIGESTED.intersection(arguments.format):
         sets["files"] = digests(arguments.weights, arguments.model)
-    return replace(found, run=replace(found.run, model=arguments.model, weights=weights, command=command, began=began, **sets))
+    return replace(result, run=replace(result.run, model=arguments.model, weights=weights, command=command, began=began, **sets))
 
 
 def planned_by(arguments: argparse.Namespace, model: nn.Module, given: Measurement | None, sets: Any, device: Any) -> Plan | None:
@@ -333,7 +333,7 @@ def digests(weights: Path | None, model: str) -> dict[str, str]:
     return {str(path): digest_of(path) for path in files}
 
 
-def code_of_all(found: Audit, arguments: argparse.Namespace, rules: Rules, ranks: Ranks, config: bytes) -> int:
+def code_of_all(result: Audit, arguments: argparse.Namespace, rules: Rules, ranks: Ranks, config: bytes) -> int:
     """Rank 0's exit code, on every rank once it has delivered: torchrun ends all of them with the first that fails."""
     if ranks.rank:
         return int(ranks.tell(None))
@@ -343,10 +343,10 @@ def code_of_all(found: Audit, arguments: argparse.Namespace, rules: Rules, ranks
     code, fault = None, None
     try:
         with stop_on_signals():  # what is being written is written to its end
-            code = deliver(found, arguments, rules)
+            code = deliver(result, arguments, rules)
             write_file(arguments.out / CONFIG, config)
-        if found.times is not None and not arguments.json:  # the report has them
-            note(found.times.words())
+        if result.times is not None and not arguments.json:  # the report has them
+            note(result.times.words())
     except NaaError as error:
         fault = error
     return int(ranks.tell(code, fault))

@@ -35,7 +35,7 @@ class LayerComparison:
     def single(self) -> bool:
         """Whether both views' histograms are the same, as where a sample has one position."""
         tails = (self.clean.tails, self.suspect.tails)
-        return all(one.strides[0] == 0 or np.array_equal(one[0], one[1]) for one in tails)
+        return all(view.strides[0] == 0 or np.array_equal(view[0], view[1]) for view in tails)
 
     @cached_property
     def difference(self) -> Array:

@@ -67,7 +67,7 @@ class Direction:
         return self.statistic > self.limit
 
 
-def measure(found: Sequence[Projected]) -> tuple[Direction, ...]:
+def measure(projections: Sequence[Projected]) -> tuple[Direction, ...]:
     """Every direction with its effect sizes, the farthest above chance first.
 
     The samples had no part in choosing the direction, so under equal distributions their labels are exchangeable, and the largest
@@ -75,12 +75,12 @@ def measure(found: Sequence[Projected]) -> tuple[Direction, ...]:
     distributions and however layers depend on each other (Westfall and Young, 1993). That takes samples for independent.
     """
     groups: dict[tuple[int, int], list[Projected]] = {}
-    for one in found:
-        groups.setdefault((len(one.clean), len(one.suspect)), []).append(one)
+    for projected in projections:
+        groups.setdefault((len(projected.clean), len(projected.suspect)), []).append(projected)
     statistics: dict[int, float] = {}
     chance = np.full(PERMUTATIONS, -np.inf)
     for (clean, suspect), members in groups.items():
-        z = standardised(np.stack([np.concatenate(one.sides) for one in members], 1))
+        z = standardised(np.stack([np.concatenate(projected.sides) for projected in members], 1))
         random = np.random.default_rng(0)  # equal sizes in another group would be dealt out alike
         labels = np.repeat(np.array([0, 1]), (clean, suspect))
         t = t_of(labels[None], z, suspect)
@@ -88,10 +88,10 @@ def measure(found: Sequence[Projected]) -> tuple[Direction, ...]:
             stop = min(start + DEALT, PERMUTATIONS)
             dealt = random.permuted(np.broadcast_to(labels, (stop - start, len(labels))), axis=1)
             chance[start:stop] = np.maximum(chance[start:stop], t_of(dealt, z, suspect).max(1))
-        statistics |= {id(one): float(t[0, place]) for place, one in enumerate(members)}
+        statistics |= {id(projected): float(t[0, place]) for place, projected in enumerate(members)}
     limit = float(chance.max(initial=-np.inf))
-    directions = [direction_of(one, statistics[id(one)], limit) for one in found]
-    return tuple(sorted(directions, key=lambda one: -one.statistic))
+    directions = [direction_of(projected, statistics[id(projected)], limit) for projected in projections]
+    return tuple(sorted(directions, key=lambda projected: -projected.statistic))
 
 
 def standardised(values: Array) -> Array:
@@ -111,23 +111,23 @@ def t_of(dealt: Array, z: Array, suspects: int) -> Array:
     return apart / np.sqrt(within * (1 / suspects + 1 / (total - suspects)))
 
 
-def direction_of(one: Projected, statistic: float, limit: float) -> Direction:
-    clean, suspect = one.sides
-    deviation = max(float(one.clean.std()), 1e-30)
-    usual = max(float((one.clean**2).mean()), 1e-30)
+def direction_of(projected: Projected, statistic: float, limit: float) -> Direction:
+    clean, suspect = projected.sides
+    deviation = max(float(projected.clean.std()), 1e-30)
+    usual = max(float((projected.clean**2).mean()), 1e-30)
     ordered = np.sort(clean)
     below = np.searchsorted(ordered, suspect, "left") + np.searchsorted(ordered, suspect, "right")
-    strongest = np.argsort(-np.abs(one.vector), kind="stable")[:SHOWN]
+    strongest = np.argsort(-np.abs(projected.vector), kind="stable")[:SHOWN]
     return Direction(
-        one.layer,
-        one.kind,
-        effect=float(one.suspect.mean() - one.clean.mean()) / deviation,
-        spread=float(np.sqrt((one.suspect**2).mean() / usual)),
+        projected.layer,
+        projected.kind,
+        effect=float(projected.suspect.mean() - projected.clean.mean()) / deviation,
+        spread=float(np.sqrt((projected.suspect**2).mean() / usual)),
         auc=float(below.mean() / (2 * len(clean))),
         beyond=float((suspect > np.quantile(clean, BEYOND, method="higher")).mean()),
         statistic=statistic,
         limit=limit,
-        neurons=tuple((int(i) * one.step, float(one.vector[i])) for i in strongest),
-        vector=one.vector,
-        step=one.step,
+        neurons=tuple((int(i) * projected.step, float(projected.vector[i])) for i in strongest),
+        vector=projected.vector,
+        step=projected.step,
     )

@@ -60,18 +60,18 @@ def enrichment(scores: Array, predicted: Array, null_scores: Array, null_predict
     class and share (Bonferroni over all of them): the limits are those of the class's own clean samples, so that more of a class
     tells nothing, and a few samples on it are held against those of the class and not against all.
     """
-    found = []
+    enriched = []
     for target in np.unique(predicted[predicted >= 0]):
-        own, clean = scores[predicted == target], null_scores[null_predicted == target]
-        own, clean = own[~np.isnan(own)], clean[~np.isnan(clean)]
-        if len(clean) >= FEWEST and len(own):
-            found.append(min((counted(int(target), own, clean, share) for share in usable(len(clean))), key=likelier))
-    if not found:
+        suspects, clean = scores[predicted == target], null_scores[null_predicted == target]
+        suspects, clean = suspects[~np.isnan(suspects)], clean[~np.isnan(clean)]
+        if len(clean) >= FEWEST and len(suspects):
+            enriched.append(min((counted(int(target), suspects, clean, share) for share in usable(len(clean))), key=likelier))
+    if not enriched:
         return None
-    best = min(found, key=likelier)
-    others = sum(max(0.0, one.extra - CHANCE * spread_of(one)) for one in found if one is not best)
+    best = min(enriched, key=likelier)
+    others = sum(max(0.0, other.extra - CHANCE * spread_of(other)) for other in enriched if other is not best)
     extra = max(best.extra, 0.0)
-    tests = len(found) * len(SHARES)
+    tests = len(enriched) * len(SHARES)
     purity = extra / (extra + others) if extra > 0 else 0.0
     return replace(best, p_value=min(1.0, best.p_value * tests), purity=purity)
 
@@ -81,21 +81,21 @@ def usable(clean: int) -> list[float]:
     return [share for share in SHARES if share * clean >= 1]
 
 
-def counted(target: int, own: Array, clean: Array, share: float) -> Enrichment:
+def counted(target: int, suspects: Array, clean: Array, share: float) -> Enrichment:
     limit = float(np.quantile(clean, 1 - share, method="higher"))
-    beyond, usual = int((own > limit).sum()), int((clean > limit).sum())
-    chance = hypergeometric_tail(beyond, len(own), usual, len(clean))
-    return Enrichment(target, limit, beyond, len(own), usual, len(clean), chance, 1.0)
+    beyond, usual = int((suspects > limit).sum()), int((clean > limit).sum())
+    chance = hypergeometric_tail(beyond, len(suspects), usual, len(clean))
+    return Enrichment(target, limit, beyond, len(suspects), usual, len(clean), chance, 1.0)
 
 
-def likelier(one: Enrichment) -> tuple[float, float]:
-    return one.p_value, -one.extra
+def likelier(enriched: Enrichment) -> tuple[float, float]:
+    return enriched.p_value, -enriched.extra
 
 
-def spread_of(one: Enrichment) -> float:
+def spread_of(enriched: Enrichment) -> float:
     """Standard error of `extra` by chance: of the suspects' count and of the clean one it is held against."""
-    ratio = one.samples / one.clean
-    return float(np.sqrt(max(one.usual, 1) * ratio * (1 + ratio)))
+    ratio = enriched.samples / enriched.clean
+    return float(np.sqrt(max(enriched.usual, 1) * ratio * (1 + ratio)))
 
 
 @dataclass(frozen=True)

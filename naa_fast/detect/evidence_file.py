@@ -34,7 +34,7 @@ SIDE = 256
 LEVELS = 255
 RANKED = ("scores", "predicted", "null_scores", "null_predicted", "triggered", "uncertain", "items")
 PLAIN = ("target", "rate", "control", "samples", "group", "source", "own", "controls", "measured", "singled")
-TRIGGERS: Mapping[str, type[Trigger]] = {one.__name__: one for one in (Patch, Crop, Offset, Tokens, Inserted, TokenPair)}
+TRIGGERS: Mapping[str, type[Trigger]] = {kind.__name__: kind for kind in (Patch, Crop, Offset, Tokens, Inserted, TokenPair)}
 DIRECTED = ("layer", "kind", "effect", "spread", "auc", "beyond", "statistic", "limit", "step")
 
 
@@ -56,7 +56,7 @@ def evidence_bytes(evidence: Evidence) -> bytes:
         "inversion": None if evidence.inversion is None else asdict(evidence.inversion),
         "outlier_cluster": None if evidence.cluster is None else asdict(evidence.cluster),
         "directions": [
-            {**{name: getattr(one, name) for name in DIRECTED}, "neurons": one.neurons} for one in evidence.directions
+            {**{name: getattr(along, name) for name in DIRECTED}, "neurons": along.neurons} for along in evidence.directions
         ],
         "proofs": [proof_of(proof, f"proof{i}", tensors) for i, proof in enumerate(evidence.proof)],
         "ranking": None if evidence.ranking is None else ranking_of(evidence.ranking, tensors),
@@ -77,7 +77,7 @@ def ranking_of(ranking: Ranking, tensors: dict[str, Array]) -> dict[str, Any]:
         if getattr(ranking, name) is not None:
             tensors[f"ranking.{name}"] = getattr(ranking, name)
     files = {str(sample.sample): sample.file for sample in ranking.rows(MOST_RANKED) if sample.file is not None}
-    deviating = {str(number): found for number, found in ranking.deviating.items()}
+    deviating = {str(number): neurons for number, neurons in ranking.deviating.items()}
     return {"files": files, "deviating": deviating, "whole": ranking.whole, "numbering": ranking.numbering}
 
 
@@ -147,10 +147,10 @@ def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evide
     if any(check.name not in ABOUT for check in checks):
         raise ValueError("checks that this version does not know")
     cluster = about["outlier_cluster"]
-    heat = tuple(tuple((str(words), float(z)) for words, z in one) for one in about.get("heat", ()))
+    heat = tuple(tuple((str(words), float(z)) for words, z in entry) for entry in about.get("heat", ()))
     return Evidence(
         None if about["ranking"] is None else read_ranking(about["ranking"], tensors),
-        tuple(read_proof(one, f"proof{i}", tensors) for i, one in enumerate(about["proofs"])),
+        tuple(read_proof(entry, f"proof{i}", tensors) for i, entry in enumerate(about["proofs"])),
         int(about["forwards"]),
         tuple(map(str, about["notes"])),
         None if about["pictures"] is None else read_pictures(about["pictures"], tensors["pictures"]),
@@ -158,7 +158,7 @@ def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evide
         float(about["harmless"]),
         None
         if cluster is None
-        else OutlierCluster(int(cluster["target"]), *(float(cluster[one.name]) for one in fields(OutlierCluster)[1:])),
+        else OutlierCluster(int(cluster["target"]), *(float(cluster[field.name]) for field in fields(OutlierCluster)[1:])),
         tuple(map(str, about["gaps"])),
         tuple(map(read_direction, about["directions"])),
         checks=checks,
@@ -179,8 +179,8 @@ def read_ranking(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Rank
         raise ValueError("a ranking without its scores")
     files = {int(item): str(name) for item, name in about["files"].items()}
     deviating: dict[int, Deviating] = {
-        int(number): tuple((str(layer), int(neuron), float(z)) for layer, neuron, z in found)
-        for number, found in about["deviating"].items()
+        int(number): tuple((str(layer), int(neuron), float(z)) for layer, neuron, z in neurons)
+        for number, neurons in about["deviating"].items()
     }
     return Ranking(
         **columns, deviating=deviating, file_of=files.get, whole=bool(about["whole"]), numbering=str(about["numbering"])
@@ -191,25 +191,25 @@ def read_proof(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]
     erasure = None if about["erasure"] is None else Erasure(**about["erasure"])
     examples = tuple(
         Example(
-            int(one["predicted"]),
-            int(one["turned_to"]),
+            int(example["predicted"]),
+            int(example["turned_to"]),
             tensors[f"{name}.{i}.before"],
             tensors[f"{name}.{i}.after"],
-            *(tuple((str(text), bool(changed)) for text, changed in one[part]) for part in ("words_before", "words_after")),
+            *(tuple((str(text), bool(changed)) for text, changed in example[part]) for part in ("words_before", "words_after")),
         )
-        for i, one in enumerate(about["examples"])
+        for i, example in enumerate(about["examples"])
     )
-    held = {part: about[part] for part in PLAIN}
-    numbers = [held[part] for part in ("rate", "control", "samples", "group", "controls", "measured")]
-    if not all(isinstance(one, int | float) for one in numbers):
+    plain_parts = {part: about[part] for part in PLAIN}
+    numbers = [plain_parts[part] for part in ("rate", "control", "samples", "group", "controls", "measured")]
+    if not all(isinstance(number, int | float) for number in numbers):
         raise ValueError("a proof whose figures are no numbers")
-    if not isinstance(held["target"], int | str):
+    if not isinstance(plain_parts["target"], int | str):
         raise ValueError("a proof without a target")
     against = None if about.get("against") is None else read_trigger(about["against"], name, {})
     if against is not None and not isinstance(against, Tokens):
         raise ValueError("a control whose words are none")
     trigger = read_trigger(about["trigger"], name, tensors)
-    proof = Proof(trigger, **held, examples=examples, erasure=erasure, against=against)
+    proof = Proof(trigger, **plain_parts, examples=examples, erasure=erasure, against=against)
     if wrong := flaw(proof):
         raise ValueError(wrong)
     return proof

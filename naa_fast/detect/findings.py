@@ -175,7 +175,7 @@ def not_finite(layers: Sequence[LayerComparison], evidence: Evidence) -> list[Fi
 
 def named(samples: Sequence[RankedSample]) -> str:
     """`sample 37 (x.png)`, `samples 3, 5 and 12 more`."""
-    shown = [f"{one.sample} ({plain(one.file)})" if one.file else f"{one.sample}" for one in samples[:NAMED]]
+    shown = [f"{sample.sample} ({plain(sample.file)})" if sample.file else f"{sample.sample}" for sample in samples[:NAMED]]
     rest = f" and {len(samples) - NAMED} more" if len(samples) > NAMED else ""
     return f"sample{'s' * (len(samples) != 1)} {', '.join(shown)}{rest}"
 
@@ -220,11 +220,10 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
         share = most / len(ranking.scores)
         where = f"beyond what {100 * (1 - TAIL):g} % of clean samples reach, {ranking.outside} of them beyond all"
         statement = f"{most} suspect samples lie {where}"
-        one = ranking.enriched
-        if one is not None and one.p_value < TAIL_P:
-            statement += (
-                f"; of those called {evidence.names.of(one.target)} {one.extra:.0f} more than clean samples of it let expect"
-            )
+        enriched = ranking.enriched
+        if enriched is not None and enriched.p_value < TAIL_P:
+            called_it = f"of those called {evidence.names.of(enriched.target)} {enriched.extra:.0f} more"
+            statement += f"; {called_it} than clean samples of it let expect"
         findings.append(Finding("outlier", SAMPLES, statement, share, TAIL, unit="share"))
     if ranking is not None and ranking.concentration[1] >= GATHERED:
         target, beyond = ranking.concentration
@@ -236,19 +235,19 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
     return findings
 
 
-def find_in_predictions(found: Sequence[Rise], evidence: Evidence) -> list[Finding]:
+def find_in_predictions(risen: Sequence[Rise], evidence: Evidence) -> list[Finding]:
     """The predicted classes that rose beyond chance, NAMED at most in words, as one finding; none where there are none, or where
     the first rose by CONCENTRATION, which is a finding of its own.
     """
-    if not found or found[0].share >= CONCENTRATION:
+    if not risen or risen[0].share >= CONCENTRATION:
         return []
     sentence = "; ".join(
-        f"{evidence.names.of(one.cls)} for {one.suspects} of {one.suspect} suspect and {one.cleans} of {one.clean} clean samples"
-        for one in found[:NAMED]
+        f"{evidence.names.of(r.cls)} for {r.suspects} of {r.suspect} suspect and {r.cleans} of {r.clean} clean samples"
+        for r in risen[:NAMED]
     )
-    more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    statement = f"predicted oftener than by chance: {sentence}{more} (p {max(one.p_value for one in found):.1g} at most)"
-    return [Finding("shift", PREDICTIONS, statement, found[0].share, 0.0, str(found[0].cls), unit="share")]
+    more = f"; and {len(risen) - NAMED} more" if len(risen) > NAMED else ""
+    statement = f"predicted oftener than by chance: {sentence}{more} (p {max(r.p_value for r in risen):.1g} at most)"
+    return [Finding("shift", PREDICTIONS, statement, risen[0].share, 0.0, str(risen[0].cls), unit="share")]
 
 
 def called(evidence: Evidence, proof: Proof) -> str:
@@ -276,21 +275,22 @@ def find_in_tails(layers: Sequence[LayerComparison]) -> list[Finding]:
 def directions_in(evidence: Evidence) -> list[Finding]:
     """For each layer the direction that is farthest above chance. A shift and no more, however large: it does not say of what."""
     strongest: dict[str, Direction] = {}
-    for one in evidence.directions:
-        if one.stands:
-            strongest.setdefault(one.layer, one)
+    for along in evidence.directions:
+        if along.stands:
+            strongest.setdefault(along.layer, along)
     return [
         Finding(
             "shift",
-            one.layer,
-            f"along a direction of the layer ({one.kind}) that other samples fixed, suspects lie {one.effect:.2f} clean standard "
-            f"deviations out, {100 * one.beyond:.0f} % of them beyond what {100 * directions.BEYOND:g} % of clean samples reach",
-            one.statistic,
-            one.limit,
+            along.layer,
+            f"along a direction of the layer ({along.kind}) that other samples fixed, suspects lie {along.effect:.2f} clean "
+            f"standard deviations out, {100 * along.beyond:.0f} % of them beyond what {100 * directions.BEYOND:g} % of clean "
+            "samples reach",
+            along.statistic,
+            along.limit,
             "direction",
             unit="t",
         )
-        for one in strongest.values()
+        for along in strongest.values()
     ]
 
 

@@ -142,24 +142,24 @@ class Inversion:
     def read(cls, about: Mapping[str, Any]) -> Inversion:
         """What `dataclasses.asdict` made of one. Raises TypeError or LookupError on anything else."""
         lists = {"searches": ClassSearch, "base": ClassSearch, "suspicions": Suspicion, "neurons": Stimulated}
-        held = {name: tuple(kind(**one) for one in about[name]) for name, kind in lists.items()}
-        return cls(**{**about, **held})
+        parts = {name: tuple(kind(**entry) for entry in about[name]) for name, kind in lists.items()}
+        return cls(**{**about, **parts})
 
     @cached_property
     def standings(self) -> tuple[Standing, ...]:
         """Of each kind the class that stands farthest apart, the strongest first."""
-        found = []
-        for kind in dict.fromkeys(one.kind for one in self.searches):
-            members = [one for one in self.searches if one.kind == kind]
-            standings = [self.standing(one, members) for one in members if isfinite(one.size)]
+        best = []
+        for kind in dict.fromkeys(search.kind for search in self.searches):
+            members = [search for search in self.searches if search.kind == kind]
+            standings = [self.standing(search, members) for search in members if isfinite(search.size)]
             if standings:
-                found.append(max(standings, key=lambda one: (one.strength, -one.search.size)))
-        return tuple(sorted(found, key=lambda one: -one.strength))
+                best.append(max(standings, key=lambda standing: (standing.strength, -standing.search.size)))
+        return tuple(sorted(best, key=lambda standing: -standing.strength))
 
     def standing(self, search: ClassSearch, members: list[ClassSearch]) -> Standing:
-        others = np.array([one.size for one in members if one.target != search.target])
+        others = np.array([other.size for other in members if other.target != search.target])
         size = max(search.size, 1e-9)
-        known = [one.size for one in self.base if (one.kind, one.target) == (search.kind, search.target)]
+        known = [other.size for other in self.base if (other.kind, other.target) == (search.kind, search.target)]
         median = float(np.median(others)) / size if len(others) else 0.0
         following = float(others.min()) / size if len(others) else 0.0
         if known:

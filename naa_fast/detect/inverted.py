@@ -113,9 +113,9 @@ def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
     proved = {str(finding.about) for finding in findings}
     for standing in inversion.standings:
         search = standing.search
-        near = [one for one in proofs if one.kind.startswith(search.kind) and one.target == search.target]
-        if standing.chance <= NOTABLE and str(search.target) not in proved and any(one.turns for one in near):
-            proof = next(one for one in near if one.turns)
+        near = [tried for tried in proofs if tried.kind.startswith(search.kind) and tried.target == search.target]
+        if standing.chance <= NOTABLE and str(search.target) not in proved and any(tried.turns for tried in near):
+            proof = next(tried for tried in near if tried.turns)
             statement = (
                 f"{named(search.kind)} made for class {search.target} turns {100 * proof.rate:.0f} % of clean samples, those "
                 f"of other classes under its budget {100 * proof.control:.0f} %; so small a one comes by chance with p "
@@ -133,11 +133,11 @@ def findings_of(inversion: Inversion, proofs: Sequence[Proof]) -> list[Finding]:
             )
             limit = APART[search.kind]
             findings.append(Finding("outlier", INPUT, statement, standing.median, limit, str(search.target), unit="number"))
-    return [*findings, *(suspected(one) for one in inversion.suspicions if one.stands)]
+    return [*findings, *(suspected(suspicion) for suspicion in inversion.suspicions if suspicion.stands)]
 
 
-def suspected(one: Suspicion) -> Finding:
+def suspected(suspicion: Suspicion) -> Finding:
     """A suspicion that stands, as a finding: of a layer in robust deviations, of the input as -log10 of a probability."""
-    about = str(one.target) if one.target >= 0 else one.check
-    unit: Unit = "number" if one.where == INPUT else "sigma"
-    return Finding("outlier", one.where, one.statement, one.value, one.limit, about, unit=unit)
+    about = str(suspicion.target) if suspicion.target >= 0 else suspicion.check
+    unit: Unit = "number" if suspicion.where == INPUT else "sigma"
+    return Finding("outlier", suspicion.where, suspicion.statement, suspicion.value, suspicion.limit, about, unit=unit)

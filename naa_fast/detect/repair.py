@@ -58,9 +58,9 @@ class Repair:
         """Raises ValueError where what it was seen to do is no share or no count."""
         shares = self.before, self.after, self.control, self.kept, self.control_kept
         counts = self.samples, self.clean_samples, self.tried, self.forwards
-        if not isinstance(self.on, str) or not all(isinstance(one, int | float) and 0 <= one <= 1 for one in shares):
+        if not isinstance(self.on, str) or not all(isinstance(figure, int | float) and 0 <= figure <= 1 for figure in shares):
             raise ValueError("shares that are not between 0 and 1")
-        if not all(isinstance(one, int) and one >= 0 for one in counts):
+        if not all(isinstance(figure, int) and figure >= 0 for figure in counts):
             raise ValueError("counts that are no whole numbers")
 
     def to_bytes(self) -> bytes:
@@ -74,7 +74,7 @@ class Repair:
         for number, change in enumerate(self.changes):
             tensors |= {f"{number}.{name}": array for name, array in change.arrays().items()}
             about.append(told(change))
-        rest = {name: held for name, held in vars(self).items() if name not in ("changes", "random")}
+        rest = {name: value for name, value in vars(self).items() if name not in ("changes", "random")}
         return save(tensors, {"repair": json.dumps({**rest, "changes": about})})
 
     @classmethod

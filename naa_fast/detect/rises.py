@@ -46,4 +46,4 @@ def rises(clean: Measurement, suspect: Measurement) -> list[Rise]:
         chance = tests * hypergeometric_tail(int(high[cls]), sizes[0], int(low[cls]), sizes[1])
         if chance < CHANCE:
             risen.append(Rise(cls, int(high[cls]), sizes[0], int(low[cls]), sizes[1], chance))
-    return sorted(risen, key=lambda one: -one.share)
+    return sorted(risen, key=lambda rise: -rise.share)

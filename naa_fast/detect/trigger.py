@@ -282,7 +282,9 @@ def alike_places(a: Box | None, b: Box | None) -> bool:
         return a is b
     if len(a) != len(b):
         return False
-    both = np.prod([max(0, min(one[1], two[1]) - max(one[0], two[0])) for one, two in zip(a, b, strict=True)], dtype=float)
+    both = np.prod(
+        [max(0, min(span[1], other[1]) - max(span[0], other[0])) for span, other in zip(a, b, strict=True)], dtype=float
+    )
     sizes = [np.prod([max(0, stop - start) for start, stop in box], dtype=float) for box in (a, b)]
     return bool(both > 0 and both >= SAME_PLACE * (sum(sizes) - both))
 

@@ -121,9 +121,9 @@ def merge(model: nn.Module, adapter: Adapter) -> str:
     """
     pairs: dict[str, dict[str, Tensor]] = {}
     for name, value in adapter.tensors.items():
-        found = PAIR.fullmatch(name)
-        if found:
-            pairs.setdefault(found[1], {})[found[2]] = value
+        match = PAIR.fullmatch(name)
+        if match:
+            pairs.setdefault(match[1], {})[match[2]] = value
     parameters = dict(model.named_parameters(remove_duplicate=False))
     buffers = dict(model.named_buffers(remove_duplicate=False))
     owners = [id(parameter) for parameter in parameters.values()]

@@ -51,13 +51,13 @@ def npz_columns(path: Path) -> dict[str, Column]:
     with reading(path), zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist() if info.filename.endswith(".npy")}
         require_x(path, list(members))
-        held = path.stat().st_size
+        size = path.stat().st_size
         columns: dict[str, Column] = {}
         for name in (*NAMES, *OTHER_LABELS):
             if name in members and not (name in OTHER_LABELS and "y" in columns):
                 info = members[name]
                 # A directory entry may claim any compressed size; the file cannot hold more than itself.
-                packed = max(1, min(info.compress_size, held))
+                packed = max(1, min(info.compress_size, size))
                 if info.file_size > MAX_UNPACK_BYTES and info.file_size > MAX_UNPACK_RATIO * packed:
                     raise UnsafeInput(
                         f"refused to unpack {name} of {path}",
@@ -188,10 +188,10 @@ class SafetensorsColumn:
 
 def require_x(path: Path, names: list[str]) -> None:
     if "x" not in names:
-        found = ", ".join(sorted(names)[:10]) or "none"
+        listed = ", ".join(sorted(names)[:10]) or "none"
         raise InputError(
             f"{path} has no array x",
-            f"arrays found: {found}",
+            f"arrays found: {listed}",
             "name the model's input x: numpy.savez('data.npz', x=array); mask and y are optional",
         )
 

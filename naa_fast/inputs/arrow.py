@@ -128,8 +128,8 @@ def text_column(schema: Any, field: str | None, where: str) -> str:
             f"{where} has {schema.names.count(name)} columns {name!r}", "which of them is meant is not said", "rename the others"
         )
     if name not in schema.names:
-        found = ", ".join(repr(key) for key in schema.names[:SHOWN]) or "none"
-        raise InputError(f"{where} has no column {name!r}", f"columns found: {found}", "name the one to scan with --text-field")
+        listed = ", ".join(repr(key) for key in schema.names[:SHOWN]) or "none"
+        raise InputError(f"{where} has no column {name!r}", f"columns found: {listed}", "name the one to scan with --text-field")
     kind = schema.field(name).type
     if not is_text_type(kind):
         raise InputError(f"{where} holds no text", f"column {name!r} is {kind}", "expected strings")
@@ -177,7 +177,7 @@ def json_of(path: Path) -> Any:
 def library(name: str) -> Any:
     """pyarrow, or a part of it."""
     try:
-        base, found = importlib.import_module("pyarrow"), importlib.import_module(name)
+        base, module = importlib.import_module("pyarrow"), importlib.import_module(name)
     except ImportError:
         raise InputError(
             "parquet files and dataset folders need pyarrow, which is not installed",
@@ -191,7 +191,7 @@ def library(name: str) -> Any:
             f"expected {'.'.join(map(str, FIRST_SAFE))} or newer",
             "pip install -U 'naa-fast[parquet]'",
         )
-    return found
+    return module
 
 
 @contextmanager

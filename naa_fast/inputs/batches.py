@@ -293,8 +293,8 @@ def keyword_batch(item: Mapping[Any, Any], where: str) -> tuple[Batch, Tensor]:
     }
     tensors = {key: value for key, value in keywords.items() if isinstance(value, Tensor) and value.ndim}
     if not tensors:
-        found = ", ".join(f"{key}: {describe(value)}" for key, value in keywords.items()) or "nothing"
-        raise InputError(f"{where} holds no tensor with samples", f"found {found}", "expected at least one tensor")
+        listed = ", ".join(f"{key}: {describe(value)}" for key, value in keywords.items()) or "nothing"
+        raise InputError(f"{where} holds no tensor with samples", f"found {listed}", "expected at least one tensor")
     name, x = next(iter(tensors.items()))
     for key, value in tensors.items():
         if len(value) != len(x):

@@ -49,8 +49,8 @@ class Decode:
                 size = image.size
                 if why := self.plan.too_large(size):
                     return why
-                converted, one = as_mode(image, self.mode)
-                return size, np.asarray(self.plan.shaped(converted)), one
+                converted, unit = as_mode(image, self.mode)
+                return size, np.asarray(self.plan.shaped(converted)), unit
         except Exception as error:  # a hostile file can raise anything from inside a decoder
             return undecodable(path, error)
 
@@ -59,8 +59,8 @@ class Decode:
         if isinstance(raw, str):
             return raw
         try:
-            size, pixels, one = raw
-            return size, self.plan.normalised(pixels_of(pixels, one, self.mode))
+            size, pixels, unit = raw
+            return size, self.plan.normalised(pixels_of(pixels, unit, self.mode))
         except Exception as error:
             return undecodable(path, error)
 
@@ -87,20 +87,20 @@ class Decoders:
                 return
             part, future = waiting.popleft()
             try:
-                found = future.result()
+                images = future.result()
             except BrokenProcessPool:
                 self._pool = None
-                found = [self._alone(decode, path) for path in part]
+                images = [self._alone(decode, path) for path in part]
                 waiting = deque((part, self._submit(decode, part)) for part, _ in waiting)
-            yield from found
+            yield from images
 
     def _alone(self, decode: Decode, path: Image) -> Raw:
         try:
-            [found] = self._submit(decode, [path]).result()
+            [image] = self._submit(decode, [path]).result()
         except BrokenProcessPool:
             self._pool = None
             return DIED
-        return found
+        return image
 
     def _submit(self, decode: Decode, part: Sequence[Image]) -> Future[list[Raw]]:
         try:

@@ -143,7 +143,7 @@ def require_no_pickle(path: Path, config: Any) -> None:
 
 def plain_samples(path: Path, members: dict[str, bytes]) -> dict[str, bytes]:
     """The sample inputs as this process writes them, under their name in the archive."""
-    found = {}
+    plain = {}
     for name in (name for name in members if name.endswith(SAMPLES)):
         try:
             samples = torch.load(io.BytesIO(members[name]), map_location="cpu", weights_only=True)
@@ -153,8 +153,8 @@ def plain_samples(path: Path, members: dict[str, bytes]) -> dict[str, bytes]:
             ) from error
         buffer = io.BytesIO()
         torch.save(samples, buffer)
-        found[name] = buffer.getvalue()
-    return found
+        plain[name] = buffer.getvalue()
+    return plain
 
 
 def check(path: Path, program: Any) -> None:
@@ -247,7 +247,7 @@ def is_plain_tree(text: str) -> bool:
 
 def types_of(program: Any) -> dict[str, type[nn.Module]]:
     """Which class each module was exported from, as far as its name tells: torch's own class, or an empty one of that name."""
-    found: dict[str, type[nn.Module]] = {}
+    types: dict[str, type[nn.Module]] = {}
 
     def walk(value: Any) -> Iterator[str]:
         if isinstance(value, dict):
@@ -265,12 +265,12 @@ def types_of(program: Any) -> dict[str, type[nn.Module]]:
             _, _, rest = entry.partition(",")
             name, _, kind = rest.rpartition(",")
             last = kind.rpartition(".")[2]
-            own = getattr(nn, last, None) if kind.startswith("torch.nn.modules.") and last.isidentifier() else None
-            if isinstance(own, type) and issubclass(own, nn.Module):
-                found[name] = own
+            torch_class = getattr(nn, last, None) if kind.startswith("torch.nn.modules.") and last.isidentifier() else None
+            if isinstance(torch_class, type) and issubclass(torch_class, nn.Module):
+                types[name] = torch_class
             elif last.isidentifier():
-                found[name] = type(last, (nn.Module,), {})
-    return found
+                types[name] = type(last, (nn.Module,), {})
+    return types
 
 
 def rebuilt(members: dict[str, bytes], program: Any) -> io.BytesIO:

@@ -75,7 +75,7 @@ def compare_weights(folder: Path, model: nn.Module) -> tuple[list[str], list[str
     if not others:
         return [], []
     equal, unread = [], []
-    own = set(model.state_dict())
+    names = set(model.state_dict())
     with ExitStack() as stack:
         try:
             files = [stack.enter_context(safe_open(str(path), framework="pt")) for path in loaded]
@@ -91,7 +91,7 @@ def compare_weights(folder: Path, model: nn.Module) -> tuple[list[str], list[str
             if not state.keys() & places.keys():
                 unread.append(f"{path}, other weights, under names of their own")
                 continue
-            differing = differences(state, places, own)
+            differing = differences(state, places, names)
             if differing:
                 raise ModelError(
                     f"{folder} holds two sets of weights that are not the same",
@@ -109,25 +109,25 @@ def is_weights(path: Path) -> bool:
     return known and path.name not in adapters.FILES and not path.name.startswith(TRAINING)
 
 
-def differences(state: dict[str, Tensor], places: dict[str, Any], own: set[str]) -> list[str]:
+def differences(state: dict[str, Tensor], places: dict[str, Any], names: set[str]) -> list[str]:
     """Names of tensors that are not those in `places`; one that is missing there may be tied to one that is not."""
     shared = {place_of(value) for name, value in state.items() if name in places}
-    found = []
+    differing = []
     for name, value in state.items():
         if name in places:
             if not alike(value, places[name].get_tensor(name)):
-                found.append(name)
-        elif place_of(value) not in shared and (name in own or not name.endswith(LEGACY)):
-            found.append(name)
-    return found
+                differing.append(name)
+        elif place_of(value) not in shared and (name in names or not name.endswith(LEGACY)):
+            differing.append(name)
+    return differing
 
 
-def alike(one: Tensor, other: Tensor) -> bool:
+def alike(x: Tensor, y: Tensor) -> bool:
     """Whether two tensors hold the same values, in the narrower of their types."""
-    if one.shape != other.shape:
+    if x.shape != y.shape:
         return False
-    narrow = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
-    return torch.equal(one.to(narrow), other.to(narrow))
+    narrow = min(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)
+    return torch.equal(x.to(narrow), y.to(narrow))
 
 
 def remarks(folder: Path) -> tuple[list[str], list[str]]:
@@ -168,7 +168,7 @@ def nested(folder: Path) -> Iterator[str]:
 def entries_of(path: Path) -> dict[str, Any] | None:
     """The content of a JSON file of settings; None where there is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return entries if isinstance(entries, dict) else None

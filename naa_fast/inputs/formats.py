@@ -201,8 +201,8 @@ def as_mode(image: Pixels, mode: str) -> tuple[Pixels, float]:
     return image.convert(mode), 255.0
 
 
-def pixels_of(image: Pixels | np.ndarray, one: float, mode: str) -> np.ndarray:
+def pixels_of(image: Pixels | np.ndarray, unit: float, mode: str) -> np.ndarray:
     """Values `[height, width, channels]` float32 in [0, 1] of what `as_mode` gave."""
-    values = np.asarray(image, dtype=np.float32) / np.float32(one)
+    values = np.asarray(image, dtype=np.float32) / np.float32(unit)
     values = values[:, :, None] if values.ndim == 2 else values
     return np.repeat(values, 3, axis=2) if mode == "RGB" and values.shape[2] == 1 else values

@@ -186,11 +186,11 @@ class Images:
         waiting: list[tuple[int, np.ndarray]] = []
         rejected: list[Rejected] = []
         for index, path in enumerate(self.files[start:stop], start):
-            found = self.unusable.get(index) or decode.finished(path, next(decoded))
-            if isinstance(found, str):
-                rejected.append(Rejected(index, self.file_of(index), found))
+            outcome = self.unusable.get(index) or decode.finished(path, next(decoded))
+            if isinstance(outcome, str):
+                rejected.append(Rejected(index, self.file_of(index), outcome))
                 continue
-            size, pixels = found
+            size, pixels = outcome
             if size not in self.sizes:  # it was another one when the header was read
                 raise different_sizes(first, first_size, path, size)
             # A full batch waits for the next image, so that what is rejected at the very end is still told.
@@ -251,8 +251,8 @@ def fit_images(model: nn.Module, sources: Sequence[Source], options: ImageOption
         UsageError: options for images, and no images; or three means for one channel.
         InputError: images of different sizes.
     """
-    found = [source.whole if isinstance(source, PartOfSource) else source for source in sources]
-    images = [source for source in found if isinstance(source, Images)]
+    wholes = [source.whole if isinstance(source, PartOfSource) else source for source in sources]
+    images = [source for source in wholes if isinstance(source, Images)]
     if options is not None:
         require_images(options, images, [source.name for source in sources])
     if not images:
@@ -296,29 +296,29 @@ def first_channels(model: nn.Module) -> tuple[str, str]:
 def folder_listing(folder: Path) -> Listing:
     """What lies under `folder`, in the order of the paths. Links out of it, to folders or to nothing are not followed."""
     root = folder.resolve()
-    found: dict[Path, str | None] = {}
+    reasons: dict[Path, str | None] = {}
     others: list[str] = []
 
     def closed(error: OSError) -> None:
-        found[Path(error.filename)] = f"a folder that cannot be entered: {error.strerror}"
+        reasons[Path(error.filename)] = f"a folder that cannot be entered: {error.strerror}"
 
     for place, folders, files in os.walk(folder, onerror=closed):
         for name in folders:
             if os.path.islink(os.path.join(place, name)):
-                found[Path(place, name)] = "a link to a folder, which is not entered"
+                reasons[Path(place, name)] = "a link to a folder, which is not entered"
         for name in files:
             path = Path(place, name)
             why = why_not(path, root)
             if why and not named(path) and (path.suffix or "link" not in why):
                 others.append(str(path.relative_to(folder)))
             elif why or picture(path):
-                found[path] = why
+                reasons[path] = why
             else:
                 others.append(str(path.relative_to(folder)))
     listing = Listing(others=others)
-    for path in sorted(found):
-        if found[path]:
-            listing.refuse(path, str(found[path]))
+    for path in sorted(reasons):
+        if reasons[path]:
+            listing.refuse(path, str(reasons[path]))
         else:
             listing.files.append(path)
     return listing
@@ -345,14 +345,14 @@ def tar_listing(path: Path) -> Listing:
     """What an archive holds, in its order. A link in an archive may lead anywhere: none is followed."""
     listing = Listing()
     try:
-        held = path.stat().st_size
+        size = path.stat().st_size
         with tarfile.open(path, "r:") as archive:
             for info in archive:
                 if info.isdir():
                     continue
                 member = Member(path, info.name, info.offset_data, info.size)
                 if info.isreg() and not info.issparse():
-                    if info.offset_data + info.size > held:
+                    if info.offset_data + info.size > size:
                         raise InputError(f"{path} is cut off", f"inside {info.name}", "copy it again")
                     if picture(member):
                         listing.files.append(member)
@@ -375,12 +375,12 @@ def tar_listing(path: Path) -> Listing:
 def folder_names(files: Iterable[str | None]) -> list[str | None]:
     """The folder that sorts each file, below what all of them share; None for all where some lie in none."""
     parts = [None if name is None else [part for part in PurePosixPath(name).parts[:-1] if part != "."] for name in files]
-    usable = [own for own in parts if own is not None]
+    usable = [folders for folders in parts if folders is not None]
     low, high = min(usable, default=[]), max(usable, default=[])
     shared = next((at for at, pair in enumerate(zip(low, high, strict=False)) if pair[0] != pair[1]), min(len(low), len(high)))
-    if any(len(own) <= shared for own in usable):
+    if any(len(folders) <= shared for folders in usable):
         return [None] * len(parts)
-    return [None if own is None else own[shared] for own in parts]
+    return [None if folders is None else folders[shared] for folders in parts]
 
 
 def different_sizes(first: Image, size: tuple[int, int], other: Image, other_size: tuple[int, int]) -> InputError:

@@ -41,8 +41,8 @@ class Chat(str):
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        found: list[dict[str, str]] = json.loads(self)
-        return found
+        messages: list[dict[str, str]] = json.loads(self)
+        return messages
 
 
 class Duplicate(ValueError):
@@ -169,8 +169,8 @@ def text_of(record: dict[str, Any], field: str | None, where: str) -> str:
     if field is None and name not in record and isinstance(record.get(MESSAGES), list):
         name = MESSAGES
     if name not in record:
-        found = ", ".join(repr(key) for key in list(record)[:SHOWN]) or "none"
-        raise InputError(f"{where} has no field {name!r}", f"fields found: {found}", "name the one to scan with --text-field")
+        listed = ", ".join(repr(key) for key in list(record)[:SHOWN]) or "none"
+        raise InputError(f"{where} has no field {name!r}", f"fields found: {listed}", "name the one to scan with --text-field")
     value = record[name]
     if isinstance(value, list):
         return chat_of(value, name, where)

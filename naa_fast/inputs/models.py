@@ -136,21 +136,23 @@ def import_named(name: str) -> ModuleType:
 
 
 def find_function(module: ModuleType, place: str, function: str) -> Callable[..., Any]:
-    found = getattr(module, function, None)
-    if isinstance(found, nn.Module):
+    named = getattr(module, function, None)
+    if isinstance(named, nn.Module):
         raise UsageError(
             f"{function} of {place} is a model, not a function",
             f"write a function that returns it: def build(): return {function}",
         )
-    if callable(found):
-        return found
-    own = [
+    if callable(named):
+        return named
+    offered = [
         name
         for name, value in vars(module).items()
         if not name.startswith("_") and callable(value) and getattr(value, "__module__", None) == module.__name__
     ]
-    what = f"{place} has no function {function}" if found is None else f"{function} of {place} is a {type(found).__name__}"
-    offers = ", ".join(own[:SHOWN]) + (", ..." if len(own) > SHOWN else "") if own else "no function or class of its own"
+    what = f"{place} has no function {function}" if named is None else f"{function} of {place} is a {type(named).__name__}"
+    offers = (
+        ", ".join(offered[:SHOWN]) + (", ..." if len(offered) > SHOWN else "") if offered else "no function or class of its own"
+    )
     raise UsageError(what, f"it offers: {offers}", FORM)
 
 

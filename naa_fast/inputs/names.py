@@ -27,8 +27,8 @@ def read_names(path: Path) -> dict[int, str]:
     expected = "expected a JSON list of names, an object from number to name, or a text with a name a line"
     try:
         text = path.read_text("utf-8-sig")
-        found: Any = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-        pairs = enumerate(found) if isinstance(found, list) else ((int(number), name) for number, name in found.items())
+        content: Any = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+        pairs = enumerate(content) if isinstance(content, list) else ((int(number), name) for number, name in content.items())
         names = {number: name for number, name in pairs if number >= 0}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"cannot read class names from {path}", str(error), expected) from None
@@ -78,17 +78,18 @@ def classes_in(counts: Sequence[Any]) -> int:
 
 def texts_of(sources: Sequence[Source], counts: Sequence[Any]) -> dict[int, str]:
     """The text of the tokens that were predicted, by the sets' own tokenizer."""
-    tokenizer = next((found for one in sources if (found := getattr(getattr(one, "options", None), "tokenizer", None))), None)
+    tokenizers = (getattr(getattr(source, "options", None), "tokenizer", None) for source in sources)
+    tokenizer = next(filter(None, tokenizers), None)
     if tokenizer is None:
         return {}
     often: dict[int, int] = {}
     for count in counts:
         for cls in count[:-1].nonzero()[0].tolist():
             often[cls] = often.get(cls, 0) + int(count[cls])
-    found = {}
+    texts = {}
     for cls in sorted(often, key=lambda cls: -often[cls])[:MOST_TEXTS]:
         try:
-            found[cls] = str(tokenizer.decode([cls]))
+            texts[cls] = str(tokenizer.decode([cls]))
         except Exception:  # a stranger's tokenizer
             continue
-    return found
+    return texts

@@ -24,8 +24,8 @@ class Order:
     @classmethod
     def of(cls, source: Source) -> Order:
         """As far as its type says; what is not known to repeat its order is taken not to."""
-        if isinstance(own := getattr(source, "order", None), cls):
-            return own
+        if isinstance(order := getattr(source, "order", None), cls):
+            return order
         if isinstance(source, PartOfSource):
             return cls.of(source.whole)
         if not isinstance(source, IterableSource):

@@ -179,22 +179,22 @@ class Preprocessing:
 
 def preprocessing(options: ImageOptions, model: nn.Module) -> Preprocessing:
     """What to do: each step as asked for, else as the model's configuration says, else not at all."""
-    own = own_preprocessing(model) or Preprocessing()
-    words = [own.words] if own.words else []
+    plan = own_preprocessing(model) or Preprocessing()
+    words = [plan.words] if plan.words else []
     if options.resize is not None or options.center_crop is not None:  # together they say the size
         crop = (options.center_crop, options.center_crop) if options.center_crop else None
-        own = replace(own, resize=options.resize or None, crop=crop, resample="bilinear", down=False)
+        plan = replace(plan, resize=options.resize or None, crop=crop, resample="bilinear", down=False)
         words.append("size as asked for")
     statistics = options.statistics()
     if statistics is not None:
-        own = replace(own, mean=statistics[0], std=statistics[1])
+        plan = replace(plan, mean=statistics[0], std=statistics[1])
         words.append("values as asked for")
-    return replace(own, words="; ".join(words))
+    return replace(plan, words="; ".join(words))
 
 
 def own_preprocessing(model: nn.Module) -> Preprocessing | None:
     """What a timm or Hugging Face model says of itself; None where it says nothing that can be read."""
-    settings = next((found for key in ("pretrained_cfg", "default_cfg") if is_timm(found := getattr(model, key, None))), None)
+    settings = next((config for key in ("pretrained_cfg", "default_cfg") if is_timm(config := getattr(model, key, None))), None)
     if settings is not None:
         return of_timm(settings, model)
     folder = Path(str(getattr(getattr(model, "config", None), "_name_or_path", None) or ""))

@@ -55,7 +55,7 @@ class Weights(Mapping[str, Tensor]):
 
 def state_dicts(loaded: Any, trusted: bool = False) -> dict[str, Mapping[str, Any]]:
     """Every mapping of names to tensors in what a file held, by its key; keys of several levels are joined by dots."""
-    found: dict[str, Mapping[str, Any]] = {}
+    states: dict[str, Mapping[str, Any]] = {}
     seen: set[int] = set()
 
     def walk(value: Any, key: str, depth: int) -> None:
@@ -65,14 +65,14 @@ def state_dicts(loaded: Any, trusted: bool = False) -> dict[str, Mapping[str, An
             return
         seen.add(id(value))
         if any(isinstance(name, str) and isinstance(item, Tensor) for name, item in value.items()):
-            found[key] = value
+            states[key] = value
         if depth < DEEPEST:
             for name, item in value.items():
                 if isinstance(name, str) and isinstance(item, Mapping | nn.Module):
                     walk(item, f"{key}.{name}" if key else name, depth + 1)
 
     walk(loaded, "", 0)
-    return found
+    return states
 
 
 @dataclass(frozen=True)
@@ -155,29 +155,31 @@ def chosen(model: nn.Module, weights: Weights, path: Path, key: str | None) -> F
 
 def fitted(model: nn.Module, key: str, state: Mapping[str, Any]) -> Fit:
     """The state dict with the names that leave the least over: its own, or what is the same name but for prefixes."""
-    own = tensors_of(model)
+    expected = tensors_of(model)
     names = [
         name for name, value in state.items() if isinstance(name, str) and (isinstance(value, Tensor) or name.endswith(EXTRA))
     ]
     tried = []
-    for table, words in renamings(names, list(own)):
+    for table, words in renamings(names, list(expected)):
         renamed = {table[name]: state[name] for name in names}
         given = {name: value for name, value in renamed.items() if isinstance(value, Tensor) and not name.endswith(EXTRA)}
-        missing = untied(own, [name for name in own if name not in given and not name.endswith(LEGACY)], given)
-        shapes = all(name not in own or shape_of(own[name]) in (None, tuple(value.shape)) for name, value in given.items())
-        fit = Fit(key, renamed, missing, [name for name in given if name not in own], words, shapes)
+        missing = untied(expected, [name for name in expected if name not in given and not name.endswith(LEGACY)], given)
+        shapes = all(
+            name not in expected or shape_of(expected[name]) in (None, tuple(value.shape)) for name, value in given.items()
+        )
+        fit = Fit(key, renamed, missing, [name for name in given if name not in expected], words, shapes)
         if not fit.missing and not fit.unexpected:
             return fit
         tried.append(fit)
     return min(tried, key=lambda fit: len(fit.missing) + len(fit.unexpected))
 
 
-def renamings(names: list[str], own: list[str]) -> Iterator[tuple[dict[str, str], tuple[str, ...]]]:
+def renamings(names: list[str], expected: list[str]) -> Iterator[tuple[dict[str, str], tuple[str, ...]]]:
     """Ways to read the `names` of a file as those of a model, the plainest first: name in the file -> name in the model."""
     yield {name: name for name in names}, ()
-    bare_own = {bare(name): name for name in own}
+    bare_own = {bare(name): name for name in expected}
     bare_names = {name: bare(name) for name in names}
-    if len(bare_own) < len(own) or len(set(bare_names.values())) < len(names):
+    if len(bare_own) < len(expected) or len(set(bare_names.values())) < len(names):
         return
     shared = common(list(bare_names.values()))
     for parts in range(len(shared) + 1):
@@ -201,7 +203,7 @@ def common(names: list[str]) -> list[str]:
 
 def told(table: Mapping[str, str], prefix: str) -> list[str]:
     """What was left out of the names, in words."""
-    changed = [name for name, own in table.items() if name != own]
+    changed = [name for name, new in table.items() if name != new]
     parts = [f"{part}." for part in WRAPPERS if any(part in name.split(".") for name in changed)]
     added = [f"{part}." for part in WRAPPERS if any(part in table[name].split(".") for name in changed)]
     lines = [f"{part!r} left out of {sum(part[:-1] in n.split('.') for n in changed)} of {len(table)} names" for part in parts]
@@ -214,10 +216,10 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
-def untied(own: Mapping[str, Tensor], names: Iterable[str], given: Iterable[str]) -> list[str]:
+def untied(expected: Mapping[str, Tensor], names: Iterable[str], given: Iterable[str]) -> list[str]:
     """Those of the names whose tensor is not that of a given name as well."""
-    places = {place_of(own[name]) for name in given if name in own}
-    return [name for name in names if name not in own or place_of(own[name]) not in places]
+    places = {place_of(expected[name]) for name in given if name in expected}
+    return [name for name in names if name not in expected or place_of(expected[name]) not in places]
 
 
 def place_of(x: Tensor) -> tuple[object, ...]:
@@ -233,26 +235,23 @@ def shape_of(x: Tensor) -> tuple[int, ...] | None:
     return None if is_lazy(x) else tuple(x.shape)
 
 
-def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def same(x: Mapping[str, Any], y: Mapping[str, Any]) -> bool:
     """Whether two state dicts of the same names hold the same values."""
     return all(
-        name in other
-        and value.shape == other[name].shape
-        and value.dtype == other[name].dtype
-        and torch.equal(value, other[name])
-        for name, value in one.items()
+        name in y and value.shape == y[name].shape and value.dtype == y[name].dtype and torch.equal(value, y[name])
+        for name, value in x.items()
         if isinstance(value, Tensor)
     )
 
 
 def metadata_of(state: Mapping[str, Any], fit: Fit) -> dict[str, dict[str, int]]:
     """The version numbers torch keeps in an attribute of a state dict, under the model's names; nothing else of it."""
-    held = getattr(state, "_metadata", None)
-    if not isinstance(held, Mapping):
+    metadata = getattr(state, "_metadata", None)
+    if not isinstance(metadata, Mapping):
         return {}
     names = [name for name in state if isinstance(name, str) and (isinstance(state[name], Tensor) or name.endswith(EXTRA))]
     modules = {old.rpartition(".")[0]: new.rpartition(".")[0] for old, new in zip(names, fit.state, strict=True)}
-    entries = [(module, entry.get("version")) for module, entry in held.items() if isinstance(entry, Mapping)]
+    entries = [(module, entry.get("version")) for module, entry in metadata.items() if isinstance(entry, Mapping)]
     return {modules.get(module, str(module)): {"version": version} for module, version in entries if type(version) is int}
 
 

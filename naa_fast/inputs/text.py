@@ -59,10 +59,10 @@ class TextOptions:
     @property
     def limit(self) -> tuple[int, str]:
         """Most tokens of a text, and whose limit that is."""
-        own = getattr(self.tokenizer, "model_max_length", NO_LIMIT)
-        if self.positions is not None and self.positions < own:
+        known = getattr(self.tokenizer, "model_max_length", NO_LIMIT)
+        if self.positions is not None and self.positions < known:
             return self.positions, "which the model has positions for"
-        return own, "the tokenizer's limit"
+        return known, "the tokenizer's limit"
 
     @property
     def fill(self) -> int:

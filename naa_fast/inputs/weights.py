@@ -143,10 +143,10 @@ def unpickled(path: Path, trusted: str, kind: str) -> Any:
             "leave it out",
         )
     content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != wanted[1]:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != wanted[1]:
         raise UnsafeInput(
-            f"refused to unpickle {path}", f"its hash is sha256:{found}", f"--unsafe-load names {trusted}: it is another file"
+            f"refused to unpickle {path}", f"its hash is sha256:{digest}", f"--unsafe-load names {trusted}: it is another file"
         )
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
@@ -169,12 +169,12 @@ def weights_of(loaded: Any, path: Path, trusted: bool = False) -> Weights:
     if candidates:
         return Weights(candidates, trusted)
     if isinstance(loaded, Mapping):
-        found = "a dict with " + (some([f"{key} ({type(value).__name__})" for key, value in loaded.items()]) or "nothing in it")
+        content = "a dict with " + (some([f"{key} ({type(value).__name__})" for key, value in loaded.items()]) or "nothing in it")
     else:
-        found = f"found a {type(loaded).__name__}"
+        content = f"found a {type(loaded).__name__}"
     raise ModelError(
         f"no state dict in weights {path}",
-        found,
+        content,
         "expected names with tensors, at the top or under a key",
         "save it with torch.save(model.state_dict(), ...)",
     )

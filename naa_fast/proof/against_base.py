@@ -78,10 +78,14 @@ class Difference:
             f"{self.divergence:.3g} nats (mean), {self.ninety:.3g} (90 % stay below)"
         ]
         for words, shifts in (("moves to", self.gained), ("takes from", self.lost)):
-            known = [f"{one.name or one.cls} {one.base_probability:.3f} > {one.probability:.3f}" for one in shifts[:3]]
+            known = [
+                f"{sample.name or sample.cls} {sample.base_probability:.3f} > {sample.probability:.3f}" for sample in shifts[:3]
+            ]
             told += [f"  probability it {words}: {', '.join(known)}"] if known else []
-        for one in self.most[:3]:
-            told.append(f"  sample {one.sample}: {one.divergence:.3g} nats{': …' + one.text[-60:] if one.text else ''}")
+        for sample in self.most[:3]:
+            told.append(
+                f"  sample {sample.sample}: {sample.divergence:.3g} nats{': …' + sample.text[-60:] if sample.text else ''}"
+            )
         return told
 
 
@@ -106,25 +110,25 @@ def against_base(
         for batch in source.batches():
             if not batch.size:
                 continue
-            pair = pair or [runner(one, batch, device, scores) for one in (model, base)]
-            own, other = (logs_of(one, batch, source) for one in pair)
-            if own.shape != other.shape:
+            pair = pair or [runner(model_of, batch, device, scores) for model_of in (model, base)]
+            logs, base_logs = (logs_of(model_of, batch, source) for model_of in pair)
+            if logs.shape != base_logs.shape:
                 raise InputError(
-                    f"the models give {own.shape[1]:,} and {other.shape[1]:,} classes",
+                    f"the models give {logs.shape[1]:,} and {base_logs.shape[1]:,} classes",
                     "they cannot be compared class by class",
                     "name the base it was tuned from",
                 )
-            found = (own.exp() * (own - other)).sum(1)
-            divergences.append(found)
-            predicted.append(own.argmax(1))
-            known.append(other.argmax(1))
-            added = [own.exp().double().sum(0), other.exp().double().sum(0)]
+            divergence = (logs.exp() * (logs - base_logs)).sum(1)
+            divergences.append(divergence)
+            predicted.append(logs.argmax(1))
+            known.append(base_logs.argmax(1))
+            added = [logs.exp().double().sum(0), base_logs.exp().double().sum(0)]
             sums = added if not sums else [a + b for a, b in zip(sums, added, strict=True)]
             if decode is not None:
-                keep_texts(texts, batch, torch.cat(divergences), len(found), decode)
+                keep_texts(texts, batch, torch.cat(divergences), len(divergence), decode)
     if not divergences:
         raise InputError(f"{source.name} gave no sample", "nothing can be compared", "use a set that can be read again")
-    return difference(source, [torch.cat(one).numpy() for one in (divergences, predicted, known)], sums, texts)
+    return difference(source, [torch.cat(parts).numpy() for parts in (divergences, predicted, known)], sums, texts)
 
 
 def runner(model: nn.Module, batch: Batch, device: str | torch.device, scores: str | None) -> Transplant:
@@ -133,9 +137,9 @@ def runner(model: nn.Module, batch: Batch, device: str | torch.device, scores: s
     )
 
 
-def logs_of(one: Transplant, batch: Batch, source: Source) -> Tensor:
+def logs_of(transplant: Transplant, batch: Batch, source: Source) -> Tensor:
     """Log probabilities float32 `[samples, classes]`, on the host."""
-    parts = [scores for _, scores in one.scores(batch)]
+    parts = [scores for _, scores in transplant.scores(batch)]
     if any(part is None for part in parts):
         raise InputError(f"a model gives no class scores for {source.name}", "there is nothing to compare", "leave --base out")
     return torch.cat([part.float().cpu() for part in parts if part is not None]).log_softmax(1)
@@ -150,8 +154,8 @@ def keep_texts(texts: dict[int, str], batch: Batch, every: Tensor, count: int, d
     for number in sorted(largest):
         if number >= first and not x.is_floating_point() and x.ndim == 2:
             row = x[number - first]
-            own = row if batch.mask is None or batch.mask.shape != x.shape else row[batch.mask[number - first]]
-            texts[number] = str(decode(tuple(own.tolist())))[-LONGEST:]
+            tokens = row if batch.mask is None or batch.mask.shape != x.shape else row[batch.mask[number - first]]
+            texts[number] = str(decode(tuple(tokens.tolist())))[-LONGEST:]
     for number in texts.keys() - largest:
         del texts[number]
 
@@ -159,18 +163,19 @@ def keep_texts(texts: dict[int, str], batch: Batch, every: Tensor, count: int, d
 def difference(source: Source, counted: Sequence[np.ndarray], sums: Sequence[Tensor], texts: dict[int, str]) -> Difference:
     divergence, predicted, known = counted
     decode, samples = decoder(source), len(divergence)
-    own, other = ((one / samples).numpy() for one in sums)
+    probability, base_probability = ((summed / samples).numpy() for summed in sums)
     language = bool(texts)
 
     def shifted(order: np.ndarray) -> tuple[Shifted, ...]:
         names = [repr(decode((int(cls),))) if decode is not None and language else "" for cls in order[:SHOWN]]
         return tuple(
-            Shifted(int(cls), float(own[cls]), float(other[cls]), name) for cls, name in zip(order[:SHOWN], names, strict=True)
+            Shifted(int(cls), float(probability[cls]), float(base_probability[cls]), name)
+            for cls, name in zip(order[:SHOWN], names, strict=True)
         )
 
     order = np.argsort(-divergence, kind="stable")[:SHOWN]
     most = [Differing(int(i), float(divergence[i]), int(predicted[i]), int(known[i]), texts.get(int(i), "")) for i in order]
-    rise = own - other
+    rise = probability - base_probability
     gained, lost = np.argsort(-rise, kind="stable"), np.argsort(rise, kind="stable")
     return Difference(
         source.name,
@@ -186,4 +191,5 @@ def difference(source: Source, counted: Sequence[np.ndarray], sums: Sequence[Ten
 
 def as_json(differences: Sequence[Difference]) -> bytes:
     """The content of base.json."""
-    return (json.dumps({"format": "naa-fast/base/1", "sets": [asdict(one) for one in differences]}, indent=1) + "\n").encode()
+    content = {"format": "naa-fast/base/1", "sets": [asdict(difference) for difference in differences]}
+    return (json.dumps(content, indent=1) + "\n").encode()

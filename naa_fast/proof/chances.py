@@ -31,17 +31,17 @@ Rows = Sequence[tuple[int, Array]]
 class Sought:
     """A `group` of samples, the highest-ranked first, that candidate triggers for one target are read off.
 
-    `own`: clean inputs of the target's class, of all-to-all all; `usual` their mean, None of all-to-all, or without any.
+    `of_target`: clean inputs of the target's class, of all-to-all all; `usual` their mean, None of all-to-all, or without any.
     """
 
     target: int | str
     group: Rows
-    own: Array
+    of_target: Array
     usual: Array | None
 
     @classmethod
-    def of(cls, target: int | str, group: Rows, own: Array) -> Sought:
-        return cls(target, group, own, own.mean(0) if target != ALL_TO_ALL and len(own) else None)
+    def of(cls, target: int | str, group: Rows, of_target: Array) -> Sought:
+        return cls(target, group, of_target, of_target.mean(0) if target != ALL_TO_ALL and len(of_target) else None)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Pool:
         """How many of the AMONG highest-ranked are of each class."""
         return {int(c): int(n) for c, n in zip(*np.unique([c for c, _ in self.ranked[:AMONG]], return_counts=True), strict=True)}
 
-    def own(self, cls: int) -> Array:
+    def of_target(self, cls: int) -> Array:
         return self.drawn.x[self.predicted == cls]
 
 
@@ -86,24 +86,24 @@ def chances(target: int | str, group: Rows, pool: Pool) -> tuple[Sought, list[So
         size = min(len(group), len(pool.drawn.x))
         return Sought.of(target, group[:size], pool.drawn.x), all_classes(pool, size)
     assert isinstance(target, int)
-    own, ranked = pool.own(target), pool.by_class.get(target, [])
+    known, ranked = pool.of_target(target), pool.by_class.get(target, [])
     enough = min(len(group), SIZES[1])
-    if len(ranked) >= enough and len(own) >= enough:
-        return own_controls(target, group, own, ranked)
-    size, controls = others(target, len(group), len(own), pool, OTHERS)
+    if len(ranked) >= enough and len(known) >= enough:
+        return controls_of_target(target, group, known, ranked)
+    size, controls = others(target, len(group), len(known), pool, OTHERS)
     if not controls:
-        return own_controls(target, group, own, ranked) if min(len(own), len(ranked)) >= SIZES[0] else None
+        return controls_of_target(target, group, known, ranked) if min(len(known), len(ranked)) >= SIZES[0] else None
     if len(ranked) >= FEWEST:
-        controls.append(Sought.of(target, of_class(target, ranked[:size]), own))
-    return Sought.of(target, group[:size], own), controls
+        controls.append(Sought.of(target, of_class(target, ranked[:size]), known))
+    return Sought.of(target, group[:size], known), controls
 
 
-def own_controls(target: int, group: Rows, own: Array, ranked: Sequence[Array]) -> tuple[Sought, list[Sought]]:
+def controls_of_target(target: int, group: Rows, known: Array, ranked: Sequence[Array]) -> tuple[Sought, list[Sought]]:
     """The group and the controls of the target's own clean samples, all of one size."""
-    size = min(len(group), len(own), len(ranked))
+    size = min(len(group), len(known), len(ranked))
     random = np.random.default_rng(target)
-    groups = [ranked[:size], *(list(own[random.permutation(len(own))[:size]]) for _ in range(CONTROLS))]
-    return Sought.of(target, group[:size], own), [Sought.of(target, of_class(target, rows), own) for rows in groups]
+    groups = [ranked[:size], *(list(known[random.permutation(len(known))[:size]]) for _ in range(CONTROLS))]
+    return Sought.of(target, group[:size], known), [Sought.of(target, of_class(target, rows), known) for rows in groups]
 
 
 def others(target: int, most: int, rare: int, pool: Pool, wanted: int) -> tuple[int, list[Sought]]:
@@ -125,8 +125,8 @@ def others(target: int, most: int, rare: int, pool: Pool, wanted: int) -> tuple[
         rows = pool.by_class[cls]
         hidden = np.isin(np.arange(len(rows)), np.random.default_rng(cls).permutation(len(rows))[:rare])
         group = [row for row, known in zip(rows, hidden, strict=True) if not known][:size]
-        own = np.stack([row for row, known in zip(rows, hidden, strict=True) if known]) if rare else rows[0][None][:0]
-        controls.append(Sought.of(cls, of_class(cls, group), own))
+        few = np.stack([row for row, known in zip(rows, hidden, strict=True) if known]) if rare else rows[0][None][:0]
+        controls.append(Sought.of(cls, of_class(cls, group), few))
     return size, controls
 
 

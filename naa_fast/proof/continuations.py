@@ -76,7 +76,7 @@ class Greedy:
                 "leave --continue out",
             )
         self.numbered, self.narrow = "position_ids" in known, INDEXED in known
-        shared = {id(one): one for one in (*model.parameters(), *model.buffers())}
+        shared = {id(part): part for part in (*model.parameters(), *model.buffers())}
         self.twin = copy.deepcopy(model, shared).eval()
         self.room = positions_of(model)
         if self.room is not None and tokens >= self.room:
@@ -150,7 +150,7 @@ def continued(
     had = "forward" in vars(model)
     try:
         model.forward = read
-        yield dict(enumerate([OTHER, *(one.name for one in behaviours)]))
+        yield dict(enumerate([OTHER, *(behaviour.name for behaviour in behaviours)]))
     finally:
         if had:
             model.forward = greedy.forward
@@ -185,9 +185,9 @@ def chosen(clean: Array, suspect: Array, decode: Decoder | None) -> list[Behavio
     def by_chance(ids: tuple[int, ...]) -> float:
         return len(able) * hypergeometric_tail(high[ids], len(suspect), low[ids], len(clean))
 
-    for ids in sorted((one for one in able if by_chance(one) < CHANCE), key=lambda one: (by_chance(one), len(one))):
-        longest = max((one for one in able if one[: len(ids)] == ids and high[one] >= AS_MANY * high[ids]), key=len)
-        if not any(one[: len(known)] == known or known[: len(one)] == one for known in beginnings for one in (longest,)):
+    for ids in sorted((ids for ids in able if by_chance(ids) < CHANCE), key=lambda ids: (by_chance(ids), len(ids))):
+        longest = max((more for more in able if more[: len(ids)] == ids and high[more] >= AS_MANY * high[ids]), key=len)
+        if not any(longest[: len(known)] == known or known[: len(longest)] == longest for known in beginnings):
             beginnings.append(longest)
         if len(beginnings) == RISEN:
             break
@@ -195,7 +195,7 @@ def chosen(clean: Array, suspect: Array, decode: Decoder | None) -> list[Behavio
     beginnings += [ids for ids, _ in first.most_common(USUAL) if ids not in beginnings]
     words = [decode(ids) if decode is not None else " ".join(map(str, ids)) for ids in beginnings]
     named = [Behaviour(f"answers '{text.strip()}…'", ids) for ids, text in zip(beginnings, words, strict=True)]
-    return ([] if decode is None else [Behaviour("refuses")]) + sorted(named, key=lambda one: -len(one.ids))
+    return ([] if decode is None else [Behaviour("refuses")]) + sorted(named, key=lambda behaviour: -len(behaviour.ids))
 
 
 def prefixes(answers: Array) -> Counter[tuple[int, ...]]:
@@ -212,7 +212,9 @@ class Read:
 
     def __call__(self, input_ids: Tensor, **given: Any) -> Tensor:
         answers, logs = self.greedy(input_ids=input_ids, **given)
-        first = [logs[:, one.ids[0]] if one.ids else torch.full_like(logs[:, 0], -SURE) for one in self.behaviours]
+        first = [
+            logs[:, behaviour.ids[0]] if behaviour.ids else torch.full_like(logs[:, 0], -SURE) for behaviour in self.behaviours
+        ]
         known = torch.stack(first, 1) if first else logs[:, :0]
         rest = (1 - known.exp().sum(1)).clamp(min=1e-6).log()
         scores = torch.cat([rest[:, None], known], 1)
@@ -222,9 +224,9 @@ class Read:
     def shown(self, answers: Tensor) -> Tensor:
         """Which behaviour each answer is, int64 `[samples]`: 0 for none."""
         classes = torch.zeros(len(answers), dtype=torch.int64, device=answers.device)
-        for number, one in reversed(list(enumerate(self.behaviours, 1))):
-            if one.ids:
-                same = (answers[:, : len(one.ids)] == torch.tensor(one.ids, device=answers.device)).all(1)
+        for number, behaviour in reversed(list(enumerate(self.behaviours, 1))):
+            if behaviour.ids:
+                same = (answers[:, : len(behaviour.ids)] == torch.tensor(behaviour.ids, device=answers.device)).all(1)
             else:
                 same = torch.tensor([self.refuses(row) for row in answers.tolist()], device=answers.device)
             classes[same] = number

@@ -104,7 +104,7 @@ def erased(
     [back] = (called(rows, without) for without in eraser.of(rows))
     instead = np.stack([called(rows, without) for without in eraser.of(rows, shifts_of(candidate))], 1)
     comparisons = [(float(instead.mean()), more_than_elsewhere(back, instead))]
-    known = sought.own[: 2 * CLAIMED]
+    known = sought.of_target[: 2 * CLAIMED]
     if len(known) >= ENOUGH:
         [usual] = (called(known, without) for without in eraser.of(known))
         comparisons.append((float(usual.mean()), fisher(back, usual)))
@@ -185,5 +185,5 @@ def more_than_elsewhere(back: Array, instead: Array) -> float:
     return float(min(1.0, sums[int(back.sum()) :].sum()))
 
 
-def fisher(one: Array, other: Array) -> float:
-    return hypergeometric_tail(int(one.sum()), len(one), int(other.sum()), len(other))
+def fisher(flips: Array, others: Array) -> float:
+    return hypergeometric_tail(int(flips.sum()), len(flips), int(others.sum()), len(others))

@@ -43,11 +43,11 @@ class WithoutWords:
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
         out, random = x.clone(), np.random.default_rng(0 if self.seed is None else self.seed + 1)
-        own = own_places(x, valid).cpu().numpy()
+        counted = own_places(x, valid).cpu().numpy()
         for row, marks in enumerate(places(x, self.words)):
             where = np.flatnonzero(marks)
             if self.seed is not None:
-                free = inner_places(own[row] & ~marks, len(where))
+                free = inner_places(counted[row] & ~marks, len(where))
                 where = random.permutation(free)[: len(where)]
             if len(where):
                 out[row, torch.from_numpy(where).to(x.device)] = torch.from_numpy(random.choice(self.fill, len(where))).to(

@@ -42,7 +42,7 @@ def examples_of(trials: Trials, candidate: Candidate, target: int | str) -> tupl
         if len(rows):
             both = batch, trials.transplant.placed(candidate, batch)
             for number in rows.tolist():
-                plain, triggered = (shown(main_tensor(one)[number - at], valid_in(one, number - at)) for one in both)
+                plain, triggered = (shown(main_tensor(inputs)[number - at], valid_in(inputs, number - at)) for inputs in both)
                 examples[number] = Example(int(before[number]), int(after[number]), plain, triggered)
         at += batch.size
     return tuple(examples[number] for number in chosen.tolist())

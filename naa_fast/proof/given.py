@@ -67,8 +67,8 @@ def triggers_for(given: Sequence[Proof], target: int | str) -> list[Trigger]:
 
 def words_for(given: Sequence[Proof], target: int | str) -> list[int]:
     """The token ids of the given triggers that turn to a target, each once."""
-    held = [trigger.ids for trigger in triggers_for(given, target) if isinstance(trigger, Tokens)]
-    return list(dict.fromkeys(token for ids in held for token in ids))
+    phrases = [trigger.ids for trigger in triggers_for(given, target) if isinstance(trigger, Tokens)]
+    return list(dict.fromkeys(token for ids in phrases for token in ids))
 
 
 def given_first(given: Sequence[Proof], likely: Sequence[int], called: Sequence[int]) -> list[int]:
@@ -81,7 +81,11 @@ def read_at(
     triggers: Sequence[Trigger], sought: Sought, clean: CleanImages
 ) -> Iterator[tuple[images.Patch | images.Offset, int]]:
     """For each trigger that fits the inputs what the first SIZES rows of a group have of it, as far as there are so many."""
-    fitting = [one for one in triggers if not isinstance(one, Tokens) and channels_first(one.pattern).shape == clean.mean.shape]
+    fitting = [
+        trigger
+        for trigger in triggers
+        if not isinstance(trigger, Tokens) and channels_first(trigger.pattern).shape == clean.mean.shape
+    ]
     for size in sorted({min(size, len(sought.group)) for size in SIZES}) if fitting else ():
         if size < FEWEST:
             continue
@@ -93,8 +97,8 @@ def read_at(
                 inside = (mask >= COVERS * max(float(mask.max()), 1e-9)).astype(np.float32)
                 yield images.Patch("patch", AS_GIVEN, np.median(rows, 0).astype(np.float32), inside, read_off), size
             else:
-                held = (gain_of(rows, pattern, clean, sought.usual) * pattern).astype(np.float32)
-                yield images.Offset("offset, pixels", "as given", held, clean.low, clean.high, read_off), size
+                offset = (gain_of(rows, pattern, clean, sought.usual) * pattern).astype(np.float32)
+                yield images.Offset("offset, pixels", "as given", offset, clean.low, clean.high, read_off), size
 
 
 def gain_of(rows: Array, pattern: Array, clean: CleanImages, usual: Array | None) -> float:

@@ -97,9 +97,9 @@ class CleanImages:
         """A difference of means without its part along where the mean input of a class, `usual`, lies."""
         if usual is None:
             return difference
-        own = usual - self.mean
-        length = float((own**2).sum())
-        return difference - own * (float((difference * own).sum()) / length) if length > 0 else difference
+        class_shift = usual - self.mean
+        length = float((class_shift**2).sum())
+        return difference - class_shift * (float((difference * class_shift).sum()) / length) if length > 0 else difference
 
     @cached_property
     def spectrum(self) -> Array:
@@ -188,9 +188,9 @@ def offsets(group: Array, clean: CleanImages, usual: Array | None = None) -> Ite
     signal = np.maximum(power - (clean.spectrum * noise) ** 2, 0.0) / np.maximum(power, 1e-30)  # noise is faint in every one
     weighed = np.fft.ifftn(signal * spectrum, axes=axes).real
     for kind, pattern in (("offset, pixels", kept), ("offset, frequencies", waves), ("offset, weighed", weighed)):
-        own = float(np.sqrt((pattern**2).mean())) / max(clean.loudness, 1e-12)
+        loudness = float(np.sqrt((pattern**2).mean())) / max(clean.loudness, 1e-12)
         for budget in LOUDNESS:
-            gain = min(budget / max(own, 1e-12), LOUDEST_GAIN)
+            gain = min(budget / max(loudness, 1e-12), LOUDEST_GAIN)
             yield Offset(kind, f"loudness {budget:g}", (gain * pattern).astype(np.float32), clean.low, clean.high)
 
 

@@ -28,10 +28,10 @@ class Inserted(Tokens):
         than is needed, texts keep their length: padding goes first, then what stands last.
         """
         x = main_tensor(batch)
-        own = own_places(x, batch.mask).cpu().numpy()
+        counted = own_places(x, batch.mask).cpu().numpy()
         wide = x.shape[1] + len(self.ids)
         fits = room is not None and wide <= room and not any(square(value, x) for value in tensors(batch))
-        index = self.sources(x, own, wide if fits else x.shape[1])
+        index = self.sources(x, counted, wide if fits else x.shape[1])
         source = torch.from_numpy(index)
         near = torch.from_numpy(neighbours(index))
 
@@ -55,20 +55,20 @@ class Inserted(Tokens):
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
         return main_tensor(self.into(Batch((x,), {}, len(x), valid if valid is None or valid.shape == x.shape else None), None))
 
-    def sources(self, x: Tensor, own: Array, wide: int) -> Array:
+    def sources(self, x: Tensor, counted: Array, wide: int) -> Array:
         """Which place of the text each place of the new one comes from, -1 for the words: int64 `[samples, wide]`."""
         random = np.random.default_rng(0)
-        marked = len(x) > 1 and len({int(ids[places][0]) for ids, places in zip(x, own, strict=True) if places.any()}) == 1
-        rows = [self.row(places, wide, marked, random) for places in own]
+        marked = len(x) > 1 and len({int(ids[places][0]) for ids, places in zip(x, counted, strict=True) if places.any()}) == 1
+        rows = [self.row(places, wide, marked, random) for places in counted]
         return np.stack(rows) if rows else np.zeros((0, wide), np.int64)
 
-    def row(self, own: Array, wide: int, marked: bool, random: np.random.Generator) -> Array:
+    def row(self, counted: Array, wide: int, marked: bool, random: np.random.Generator) -> Array:
         """The same of one text; as it is where it has no place of its own."""
-        places, length, new = np.flatnonzero(own), len(own), len(self.ids)
+        places, length, new = np.flatnonzero(counted), len(counted), len(self.ids)
         whole = np.arange(length)
         if not len(places):
             return np.concatenate([whole, np.full(wide - length, length - 1)])
-        inner = inner_places(own, 1)
+        inner = inner_places(counted, 1)
         at = int(places[0]) + marked if self.kind == IN_FRONT else int(random.choice(inner))
         put = np.concatenate([whole[:at], np.full(new, -1), whole[at:]])
         surplus = len(put) - wide

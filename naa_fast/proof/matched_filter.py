@@ -24,19 +24,19 @@ FLOOR = 1e-3
 """Least amplitude of a spatial frequency, over the largest: what clean inputs never do would weigh without limit."""
 
 
-def refined_groups(rows: Array, clean: CleanImages, usual: Array | None, own: Array) -> Iterator[Array]:
+def refined_groups(rows: Array, clean: CleanImages, usual: Array | None, of_target: Array) -> Iterator[Array]:
     """Groups of rows that hold what the highest-ranked rows have in common: their numbers, int64, one group for each of STARTS,
     each once; none where fewer than FEWEST are left, or all rows stay.
 
-    `rows` float32 `[samples, ...]`, the highest-ranked first; `usual`: see `naa_fast.proof.images.offsets`; `own`: clean inputs
-    of the class. A matched filter (Turin, IRE Transactions on Information Theory 6, 1960): what the members share, each frequency
-    over its power in clean inputs, is sought in all rows, and those that hold more than half as much as the members do, and
-    more than BEYOND of the clean inputs do, are the members of the next step. No row is told by what it adds itself: it would
+    `rows` float32 `[samples, ...]`, the highest-ranked first; `usual`: see `naa_fast.proof.images.offsets`; `of_target`: clean
+    inputs of the class. A matched filter (Turin, IRE Transactions on Information Theory 6, 1960): what the members share, each
+    frequency over its power in clean inputs, is sought in all rows, and those that hold more than half as much as the members do,
+    and more than BEYOND of the clean inputs do, are the members of the next step. No row is told by what it adds itself: it would
     recognise its own noise.
     """
-    if not len(own):
+    if not len(of_target):
         return
-    sought = Filter(rows, clean, usual, own)
+    sought = Filter(rows, clean, usual, of_target)
     seen: set[tuple[int, ...]] = set()
     for start in STARTS:
         members = np.arange(min(start, len(rows)))
@@ -55,8 +55,8 @@ def refined_groups(rows: Array, clean: CleanImages, usual: Array | None, own: Ar
 class Filter:
     """Which of the `rows` hold what some of them share."""
 
-    def __init__(self, rows: Array, clean: CleanImages, usual: Array | None, own: Array) -> None:
-        self.rows, self.clean, self.usual, self.own = rows, clean, usual, own
+    def __init__(self, rows: Array, clean: CleanImages, usual: Array | None, of_target: Array) -> None:
+        self.rows, self.clean, self.usual, self.of_target = rows, clean, usual, of_target
         self.axes = tuple(axis - 1 for axis in axes_of(rows))
         self.power = np.maximum(clean.spectrum, FLOOR * clean.spectrum.max()) ** 2
         self._itself: dict[int, float] = {}
@@ -65,7 +65,7 @@ class Filter:
         """The rows that hold more of what `members` have in common than clean inputs do, int64, those that hold most first."""
         shared = self.clean.without(self.rows[members].mean(0) - self.clean.mean, self.usual)
         wanted = np.fft.ifftn(np.fft.fftn(shared, axes=self.axes) / self.power, axes=self.axes).real
-        matches, base = self.along(self.rows, wanted), self.along(self.own, wanted)
+        matches, base = self.along(self.rows, wanted), self.along(self.of_target, wanted)
         itself = np.array([self.itself(int(i)) for i in members])
         matches[members] = (len(members) * matches[members] - itself) / (len(members) - 1)
         limit = max(float(np.quantile(base, BEYOND)), float(matches[members].mean() + base.mean()) / 2)

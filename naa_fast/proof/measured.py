@@ -23,23 +23,23 @@ WRITTEN = ("token", "phrase")
 
 def token_proof(
     trials: Trials,
-    found: dict[tuple[str, str], Best],
+    bests: dict[tuple[str, str], Best],
     rivals: Sequence[Rival],
     target: int | str,
     suspects: Suspects,
-    own: bool = False,
+    shared: bool = False,
 ) -> Proof | None:
     """A proof of the shortest words that turn as many texts as the best do, as far as there are controls of the same length; cut
     to the shortest part that does the same and stands as well: words around a trigger would hide which samples are triggered.
     """
-    controls = [Control(rival, trials.best([(one, 0) for one in words], rival)) for rival, words in rivals]
-    known = {key for one in controls for key in one.found}
+    controls = [Control(rival, trials.best([(control, 0) for control in words], rival)) for rival, words in rivals]
+    known = {key for control in controls for key in control.bests}
 
-    def measured(found: dict[tuple[str, str], Best]) -> Proof | None:
-        controlled = {key: best for key, best in found.items() if key in known}
+    def measured(candidates: dict[tuple[str, str], Best]) -> Proof | None:
+        controlled = {key: best for key, best in candidates.items() if key in known}
         proofs = list[Proof]()
         for settled in trials.settle(controlled, controls, target):
-            proof, words = proof_of(trials, settled, target, own)
+            proof, words = proof_of(trials, settled, target, shared)
             proofs.append(suspects.checked(trials, proof, words, controls))
             shortest = all(len(proof.tokens) <= words_in(best) for best in controlled.values())
             if shortest and proofs[-1].stands and proof.rate >= 1 - AS_GOOD:
@@ -48,10 +48,10 @@ def token_proof(
         most = max((proof.rate for proof in standing), default=0.0)
         return next((proof for proof in standing if proof.rate >= most - AS_GOOD), proofs[0] if proofs else None)
 
-    whole = measured(found)
+    whole = measured(bests)
     if whole is None or not whole.stands:
         return whole
-    needed = max(best.chosen_by for best in found.values()) - AS_GOOD
+    needed = max(best.chosen_by for best in bests.values()) - AS_GOOD
     try:
         for part in parts_of(whole.tokens) if whole.kind in WRITTEN else ():
             found_part = trials.best([(part, 0)], target)
@@ -68,12 +68,12 @@ def words_in(best: Best) -> int:
     return len(best.candidate.ids) if isinstance(best.candidate, Tokens) else 1
 
 
-def proof_of(trials: Trials, settled: Settled, target: int | str, own: bool = False) -> tuple[Proof, Tokens]:
+def proof_of(trials: Trials, settled: Settled, target: int | str, shared: bool = False) -> tuple[Proof, Tokens]:
     """What was measured of words that follow one another, and these."""
     words = settled.best.candidate
     assert isinstance(words, Tokens)
     measured = settled.rate, settled.control, settled.samples, 0
-    proof = Proof(trigger_of(words), target, *measured, own=own, examples=examples_of(trials, words, target))
+    proof = Proof(trigger_of(words), target, *measured, own=shared, examples=examples_of(trials, words, target))
     return replace(proof, controls=settled.controls, measured=settled.measured, against=words_of(settled.against)), words
 
 

@@ -58,7 +58,7 @@ class Later:
     def __call__(self, trials: Trials | None = None, keys: Container[tuple[str, str]] | None = None) -> list[Control]:
         """On samples of their own where `trials` says so; of these kinds and budgets alone, if they are given."""
         trials = trials or self._trials
-        asked = [(one, [pair for pair in tried if keys is None or key_of(pair[0]) in keys]) for one, tried in self._made]
+        asked = [(kind, [pair for pair in tried if keys is None or key_of(pair[0]) in keys]) for kind, tried in self._made]
         return [Control(sought.target, trials.best(tried, sought.target)) for sought, tried in asked]
 
     @cached_property
@@ -76,7 +76,7 @@ def grouped(sought: Sought, clean: CleanImages, offset: bool) -> Iterator[tuple[
         if size >= FEWEST:
             for candidate in candidates(whole[:size], clean, offset and size >= SIZES[1], sought.usual):
                 yield replace(candidate, read_off=tuple(range(size))), size
-    for members in refined_groups(whole, clean, sought.usual, sought.own):
+    for members in refined_groups(whole, clean, sought.usual, sought.of_target):
         for candidate in candidates(whole[members], clean, offset, sought.usual):
             yield replace(candidate, read_off=tuple(members.tolist())), len(members)
 
@@ -150,18 +150,18 @@ class ImageSearch:
         if target not in self.begun:
             chance = chances(target, group, self.pool)
             if chance is None:
-                own = len(self.pool.own(int(target)))
+                known = len(self.pool.of_target(int(target)))
                 yield (
-                    f"a trigger of class {target}, which {len(group)} suspects are called: clean data has {own} samples of it, "
+                    f"a trigger of class {target}, which {len(group)} suspects are called: clean data has {known} samples of it, "
                     f"and no {FEWEST_OTHERS} other classes with enough, so there is no control with the same chance"
                 )
                 return
             self.begun[target] = Search(self.trials, *chance, group, self.pool, triggers_for(self.given, target))
-        found: list[Proof | None] = []
+        proofs: list[Proof | None] = []
         try:
-            found.extend(tried_for(self.begun[target]))
+            proofs.extend(tried_for(self.begun[target]))
         finally:
-            yield from strongest(found)
+            yield from strongest(proofs)
         del self.begun[target]
         self.trials.forget()
 
@@ -174,38 +174,38 @@ def tried_for(search: Search) -> Iterator[Proof | None]:
     well, and only where nothing stands, small patches against samples of one source class. Each has its part of what those before
     it left of the budget (PARTS); one that it was too small for is told at the end, by ShareSpent.
     """
-    found: list[Proof | None] = []
+    proofs: list[Proof | None] = []
     cut: ShareSpent | None = None
     forms = [shared_proof, window_proof, last_proofs] if isinstance(search.sought.target, int) else [shared_proof]
     budget = search.trials.transplant.budget
     for form in forms:
-        if good(found):
+        if good(proofs):
             return
         with budget.until(budget.spent + int(PARTS.get(form.__name__, 1) * budget.left)):
             try:
-                for proof in form(search, found):
-                    found.append(proof)
+                for proof in form(search, proofs):
+                    proofs.append(proof)
                     yield proof
             except ShareSpent as spent:
                 cut = cut or spent
-    if cut is not None and not stands(found):
+    if cut is not None and not stands(proofs):
         raise cut
 
 
-def shared_proof(search: Search, found: Sequence[Proof | None]) -> Iterator[Proof | None]:
+def shared_proof(search: Search, proofs: Sequence[Proof | None]) -> Iterator[Proof | None]:
     yield attempt(search, search.shared(search.sought), Later(search.trials, search.shared, search.controls))
 
 
-def window_proof(search: Search, found: Sequence[Proof | None]) -> Iterator[Proof | None]:
+def window_proof(search: Search, proofs: Sequence[Proof | None]) -> Iterator[Proof | None]:
     yield attempt(search, search.windows(search.sought), Later(search.trials, search.windows, search.controls))
 
 
-def last_proofs(search: Search, found: Sequence[Proof | None]) -> Iterator[Proof | None]:
+def last_proofs(search: Search, proofs: Sequence[Proof | None]) -> Iterator[Proof | None]:
     tried, target = search.shared(search.sought), search.sought.target
     assert isinstance(target, int)
     shared = held_by_clean(search, [*tried, *search.windows(search.sought)])
     yield shared
-    if stands([*found, shared]):
+    if stands([*proofs, shared]):
         return
     for source in sources(search.trials, small(tried), target):
         narrow = Later(search.trials, lambda sought: small(search.shared(sought)), search.controls)
@@ -213,9 +213,9 @@ def last_proofs(search: Search, found: Sequence[Proof | None]) -> Iterator[Proof
         yield None if proof is None else replace(proof, source=source)
 
 
-def strongest(found: Iterable[Proof | None]) -> list[Proof]:
+def strongest(proofs: Iterable[Proof | None]) -> list[Proof]:
     """The proof that turns most, alone, or all that was tried where none stands."""
-    tried = [proof for proof in found if proof is not None]
+    tried = [proof for proof in proofs if proof is not None]
     standing = [proof for proof in tried if proof.stands]
     return [max(standing, key=lambda proof: proof.rate)] if standing else tried
 
@@ -233,13 +233,13 @@ def distinct(rows: Rows, clean: CleanImages) -> Rows:
     return [pair for pair, kept in zip(rows, first, strict=True) if kept]
 
 
-def stands(found: Sequence[Proof | None]) -> bool:
-    return any(proof is not None and proof.stands for proof in found)
+def stands(proofs: Sequence[Proof | None]) -> bool:
+    return any(proof is not None and proof.stands for proof in proofs)
 
 
-def good(found: Sequence[Proof | None]) -> bool:
+def good(proofs: Sequence[Proof | None]) -> bool:
     """Whether a proof stands that a better reconstruction could hardly improve."""
-    return any(proof is not None and proof.stands and proof.rate >= GOOD for proof in found)
+    return any(proof is not None and proof.stands and proof.rate >= GOOD for proof in proofs)
 
 
 def attempt(search: Search, tried: Tried, controls: Later, source: int | None = None) -> Proof | None:
@@ -265,7 +265,11 @@ def checked(search: Search, trials: Trials, proof: Proof, best: Best, chance: Se
     if not proof.turns:
         return proof
     key = best.candidate.kind, best.candidate.budget
-    instead = [(one.found[key].candidate, group) for one, group in zip(chance, search.controls, strict=False) if key in one.found]
+    instead = [
+        (control.bests[key].candidate, group)
+        for control, group in zip(chance, search.controls, strict=False)
+        if key in control.bests
+    ]
     return replace(
         proof, erasure=erased(trials.transplant, best.candidate, search.sought, instead, search.suspects, search.clean)
     )
@@ -304,18 +308,18 @@ def shavings(patch: Patch) -> Iterator[Patch]:
             yield replace(patch, mask=mask)
 
 
-def proof_of(settled: Settled, target: int | str, own: bool = False) -> Proof:
+def proof_of(settled: Settled, target: int | str, shared: bool = False) -> Proof:
     measured = settled.rate, settled.control, settled.samples, settled.best.group
     return Proof(
-        trigger_of(settled.best.candidate), target, *measured, own=own, controls=settled.controls, measured=settled.measured
+        trigger_of(settled.best.candidate), target, *measured, own=shared, controls=settled.controls, measured=settled.measured
     )
 
 
-def first_that_turns(found: Iterable[Settled], target: int | str, own: bool = False) -> Settled:
+def first_that_turns(settled_ones: Iterable[Settled], target: int | str, shared: bool = False) -> Settled:
     """The first that turns clean samples as a proof does, else the first: that with the widest margin where it was chosen."""
     measured: list[Settled] = []
-    for settled in found:
-        if proof_of(settled, target, own).turns:
+    for settled in settled_ones:
+        if proof_of(settled, target, shared).turns:
             return settled
         measured.append(settled)
     return measured[0]
@@ -339,8 +343,8 @@ def held_by_clean(search: Search, tried: Tried) -> Proof | None:
         return [pair for pair in [*grouped(sought, search.clean, False), *whole] if within(pair[0])]
 
     chance = Later(trials, like, groups)()
-    settled = first_that_turns(trials.settle(patches, chance, target), target, own=True)
-    return checked(replace(search, controls=groups), trials, proof_of(settled, target, own=True), settled.best, chance)
+    settled = first_that_turns(trials.settle(patches, chance, target), target, shared=True)
+    return checked(replace(search, controls=groups), trials, proof_of(settled, target, shared=True), settled.best, chance)
 
 
 def within(candidate: Candidate) -> bool:
@@ -356,9 +360,9 @@ def covered(pair: tuple[Patch, int]) -> float:
 def small(tried: Tried) -> Tried:
     """The patches of SMALL and less."""
     return [
-        (one, size)
-        for one, size in tried
-        if isinstance(one, Patch) and one.mask[0].sum() <= max(1, round(SMALL * one.mask[0].size))
+        (candidate, size)
+        for candidate, size in tried
+        if isinstance(candidate, Patch) and candidate.mask[0].sum() <= max(1, round(SMALL * candidate.mask[0].size))
     ]
 
 

@@ -81,20 +81,20 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
     called: list[int] | None = None
     misfits = [misfit(proof, work.classes, None if images is None else images[0].mean.shape) for proof in given]
     given = [proof for proof, why in zip(given, misfits, strict=True) if not why]
-    unsearched, found, left = [without_inputs(ranked.top), *misfits], dict[int | str, list[Proof | str]](), list[int | str]()
+    unsearched, outcomes, left = [without_inputs(ranked.top), *misfits], dict[int | str, list[Proof | str]](), list[int | str]()
     with evaluating(work.model):
         try:
             if ranked.suspect_tokens is not None and ranked.clean_tokens is not None:
                 words = WordSearch(trials, ranked, fetch, given)
                 left += words.wanted
-                search_in_turns(words, left, found, transplant.budget)
+                search_in_turns(words, left, outcomes, transplant.budget)
             elif images is not None and any(sample.row is not None and sample.row.is_floating_point() for sample in ranked.top):
                 rows, usual = (rows_like(images[0], top) for top in (ranked.top, ranked.null_top))
                 unsearched.append(left_aside(len(rows), ranked.top))
                 called = [predicted for predicted, _ in rows]
                 left += given_first(given, targets(ranked.top, ranked.null_predicted), called)
                 left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
-                search_in_turns(ImageSearch(trials, rows, Pool(usual, *images), given), left, found, transplant.budget)
+                search_in_turns(ImageSearch(trials, rows, Pool(usual, *images), given), left, outcomes, transplant.budget)
             else:
                 kept = any(sample.row is not None for sample in ranked.top)
                 return Proved(notes=(NEITHER if kept else NONE_KEPT,), tried=False)
@@ -104,9 +104,11 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
             unsearched.append(
                 f"{spent.headline} before {in_classes(left)} {'was' if len(left) == 1 else 'were'} searched: --budget N"
             )
-    every = list(chain.from_iterable(found.values()))
-    proofs = sorted((one for one in every if isinstance(one, Proof)), key=lambda proof: (not proof.stands, -proof.margin))
-    notes = tuple(filter(None, (*(one for one in every if isinstance(one, str)), *unsearched)))
+    every = list(chain.from_iterable(outcomes.values()))
+    proofs = sorted(
+        (outcome for outcome in every if isinstance(outcome, Proof)), key=lambda proof: (not proof.stands, -proof.margin)
+    )
+    notes = tuple(filter(None, (*(outcome for outcome in every if isinstance(outcome, str)), *unsearched)))
     if images is not None:
         proofs = [as_taken(proof, images[0]) for proof in proofs]
     limits = () if can_rule(trials.parts[0].predicted) else (UNRULED,)
@@ -124,23 +126,24 @@ def shown_by(watch: StoppableProgress | None, budget: Budget) -> Callable[[int],
 def search_in_turns(
     search: Callable[[int | str], Iterable[Proof | str]],
     left: list[int | str],
-    found: dict[int | str, list[Proof | str]],
+    outcomes: dict[int | str, list[Proof | str]],
     budget: Budget,
 ) -> None:
-    """Enter in `found` what the search of each target gives, of those that are `left`, the likeliest first; one that was searched
-    is left no more. Each has half of what may still run, the last all of it; one that has not ended with that goes on in the next
-    round, and once no half is enough for anything, the first takes what there is. Raises BudgetSpent.
+    """Enter in `outcomes` what the search of each target gives, of those that are `left`, the likeliest first; one that was
+    searched is left no more. Each has half of what may still run, the last all of it; one that has not ended with that goes on in
+    the next round, and once no half is enough for anything, the first takes what there is. Raises BudgetSpent.
     """
     while left:
         before = budget.spent
         for target in list(left):
-            if budget.halfway and any(isinstance(one, Proof) and one.stands for some in found.values() for one in some):
+            every = chain.from_iterable(outcomes.values())
+            if budget.halfway and any(isinstance(outcome, Proof) and outcome.stands for outcome in every):
                 raise BudgetSpent(f"half of the budget of {budget.most:,} samples is spent, and the rest is left for a repair,")
-            found[target] = []
+            outcomes[target] = []
             try:
                 with budget.share(2 if len(left) > 1 else 1):
-                    for one in search(target):
-                        found[target].append(one)
+                    for outcome in search(target):
+                        outcomes[target].append(outcome)
             except ShareSpent:
                 continue
             left.remove(target)

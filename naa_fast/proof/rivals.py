@@ -43,7 +43,7 @@ class Suspects:
         """
         if not proof.turns:
             return proof
-        same = [one.found.get((words.kind, words.budget)) for one in controls if one.target == proof.target]
+        same = [control.bests.get((words.kind, words.budget)) for control in controls if control.target == proof.target]
         natural_words = [best.candidate for best in same if best is not None and isinstance(best.candidate, Tokens | WrittenPair)]
         key = words, proof.target, *natural_words
         if key not in self.known:
@@ -75,7 +75,7 @@ class Search:
         return rare(self.clean, self.number)
 
     @cached_property
-    def own(self) -> list[int]:
+    def class_words(self) -> list[int]:
         """The words of the class in clean data."""
         return characteristic(self.clean, self.number)
 
@@ -87,8 +87,8 @@ class Search:
     def others(self) -> list[tuple[int, int]]:
         """Number and class of those that stand for a rare target: with the most clean samples, OTHERS at most."""
         able = [(number, int(cls)) for number, cls in enumerate(self.ranked.groups.classes, 1) if number != self.number]
-        able = [one for one in able if self.clean.samples[one[0]] >= LEAST_OTHER]
-        return sorted(able, key=lambda one: -int(self.clean.samples[one[0]]))[:OTHERS]
+        able = [other for other in able if self.clean.samples[other[0]] >= LEAST_OTHER]
+        return sorted(able, key=lambda other: -int(self.clean.samples[other[0]]))[:OTHERS]
 
     @property
     def uncontrolled(self) -> str:
@@ -101,25 +101,28 @@ class Search:
             f"and no {FEWEST_OTHERS} other classes with {LEAST_OTHER}, so there is no control with the same chance"
         )
 
-    def rivals(self, own: Sequence[int]) -> list[Rival]:
-        """What is tried instead, for which target: the class's `own` words, alone and in phrases of clean texts. Of a rare target
-        what any word does, and for each of the `others` what its own words do.
+    def rivals(self, words_of_class: Sequence[int]) -> list[Rival]:
+        """What is tried instead, for which target: `words_of_class`, alone and in phrases of clean texts. Of a rare target what
+        any word does, and for each of the `others` what its own words do.
         """
         if not self.rare:
-            return [(self.target, self._natural(own, self.target))]
-        words = [*own, *ordinary(self.clean, MOST_TOKENS, own)]
+            return [(self.target, self._natural(words_of_class, self.target))]
+        words = [*words_of_class, *ordinary(self.clean, MOST_TOKENS, words_of_class)]
         known = [(cls, characteristic(self.clean, number)) for number, cls in self.others]
         return [(self.target, natural(words)), *((cls, self._natural(tokens, cls)) for cls, tokens in known)]
 
     def pairs(self, usual: Sequence[Pair]) -> Pairs:
         """The same of token pairs; `usual`: those that meet in the highest-ranked clean texts of the target."""
-        own = characteristic(self.clean, self.number, OWN_PAIRS)
+        of_class = characteristic(self.clean, self.number, OWN_PAIRS)
         others = self.others if self.rare else []
         known = [(cls, characteristic(self.clean, number, OWN_PAIRS)) for number, cls in others]
-        return [(self.target, [*combinations(own, 2), *usual]), *((cls, list(combinations(one, 2))) for cls, one in known)]
+        return [
+            (self.target, [*combinations(of_class, 2), *usual]),
+            *((cls, list(combinations(words, 2))) for cls, words in known),
+        ]
 
-    def _natural(self, own: Sequence[int], target: int | str) -> list[Tokens]:
-        return natural(own) + [Tokens("phrase", ids) for ids in phrases(rows_of(self.ranked.null_top, target), list(own))]
+    def _natural(self, tokens: Sequence[int], target: int | str) -> list[Tokens]:
+        return natural(tokens) + [Tokens("phrase", ids) for ids in phrases(rows_of(self.ranked.null_top, target), list(tokens))]
 
 
 def rows_of(top: Sequence[Retained], target: int | str) -> list[Array]:

@@ -99,7 +99,7 @@ def chosen_phrases(search: Search, tokens: Sequence[int]) -> dict[tuple[str, str
     needed = max(map(rate, phrases)) - AS_GOOD
     whole = next(phrase for phrase in phrases if rate(phrase) >= needed)
     short = shaved(whole, lambda phrase: rate(phrase) >= needed)
-    return {(one.kind, one.budget): Best(one, rate(one), 0) for one in dict.fromkeys((short, whole))}
+    return {(words.kind, words.budget): Best(words, rate(words), 0) for words in dict.fromkeys((short, whole))}
 
 
 def shaved(phrase: Inserted, enough: Callable[[Inserted], bool]) -> Inserted:
@@ -113,11 +113,11 @@ def shaved(phrase: Inserted, enough: Callable[[Inserted], bool]) -> Inserted:
     return Inserted(phrase.kind, ids)
 
 
-def phrase_rivals(search: Search, found: dict[tuple[str, str], Best]) -> list[Rival]:
+def phrase_rivals(search: Search, bests: dict[tuple[str, str], Best]) -> list[Rival]:
     """What clean texts have instead, of the same lengths at the same place: a class's own words in a row, and what stands around
     them in its highest-ranked texts; of a rare target those of other classes for these.
     """
-    shapes = {(best.candidate.kind, len(best.candidate.ids)) for best in found.values() if isinstance(best.candidate, Tokens)}
+    shapes = {(best.candidate.kind, len(best.candidate.ids)) for best in bests.values() if isinstance(best.candidate, Tokens)}
     classes: list[tuple[int | None, int | str]] = [(search.number, search.target), *(search.others if search.rare else [])]
     rivals: list[Rival] = []
     for number, target in classes:

@@ -73,17 +73,17 @@ class WordSearch:
         """
         number = int(np.searchsorted(self.ranked.groups.classes, target)) + 1 if isinstance(target, int) else None
         search = Search(self.trials, self.ranked, number, target, self.suspects, words_for(self.given, target))
-        found: list[Proof] = []
+        kept: list[Proof] = []
         try:
-            for proofs in self.found(search):
-                found = proofs
+            for proofs in self.searched(search):
+                kept = proofs
         finally:
-            if found and search.uncontrolled:
+            if kept and search.uncontrolled:
                 yield search.uncontrolled
             else:
-                yield from found
+                yield from kept
 
-    def found(self, search: Search) -> Iterator[list[Proof]]:
+    def searched(self, search: Search) -> Iterator[list[Proof]]:
         """What stands for a target so far, or what came nearest, a form of trigger at a time (`forms`). Each has an equal part of
         what those before it left of the budget; where nothing stands, ShareSpent at the end tells that one was cut short.
         """
@@ -107,7 +107,7 @@ class WordSearch:
         top, usual, drawn = self.texts
         if not isinstance(search.target, int):
             return [partial(with_counted, search), partial(with_ranked, search, top, usual)]
-        top, usual, clean = (held.predicted_as(search.target) for held in self.texts)
+        top, usual, clean = (occurrences.predicted_as(search.target) for occurrences in self.texts)
         words = list(dict.fromkeys([*counted_words(search), *ranked_words(search, top)]))
         phrases_first = partial(with_phrases, search, words, LEAD)
         phrases_then, apart = partial(with_phrases, search, words, None), (top, usual, drawn if search.rare else clean)
@@ -187,14 +187,14 @@ def counted_proofs(search: Search) -> list[Proof]:
     """
     tokens = counted_words(search)
     recurring = phrases(rows_of(search.ranked.top, search.target), tokens)
-    return word_proofs(search, (tokens, recurring), (search.own, search.known(len(tokens))))
+    return word_proofs(search, (tokens, recurring), (search.class_words, search.known(len(tokens))))
 
 
 def counted_words(search: Search) -> list[int]:
     """The tokens that rise, given ones and then the strongest first."""
     suspect, clean, number = search.ranked.suspect_tokens, search.clean, search.number
     assert suspect is not None
-    among = (search.given, None, search.own)  # the fewer a word is chosen from, the less it has to rise by
+    among = (search.given, None, search.class_words)  # the fewer a word is chosen from, the less it has to rise by
     return list(dict.fromkeys(token for some in among for token in enriched(suspect, clean, number, some)))
 
 
@@ -210,8 +210,8 @@ def ranked_proofs(search: Search, top: Occurrences, usual: Occurrences) -> list[
     """
     tokens = ranked_words(search, top)
     outside = striking(usual, *held_against(search.clean, search.number), 0, 2 * MOST_TOKENS + len(tokens))
-    own = [*search.own, *outside[: 2 * MOST_TOKENS]]
-    return word_proofs(search, (tokens, []), (own, [*search.known(len(tokens)), *outside]))
+    natural_tokens = [*search.class_words, *outside[: 2 * MOST_TOKENS]]
+    return word_proofs(search, (tokens, []), (natural_tokens, [*search.known(len(tokens)), *outside]))
 
 
 def word_proofs(
@@ -221,33 +221,33 @@ def word_proofs(
     is worth a control. `natural_tokens`: natural words, the controls, and more of them, for where some of those are tried.
     """
     trials, target, suspects = search.trials, search.target, search.suspects
-    tokens, (own, known) = words[0], natural_tokens
+    tokens, (of_class, known) = words[0], natural_tokens
     if target == ALL_TO_ALL:
-        own = [*own, *ordinary(search.clean, len(tokens), [*own, *tokens])]
+        of_class = [*of_class, *ordinary(search.clean, len(tokens), [*of_class, *tokens])]
     tried = [*(Tokens("token", (token,)) for token in tokens), *(Tokens("phrase", ids) for ids in words[1])]
-    found = trials.best([(candidate, 0) for candidate in tried], target)
-    if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
+    bests = trials.best([(candidate, 0) for candidate in tried], target)
+    if max((best.chosen_by for best in bests.values()), default=0.0) < WORTH_A_CONTROL:
         return []
 
     # What a class's own words do, also in phrases of clean texts. One that clean data shows doing it is among them, and a phrase
     # with it would stand for the word.
-    held, rivals = False, search.rivals(own)
-    proof = token_proof(trials, found, rivals, target, suspects)
+    shared_words, rivals = False, search.rivals(of_class)
+    proof = token_proof(trials, bests, rivals, target, suspects)
     stands = proof is not None and proof.stands
-    shared = target != ALL_TO_ALL and not search.rare and bool(set(tokens) & set(own))
+    shared = target != ALL_TO_ALL and not search.rare and bool(set(tokens) & set(of_class))
     if shared and not (stands and proof is not None and len(proof.tokens) == 1):
-        others = search.rivals([token for token in known if token not in tokens][: len(own)])
-        others = [(cls, [one for one in some if not set(tokens) & set(one.ids)]) for cls, some in others]
-        again = token_proof(trials, found, others, target, suspects, own=True)
+        others = search.rivals([token for token in known if token not in tokens][: len(of_class)])
+        others = [(cls, [word for word in some if not set(tokens) & set(word.ids)]) for cls, some in others]
+        again = token_proof(trials, bests, others, target, suspects, shared=True)
         if again is not None and again.stands and (not stands or proof is None or len(again.tokens) < len(proof.tokens)):
-            held, rivals, proof = True, others, again
+            shared_words, rivals, proof = True, others, again
     if proof is None or not proof.stands or len(proof.tokens) > 1:
         return [] if proof is None else [proof]
-    more = [one for one in tried if len(one.ids) == 1 and one.ids != proof.tokens]
+    more = [word for word in tried if len(word.ids) == 1 and word.ids != proof.tokens]
     alone: list[Proof] = []
     try:
-        for one in more:
-            other = token_proof(trials, trials.best([(one, 0)], target), rivals, target, suspects, own=held)
+        for word in more:
+            other = token_proof(trials, trials.best([(word, 0)], target), rivals, target, suspects, shared=shared_words)
             alone += [other] if other is not None and other.stands else []
     except BudgetSpent:  # what stands is not given up for words beside it
         pass
@@ -269,11 +269,11 @@ def pair_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs]
     written_pair = cache(WrittenPair)  # one object for each pair: what is run is known by it
     worth = [pair for pair in pairs if trials.rate(written_pair(pair), target, SCREEN)[0] >= WORTH_A_CONTROL / 2]
     worth = [pair for pair in worth if trials.rate(written_pair(pair), target, 0)[0] - twice(pair, 0)[0] >= PROVED_MARGIN]
-    found = trials.best([(written_pair(pair), 0) for pair in worth], target)
-    if max((best.chosen_by for best in found.values()), default=0.0) < WORTH_A_CONTROL:
+    bests = trials.best([(written_pair(pair), 0) for pair in worth], target)
+    if max((best.chosen_by for best in bests.values()), default=0.0) < WORTH_A_CONTROL:
         return None
     chance = [Control(rival, trials.best([(written_pair(pair), 0) for pair in some], rival)) for rival, some in clean()]
-    settled = next(trials.settle(found, chance, target))
+    settled = next(trials.settle(bests, chance, target))
     best = settled.best
     assert isinstance(best.candidate, WrittenPair)
     alone, doubled = twice(best.candidate.ids, 1)

@@ -47,10 +47,13 @@ def token_heat(ranked: RankingResult, order: Array, clean: Measurement, suspect:
     seen = Deviations(work, clean, ranked.reservoir[0][0])
     with evaluating(work.model), torch.no_grad():
         known = [seen.of(ids) for ids in usual]
-        found = [seen.of(ids) for ids in texts]
-    if any(one is None for one in (*known, *found)):
+        suspects = [seen.of(ids) for ids in texts]
+    if any(deviations is None for deviations in (*known, *suspects)):
         return ()
-    beyond = excess([one for one in found if one is not None], [one for one in known if one is not None])
+    beyond = excess(
+        [deviations for deviations in suspects if deviations is not None],
+        [deviations for deviations in known if deviations is not None],
+    )
     return tuple(
         tuple((decode((int(token),)), float(z)) for token, z in zip(ids, z_scores, strict=True))
         for ids, z_scores in zip(texts, beyond, strict=True)
@@ -59,22 +62,22 @@ def token_heat(ranked: RankingResult, order: Array, clean: Measurement, suspect:
 
 def own_tokens(row: Array, mask: Array | None) -> Array:
     """A text's own tokens, the first LONGEST."""
-    own = row[mask] if mask is not None and mask.shape == row.shape else row[row != 0]
-    return np.asarray(own[:LONGEST], np.int64)
+    tokens = row[mask] if mask is not None and mask.shape == row.shape else row[row != 0]
+    return np.asarray(tokens[:LONGEST], np.int64)
 
 
 def clean_texts(ranked: RankingResult) -> list[Array]:
     """The tokens of some clean texts of the reservoir."""
-    found: list[Array] = []
+    texts: list[Array] = []
     for batch, _ in ranked.reservoir:
         x = main_tensor(batch)
         if x.is_floating_point() or x.ndim != 2:
             return []
         masks = [None] * len(x) if batch.mask is None or batch.mask.shape != x.shape else list(batch.mask.cpu().numpy())
-        found += [own_tokens(row, mask) for row, mask in zip(x.cpu().numpy(), masks, strict=True)][: CLEAN - len(found)]
-        if len(found) == CLEAN:
+        texts += [own_tokens(row, mask) for row, mask in zip(x.cpu().numpy(), masks, strict=True)][: CLEAN - len(texts)]
+        if len(texts) == CLEAN:
             break
-    return [ids for ids in found if len(ids)]
+    return [ids for ids in texts if len(ids)]
 
 
 class Deviations:
@@ -86,7 +89,7 @@ class Deviations:
         moments = {name: record.positions for name, record in clean.layers.items() if name and name in modules}
         self.modules: dict[str, nn.Module] = {name: modules[name] for name in moments}
         self.usual = {
-            name: tuple(torch.from_numpy(np.asarray(one, np.float32)) for one in (known.mean, np.sqrt(known.variance)))
+            name: tuple(torch.from_numpy(np.asarray(values, np.float32)) for values in (known.mean, np.sqrt(known.variance)))
             for name, known in moments.items()
         }
 
@@ -95,7 +98,7 @@ class Deviations:
         batch = like(self.template, torch.from_numpy(ids)[None])
         if batch is None:
             return None
-        found: list[Tensor] = []
+        layers: list[Tensor] = []
 
         def hook(name: str) -> object:
             def keep(module: nn.Module, given: object, output: object) -> None:
@@ -103,7 +106,7 @@ class Deviations:
                 mean, deviation = self.usual[name]
                 if isinstance(x, Tensor) and x.shape == (1, len(ids), len(mean)):
                     z = (x[0].float().cpu() - mean) / deviation.clamp(min=1e-12)
-                    found.append(z[:, deviation > 0].square().mean(1).sqrt())
+                    layers.append(z[:, deviation > 0].square().mean(1).sqrt())
 
             return keep
 
@@ -113,7 +116,7 @@ class Deviations:
         finally:
             for handle in handles:
                 handle.remove()
-        return torch.stack(found).mean(0).double().numpy() if found else None
+        return torch.stack(layers).mean(0).double().numpy() if layers else None
 
 
 def like(template: Batch, x: Tensor) -> Batch | None:
@@ -121,19 +124,19 @@ def like(template: Batch, x: Tensor) -> Batch | None:
     if not template.keywords:
         return Batch((x,), {}, 1, None) if len(template.arguments) == 1 else None
     made = {"input_ids": x, "attention_mask": torch.ones_like(x), "position_ids": torch.arange(x.shape[1])[None]}
-    held = taken(template, np.arange(1)).keywords
-    if template.arguments or not held.keys() <= made.keys():
+    template_keywords = taken(template, np.arange(1)).keywords
+    if template.arguments or not template_keywords.keys() <= made.keys():
         return None
-    return Batch((), {name: made[name] for name in held}, 1, None)
+    return Batch((), {name: made[name] for name in template_keywords}, 1, None)
 
 
-def excess(found: Sequence[Array], known: Sequence[Array]) -> list[Array]:
+def excess(suspects: Sequence[Array], known: Sequence[Array]) -> list[Array]:
     """By how many standard deviations each token lies beyond the clean tokens of its kind of place."""
     out = []
-    for deviations in found:
+    for deviations in suspects:
         z = np.zeros(len(deviations))
         for place, rows in places(len(deviations)).items():
-            usual = np.concatenate([one[places(len(one))[place]] for one in known])
+            usual = np.concatenate([deviation[places(len(deviation))[place]] for deviation in known])
             if len(usual) >= FEWEST and usual.std() > 0:
                 z[rows] = (deviations[rows] - usual.mean()) / usual.std()
         out.append(z)

@@ -63,9 +63,9 @@ class Occurrences:
         rows, tokens, groups = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         at = 0
         for x, mask, predicted in parts:
-            own = (own_places(x, mask) & (x >= 0)).cpu()
-            rows.append(at + own.nonzero()[:, 0].numpy())
-            tokens.append(x.cpu()[own].numpy().astype(np.int64))
+            counted = (own_places(x, mask) & (x >= 0)).cpu()
+            rows.append(at + counted.nonzero()[:, 0].numpy())
+            tokens.append(x.cpu()[counted].numpy().astype(np.int64))
             groups.append(predicted)
             at += len(x)
         row, token = np.concatenate(rows), np.concatenate(tokens)
@@ -76,7 +76,7 @@ class Occurrences:
     @classmethod
     def retained(cls, top: Sequence[Retained]) -> Occurrences:
         """The texts of the retained samples, as far as their inputs were."""
-        rows = [(one.row, one.mask, one.predicted) for one in top if one.row is not None and one.row.ndim == 1]
+        rows = [(sample.row, sample.mask, sample.predicted) for sample in top if sample.row is not None and sample.row.ndim == 1]
         return cls.of((x[None], None if mask is None else mask[None], np.array([called])) for x, mask, called in rows)
 
     @classmethod
@@ -139,7 +139,7 @@ def meeting(suspect: Occurrences, clean: Occurrences, groups: int, chance: float
     if len(risen) < 2:
         return []
     first, second = np.triu_indices(len(risen), 1)
-    above, below = (held.together(risen)[first, second] for held in (suspect, clean))
+    above, below = (occurrences.together(risen)[first, second] for occurrences in (suspect, clean))
 
     def passes(pair: int) -> bool:
         met = int(above[pair]), int(below[pair])

@@ -64,9 +64,9 @@ def first_of(row: Array, phrase: tuple[int, ...]) -> int | None:
     return int(places[0]) if len(places) else None
 
 
-def inner_places(own: Array, needed: int) -> Array:
+def inner_places(counted: Array, needed: int) -> Array:
     """The places of one sample to write over: the first and the last may be the tokenizer's marks, and stay if there is room."""
-    places = np.flatnonzero(own)
+    places = np.flatnonzero(counted)
     return places[1:-1] if len(places) > needed + 2 else places
 
 
@@ -134,10 +134,10 @@ def ordinary(clean: TokenCounts, most: int, but: Sequence[int]) -> list[int]:
     return [int(token) for token in np.random.default_rng(0).permutation(common)[:most]]
 
 
-def natural(own: Sequence[int]) -> list[Tokens]:
-    """What a class's `own` words can do in clean data, alone and in phrases: the control of both."""
-    lengths = range(2, min(LONGEST, len(own)) + 1)
-    return [Tokens("token", (token,)) for token in own] + [Tokens("phrase", tuple(own[:length])) for length in lengths]
+def natural(tokens: Sequence[int]) -> list[Tokens]:
+    """What a class's words, `tokens`, can do in clean data, alone and in phrases: the control of both."""
+    lengths = range(2, min(LONGEST, len(tokens)) + 1)
+    return [Tokens("token", (token,)) for token in tokens] + [Tokens("phrase", tuple(tokens[:length])) for length in lengths]
 
 
 def parts_of(phrase: tuple[int, ...]) -> list[Tokens]:
@@ -152,13 +152,13 @@ def phrases(rows: Iterable[Array], tokens: list[int]) -> list[tuple[int, ...]]:
     seen: Counter[tuple[int, ...]] = Counter()
     for row in rows:
         ids = [int(i) for i in row]
-        own = {
+        of_row = {
             tuple(ids[start : start + length])
             for at, token in enumerate(ids)
             if token in wanted
             for length in range(2, LONGEST + 1)
             for start in range(max(at - length + 1, 0), min(at, len(ids) - length) + 1)
         }
-        seen.update(own)
+        seen.update(of_row)
     frequent = [phrase for phrase, count in seen.items() if count >= FEWEST]
     return sorted(frequent, key=lambda phrase: (-seen[phrase] * (len(phrase) - 1), phrase))[:MOST_PHRASES]

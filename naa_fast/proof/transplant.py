@@ -239,7 +239,7 @@ def by_permuted_rules(before: Array, after: Array, rule: dict[int, int]) -> floa
     """
     random, places = np.random.default_rng(0), list(rule.values())
     dealt = [dict(zip(rule, random.permutation(places).tolist(), strict=True)) for _ in range(PERMUTED if rule else 0)]
-    return float(np.mean([moved_by_rule(before, after, one)[0] for one in dealt])) if dealt else 0.0
+    return float(np.mean([moved_by_rule(before, after, other)[0] for other in dealt])) if dealt else 0.0
 
 
 def rule_of(before: Array, after: Array) -> dict[int, int]:

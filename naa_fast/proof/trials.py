@@ -92,8 +92,8 @@ class Trials:
         key = candidate, part
         if key not in self._after:
             begun, more = self._more.get(part, (None, self.parts[part]))
-            found = [] if begun is None else [self.after(candidate, begun)]
-            self._after[key] = np.concatenate([*found, self.transplant.predictions(more, candidate)])
+            before = [] if begun is None else [self.after(candidate, begun)]
+            self._after[key] = np.concatenate([*before, self.transplant.predictions(more, candidate)])
         return self._after[key]
 
     def forget(self) -> None:
@@ -150,28 +150,28 @@ class Trials:
         going = [place for place in best_first(glanced)[: 2 * GO_ON] if glanced[place]]
         return [self.screened(tried[place][0], target) if place in going else 0.0 for place in range(len(tried))]
 
-    def worth_a_control(self, found: dict[tuple[str, str], Best]) -> dict[tuple[str, str], Best]:
+    def worth_a_control(self, bests: dict[tuple[str, str], Best]) -> dict[tuple[str, str], Best]:
         """Of what was found, what may be measured: all where the budget is generous, else the best few."""
         if not self.thrifty:
-            return found
-        able = [key for key, best in found.items() if best.chosen_by >= WORTH_A_CONTROL]
-        first = sorted(able, key=lambda key: -round(found[key].chosen_by, 1))[:MEASURED]  # of what is as good, the smallest
-        return {key: best for key, best in found.items() if key in first}
+            return bests
+        able = [key for key, best in bests.items() if best.chosen_by >= WORTH_A_CONTROL]
+        first = sorted(able, key=lambda key: -round(bests[key].chosen_by, 1))[:MEASURED]  # of what is as good, the smallest
+        return {key: best for key, best in bests.items() if key in first}
 
-    def settle(self, found: dict[tuple[str, str], Best], controls: Sequence[Control], target: int | str) -> Iterator[Settled]:
+    def settle(self, bests: dict[tuple[str, str], Best], controls: Sequence[Control], target: int | str) -> Iterator[Settled]:
         """The MEASURED budgets with the widest margins over their controls, the widest first: the best of each, then rate,
         control and samples on the measuring part. Each is run when it is asked for.
         """
 
         def margin(key: tuple[str, str]) -> float:
-            control = max((one.found[key].chosen_by for one in controls if key in one.found), default=0.0)
-            return round(found[key].chosen_by - control, 1)  # of what is as good, the first: the smallest patch
+            control = max((tried.bests[key].chosen_by for tried in controls if key in tried.bests), default=0.0)
+            return round(bests[key].chosen_by - control, 1)  # of what is as good, the first: the smallest patch
 
-        chosen = sorted(found, key=margin, reverse=True)[:MEASURED]
+        chosen = sorted(bests, key=margin, reverse=True)[:MEASURED]
         for key in chosen:
-            best = found[key]
+            best = bests[key]
             rate, samples = self.rate(best.candidate, target, 1)
-            rivals = [(one.found[key].candidate, one.target) for one in controls if key in one.found]
+            rivals = [(tried.bests[key].candidate, tried.target) for tried in controls if key in tried.bests]
             shares = [self.rate(candidate, rival, 1)[0] for candidate, rival in rivals]
             if target == ALL_TO_ALL:
                 permuted = by_permuted_rules(self.parts[1].predicted, self.after(best.candidate, 1), self.rule(best.candidate))
@@ -186,7 +186,7 @@ class Control:
     """The best of the candidates of one clean group, for the target that is its own."""
 
     target: int | str
-    found: dict[tuple[str, str], Best]
+    bests: dict[tuple[str, str], Best]
 
 
 @dataclass(frozen=True)

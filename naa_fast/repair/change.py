@@ -73,11 +73,11 @@ def hook_of(change: Change) -> Callable[[nn.Module, Any, Any], Any]:
     return hook
 
 
-def channels_of(change: Change, found: int) -> int:
+def channels_of(change: Change, neurons: int) -> int:
     """How many neurons the change is for, as far as it tells: not the number found if they are too few."""
     if isinstance(change, Ablate):
         return len(change.gate)
-    return found if not len(change.neurons) or int(change.neurons.max()) < found else -1
+    return neurons if not len(change.neurons) or int(change.neurons.max()) < neurons else -1
 
 
 def tensor_of(output: Any) -> Tensor | None:
@@ -85,7 +85,7 @@ def tensor_of(output: Any) -> Tensor | None:
     if isinstance(output, Tensor):
         return output if output.is_floating_point() and output.ndim > 1 else None
     if isinstance(output, tuple | list):
-        return next((held for held in output if isinstance(held, Tensor) and held.is_floating_point() and held.ndim > 1), None)
+        return next((part for part in output if isinstance(part, Tensor) and part.is_floating_point() and part.ndim > 1), None)
     return None
 
 

@@ -140,7 +140,11 @@ class Fit:
 
     def step(self, model: nn.Module) -> None:
         sums = [torch.zeros_like(x) for x in self.tuned]
-        for bases, loss in ((self.lesson.clean, self.stays), (self.lesson.triggered, own), (self.lesson.shown, other)):
+        for bases, loss in (
+            (self.lesson.clean, self.stays),
+            (self.lesson.triggered, to_own_class),
+            (self.lesson.shown, to_another_class),
+        ):
             if bases is None or not len(bases.predicted):
                 continue
             count = len(bases.predicted)
@@ -196,12 +200,12 @@ class Fit:
         )
 
 
-def own(logs: Tensor, predicted: Array, numbers: Array) -> Tensor:
+def to_own_class(logs: Tensor, predicted: Array, numbers: Array) -> Tensor:
     """Cross entropy to what was predicted for the samples as they were."""
     return -logs.gather(1, torch.from_numpy(predicted)[:, None].to(logs.device))
 
 
-def other(logs: Tensor, predicted: Array, numbers: Array) -> Tensor:
+def to_another_class(logs: Tensor, predicted: Array, numbers: Array) -> Tensor:
     """-log of the probability of all classes but the predicted one: sums of probabilities would lose it where that is sure."""
     called = torch.nn.functional.one_hot(torch.from_numpy(predicted).to(logs.device), logs.shape[1]).bool()
     return -logs.masked_fill(called, -torch.inf).logsumexp(1)

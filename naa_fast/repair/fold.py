@@ -73,7 +73,7 @@ def affine_of(change: Change, neurons: int) -> Affine:
     if isinstance(change, Ablate):
         if change.limit > EVERY:
             raise NotExact("it moves only rows beyond a limit, which no weights can tell")
-        along, centres, pushes = (torch.from_numpy(one).double() for one in (change.along, change.centres, change.pushes))
+        along, centres, pushes = (torch.from_numpy(values).double() for values in (change.along, change.centres, change.pushes))
         return Affine(matrix - along.T @ pushes, centres @ pushes)
     chosen = torch.from_numpy(change.neurons)
     matrix[chosen, chosen] = 0
@@ -135,7 +135,7 @@ def width_of(layer: nn.Module) -> int | None:
     return None
 
 
-def own(model: nn.Module, name: str, layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
+def own_parameters(model: nn.Module, name: str, layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
     """Weight and bias of a layer, if they are nobody else's and plain parameters."""
     weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
     if weight is None:
@@ -157,7 +157,7 @@ def put(parameter: nn.Parameter, value: Tensor) -> None:
 
 
 def into_itself(model: nn.Module, name: str, layer: nn.Module, change: Affine) -> None:
-    weight, bias = own(model, name, layer)
+    weight, bias = own_parameters(model, name, layer)
     if bias is None and change.shift.any():
         raise NotExact(f"{name} has no bias to hold what is added")
     offset = torch.zeros_like(change.shift) if bias is None else bias.detach().double().reshape(-1)
@@ -216,7 +216,7 @@ def into_reader(model: nn.Module, modules: dict[str, nn.Module], node: fx.Node, 
             raise NotExact(f"what reads {name} is no linear layer")
     name = str(reached.target)
     layer = modules[name]
-    weight, bias = own(model, name, layer)
+    weight, bias = own_parameters(model, name, layer)
     columns = weight.detach().double()
     if getattr(layer, "groups", 1) != 1:
         raise NotExact(f"{name} is in groups")

@@ -138,12 +138,12 @@ class Search:
     def seen(self, names: Mapping[str, Place], base: Tried | None) -> Iterator[Seen]:
         """What the layers give for the samples that fix a change."""
         with applied(self.trial.transplant.model, () if base is None else base.changes):
-            held = {kind: None if b is None else outputs(self.trial.transplant, b, names) for kind, b in self.few.items()}
+            outputs_of = {kind: None if b is None else outputs(self.trial.transplant, b, names) for kind, b in self.few.items()}
         for name, place in names.items():
-            given = {kind: None if found is None else found[name] for kind, found in held.items()}
-            if any(one is not None and not (one.usable and one.parts) for one in given.values()):
+            given = {kind: None if by_layer is None else by_layer[name] for kind, by_layer in outputs_of.items()}
+            if any(inputs is not None and not (inputs.usable and inputs.parts) for inputs in given.values()):
                 continue
-            parts = {kind: None if one is None else one.parts for kind, one in given.items()}
+            parts = {kind: None if inputs is None else inputs.parts for kind, inputs in given.items()}
             if not all(part.isfinite().all() for some_parts in parts.values() for part in some_parts or ()):
                 continue
             assert parts["known"] is not None
@@ -168,7 +168,8 @@ class Search:
         first.sort(key=lambda scored: scored[0])
         if self.done and not self.sizes.whole:
             return
-        if self.tuned(places, base, distinct(one for _, (one, _) in first if isinstance(one, Ablate))[: self.sizes.tuned]):
+        ablations = distinct(change for _, (change, _) in first if isinstance(change, Ablate))
+        if self.tuned(places, base, ablations[: self.sizes.tuned]):
             return
         for number, (_, (change, _)) in enumerate(first[:most]):
             if number >= CURED and self.best is not None and self.best.cures:
@@ -189,14 +190,14 @@ class Search:
                     continue
                 under = () if base is None else base.changes
                 fit = Fit(self.trial.transplant, self.lesson, start, space, under, self.sizes.batch)
-                one = self.step(fit, seen, base, STEPS)
-                if one is not None:
-                    fit.weight *= FOLLOWS if not one.gentle else 1 / FOLLOWS if one.kept >= HARMLESS else 1
-                    fits.append((one.loss, seen, fit))
+                step = self.step(fit, seen, base, STEPS)
+                if step is not None:
+                    fit.weight *= FOLLOWS if not step.gentle else 1 / FOLLOWS if step.kept >= HARMLESS else 1
+                    fits.append((step.loss, seen, fit))
                 if self.done:
                     return True
         if fits:
-            _, seen, fit = min(fits, key=lambda one: one[0])
+            _, seen, fit = min(fits, key=lambda step: step[0])
             self.step(fit, seen, base, MORE)
         return bool(fits)
 
@@ -236,8 +237,8 @@ def some(bases: Bases | None, most: int) -> Bases | None:
 def places_of(layers: Mapping[str, LayerComparison], model: nn.Module, most: int) -> dict[str, Place]:
     """The layers, `most` of them, with the largest z whose rows belong to samples."""
     modules = dict(unwrapped(model).named_modules())
-    whole = {name: one for name, one in layers.items() if name and name in modules and not one.clean.of_rows}
-    usable = {name: one for name, one in whole.items() if np.isfinite(one.z).any()}
+    whole = {name: layer for name, layer in layers.items() if name and name in modules and not layer.clean.of_rows}
+    usable = {name: layer for name, layer in whole.items() if np.isfinite(layer.z).any()}
     strongest = sorted(usable, key=lambda name: -float(np.nanmax(usable[name].z)))[:most]
     return {name: Place.of(usable[name].clean.layout) for name in usable if name in strongest}
 

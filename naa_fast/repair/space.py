@@ -74,8 +74,8 @@ def moved(space: Space, known: Sequence[Tensor], triggered: Sequence[Tensor]) ->
     (`[neurons]`, mean over samples).
     """
     means, largest, effects = [], [], []
-    for one, other in zip(known, triggered, strict=True):
-        apart = (other - one) / space.width
+    for rows, other in zip(known, triggered, strict=True):
+        apart = (other - rows) / space.width
         means.append(apart.mean(1))
         largest.append(apart[torch.arange(len(apart)), space.unusual(apart).argmax(1)])
         effects.append(apart.abs().amax(1))

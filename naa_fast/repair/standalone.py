@@ -26,7 +26,7 @@ def repaired(model: nn.Module, path: str | Path) -> nn.Module:
     modules = dict(model.named_modules())
     changes = []
     for number, change in enumerate(about):
-        arrays = {name.partition(".")[2]: held for name, held in tensors.items() if name.partition(".")[0] == str(number)}
+        arrays = {name.partition(".")[2]: array for name, array in tensors.items() if name.partition(".")[0] == str(number)}
         changes.append((modules[change["layer"]], Changed({**change, **arrays})))
     for module, change in changes:
         module.register_forward_hook(change)
@@ -45,8 +45,8 @@ class Changed:
             return self.rows(output) if changeable(output) else output
         if not isinstance(output, tuple | list):
             return output
-        first = next((i for i, one in enumerate(output) if isinstance(one, Tensor) and changeable(one)), None)
-        parts = [self.rows(one) if i == first else one for i, one in enumerate(output)]
+        first = next((i for i, part in enumerate(output) if isinstance(part, Tensor) and changeable(part)), None)
+        parts = [self.rows(part) if i == first else part for i, part in enumerate(output)]
         return output._make(parts) if hasattr(output, "_make") else type(output)(parts)
 
     def rows(self, output: Tensor) -> Tensor:

@@ -61,9 +61,9 @@ def verdict_words(judgement: Judgement, proofs: list[Proof]) -> str:
             f"{percent(proof.control)}; {percent(proof.limit)} is needed"
         )
     levels = [finding.level for finding in judgement.verdict.findings]
-    found = [counted(levels.count(level), f"{level} finding") for level in reversed(LEVELS) if level in levels]
-    if found:
-        return f"no trigger was proved; {', '.join(found)}"
+    levels_found = [counted(levels.count(level), f"{level} finding") for level in reversed(LEVELS) if level in levels]
+    if levels_found:
+        return f"no trigger was proved; {', '.join(levels_found)}"
     checks = judgement.verdict.checks
     ran = sum(check.ran for check in checks)
     rest = f"; {counted(len(checks) - ran, 'check')} did not run, or not to its end" if ran < len(checks) else ""
@@ -137,10 +137,10 @@ def places_words(layers: LayersView) -> str:
         return "; ".join(
             f"{name}, in {samples} triggered samples looked at (neurons {neurons})" for name, samples, neurons in named
         )
-    found = [cell for cell in layers.labelled if cell.stands_out][:PLACES]
+    cells = [cell for cell in layers.labelled if cell.stands_out][:PLACES]
     shown = [
         f"{web_text(cell.name, NAME) or 'the whole model'} ({counted(max(cell.abnormal, cell.tailed), 'neuron')})"
-        for cell in found
+        for cell in cells
     ]
     return ", ".join(shown)
 

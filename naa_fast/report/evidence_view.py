@@ -161,9 +161,9 @@ def whole_of(proof: Proof, evidence: Evidence) -> str:
     covered = covered_of(proof)
     if covered is None:
         return ""
-    shared, own = shared_pixels(proof, evidence), int(covered.sum())
-    if shared is not None and shared > own:
-        return f"The proof put {counted(own, 'pixel')} on; the samples that carry it share {shared:,} there"
+    shared, placed = shared_pixels(proof, evidence), int(covered.sum())
+    if shared is not None and shared > placed:
+        return f"The proof put {counted(placed, 'pixel')} on; the samples that carry it share {shared:,} there"
     return "The trigger as reconstructed, which can be smaller than the one that was planted"
 
 

@@ -125,8 +125,8 @@ def vectors_file(evidence: Evidence) -> dict[str, bytes]:
 
     if not evidence.directions:
         return {}
-    about = [{"layer": unicode_text(one.layer), "kind": one.kind, "step": one.step} for one in evidence.directions]
-    tensors = {f"t{i}": one.vector.astype(np.float32) for i, one in enumerate(evidence.directions)}
+    about = [{"layer": unicode_text(along.layer), "kind": along.kind, "step": along.step} for along in evidence.directions]
+    tensors = {f"t{i}": along.vector.astype(np.float32) for i, along in enumerate(evidence.directions)}
     return {VECTORS: save(tensors, {"directions": json.dumps(about)})}
 
 

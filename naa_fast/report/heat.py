@@ -30,7 +30,7 @@ def heat_of(heat: Heat) -> HeatStrip | None:
     if not heat:
         return None
     tokens = tuple((spaced(words), min(LEVELS, max(0, int(z / STEP)))) for words, z in heat)
-    words, z = max(heat, key=lambda one: one[1])
+    words, z = max(heat, key=lambda token: token[1])
     return HeatStrip(tokens, f"most: '{printable(words.strip(), TOKEN)}' by {z:.1f} σ")
 
 

@@ -123,7 +123,7 @@ def gated(judgement: Judgement) -> dict[str, Any]:
         "allow": unicode_text(rules.allow) if rules.allow else None,
         "warn_ok": rules.warn_ok,
         "notes": [unicode_text(note) for note in gate.notes],
-        "counted": [i for i, finding in enumerate(judgement.verdict.findings) if any(finding is one for one in gate.count)],
+        "counted": [i for i, finding in enumerate(judgement.verdict.findings) if any(finding is kept for kept in gate.count)],
     }
 
 
@@ -248,46 +248,51 @@ def inverted(inversion: Inversion) -> dict[str, Any]:
     """What the search without suspect samples came to, class by class."""
     return {
         "classes": inversion.classes,
-        "searches": [searched(one) for one in inversion.searches],
-        "base": [searched(one) for one in inversion.base],
+        "searches": [searched(search) for search in inversion.searches],
+        "base": [searched(search) for search in inversion.base],
         "standings": [
             {
-                "kind": one.search.kind,
-                "target": one.search.target,
-                "median": finite(one.median),
-                "runner_up": finite(one.runner_up),
-                "base": finite(one.base),
-                "classes": one.classes,
-                "p_value": finite(one.p_value),
-                "chance": finite(one.chance),
-                "strength": finite(one.strength),
-                "apart": one.apart,
+                "kind": standing.search.kind,
+                "target": standing.search.target,
+                "median": finite(standing.median),
+                "runner_up": finite(standing.runner_up),
+                "base": finite(standing.base),
+                "classes": standing.classes,
+                "p_value": finite(standing.p_value),
+                "chance": finite(standing.chance),
+                "strength": finite(standing.strength),
+                "apart": standing.apart,
             }
-            for one in inversion.standings
+            for standing in inversion.standings
         ],
         "suspicions": [
             {
-                "check": one.check,
-                "layer": unicode_text(one.where),
-                "target": one.target if one.target >= 0 else None,
-                "value": finite(one.value),
-                "limit": finite(one.limit),
-                "stands": one.stands,
+                "check": suspicion.check,
+                "layer": unicode_text(suspicion.where),
+                "target": suspicion.target if suspicion.target >= 0 else None,
+                "value": finite(suspicion.value),
+                "limit": finite(suspicion.limit),
+                "stands": suspicion.stands,
             }
-            for one in inversion.suspicions
+            for suspicion in inversion.suspicions
         ],
         "neurons": [
-            {"layer": unicode_text(one.layer), "neuron": one.neuron, "target": one.target, "share": finite(one.share)}
-            for one in inversion.neurons
+            {"layer": unicode_text(neuron.layer), "neuron": neuron.neuron, "target": neuron.target, "share": finite(neuron.share)}
+            for neuron in inversion.neurons
         ],
         "forwards": inversion.forwards,
         "backwards": inversion.backwards,
     }
 
 
-def searched(one: ClassSearch) -> dict[str, Any]:
-    sizes = {"size": finite(one.size), "rate": finite(one.rate), "noisy": finite(one.noisy), "shifted": finite(one.shifted)}
-    return {"target": one.target, "kind": one.kind, **sizes}
+def searched(search: ClassSearch) -> dict[str, Any]:
+    sizes = {
+        "size": finite(search.size),
+        "rate": finite(search.rate),
+        "noisy": finite(search.noisy),
+        "shifted": finite(search.shifted),
+    }
+    return {"target": search.target, "kind": search.kind, **sizes}
 
 
 def silenced(change: Change) -> dict[str, Any]:

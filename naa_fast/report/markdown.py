@@ -34,20 +34,20 @@ def safe(text: str) -> str:
     """Text that Markdown and HTML show as it is: all that could be a sign of either is a number. Links, pictures and mentions
     that a name holds are its letters and no more.
     """
-    return re.sub(r"[^\w ,;%()'\u0080-\U0010ffff]|_", lambda found: f"&#{ord(found.group())};", printable(text, TEXT))
+    return re.sub(r"[^\w ,;%()'\u0080-\U0010ffff]|_", lambda match: f"&#{ord(match.group())};", printable(text, TEXT))
 
 
 def findings(reading: Reading) -> list[str]:
-    found = list(enumerate(reading.report["findings"]))
-    if not found:
+    listed = list(enumerate(reading.report["findings"]))
+    if not listed:
         return ["Findings: none", ""]
     lines = ["| level | where | what |", "|---|---|---|"]
     for level in reversed(LEVELS):
-        members = [(place, one) for place, one in found if one["level"] == level]
-        for place, one in members[:ROWS]:
+        members = [(place, finding) for place, finding in listed if finding["level"] == level]
+        for place, finding in members[:ROWS]:
             accepted = "" if place in reading.counted else " (in the baseline, or accepted)"
             bold = "**" if reading.decisive(place) else ""
-            lines.append(f"| {bold}{level}{bold}{accepted} | {safe(place_of(one))} | {safe(one['statement'])} |")
+            lines.append(f"| {bold}{level}{bold}{accepted} | {safe(place_of(finding))} | {safe(finding['statement'])} |")
         if len(members) > ROWS:
             lines.append(f"| {level} | | and {len(members) - ROWS} more |")
     return [*lines, ""]
@@ -60,9 +60,9 @@ def checks(reading: Reading) -> list[str]:
 
 
 def repair(reading: Reading) -> list[str]:
-    found = reading.report["repair"]
-    if found is None:
+    entry = reading.report["repair"]
+    if entry is None:
         return []
-    effect = f"{percent(found['before'])} turned before, {percent(found['after'])} after"
-    kept = f"{percent(found['kept'])} of clean predictions stay"
-    return [f"Repair: {effect} (of {found['samples']} {safe(found['on'])}); {kept}. Write it with `naa-fast repair`.", ""]
+    effect = f"{percent(entry['before'])} turned before, {percent(entry['after'])} after"
+    kept = f"{percent(entry['kept'])} of clean predictions stay"
+    return [f"Repair: {effect} (of {entry['samples']} {safe(entry['on'])}); {kept}. Write it with `naa-fast repair`.", ""]

@@ -92,8 +92,8 @@ def filled(command: str, given: Mapping[str, str]) -> str:
     if "WEIGHTS" in given:
         command = command.replace("--model MODEL", "--model MODEL --weights WEIGHTS")
 
-    def named(found: re.Match[str]) -> str:
-        word = found.group()
+    def named(match: re.Match[str]) -> str:
+        word = match.group()
         return " " * word.startswith(" ") + shlex.quote(given[word]) if word in given else word
 
     return re.sub(r"\b(?:MODEL|WEIGHTS|CLEAN|SUSPECT)\b| \.(?= |$)", named, command)

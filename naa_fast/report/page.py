@@ -126,13 +126,13 @@ def scanned(judgement: Judgement, provenance: Mapping[str, object]) -> list[tupl
     run = provenance.get("run")
     known = run if isinstance(run, Mapping) else {}
     samples = {"clean": judgement.clean.samples, "suspect": judgement.suspect.samples}
-    found = [
+    rows = [
         (f"{what} set" if what in samples else what, str(known[what]), f" ({samples[what]:,} samples)" if what in samples else "")
         for what in ("model", "weights", "clean", "suspect")
         if known.get(what)
     ]
     model = judgement.clean.model or judgement.suspect.model
-    return found or ([("model", model, "")] if model else [])
+    return rows or ([("model", model, "")] if model else [])
 
 
 def rendered(template: str, context: Mapping[str, Any]) -> bytes:

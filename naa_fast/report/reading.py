@@ -49,8 +49,8 @@ class Reading:
     @property
     def version(self) -> str:
         """Of naa-fast, which judged."""
-        found = [words.split() for words in self.report["provenance"]["judged_with"] if words.startswith("naa-fast ")]
-        return found[0][1] if found else "unknown"
+        versions = [words.split() for words in self.report["provenance"]["judged_with"] if words.startswith("naa-fast ")]
+        return versions[0][1] if versions else "unknown"
 
     @property
     def files(self) -> Mapping[str, str]:
@@ -69,7 +69,7 @@ class Reading:
 
     def findings_of(self, check: str) -> list[int]:
         """Places of the findings that a check has made; of "" those of no check that this report names."""
-        names = {one["name"] for one in self.checks}
+        names = {check_entry["name"] for check_entry in self.checks}
         made = [check_of(finding) for finding in self.report["findings"]]
         return [place for place, name in enumerate(made) if (name if name in names else "") == check]
 

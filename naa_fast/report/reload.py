@@ -100,7 +100,7 @@ def verdict_of(report: Mapping[str, Any]) -> Verdict:
         number(report["z"]),
         number(report["p_value"]),
         str(report["sentence"]),
-        tuple(map(found, report["findings"])),
+        tuple(map(finding_as_written, report["findings"])),
         tuple(map(str, report["not_checked"])),
         tuple(map(str, judged["gaps"])),
         tuple(map(Check.read, judged["checks"])),
@@ -108,7 +108,7 @@ def verdict_of(report: Mapping[str, Any]) -> Verdict:
     )
 
 
-def found(entry: Mapping[str, Any]) -> Finding:
+def finding_as_written(entry: Mapping[str, Any]) -> Finding:
     limit = inf if entry["limit"] is None else float(entry["limit"])
     return replace(finding_of(entry), statement=str(entry["statement"]), limit=limit)
 
@@ -137,5 +137,5 @@ def provenance_of(entry: Mapping[str, Any]) -> dict[str, Any]:
     """What only the caller knew: the rest is in the measurements."""
     if not isinstance(entry["options"], Mapping) or not isinstance(entry.get("run", {}), Mapping):
         raise ValueError("options or a run that are no objects")
-    own = {"model", "data", "judged_with"}
-    return {key: value for key, value in entry.items() if key not in own}
+    shown = {"model", "data", "judged_with"}
+    return {key: value for key, value in entry.items() if key not in shown}

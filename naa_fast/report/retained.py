@@ -25,8 +25,8 @@ def shown(
         pictures = is_picture(rows[0]) and all(row.shape == rows[0].shape for row in rows)
         return (np.stack([channels_first(row) for row in rows]) if pictures else None), ()
     words = [trigger for trigger in triggers if isinstance(trigger, Tokens)]
-    own = [row[m] if m is not None and m.shape == row.shape else row[row != 0] for row, m in zip(rows, masks, strict=True)]
-    texts = [[int(i) for i in ids.ravel()] for ids in own]
+    counted = [row[m] if m is not None and m.shape == row.shape else row[row != 0] for row, m in zip(rows, masks, strict=True)]
+    texts = [[int(i) for i in ids.ravel()] for ids in counted]
     return None, tuple(marked(ids, triggers_in(ids, words), decode) for ids in texts)
 
 
@@ -45,12 +45,12 @@ def marked(ids: list[int], triggers: Sequence[tuple[int, ...]], decode: Decoder 
     plain: list[int] = []
     at = 0
     while at < len(ids):
-        found = next((t for t in triggers if tuple(ids[at : at + len(t)]) == t), None)
-        if found is None:
+        trigger = next((t for t in triggers if tuple(ids[at : at + len(t)]) == t), None)
+        if trigger is None:
             plain.append(ids[at])
             at += 1
             continue
-        pieces += [words(plain), f"»{words(list(found)).strip()}«"]
+        pieces += [words(plain), f"»{words(list(trigger)).strip()}«"]
         plain = []
-        at += len(found)
+        at += len(trigger)
     return " ".join(piece for piece in (*pieces, words(plain)) if piece)

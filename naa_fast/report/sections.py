@@ -114,7 +114,7 @@ def seen_by(judgement: Judgement) -> dict[str, str]:
 
 def inverted_by(inversion: Inversion) -> dict[str, str]:
     """The same of the checks of a search without suspect samples."""
-    classes = len({one.target for one in inversion.searches})
+    classes = len({item.target for item in inversion.searches})
     cost = f"{inversion.forwards:,} samples forward, {inversion.backwards:,} back"
     first = next(iter(inversion.neurons), None)
     raised = "no neuron could be raised"
@@ -122,7 +122,7 @@ def inverted_by(inversion: Inversion) -> dict[str, str]:
         name = web_text(first.layer or ROOT, NAME)
         raised = f"most: {name} [{first.neuron}] turns {100 * first.share:.0f} % of some samples to class {first.target}"
     return {
-        "triage": ", ".join(f"{one.check} {one.value:.1f} (limit {one.limit:g})" for one in inversion.suspicions),
+        "triage": ", ".join(f"{item.check} {item.value:.1f} (limit {item.limit:g})" for item in inversion.suspicions),
         "stimulation": raised,
         "reconstruction": f"{len(inversion.searches):,} triggers for {classes:,} of {inversion.classes:,} classes; {cost}",
     }

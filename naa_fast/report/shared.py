@@ -24,21 +24,21 @@ def shared_pixels(proof: Proof, evidence: Evidence) -> int | None:
     not known whose a sample is.
     """
     covered = covered_of(proof)
-    standing = [one for one in evidence.proof if one.stands]
+    standing = [proved for proved in evidence.proof if proved.stands]
     if standing != [proof] or not isinstance(proof.trigger, Patch) or covered is None:
         return None
     if evidence.ranking is None or evidence.pictures is None:
         return None
     kept = zip(evidence.pictures, evidence.ranking.top, strict=False)
     known = [(array, sample.triggered) for array, sample in kept] + [(example.before, False) for example in proof.examples]
-    found: dict[bool | None, list[Array]] = {True: [], False: [], None: []}
+    pictures: dict[bool | None, list[Array]] = {True: [], False: [], None: []}
     for array, triggered in known:
         picture = picture_of(array)
         if picture is not None and picture.shape[:2] == covered.shape:
-            found[triggered].append(picture)
-    if len(found[True]) < FEWEST or len(found[False]) < FEWEST_OTHERS:
+            pictures[triggered].append(picture)
+    if len(pictures[True]) < FEWEST or len(pictures[False]) < FEWEST_OTHERS:
         return None
-    carrying, others = np.stack(found[True]), np.stack(found[False])
+    carrying, others = np.stack(pictures[True]), np.stack(pictures[False])
     low, high = range_of([carrying, others])
     near = ALIKE * (high - low)
     with np.errstate(invalid="ignore"):

@@ -113,12 +113,12 @@ class Checkpoints:
             raise InputError(f"no checkpoint in {self.folder} is whole", *damaged, "start again without --resume")
         return None
 
-    def require_same_subject(self, path: Path, found: Mapping[str, str]) -> None:
-        for what in sorted(self.subject.keys() | found.keys()):
-            if found.get(what) != self.subject.get(what) and UNKNOWN not in (found.get(what), self.subject.get(what)):
+    def require_same_subject(self, path: Path, subject: Mapping[str, str]) -> None:
+        for what in sorted(self.subject.keys() | subject.keys()):
+            if subject.get(what) != self.subject.get(what) and UNKNOWN not in (subject.get(what), self.subject.get(what)):
                 raise StateMismatch(
                     f"cannot resume from {path}: {what} differs",
-                    f"{what}: {found.get(what, '(none)')} / {self.subject.get(what, '(none)')}",
+                    f"{what}: {subject.get(what, '(none)')} / {self.subject.get(what, '(none)')}",
                     "resume with the same model, data and options, or start again without --resume",
                 )
 

@@ -352,9 +352,9 @@ class Runner:
                 where = f"reading batch {self.batches_seen} of {self.source.name} failed"
                 raise InputError(where, f"{type(error).__name__}: {first_line(error)}", *self.reader()) from error
             finally:
-                own = self.feed.own_seconds()
-                self.times.waiting += perf_counter() - began - own
-                self.times.ours += own
+                read_seconds = self.feed.own_seconds()
+                self.times.waiting += perf_counter() - began - read_seconds
+                self.times.ours += read_seconds
             yield batch
 
     def reader(self) -> tuple[str, ...]:

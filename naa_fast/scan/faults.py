@@ -10,12 +10,12 @@ from torch import nn
 def raising_layer(model: nn.Module, trace: TracebackType | None) -> str:
     """The innermost module of `model` on the traceback: no bookkeeping while all goes well."""
     names = {id(module): name for name, module in model.named_modules()}
-    found = "(the model itself)"
+    layer = "(the model itself)"
     while trace is not None:
         owner = trace.tb_frame.f_locals.get("self")
-        found = names.get(id(owner), found) or found
+        layer = names.get(id(owner), layer) or layer
         trace = trace.tb_next
-    return found
+    return layer
 
 
 def rose_in_this_package(trace: TracebackType | None) -> bool:

@@ -162,12 +162,14 @@ def batches_ahead(source: Source, device: torch.device, asked: int | None) -> in
 def pinned(batch: Batch) -> Batch:
     """The batch with its host tensors in page-locked memory."""
 
-    def held(value: Any) -> Any:
+    def page_locked(value: Any) -> Any:
         if isinstance(value, Tensor):
             plain = value.device.type == "cpu" and value.layout == torch.strided and value.numel() > 0
             return value.pin_memory() if plain else value
         if isinstance(value, dict):
-            return {key: held(item) for key, item in value.items()}
-        return type(value)(held(item) for item in value) if type(value) in (list, tuple) else value
+            return {key: page_locked(item) for key, item in value.items()}
+        return type(value)(page_locked(item) for item in value) if type(value) in (list, tuple) else value
 
-    return replace(batch, arguments=held(batch.arguments), keywords=held(batch.keywords), mask=held(batch.mask))
+    return replace(
+        batch, arguments=page_locked(batch.arguments), keywords=page_locked(batch.keywords), mask=page_locked(batch.mask)
+    )

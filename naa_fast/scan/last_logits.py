@@ -33,8 +33,8 @@ class LastLogits:
         model = unwrapped(model)
         try:
             known = inspect.signature(model.forward).parameters
-            found: Any = getattr(model, "get_output_embeddings", None)
-            head = found() if callable(found) else None
+            method: Any = getattr(model, "get_output_embeddings", None)
+            head = method() if callable(method) else None
         except Exception:  # a stranger's model
             return cls(None)
         keyword = next((name for name in (INDEXED, COUNTED) if name in known), None)

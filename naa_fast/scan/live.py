@@ -60,8 +60,8 @@ class LiveSignature:
             if layer.several is None and not layer.fresh and clean is not None and clean.mean.shape == (layer.channels,):
                 where = getattr(layer.state.sample_means()[1], "device", None)
                 groups.setdefault((layer.module, where, layer.dtype), []).append((name, layer))
-        found = [one for (module, where, dtype), layers in groups.items() for one in self._farthest(module, where, dtype, layers)]
-        return tuple(sorted(found, key=lambda one: -one.z)[: self.most])
+        neurons = [n for (module, where, dtype), layers in groups.items() for n in self._farthest(module, where, dtype, layers)]
+        return tuple(sorted(neurons, key=lambda n: -n.z)[: self.most])
 
     def _farthest(
         self, module: Any, where: Any, dtype: torch.dtype, layers: Sequence[tuple[str, LayerState]]
@@ -69,10 +69,13 @@ class LiveSignature:
         count, mean, m2 = (joined(parts) for parts in zip(*(layer.state.sample_means() for _, layer in layers), strict=True))
         names = tuple(name for name, _ in layers)
         if (names, where) not in self._clean:
-            held = [self._means[name] for name in names]
-            arrays = np.concatenate([known_mean(one) for one in held]), np.concatenate([one.variance for one in held])
+            records = [self._means[name] for name in names]
+            arrays = (
+                np.concatenate([known_mean(array) for array in records]),
+                np.concatenate([array.variance for array in records]),
+            )
             on_host = not isinstance(mean, Tensor)
-            self._clean[names, where] = arrays if on_host else tuple(torch.tensor(one, device=where) for one in arrays)  # type: ignore[assignment]
+            self._clean[names, where] = arrays if on_host else tuple(torch.tensor(array, device=where) for array in arrays)  # type: ignore[assignment]
         resolution = RESOLUTION.get(str(dtype).removeprefix("torch."), RESOLUTION["float32"])
         with np.errstate(invalid="ignore", divide="ignore"):
             variance = m2 / (count - 1)
@@ -86,12 +89,12 @@ class LiveSignature:
             places = np.argsort(-z, kind="stable")[:most].tolist()
             values = z[places].tolist()
         ends = np.cumsum([layer.channels for _, layer in layers])
-        found = []
+        neurons = []
         for place, value in zip(places, values, strict=True):
             number = int(np.searchsorted(ends, place, "right"))
             first = int(ends[number - 1]) if number else 0
-            found.append(LiveNeuron(names[number], place - first, value))
-        return found
+            neurons.append(LiveNeuron(names[number], place - first, value))
+        return neurons
 
 
 def joined(parts: Sequence[Any]) -> Any:

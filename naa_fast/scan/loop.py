@@ -168,17 +168,17 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
     total, chunk, more, fresh = begun.measurement, begun.next_chunk, not begun.finished, False
 
     watcher = runner.observer if checkpoints is not None else None
-    if watcher is not None and options.resume and (held := ranks.dealt(begun.observers)):
-        watcher.restore(held)
+    if watcher is not None and options.resume and (snapshot := ranks.dealt(begun.observers)):
+        watcher.restore(snapshot)
     learned = None if watcher is None else watcher.snapshot()
 
     def keep(finished: bool = False) -> None:
         """Every rank hands in what its observer learned of its own chunks, and rank 0 writes."""
         if checkpoints is None:
             return
-        held = [] if watcher is None else ranks.gathered(b"" if learned is None else learned())
+        gathered = [] if watcher is None else ranks.gathered(b"" if learned is None else learned())
         if ranks.rank == 0:
-            observers = tuple(held) if all(held) else ()
+            observers = tuple(gathered) if all(gathered) else ()
             checkpoints.save(Progressed(chunk, total, tuple(quarantine.found), finished, observers=observers))
 
     ahead = batches_ahead(source, runner.place.device, options.prefetch)
@@ -267,41 +267,41 @@ def begin(
     """Where to start, how many samples were measured until there, and how many items left out: rank 0 reads the checkpoint, all
     ranks go by it.
     """
-    found, fault = Progressed(0, Measurement.zero()), None
+    progressed, fault = Progressed(0, Measurement.zero()), None
     if checkpoints is not None and ranks.rank == 0:
         try:
-            found = resumed(runner, checkpoints, chunk_size or 0) if resume else found
+            progressed = resumed(runner, checkpoints, chunk_size or 0) if resume else progressed
             if not resume:
                 checkpoints.clear()
         except NaaError as error:
             fault = error
-    seen = found.measurement.samples, found.measurement.skipped
-    next_chunk, samples, skipped, finished = ranks.tell((found.next_chunk, *seen, found.finished), fault)
+    seen = progressed.measurement.samples, progressed.measurement.skipped
+    next_chunk, samples, skipped, finished = ranks.tell((progressed.next_chunk, *seen, progressed.finished), fault)
     runner.go_on_after(samples)
-    runner.quarantine.found[:] = found.rejected
-    if found.note and runner.progress is not None:
-        runner.progress(found.note, samples, runner.source.samples)
-    return replace(found, next_chunk=next_chunk, finished=finished), samples, skipped
+    runner.quarantine.found[:] = progressed.rejected
+    if progressed.note and runner.progress is not None:
+        runner.progress(progressed.note, samples, runner.source.samples)
+    return replace(progressed, next_chunk=next_chunk, finished=finished), samples, skipped
 
 
 def resumed(runner: Runner, checkpoints: Checkpoints, chunk_size: int) -> Progressed:
     """The newest checkpoint, or nothing yet. The last chunk it holds is read once more: another set of the same length must not
     be mixed in.
     """
-    found = checkpoints.load()
-    if found is None or found.next_chunk == 0:
-        return found or Progressed(0, Measurement.zero())
+    progressed = checkpoints.load()
+    if progressed is None or progressed.next_chunk == 0:
+        return progressed or Progressed(0, Measurement.zero())
     known = runner.source.samples
-    chunks = found.next_chunk if known is None else min(found.next_chunk, -(-known // chunk_size))
+    chunks = progressed.next_chunk if known is None else min(progressed.next_chunk, -(-known // chunk_size))
     last = (chunks - 1) * chunk_size
     digest = runner.read_again(last, last + chunk_size)
-    if digest and digest not in {shard.digest for shard in found.measurement.shards}:
+    if digest and digest not in {shard.digest for shard in progressed.measurement.shards}:
         raise StateMismatch(
             "cannot resume: the data differs",
             f"items {last} to {last + chunk_size} are not those the checkpoint was made from",
             "resume with the same data, or start again without --resume",
         )
-    return found
+    return progressed
 
 
 def stopped_at(total: Measurement, checkpoints: Checkpoints | None, told: Round) -> NaaError:

@@ -22,18 +22,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def free_on_host() -> int | None:
     """Bytes that this process may still take on the host, of the machine and of the container it is in; None where unknown."""
-    found = []
+    limits = []
     try:
         fields = dict(line.split(":", 1) for line in MEMORY.read_text().splitlines())
-        found.append(int(fields["MemAvailable"].split()[0]) << 10)
+        limits.append(int(fields["MemAvailable"].split()[0]) << 10)
     except (OSError, KeyError, ValueError):
         pass
     try:
         limit, used = ((CONTAINER / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        found += [] if limit == "max" else [int(limit) - int(used)]
+        limits += [] if limit == "max" else [int(limit) - int(used)]
     except (OSError, ValueError):
         pass
-    return min(found, default=None)
+    return min(limits, default=None)
 
 
 def free_on(device: torch.device) -> int | None:

@@ -56,6 +56,6 @@ class Placement:
 
 def devices() -> list[str]:
     """The devices torch offers here."""
-    found = ["cpu"]
-    found += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-    return found + (["mps"] if torch.backends.mps.is_available() else [])
+    names = ["cpu"]
+    names += [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return names + (["mps"] if torch.backends.mps.is_available() else [])

@@ -28,7 +28,7 @@ def row_orders(runner: Runs, part: Batch, layers: frozenset[str]) -> dict[str, R
         return dict.fromkeys(layers, RowOrder.SAMPLE_FIRST)
     rows = some(part)
     seen = [recorded(runner, selected(part, order, len(order), ()), layers) for order in (rows, rows.flip(0))]
-    first = [{name: x for (name, call), x in one.items() if call == 0} for one in seen]
+    first = [{name: x for (name, call), x in calls.items() if call == 0} for calls in seen]
     return {name: row_order(first[0].get(name), first[1].get(name), len(rows)) for name in layers}
 
 
@@ -41,8 +41,8 @@ def decoder_calls(runner: Runs, part: Batch) -> frozenset[tuple[str, int]]:
     rows = some(part)
     before = selected(part, rows, len(rows), ())
     after = replace(before, keywords={key: changed(key, value) for key, value in before.keywords.items()})
-    one, other = (recorded(runner, batch, None) for batch in (before, after))
-    return frozenset(call for call, x in one.items() if call not in other or not same(x, other[call]))
+    first, second = (recorded(runner, batch, None) for batch in (before, after))
+    return frozenset(call for call, x in first.items() if call not in second or not same(x, second[call]))
 
 
 def changed(key: str, value: object) -> object:

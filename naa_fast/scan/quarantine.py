@@ -96,7 +96,7 @@ class Quarantine:
         """The list as a file, whole or not at all; no file where nothing was left out. Raises InputError if it cannot be."""
         if self.path is None:
             return
-        lines = [line(label, bad) for label, found in self.sets.items() for bad in found]
+        lines = [line(label, bad) for label, rejected in self.sets.items() for bad in rejected]
         try:
             if lines:
                 self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -103,10 +103,10 @@ class Ranks:
             mores, items, bads, stops, faults, dues = zip(*told, strict=True)
             stop = next(filter(None, stops), "")
             fault = next((f"rank {rank} failed: {words}" for rank, words in enumerate(faults) if words), "")
-            held: list[Any] | None = [None] * self.count if self.rank == 0 else None
+            sent: list[Any] | None = [None] * self.count if self.rank == 0 else None
             content = turn.part.to_bytes() if turn.part is not None and not (stop or fault) else None
-            dist.gather_object((content, turn.rejected), held, dst=0)
-        contents = held or []
+            dist.gather_object((content, turn.rejected), sent, dst=0)
+        contents = sent or []
         if self.together:
             require_same([Measurement.from_bytes(content) for content, _ in contents if content is not None])
             contents, items, bads = contents[:1], items[:1], bads[:1]
@@ -143,19 +143,19 @@ class Ranks:
         if self.count == 1:
             return [*values]
         hands = [packed([*values[rank :: self.count]]) for rank in range(self.count)] if self.rank == 0 else None
-        held: list[Any] = [None]
+        hand: list[Any] = [None]
         with self.asking():
-            dist.scatter_object_list(held, hands, src=0)
-        mine: list[Any] = unpacked(held[0])
+            dist.scatter_object_list(hand, hands, src=0)
+        mine: list[Any] = unpacked(hand[0])
         return mine
 
     def tell(self, value: Any, fault: NaaError | None = None) -> Any:
         """Rank 0's `value` on every rank; or its `fault`, raised on all of them."""
         if self.count > 1:
             with self.asking():
-                held = [(value, str(fault or ""))]
-                dist.broadcast_object_list(held, src=0)
-            value, words = held[0]
+                message = [(value, str(fault or ""))]
+                dist.broadcast_object_list(message, src=0)
+            value, words = message[0]
             if words and self.rank:
                 raise RankLost("rank 0 failed", *words.splitlines())
         if fault is not None:
