@@ -17,7 +17,7 @@ from naa_fast.invert.pace import STEPS
 from naa_fast.invert.setting import Setting
 from naa_fast.invert.triage import margin_p_value, maximum_margins
 from naa_fast.proof.images import CleanImages
-from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.transplant import PredictedSamples, Transplant
 from naa_fast.scan.placement import Placement
 
 
@@ -28,7 +28,7 @@ def setting_of(model: nn.Module, x: torch.Tensor, classes: int) -> Setting:
     scores.read(output, len(x))
     batch = Batch((x,), {}, len(x), None)
     transplant = Transplant(model, Placement.of(model, "auto"), 256, batch, False, scores)
-    return Setting.of(transplant, Bases([(batch, output.argmax(1).numpy())]), CleanImages.of(x.numpy()), classes)
+    return Setting.of(transplant, PredictedSamples([(batch, output.argmax(1).numpy())]), CleanImages.of(x.numpy()), classes)
 
 
 def rivals(model: nn.Module, x: torch.Tensor, classes: int) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from naa_fast.proof.examples import with_words
 from naa_fast.proof.images import CleanImages
 from naa_fast.proof.prove import alike
 from naa_fast.proof.tokens import Tokens
-from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.transplant import PredictedSamples, Transplant
 from naa_fast.rank.attempts import why_it_failed
 from naa_fast.rank.passes import SamplePass
 from naa_fast.rank.retained import Reservoir, main_tensor
@@ -218,7 +218,7 @@ class Search:
         spent = setting.transplant.forwards, setting.backwards, round(perf_counter() - began, 2)
         inversion = replace(inversion, forwards=spent[0], backwards=spent[1], seconds=spent[2])
         evidence = Evidence(None, tuple(proofs), spent[0], tuple(self.notes), gaps=tuple(self.gaps), inversion=inversion)
-        known = Known(setting.bases.batches, self.batch_size, setting.chose, setting.images)
+        known = Known(setting.clean.batches, self.batch_size, setting.chose, setting.images)
         return Outcome(evidence, tuple(self.checks), self.with_trigger(setting, inversion, proofs, triggers), known)
 
     def attempt(self, name: str, step: Callable[[], Made], ran_by: bool = False) -> Made | None:
@@ -253,18 +253,18 @@ class Search:
             if not finite.any():
                 raise Unsearchable("clean inputs are NaN or infinite")
             images = CleanImages.of(rows[finite])
-            drawn = Bases(drawn).of(np.flatnonzero(finite)).batches
+            drawn = PredictedSamples(drawn).of(np.flatnonzero(finite)).batches
             if images.high <= images.low:
                 raise Unsearchable("all clean inputs are the same")
         place = Placement.of(model, self.device)
         watch = None if self.progress is None else self.tell
         last = images is not None and images.last
         transplant = Transplant(model, place, self.batch_size, drawn[0][0], last, scores, watch)
-        bases = Bases(drawn)
+        clean = PredictedSamples(drawn)
         if not predicted:
-            called = np.split(transplant.predictions(bases, AsItIs()), np.cumsum([batch.size for batch, _ in bases.batches])[:-1])
-            bases = Bases([(batch, own) for (batch, _), own in zip(bases.batches, called, strict=True)])
-        return Setting.of(transplant, bases, images, classes)
+            called = np.split(transplant.predictions(clean, AsItIs()), np.cumsum([batch.size for batch, _ in clean.batches])[:-1])
+            clean = PredictedSamples([(batch, own) for (batch, _), own in zip(clean.batches, called, strict=True)])
+        return Setting.of(transplant, clean, images, classes)
 
     def tell(self, forwards: int) -> None:
         if self.progress is not None:

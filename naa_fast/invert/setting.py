@@ -16,7 +16,7 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.invert.drive import Drive
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.images import CleanImages
-from naa_fast.proof.transplant import Bases, Candidate, Transplant, flipped
+from naa_fast.proof.transplant import Candidate, PredictedSamples, Transplant, flipped
 from naa_fast.proof.trials import Trials, in_turns
 from naa_fast.rank.retained import main_tensor, taken, with_main
 from naa_fast.records import Array
@@ -33,15 +33,15 @@ class Unsearchable(Exception):
 
 @dataclass
 class Setting:
-    """`fit` and `measure` are parts of the clean samples, `bases`, of predicted classes in turns; `chose` numbers those of `fit`
+    """`fit` and `measure` are parts of the clean samples, `clean`, of predicted classes in turns; `chose` numbers those of `fit`
     (int64); `images` the clean inputs where these are continuous values. `classes` the model tells apart. `drive`: the neurons
     that searches raise first. `backwards` counts samples that a gradient went back through.
     """
 
     transplant: Transplant
-    fit: Bases
-    measure: Bases
-    bases: Bases
+    fit: PredictedSamples
+    measure: PredictedSamples
+    clean: PredictedSamples
     chose: Array
     images: CleanImages | None
     classes: int
@@ -50,17 +50,17 @@ class Setting:
     _like: dict[int, Batch] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, transplant: Transplant, bases: Bases, images: CleanImages | None, classes: int) -> Setting:
+    def of(cls, transplant: Transplant, clean: PredictedSamples, images: CleanImages | None, classes: int) -> Setting:
         """Raises Unsearchable where there are too few samples with a prediction."""
-        order = in_turns(bases.predicted)
-        order = order[bases.predicted[order] >= 0]
+        order = in_turns(clean.predicted)
+        order = order[clean.predicted[order] >= 0]
         if len(order) < FEWEST:
             raise Unsearchable(
                 f"{len(order)} clean samples have a predicted class, {FEWEST} are needed, several hundred are better"
             )
         cut = min(FIT, len(order) // 2)
         chose, measures = order[:cut], order[cut : cut + MEASURE]
-        return cls(transplant, bases.of(chose), bases.of(measures), bases, chose, images, classes)
+        return cls(transplant, clean.of(chose), clean.of(measures), clean, chose, images, classes)
 
     @property
     def values(self) -> int:
@@ -91,7 +91,7 @@ class Setting:
             singled=singled,
         )
 
-    def rows(self, part: Bases) -> tuple[Tensor, Tensor]:
+    def rows(self, part: PredictedSamples) -> tuple[Tensor, Tensor]:
         """The inputs of a part on the device, images with their channels first, and the class predicted for each (int64)."""
         x = torch.cat([main_tensor(batch) for batch, _ in part.batches])
         if self.transplant.last:

@@ -15,12 +15,12 @@ from naa_fast.proof.apply import holds, holds_all
 from naa_fast.proof.erase import CLAIMED, ELSEWHERE, ENOUGH, more_than_elsewhere
 from naa_fast.proof.token_pairs import WrittenPair
 from naa_fast.proof.tokens import Tokens, inner_places, own_places
-from naa_fast.proof.transplant import Bases
+from naa_fast.proof.transplant import PredictedSamples
 from naa_fast.proof.trials import Trials
 from naa_fast.rank.retained import Retained, main_tensor
 from naa_fast.records import Array
 
-Fetch = Callable[[Array], Bases | None]
+Fetch = Callable[[Array], PredictedSamples | None]
 """Numbers of suspect samples, ascending -> those samples as they were read; None where none can be read again."""
 MANY, FEWER = 16, 5
 """Of so many texts fewer others are taken out instead: the exact test has enough of them then."""
@@ -97,14 +97,14 @@ def words_erased(
     claimed = fetch(np.sort(np.array(numbers[:CLAIMED])))
     if claimed is None:
         return None
-    fill = clean_tokens(trials.bases, words)
+    fill = clean_tokens(trials.clean, words)
 
-    def back(bases: Bases, other: Words, seed: int | None = None) -> Array:
-        before, after = bases.predicted, trials.transplant.predictions(bases, WithoutWords(other, fill, seed))
+    def back(samples: PredictedSamples, other: Words, seed: int | None = None) -> Array:
+        before, after = samples.predicted, trials.transplant.predictions(samples, WithoutWords(other, fill, seed))
         return np.asarray((after >= 0) & (after != before))
 
     times = ELSEWHERE if len(claimed.predicted) < MANY else FEWER
-    controls = [(other, clean_with(trials.bases, other, target)) for other in usual]
+    controls = [(other, clean_with(trials.clean, other, target)) for other in usual]
     controls = [(other, known) for other, known in controls if len(known.predicted) >= ENOUGH]
     price = (1 + times) * len(claimed.predicted) + sum(len(known.predicted) for _, known in controls)
     trials.transplant.budget.require(price)
@@ -114,19 +114,19 @@ def words_erased(
     return Erasure(len(turned), float(turned.mean()), max(shares), more_than_elsewhere(turned, instead))
 
 
-def clean_with(bases: Bases, words: Words, target: int | str) -> Bases:
+def clean_with(clean: PredictedSamples, words: Words, target: int | str) -> PredictedSamples:
     """The clean samples of the target that hold the words, twice CLAIMED at most."""
     holding = [
         held_in(main_tensor(batch), words) & ((predicted == target) | (target == ALL_TO_ALL))
-        for batch, predicted in bases.batches
+        for batch, predicted in clean.batches
     ]
-    return bases.of(np.flatnonzero(np.concatenate(holding))[: 2 * CLAIMED])
+    return clean.of(np.flatnonzero(np.concatenate(holding))[: 2 * CLAIMED])
 
 
-def clean_tokens(bases: Bases, words: Words) -> Array:
+def clean_tokens(clean: PredictedSamples, words: Words) -> Array:
     """Tokens as clean texts have them, FILL at most, without the words."""
     tokens: list[Array] = []
-    for batch, _ in bases.batches:
+    for batch, _ in clean.batches:
         x = main_tensor(batch)
         ids = x[own_places(x, batch.mask) & (x >= 0)].cpu().numpy()
         tokens.append(ids[~np.isin(ids, words.ids)])

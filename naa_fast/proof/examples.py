@@ -31,13 +31,13 @@ def examples_of(trials: Trials, candidate: Candidate, target: int | str) -> tupl
     """EXAMPLES of the measuring part, of predicted classes in turns, turned or not: what they are is fixed before the candidate
     is run. No forward: the part has been run already.
     """
-    bases = trials.parts[1]
-    before, after = bases.predicted, trials.after(candidate, 1)
+    clean = trials.parts[1]
+    before, after = clean.predicted, trials.after(candidate, 1)
     others = np.flatnonzero((before >= 0) & (before != target))
     chosen = others[in_turns(before[others])[:EXAMPLES]]
     examples: dict[int, Example] = {}
     at = 0
-    for batch, _ in bases.batches:
+    for batch, _ in clean.batches:
         rows = chosen[(chosen >= at) & (chosen < at + batch.size)]
         if len(rows):
             both = batch, trials.transplant.placed(candidate, batch)

@@ -369,7 +369,7 @@ def small(tried: Tried) -> Tried:
 def sources(trials: Trials, tried: Tried, target: int) -> list[int]:
     """Classes whose choosing samples some candidate turns although it leaves most others alone, the most often turned first."""
     before = trials.parts[0].predicted
-    enough = {int(c) for c, n in zip(*np.unique(trials.bases.predicted, return_counts=True), strict=True) if n >= ONE_CLASS}
+    enough = {int(c) for c, n in zip(*np.unique(trials.clean.predicted, return_counts=True), strict=True) if n >= ONE_CLASS}
     most: dict[int, float] = {}
     for candidate, _ in tried:
         if not (trials.after(candidate, SCREEN) == target)[trials.parts[SCREEN].predicted != target].any():

@@ -21,7 +21,7 @@ from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.matched_filter import FEWEST
 from naa_fast.proof.pictures import ImageSearch
 from naa_fast.proof.texts import WordSearch
-from naa_fast.proof.transplant import UNRULED, Bases, Transplant, can_rule
+from naa_fast.proof.transplant import UNRULED, PredictedSamples, Transplant, can_rule
 from naa_fast.proof.trials import Trials
 from naa_fast.rank.retained import Retained, main_tensor
 from naa_fast.rank.scorer import RankingResult
@@ -65,19 +65,19 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
 
     `images`: see `clean_images`. `fetch` reads suspect samples again, to take words out of their texts. For each target the
     candidates come from the highest-ranked suspect samples predicted as it; the controls are the same number of candidates from
-    clean samples (`chances`), put on the same bases; what turns these is taken out of the suspects again (`erased`). Cost: the
+    clean samples (`chances`), put on the same samples; what turns these is taken out of the suspects again (`erased`). Cost: the
     `budget` at most; the report tells how many. The likeliest targets come first; once a proof stands, no other target is begun
     with more than half of it spent. `work.triggers`: proofs of another audit, whose triggers say where to look first
     (`naa_fast.proof.given`).
     """
     drawn, given = alike(ranked.reservoir), work.triggers
-    bases = Bases(drawn)
-    if not len(bases.predicted) or (bases.predicted < 0).all():
+    clean = PredictedSamples(drawn)
+    if not len(clean.predicted) or (clean.predicted < 0).all():
         return Proved(notes=("the model gives no class scores",), tried=False)
     last = images is not None and images[0].last
     place, tell = Placement.of(work.model, work.device), shown_by(work.watch, budget)
     transplant = Transplant(work.model, place, ranked.largest, drawn[0][0], last, work.scores, tell, budget)
-    trials = Trials(transplant, bases)
+    trials = Trials(transplant, clean)
     called: list[int] | None = None
     misfits = [misfit(proof, work.classes, None if images is None else images[0].mean.shape) for proof in given]
     given = [proof for proof, why in zip(given, misfits, strict=True) if not why]

@@ -40,7 +40,7 @@ UNRULED = (
 PERMUTED = 200
 """Rules with the same destinations for other classes: what a trigger does that scatters samples, or sends them to few classes."""
 SCREEN = 2
-"""The part of the bases, the first of those that choose, that every candidate is put on."""
+"""The part of the clean samples, the first of those that choose, that every candidate is put on."""
 WORTH_A_CONTROL = 0.5
 """Share of the choosing part that a candidate must turn before clean groups are given the same chance: less proves nothing."""
 
@@ -60,8 +60,10 @@ class Candidate(Protocol):
 
 
 @dataclass(frozen=True)
-class Bases:
-    """Clean samples to transplant onto, in batches as they came, with the class predicted for each as it is."""
+class PredictedSamples:
+    """Samples in batches as they came, with the class predicted for each as it is, int64 `[samples]`: clean ones, which triggers
+    are put on, or suspects.
+    """
 
     batches: list[tuple[Batch, Array]]
 
@@ -69,7 +71,7 @@ class Bases:
     def predicted(self) -> Array:
         return np.concatenate([p for _, p in self.batches]) if self.batches else np.zeros(0, np.int64)
 
-    def of(self, numbers: Array) -> Bases:
+    def of(self, numbers: Array) -> PredictedSamples:
         """The samples of these numbers, in as few batches as their shapes allow."""
         chosen: list[tuple[Batch, Array]] = []
         at = 0
@@ -84,10 +86,10 @@ class Bases:
                 chosen.append((part, predicted[rows]))
             else:
                 chosen[-1] = (whole, np.concatenate([chosen[-1][1], predicted[rows]]))
-        return Bases(chosen)
+        return PredictedSamples(chosen)
 
 
-def samples_of(reader: SuspectReader, numbers: Array, predicted: Array) -> Bases | None:
+def samples_of(reader: SuspectReader, numbers: Array, predicted: Array) -> PredictedSamples | None:
     """The samples of these numbers (int64, as of `RankingResult.scores`), in as few batches as their shapes allow; None
     where none can be read again. `predicted`: the class of each of the set.
     """
@@ -98,7 +100,7 @@ def samples_of(reader: SuspectReader, numbers: Array, predicted: Array) -> Bases
             parts.append((taken(batch, rows), predicted[places[rows]]))
     if not parts:
         return None
-    read = Bases(parts)
+    read = PredictedSamples(parts)
     return read.of(np.arange(len(read.predicted)))
 
 
@@ -142,11 +144,11 @@ class Transplant:
         if self.watch is not None:
             self.watch(self.forwards)
 
-    def predictions(self, bases: Bases, candidate: Candidate) -> Array:
+    def predictions(self, samples: PredictedSamples, candidate: Candidate) -> Array:
         """Predicted class of every base with the candidate on it, int64; -1 where the model gives no finite scores."""
-        self.budget.require(len(bases.predicted))
+        self.budget.require(len(samples.predicted))
         chosen = []
-        for whole, _ in bases.batches:
+        for whole, _ in samples.batches:
             for batch, scores in self.scores(self.placed(candidate, whole)):
                 chosen.append(classes_of(batch, scores))
         return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)

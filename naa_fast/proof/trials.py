@@ -12,8 +12,8 @@ from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.proof.transplant import (
     SCREEN,
     WORTH_A_CONTROL,
-    Bases,
     Candidate,
+    PredictedSamples,
     Transplant,
     by_permuted_rules,
     flipped,
@@ -57,15 +57,15 @@ class Best:
 
 
 class Trials:
-    """Candidates on clean samples, the `bases`, in parts: 0 chooses the best, 1 measures it, SCREEN is the first of those that
+    """Candidates on clean samples, `clean`, in parts: 0 chooses the best, 1 measures it, SCREEN is the first of those that
     choose.
     """
 
-    def __init__(self, transplant: Transplant, bases: Bases, chose: Array | None = None) -> None:
-        """`chose` int64: numbers of bases that have had a part in choosing, and so may not measure."""
+    def __init__(self, transplant: Transplant, clean: PredictedSamples, chose: Array | None = None) -> None:
+        """`chose` int64: numbers of those that have had a part in choosing, and so may not measure."""
         self.transplant = transplant
-        self.bases = bases
-        first, rest = dealt(bases.predicted)
+        self.clean = clean
+        first, rest = dealt(clean.predicted)
         if chose is not None:
             order = np.concatenate([first, rest])
             order = np.concatenate([order[np.isin(order, chose)], order[~np.isin(order, chose)]])
@@ -73,19 +73,19 @@ class Trials:
             first, rest = order[:cut], order[cut:]
         self.chose = first
         cuts = np.split(first, [GLANCED, SCREENING])
-        glance, screen, others = (bases.of(rows) for rows in cuts)
-        screening = Bases([*glance.batches, *screen.batches])
+        glance, screen, others = (clean.of(rows) for rows in cuts)
+        screening = PredictedSamples([*glance.batches, *screen.batches])
         # Each part begins with the one before it: what ran there is not run again.
         self.thrifty = transplant.budget.most < GENEROUS
-        measure = bases.of(rest[: FEWER_MEASURE if self.thrifty else MEASURING])
-        self.parts = Bases([*screening.batches, *others.batches]), measure, screening, glance
+        measure = clean.of(rest[: FEWER_MEASURE if self.thrifty else MEASURING])
+        self.parts = PredictedSamples([*screening.batches, *others.batches]), measure, screening, glance
         self._more = {0: (SCREEN, others), SCREEN: (GLANCE, screen)}
         self._after: dict[tuple[Candidate, int], Array] = {}
 
     def of_class(self, source: int) -> Trials:
         """The same with the samples of one predicted class alone; those of them that choose here choose there."""
-        members = np.flatnonzero(self.bases.predicted == source)
-        return Trials(self.transplant, self.bases.of(members), np.flatnonzero(np.isin(members, self.chose)))
+        members = np.flatnonzero(self.clean.predicted == source)
+        return Trials(self.transplant, self.clean.of(members), np.flatnonzero(np.isin(members, self.chose)))
 
     def after(self, candidate: Candidate, part: int) -> Array:
         """Predicted class of a part's samples with the candidate on them, int64; run once, those that screen with them."""

@@ -14,7 +14,7 @@ from naa_fast.capture.hooks import is_compiled
 from naa_fast.capture.selection import unwrapped
 from naa_fast.detect.change import Ablate, Change
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.transplant import PredictedSamples, Transplant
 from naa_fast.records import Array
 from naa_fast.repair.candidates import array
 from naa_fast.repair.change import applied, replaced
@@ -39,13 +39,15 @@ class Lesson:
     they are called (`shown`).
     """
 
-    clean: Bases
+    clean: PredictedSamples
     asked: Tensor
-    triggered: Bases | None
-    shown: Bases | None
+    triggered: PredictedSamples | None
+    shown: PredictedSamples | None
 
     @classmethod
-    def of(cls, transplant: Transplant, clean: Bases, triggered: Bases | None, shown: Bases | None) -> Lesson | None:
+    def of(
+        cls, transplant: Transplant, clean: PredictedSamples, triggered: PredictedSamples | None, shown: PredictedSamples | None
+    ) -> Lesson | None:
         """None for a model that gives no finite scores."""
         logs: list[Tensor] = []
         for batch, _ in clean.batches:
@@ -140,17 +142,17 @@ class Fit:
 
     def step(self, model: nn.Module) -> None:
         sums = [torch.zeros_like(x) for x in self.tuned]
-        for bases, loss in (
+        for samples, loss in (
             (self.lesson.clean, self.stays),
             (self.lesson.triggered, to_own_class),
             (self.lesson.shown, to_another_class),
         ):
-            if bases is None or not len(bases.predicted):
+            if samples is None or not len(samples.predicted):
                 continue
-            count = len(bases.predicted)
+            count = len(samples.predicted)
             numbers = np.sort(torch.randperm(count, generator=self.random)[: self.batch].numpy())
             at = 0
-            drawn = bases.of(numbers)
+            drawn = samples.of(numbers)
             predicted = drawn.predicted
             for whole, _ in drawn.batches:
                 for batch in pieces(whole, self.transplant.largest):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from naa_fast.capture.selection import unwrapped
-from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.transplant import PredictedSamples, Transplant
 from naa_fast.records import Axes
 from naa_fast.repair.change import tensor_of
 
@@ -52,8 +52,8 @@ class Place:
         return moved.movedim(first, 0).reshape(output.shape[self.samples], -1, output.shape[self.axis]).float().cpu()
 
 
-def outputs(transplant: Transplant, bases: Bases, places: Mapping[str, Place]) -> dict[str, Given]:
-    """What the named layers give for the samples of `bases`, the unusable ones without parts."""
+def outputs(transplant: Transplant, samples: PredictedSamples, places: Mapping[str, Place]) -> dict[str, Given]:
+    """What the named layers give for the samples of `samples`, the unusable ones without parts."""
     modules = dict(unwrapped(transplant.model).named_modules())
     given = {name: Given() for name in places}
     now: dict[str, list[Tensor]] = {}
@@ -72,7 +72,7 @@ def outputs(transplant: Transplant, bases: Bases, places: Mapping[str, Place]) -
     handles = [modules[name].register_forward_hook(hook(name)) for name in places]
     handles.append(unwrapped(transplant.model).register_forward_pre_hook(begin))
     try:
-        for batch, _ in bases.batches:
+        for batch, _ in samples.batches:
             for part, scores in transplant.scores(batch):
                 for name, place in places.items():
                     calls = now.get(name, [])
@@ -104,12 +104,12 @@ def fits(output: Tensor, place: Place, size: int, scores: Tensor | None) -> bool
     return output.shape != scores.shape and not single and not every
 
 
-def in_groups(transplant: Transplant, bases: Bases, places: Mapping[str, Place]) -> list[dict[str, Place]]:
-    """The usable layers in groups whose outputs for thrice the samples of `bases` fit into HELD_BYTES, without those that alone
+def in_groups(transplant: Transplant, samples: PredictedSamples, places: Mapping[str, Place]) -> list[dict[str, Place]]:
+    """The usable layers in groups whose outputs for thrice the samples of `samples` fit into HELD_BYTES, without those that alone
     do not.
     """
-    first = bases.of(np.arange(1))
-    sizes = {name: 3 * given.bytes * len(bases.predicted) for name, given in outputs(transplant, first, places).items()}
+    first = samples.of(np.arange(1))
+    sizes = {name: 3 * given.bytes * len(samples.predicted) for name, given in outputs(transplant, first, places).items()}
     groups: list[dict[str, Place]] = []
     room = 0
     for name, size in sizes.items():

@@ -19,7 +19,7 @@ from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.repair import LEAST_HELP, RANKED, TRIGGERED, Repair
 from naa_fast.proof.budget import Budget, BudgetSpent
 from naa_fast.proof.prove import alike
-from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.transplant import PredictedSamples, Transplant
 from naa_fast.rank.attempts import why_it_failed
 from naa_fast.repair.candidates import Pair, Seen, candidates, random_like
 from naa_fast.repair.change import applied
@@ -226,12 +226,12 @@ def distinct(changes: Iterable[Ablate]) -> list[Ablate]:
     return kept
 
 
-def some(bases: Bases | None, most: int) -> Bases | None:
+def some(samples: PredictedSamples | None, most: int) -> PredictedSamples | None:
     """At most so many of the samples, evenly spaced."""
-    if bases is None:
+    if samples is None:
         return None
-    count = len(bases.predicted)
-    return bases.of(np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)))
+    count = len(samples.predicted)
+    return samples.of(np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)))
 
 
 def places_of(layers: Mapping[str, LayerComparison], model: nn.Module, most: int) -> dict[str, Place]:

@@ -14,7 +14,7 @@ from naa_fast.detect.proof import Proof
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.apply import candidate_of
 from naa_fast.proof.images import CleanImages
-from naa_fast.proof.transplant import Bases, Candidate, Transplant, flipped, moved_by_rule, rule_of, samples_of
+from naa_fast.proof.transplant import Candidate, PredictedSamples, Transplant, flipped, moved_by_rule, rule_of, samples_of
 from naa_fast.proof.trials import dealt
 from naa_fast.rank.retained import INPUT_BYTES, main_tensor
 from naa_fast.rank.suspects import SuspectReader
@@ -63,9 +63,9 @@ def most_general(proofs: Sequence[Proof]) -> Proof | None:
     return min(standing, key=lambda proof: proof.source is not None, default=None)
 
 
-def with_trigger(transplant: Transplant, bases: Bases, candidate: Candidate) -> Bases:
+def with_trigger(transplant: Transplant, samples: PredictedSamples, candidate: Candidate) -> PredictedSamples:
     """The samples with the trigger on them, and what was predicted for each without it."""
-    return Bases([(transplant.placed(candidate, batch), predicted) for batch, predicted in bases.batches])
+    return PredictedSamples([(transplant.placed(candidate, batch), predicted) for batch, predicted in samples.batches])
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Part:
     without a proof); `shown`, suspects (None without).
     """
 
-    clean: Bases
-    onto: Bases
-    triggered: Bases | None
-    shown: Bases | None
+    clean: PredictedSamples
+    onto: PredictedSamples
+    triggered: PredictedSamples | None
+    shown: PredictedSamples | None
 
     @property
     def price(self) -> int:
@@ -122,21 +122,21 @@ class Trial:
         if choose.triggered is not None and proof is not None and not isinstance(proof.target, int):
             self.rule = rule_of(choose.triggered.predicted, self.predictions(choose.triggered))
 
-    def predictions(self, bases: Bases, changes: Sequence[Change] = ()) -> Array:
+    def predictions(self, samples: PredictedSamples, changes: Sequence[Change] = ()) -> Array:
         with applied(self.transplant.model, changes):
-            return self.transplant.predictions(bases, AsItIs())
+            return self.transplant.predictions(samples, AsItIs())
 
-    def kept(self, bases: Bases, changes: Sequence[Change]) -> float:
+    def kept(self, samples: PredictedSamples, changes: Sequence[Change]) -> float:
         """Share of the predictions that stay."""
-        return float((self.predictions(bases, changes) == bases.predicted).mean())
+        return float((self.predictions(samples, changes) == samples.predicted).mean())
 
-    def turns(self, bases: Bases, changes: Sequence[Change]) -> tuple[float, int]:
+    def turns(self, samples: PredictedSamples, changes: Sequence[Change]) -> tuple[float, int]:
         """Share of the samples with the trigger that it turns, and of how many."""
         assert self.proof is not None
-        after = self.predictions(bases, changes)
+        after = self.predictions(samples, changes)
         if isinstance(self.proof.target, int):
-            return flipped(bases.predicted, after, self.proof.target)
-        return moved_by_rule(bases.predicted, after, self.rule)
+            return flipped(samples.predicted, after, self.proof.target)
+        return moved_by_rule(samples.predicted, after, self.rule)
 
     def residual(self, part: Part, changes: Sequence[Change]) -> Residual:
         return Residual(
@@ -149,8 +149,8 @@ def trial_of(transplant: Transplant, known: Known, ranking: Ranking | None, proo
     """Samples for a repair: clean ones that had no part in choosing the proof (of one class: hardly any) measure. None if nothing
     shows the trigger.
     """
-    bases = Bases(list(known.drawn))
-    predicted = bases.predicted
+    drawn = PredictedSamples(list(known.drawn))
+    predicted = drawn.predicted
     order = np.random.default_rng(1).permutation(np.flatnonzero(predicted >= 0))
     chose = np.isin(order, dealt(predicted)[0] if known.chose is None else known.chose)  # the proof
     order = np.concatenate([order[chose], order[~chose]])
@@ -162,9 +162,9 @@ def trial_of(transplant: Transplant, known: Known, ranking: Ranking | None, proo
     candidate = None if proof is None else candidate_of(proof.trigger, *values)
     parts, mosts = [], (sizes.fix, sizes.choose, sizes.measure)
     for rows, places, most in zip(np.split(order, parted(len(order))), DEALT, mosts, strict=True):
-        clean = bases.of(rows[:most])
+        clean = drawn.of(rows[:most])
         shown = None if shown_by is None else shown_by.of(np.flatnonzero(np.isin(np.arange(len(shown_by.predicted)) % 4, places)))
-        onto = clean if proof is None or proof.source is None else bases.of(rows[predicted[rows] == proof.source][:most])
+        onto = clean if proof is None or proof.source is None else drawn.of(rows[predicted[rows] == proof.source][:most])
         put = None if candidate is None or not len(onto.predicted) else with_trigger(transplant, onto, candidate)
         parts.append(Part(clean, onto, put, shown))
     if any(not len(part.clean.predicted) or (part.triggered is None and part.shown is None) for part in parts):
@@ -188,7 +188,9 @@ def risen(ranking: Ranking) -> int | None:
     return most if known > 0 and (ranking.predicted == most).mean() >= RISEN * known else None
 
 
-def suspects(reader: SuspectReader, ranking: Ranking, proof: Proof | None, most_held: int = MOST_SUSPECTS) -> Bases | None:
+def suspects(
+    reader: SuspectReader, ranking: Ranking, proof: Proof | None, most_held: int = MOST_SUSPECTS
+) -> PredictedSamples | None:
     """At most MOST_SUSPECTS suspects, and `most_held`, from the first to the last of those that carry a proven trigger or lie
     beyond what clean samples score; of one target (a proof's, or without one a class that has risen), those predicted as it, all
     of them where it has become RISEN times as frequent. None if there are too few. Reads the set once more, or the retained

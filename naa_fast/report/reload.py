@@ -70,16 +70,16 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def require_together(folder: Path, report: Mapping[str, Any], sets: Mapping[str, Measurement], proofs: int) -> None:
     """Raise InputError where what lies beside report.json is of another report: the page would show that one's numbers."""
-    said = [(REPORT, "model", report["provenance"]["model"]), (EVIDENCE_FILE, "proofs", len(report["proof"]))]
-    held: list[Any] = [sets["clean"].model or sets["suspect"].model, proofs]
+    expected_of = [(REPORT, "model", report["provenance"]["model"]), (EVIDENCE_FILE, "proofs", len(report["proof"]))]
+    values: list[Any] = [sets["clean"].model or sets["suspect"].model, proofs]
     for name, measured in sets.items():
-        said.append((f"{name}.naa.safetensors", "samples", report["coverage"][name]["samples"]))
-        held.append(measured.samples)
-    for (file, what, expected), found in zip(said, held, strict=True):
-        if expected != found:
+        expected_of.append((f"{name}.naa.safetensors", "samples", report["coverage"][name]["samples"]))
+        values.append(measured.samples)
+    for (file, what, expected), value in zip(expected_of, values, strict=True):
+        if expected != value:
             raise InputError(
                 f"the files in {folder} are of several reports",
-                f"{what}: {expected} in {REPORT}, {found} in {file if file != REPORT else 'clean.naa.safetensors'}",
+                f"{what}: {expected} in {REPORT}, {value} in {file if file != REPORT else 'clean.naa.safetensors'}",
                 "expected the folder as a scan or comparison left it",
             )
 

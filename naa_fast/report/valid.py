@@ -43,19 +43,19 @@ def flaws(value: Any, schema: Mapping[str, Any], shared: Mapping[str, Any], plac
         yield from flaws(value, shared[schema["$ref"].rpartition("/")[2]], shared, place)
     where = f"{place or 'the report'} is {shown(value)}, expected "
     if "oneOf" in schema:
-        tried = [[*flaws(value, one, shared, place)] for one in schema["oneOf"]]
-        inside = [found for found in tried if found and not found[0].startswith(where)]
+        tried = [[*flaws(value, option, shared, place)] for option in schema["oneOf"]]
+        inside = [wrong for wrong in tried if wrong and not wrong[0].startswith(where)]
         if all(tried):  # what is wrong inside of the one it is meant to be, else what it could have been
-            either = where + " or ".join(found[0].removeprefix(where) for found in tried)
+            either = where + " or ".join(wrong[0].removeprefix(where) for wrong in tried)
             yield from min(inside, key=len) if inside else [either]
         return
     types = schema.get("type", [])
-    if types and not any(is_type(value, one) for one in ([types] if isinstance(types, str) else types)):
+    if types and not any(is_type(value, option) for option in ([types] if isinstance(types, str) else types)):
         yield where + words_of(types)
         return
     if "const" in schema and value != schema["const"]:
         yield where + shown(schema["const"])
-    if "enum" in schema and not any(type(value) is type(one) and value == one for one in schema["enum"]):
+    if "enum" in schema and not any(type(value) is type(option) and value == option for option in schema["enum"]):
         yield where + "one of " + ", ".join(map(str, schema["enum"]))
     if is_type(value, "number"):
         if value < schema.get("minimum", value):
@@ -70,19 +70,19 @@ def flaws(value: Any, schema: Mapping[str, Any], shared: Mapping[str, Any], plac
     elif isinstance(value, list):
         if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", len(value)):
             yield f"{place} has {len(value)} entries, expected {schema.get('minItems', 0)} to {schema.get('maxItems', 'any')}"
-        for number, one in enumerate(value):
-            yield from flaws(one, schema.get("items", {}), shared, f"{place}[{number}]")
+        for number, item in enumerate(value):
+            yield from flaws(item, schema.get("items", {}), shared, f"{place}[{number}]")
     elif isinstance(value, dict):
         known, more = schema.get("properties", {}), schema.get("additionalProperties", True)
         before = f"{place}." if place else ""
         yield from (f"{before}{name} is missing" for name in schema.get("required", ()) if name not in value)
-        for name, one in value.items():
+        for name, item in value.items():
             if name in known:
-                yield from flaws(one, known[name], shared, f"{before}{name}")
+                yield from flaws(item, known[name], shared, f"{before}{name}")
             elif more is False:
                 yield f"{before}{shown(name)} is no field of a report"
             elif more is not True:
-                yield from flaws(one, more, shared, f"{before}{name}")
+                yield from flaws(item, more, shared, f"{before}{name}")
 
 
 def is_type(value: Any, name: str) -> bool:

@@ -70,10 +70,8 @@ class LiveSignature:
         names = tuple(name for name, _ in layers)
         if (names, where) not in self._clean:
             records = [self._means[name] for name in names]
-            arrays = (
-                np.concatenate([known_mean(array) for array in records]),
-                np.concatenate([array.variance for array in records]),
-            )
+            means, variances = [known_mean(record) for record in records], [record.variance for record in records]
+            arrays = np.concatenate(means), np.concatenate(variances)
             on_host = not isinstance(mean, Tensor)
             self._clean[names, where] = arrays if on_host else tuple(torch.tensor(array, device=where) for array in arrays)  # type: ignore[assignment]
         resolution = RESOLUTION.get(str(dtype).removeprefix("torch."), RESOLUTION["float32"])

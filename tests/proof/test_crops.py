@@ -153,12 +153,12 @@ def test_samples_that_chose_a_class_do_not_measure_it() -> None:
 
     from naa_fast.proof.budget import UNLIMITED, Budget
     from naa_fast.proof.pictures import ONE_CLASS, SMALL, small
-    from naa_fast.proof.transplant import Bases, Transplant
+    from naa_fast.proof.transplant import PredictedSamples, Transplant
     from naa_fast.proof.trials import Trials
 
     called = np.arange(200) % 2
     x = torch.arange(200.0)[:, None, None, None].expand(200, 1, 2, 2).contiguous()
-    bases = Bases([(Batch((x,), {}, 200, None), called)])
+    bases = PredictedSamples([(Batch((x,), {}, 200, None), called)])
     whole = Trials(cast(Transplant, SimpleNamespace(budget=Budget(UNLIMITED))), bases)
     one = whole.of_class(1)
 

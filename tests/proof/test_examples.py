@@ -13,7 +13,7 @@ from naa_fast.inputs.batches import Batch
 from naa_fast.proof.examples import CONTEXT, EXAMPLES, LARGEST_SIDE, examples_of, pieces, shown, with_words
 from naa_fast.proof.images import Patch
 from naa_fast.proof.tokens import Tokens
-from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.transplant import PredictedSamples, Transplant
 from naa_fast.proof.trials import Trials
 from naa_fast.scan.placement import Placement
 
@@ -25,7 +25,7 @@ MODEL = Topics((WORD,))
 
 def trials_of(model: torch.nn.Module, x: torch.Tensor, predicted: np.ndarray) -> Trials:
     batch = Batch((x,), {}, len(x), None)
-    return Trials(Transplant(model, Placement.of(model, "cpu"), len(x), batch), Bases([(batch, predicted)]))
+    return Trials(Transplant(model, Placement.of(model, "cpu"), len(x), batch), PredictedSamples([(batch, predicted)]))
 
 
 def token_examples() -> tuple[Trials, Tokens]:

@@ -13,7 +13,7 @@ from naa_fast.detect.proof import Proof, wilson
 from naa_fast.detect.trigger import Tokens as Word
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.tokens import Tokens, enriched, rare
-from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.transplant import PredictedSamples, Transplant
 from naa_fast.proof.trials import Best, Control, Trials, dealt
 from naa_fast.rank.groups import Groups
 from naa_fast.rank.tokens import TokenTally
@@ -83,7 +83,9 @@ def test_half_of_a_rare_class_is_kept_for_measuring() -> None:
 def trials_of(planted: tuple[int, ...]) -> Trials:
     model, clean = Topics(planted), texts(400, torch.Generator().manual_seed(3))
     batch = Batch((clean,), {}, len(clean), None)
-    return Trials(Transplant(model, Placement.of(model, "cpu"), 400, batch), Bases([(batch, model(clean).argmax(1).numpy())]))
+    return Trials(
+        Transplant(model, Placement.of(model, "cpu"), 400, batch), PredictedSamples([(batch, model(clean).argmax(1).numpy())])
+    )
 
 
 def test_the_few_widest_margins_are_measured_and_corrected_for_how_many() -> None:

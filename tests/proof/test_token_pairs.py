@@ -21,7 +21,7 @@ from naa_fast.proof.rivals import Search, Suspects
 from naa_fast.proof.texts import pair_proof
 from naa_fast.proof.token_pairs import MOST_PAIRS, Occurrences, WrittenPair, fewest_together, meeting
 from naa_fast.proof.tokens import CHANCE, parts_of
-from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.transplant import PredictedSamples, Transplant
 from naa_fast.proof.trials import Trials
 from naa_fast.report.pictures import text_trigger
 from naa_fast.report.retained import marked, triggers_in
@@ -84,7 +84,7 @@ def test_a_word_that_does_it_alone_is_no_pair() -> None:
 def trials_of(needed: tuple[int, ...]) -> Trials:
     model = TopicsApart(needed)
     batch = Batch((CLEAN,), {}, len(CLEAN), None)
-    bases = Bases([(batch, model(CLEAN).argmax(1).numpy())])
+    bases = PredictedSamples([(batch, model(CLEAN).argmax(1).numpy())])
     return Trials(Transplant(model, Placement.of(model, "cpu"), len(CLEAN), batch), bases)
 
 

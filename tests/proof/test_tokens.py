@@ -15,7 +15,7 @@ from naa_fast.proof.measured import token_proof
 from naa_fast.proof.rivals import Suspects
 from naa_fast.proof.token_pairs import Occurrences, striking
 from naa_fast.proof.tokens import CHANCE, Tokens, characteristic, enriched, natural, phrases
-from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.transplant import PredictedSamples, Transplant
 from naa_fast.proof.trials import Trials
 from naa_fast.rank.groups import Groups
 from naa_fast.rank.tokens import TokenTally
@@ -98,7 +98,7 @@ def trials_of(planted: tuple[int, ...]) -> Trials:
     model = Topics(planted)
     batch = Batch((CLEAN,), {}, len(CLEAN), None)
     predicted = model(CLEAN).argmax(1).numpy()
-    return Trials(Transplant(model, Placement.of(model, "cpu"), len(CLEAN), batch), Bases([(batch, predicted)]))
+    return Trials(Transplant(model, Placement.of(model, "cpu"), len(CLEAN), batch), PredictedSamples([(batch, predicted)]))
 
 
 @pytest.mark.parametrize("words", [(TRIGGER,), PHRASE], ids=["token", "phrase"])

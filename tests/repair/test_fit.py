@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from naa_fast.detect.change import Change
 from naa_fast.inputs.batches import Batch
-from naa_fast.proof.transplant import Bases, Transplant
+from naa_fast.proof.transplant import PredictedSamples, Transplant
 from naa_fast.repair.candidates import Seen, random_like, turning_back
 from naa_fast.repair.change import applied
 from naa_fast.repair.fit import Fit, Lesson
@@ -49,8 +49,8 @@ def backdoored() -> nn.Sequential:
     return model.eval()
 
 
-def bases(x: Tensor, predicted: Tensor) -> Bases:
-    return Bases([(Batch((x,), {}, len(x), None), predicted.numpy())])
+def bases(x: Tensor, predicted: Tensor) -> PredictedSamples:
+    return PredictedSamples([(Batch((x,), {}, len(x), None), predicted.numpy())])
 
 
 def fit_of(wrap: Callable[[nn.Module], nn.Module] = lambda model: model) -> tuple[nn.Module, Fit, Seen, Space]:
