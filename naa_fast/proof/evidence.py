@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from naa_fast.proof.clusters import Origins, find_cluster
 from naa_fast.proof.prove import CleanInputs, Proved, clean_images
 from naa_fast.proof.reconstruct import beyond_every_clean_one, reconstruct_and_prove, without_clean_samples
 from naa_fast.proof.triggered import WHOSE, find_triggered
-from naa_fast.rank.attempts import Attempts
+from naa_fast.rank.attempts import Attempts, Shared
 from naa_fast.rank.evidence import find_directions, inputs_of, ranking_of
 from naa_fast.rank.scorer import RankingResult
 from naa_fast.rank.suspects import SuspectReader
@@ -36,7 +35,7 @@ def evidence_of(
     """
     ranking = ranking_of(ranked, suspect, whole=listed == "all")
     attempts.checks += ran("ranking")
-    inputs = cache(lambda: clean_images(ranked))
+    inputs = Shared(lambda: clean_images(ranked))
     proved = Proved(tried=False)
     if ranked.by_reference:
         attempts.checks += without_clean_samples(ranking)
@@ -44,13 +43,13 @@ def evidence_of(
     elif budget is None:
         attempts.checks += did_not_run("it was switched off", "proof")
     else:
-        proved = attempts.check("proof", lambda: reconstruct_and_prove(ranked, suspect, inputs(), work, budget), proved)
+        proved = attempts.check("proof", lambda: reconstruct_and_prove(ranked, suspect, inputs.taken(), work, budget), proved)
     standing = [proof for proof in proved.proofs if proof.stands]
     if proved.tried and not standing:  # no sample has a trigger; else it is unknown until they are sought
         ranking = replace(ranking, uncertain=np.zeros(len(ranked.scores), bool))
     reader = SuspectReader(suspect, ranked, work.watch)
     ranking = attempts.question(WHOSE, lambda: find_triggered(ranking, ranked, reader, standing), ranking)
-    origins = attempts.question(WHOSE, lambda: find_cluster(ranking, ranked, inputs()), Origins())
+    origins = attempts.question(WHOSE, lambda: find_cluster(ranking, ranked, inputs.taken()), Origins())
     no_directions: tuple[Direction, ...] = ()
     directions = attempts.check("directions", lambda: find_directions(ranked), no_directions)
     rows, masks = inputs_of(ranked, ranking.order[:SHOWN].tolist())
@@ -65,7 +64,4 @@ def evidence_of(
         cluster=origins.cluster,
         directions=directions,
     )
-    try:
-        return evidence, inputs()
-    except Exception:  # told already, by the proof or by the search for a cluster
-        return evidence, None
+    return evidence, inputs.value

@@ -30,6 +30,26 @@ class Found(Generic[Made]):
     notes: tuple[str, ...] = ()
 
 
+class Shared(Generic[Made]):
+    """What several attempted steps take: made once, here. Where that raises, `taken` raises the same in each step that takes it,
+    and `value` is None.
+    """
+
+    def __init__(self, step: Callable[[], Made]) -> None:
+        self.value: Made | None = None
+        self._error: Exception | None = None
+        try:
+            self.value = step()
+        except Exception as error:  # told by the steps that take it
+            self._error = error
+
+    def taken(self) -> Made | None:
+        """The value, or what making it raised."""
+        if self._error is not None:
+            raise self._error
+        return self.value
+
+
 class Attempts:
     """What the attempted steps say together, in their order: `checks`, `gaps` and `notes` of the evidence."""
 
