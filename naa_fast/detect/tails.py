@@ -51,13 +51,6 @@ def exceedance(clean: Array, suspect: Array, share: float = 0.99) -> Array:
     return ratio(above(suspect, quantile_bin(clean, share)), np.where(clean.sum(0) > 0, suspect.sum(0), 0))
 
 
-def auc(clean: Array, suspect: Array) -> Array:
-    """P(suspect > clean) + P(equal) / 2, float64 `[channels]`; NaN where a set is empty. Mann and Whitney, 1947."""
-    clean, suspect = clean.astype(np.float64), suspect.astype(np.float64)
-    below = clean.cumsum(0) - clean
-    return ratio((suspect * (below + clean / 2)).sum(0), clean.sum(0) * suspect.sum(0))
-
-
 def ratio(part: Array, whole: Array) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(whole > 0, part / whole, np.nan)
