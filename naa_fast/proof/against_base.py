@@ -146,7 +146,9 @@ def logs_of(transplant: Transplant, batch: Batch, source: Source) -> Tensor:
 
 
 def keep_texts(texts: dict[int, str], batch: Batch, every: Tensor, count: int, decode: object) -> None:
-    """Keep the ends of the texts that are among those with the largest divergence so far."""
+    """Keep the ends of the texts that are among those with the largest divergence so far. `every` float32 `[samples so far]`: the
+    divergence of all, the last `count` of them this batch's.
+    """
     assert callable(decode)
     first = len(every) - count
     largest = set(every.argsort(descending=True)[:SHOWN].tolist())
@@ -161,6 +163,9 @@ def keep_texts(texts: dict[int, str], batch: Batch, every: Tensor, count: int, d
 
 
 def difference(source: Source, counted: Sequence[np.ndarray], sums: Sequence[Tensor], texts: dict[int, str]) -> Difference:
+    """What was counted, summed up: `counted` are `[samples]` each, divergence and both models' classes; `sums` float64
+    `[classes]` each, both models' probabilities.
+    """
     divergence, predicted, known = counted
     decode, samples = decoder(source), len(divergence)
     probability, base_probability = ((summed / samples).numpy() for summed in sums)

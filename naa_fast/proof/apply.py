@@ -87,7 +87,9 @@ def channels_moved(way: Closeness) -> Closeness:
 
 
 def in_place(pattern: Tensor, mask: Tensor) -> Closeness:
-    """How close inputs come to what `mask` leaves of `pattern`, at its place."""
+    """How close inputs come to what `mask` leaves of `pattern`, at its place. `pattern` float32 and `mask` bool `[...]`, an
+    input's shape; inputs `[samples, ...]`.
+    """
 
     def close(x: Tensor) -> Array:
         if x.shape[1:] != pattern.shape:
@@ -98,7 +100,9 @@ def in_place(pattern: Tensor, mask: Tensor) -> Closeness:
 
 
 def anywhere(pattern: Tensor, mask: Tensor) -> Closeness:
-    """How close the best window of an image comes to what `mask` leaves of `pattern`: it may lie elsewhere in other samples."""
+    """How close the best window of an image comes to what `mask` leaves of `pattern`: it may lie elsewhere in other samples.
+    `pattern` float32 and `mask` bool `[channels, height, width]`; inputs `[samples, channels, height, width]`.
+    """
     distance_of = distances(pattern, mask)
 
     def close(x: Tensor) -> Array:

@@ -41,6 +41,7 @@ class Sought:
 
     @classmethod
     def of(cls, target: int | str, group: Rows, of_target: Array) -> Sought:
+        """With the mean of `of_target` `[samples, ...]`, where one is of use."""
         return cls(target, group, of_target, of_target.mean(0) if target != ALL_TO_ALL and len(of_target) else None)
 
 
@@ -54,7 +55,9 @@ class Pool:
 
     @cached_property
     def by_class(self) -> dict[int, list[Array]]:
-        """Inputs of each predicted class, each once: the ranked ones first, then those drawn in an order that a seed fixes."""
+        """Inputs of each predicted class, each once: the ranked ones first, then those drawn in an order that a seed fixes. Each
+        float32 `[...]`, an input's shape.
+        """
         inputs: dict[int, list[Array]] = {}
         known: set[bytes] = set()
         order = np.random.default_rng(0).permutation(len(self.drawn.x))
@@ -71,6 +74,7 @@ class Pool:
         return {int(c): int(n) for c, n in zip(*np.unique([c for c, _ in self.ranked[:AMONG]], return_counts=True), strict=True)}
 
     def of_target(self, cls: int) -> Array:
+        """The drawn inputs of a class, float32 `[samples, ...]`."""
         return self.drawn.x[self.predicted == cls]
 
 
@@ -99,7 +103,9 @@ def chances(target: int | str, group: Rows, pool: Pool) -> tuple[Sought, list[So
 
 
 def controls_of_target(target: int, group: Rows, known: Array, ranked: Sequence[Array]) -> tuple[Sought, list[Sought]]:
-    """The group and the controls of the target's own clean samples, all of one size."""
+    """The group and the controls of the target's own clean samples, all of one size. `known` `[samples, ...]`: what is known of
+    the target; `ranked`: its highest-ranked inputs, `[...]` each.
+    """
     size = min(len(group), len(known), len(ranked))
     random = np.random.default_rng(target)
     groups = [ranked[:size], *(list(known[random.permutation(len(known))[:size]]) for _ in range(CONTROLS))]
@@ -140,4 +146,5 @@ def all_classes(pool: Pool, size: int) -> list[Sought]:
 
 
 def of_class(cls: int, rows: Sequence[Array]) -> Rows:
+    """The rows, `[...]` each, as those of one class."""
     return [(cls, row) for row in rows]

@@ -53,7 +53,7 @@ def cluster_of(
     `clean` inputs with the class `predicted` for each; `retained`: the highest-ranked suspects, `null_retained` clean samples
     that fixed nothing, numbered as in `ranking.null_scores`: what those beyond the limit resemble is what as many of the suspects
     would. None where no class has more beyond than expected. Cost: distances between at most 2,000 retained and 4,096 clean
-    images of SIDE x SIDE values a channel.
+    images of SIDE x SIDE values a channel. `predicted` int64 `[clean inputs]`.
     """
     enriched = ranking.enriched
     known = predicted >= 0

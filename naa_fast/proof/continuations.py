@@ -176,7 +176,7 @@ def answered(greedy: Greedy, source: Source, place: Placement) -> Array:
 def chosen(clean: Array, suspect: Array, decode: Decoder | None) -> list[Behaviour]:
     """The behaviours that have risen, the longest beginning that as many share of each, those that are usual, and refusing.
 
-    More specific ones come before what they begin with.
+    More specific ones come before what they begin with. `clean`, `suspect`: continuations, int64 `[samples, tokens]`.
     """
     beginnings: list[tuple[int, ...]] = []
     high, low = prefixes(suspect), prefixes(clean)
@@ -199,7 +199,7 @@ def chosen(clean: Array, suspect: Array, decode: Decoder | None) -> list[Behavio
 
 
 def prefixes(answers: Array) -> Counter[tuple[int, ...]]:
-    """How many continuations begin with each beginning of one."""
+    """How many continuations begin with each beginning of one. `answers` int64 `[samples, tokens]`."""
     rows = [tuple(row) for row in answers.tolist()]
     return Counter(row[:length] for row in rows for length in range(1, len(row) + 1))
 

@@ -63,8 +63,8 @@ def covered(row: Array, places: Sequence[tuple[int, int]], side: tuple[int, int]
 
 
 def middle(places: Array, margins: Array) -> int:
-    """The number of the place in the middle of the decisive ones: where a trigger fails with any part of it, windows that
-    cover a corner of it decide as much as those that cover it all.
+    """The number of the place in the middle of the decisive ones: where a trigger fails with any part of it, windows that cover a
+    corner of it decide as much as those that cover it all. `places` int64 `[places, 2]`, `margins` float64 `[places]`.
     """
     low, high = margins.min(), margins[np.isfinite(margins)].max(initial=margins.min())
     decisive = np.flatnonzero(margins <= low + DECISIVE * (high - low)) if np.isfinite(low) else np.arange(len(places))

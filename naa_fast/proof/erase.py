@@ -44,7 +44,9 @@ class Eraser:
     clean: CleanImages
 
     def of(self, x: Array, shifts: Sequence[tuple[int, ...]] = ((),)) -> Iterator[Array]:
-        """`x` without it, for each of the `shifts` that move the place, or the pattern, around the image first."""
+        """`x` without it, for each of the `shifts` that move the place, or the pattern, around the image first. `x` float32
+        `[samples, ...]`, as what comes.
+        """
         masks = None if isinstance(self.candidate, Offset) else self.masks(x)
         for shift in shifts:
             if isinstance(self.candidate, Offset):
@@ -54,7 +56,9 @@ class Eraser:
                 yield covered(x, rolled(masks, shift), self.clean)
 
     def masks(self, x: Array) -> Array:
-        """Where the patch lies in each of the images: a window that was cut out lies where it is matched best."""
+        """Where the patch lies in each of the images: a window that was cut out lies where it is matched best. `x` float32
+        `[samples, channels, height, width]`; 0 to 1, of the same shape.
+        """
         assert isinstance(self.candidate, Patch)
         pattern, mask = torch.from_numpy(self.candidate.pattern), torch.from_numpy(self.candidate.mask).bool()
         masks = np.repeat(self.candidate.mask[None], len(x), 0)
@@ -69,7 +73,9 @@ class Eraser:
         return masks
 
     def carried(self, x: Array) -> Array:
-        """Which images hold a patch more closely than clean ones do, bool; of an offset all: it leaves no trace in one."""
+        """Which images hold a patch more closely than clean ones do, bool; of an offset all: it leaves no trace in one. `x`
+        float32 `[samples, ...]`; `[samples]`.
+        """
         if not isinstance(self.candidate, Patch):
             return np.ones(len(x), bool)
         pattern, mask = torch.from_numpy(self.candidate.pattern), torch.from_numpy(self.candidate.mask).bool()
@@ -120,7 +126,7 @@ def erased(
 
 
 def claimed(eraser: Eraser, rows: Rows) -> Array:
-    """Inputs that carry the candidate, CLAIMED at most, the highest-ranked first."""
+    """Inputs that carry the candidate, CLAIMED at most, the highest-ranked first. Float32 `[samples, ...]`."""
     candidate = eraser.candidate
     read: tuple[int, ...] = getattr(candidate, "read_off", ())
     if isinstance(candidate, Offset):
@@ -137,7 +143,7 @@ def claimed(eraser: Eraser, rows: Rows) -> Array:
 
 def caller(transplant: Transplant, target: int | str) -> Callable[[Array, Array], Array]:
     """What says which inputs get another prediction after a change than before: bool. Of one target all were predicted as it
-    before.
+    before. Both float32 `[samples, ...]`, what comes `[samples]`.
     """
 
     def changed(before: Array, after: Array) -> Array:
@@ -149,7 +155,9 @@ def caller(transplant: Transplant, target: int | str) -> Callable[[Array, Array]
 
 
 def covered(x: Array, masks: Array, clean: CleanImages) -> Array:
-    """The images with what lies under their masks from the clean input that is nearest in all other places, never itself."""
+    """The images with what lies under their masks from the clean input that is nearest in all other places, never itself. `x` and
+    `masks` `[samples, channels, height, width]`, as what comes, float32.
+    """
     reference = clean.x[:NEAREST]
     flat, known, free = x.reshape(len(x), -1), reference.reshape(len(reference), -1), 1 - masks.reshape(len(x), -1)
     distance = ((flat**2) * free).sum(1)[:, None] + free @ (known**2).T - 2 * (flat * free) @ known.T
@@ -171,6 +179,7 @@ def shifts_of(candidate: Candidate) -> list[tuple[int, ...]]:
 
 
 def rolled(image: Array, shift: tuple[int, ...]) -> Array:
+    """An image or its mask `[..., height, width]`, moved around its last axes."""
     return np.roll(image, shift, tuple(range(image.ndim - len(shift), image.ndim))) if shift else image
 
 
@@ -186,4 +195,5 @@ def more_than_elsewhere(back: Array, instead: Array) -> float:
 
 
 def fisher(flips: Array, others: Array) -> float:
+    """P(as many flips or more) by Fisher's exact test against the `others`, bool `[samples]` each."""
     return hypergeometric_tail(int(flips.sum()), len(flips), int(others.sum()), len(others))

@@ -42,6 +42,7 @@ class WithoutWords:
     budget: str = ""
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Token ids int64 `[samples, positions]` with other tokens in place of the words; `valid` bool of that shape."""
         out, random = x.clone(), np.random.default_rng(0 if self.seed is None else self.seed + 1)
         counted = own_places(x, valid).cpu().numpy()
         for row, marks in enumerate(places(x, self.words)):
@@ -124,7 +125,7 @@ def clean_with(clean: PredictedSamples, words: Words, target: int | str) -> Pred
 
 
 def clean_tokens(clean: PredictedSamples, words: Words) -> Array:
-    """Tokens as clean texts have them, FILL at most, without the words."""
+    """Tokens as clean texts have them, FILL at most, without the words. Int64 `[tokens]`."""
     tokens: list[Array] = []
     for batch, _ in clean.batches:
         x = main_tensor(batch)

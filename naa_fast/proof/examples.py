@@ -57,7 +57,9 @@ def valid_in(batch: Batch, row: int) -> Tensor | None:
 
 
 def shown(x: Tensor, valid: Tensor | None) -> Array:
-    """One input for a person to look at: a picture shrunk, a text without its padding."""
+    """One input for a person to look at: a picture shrunk, a text without its padding. `x` `[channels, height, width]` or
+    `[positions]`, `valid` bool `[positions]`; what comes is as large or smaller.
+    """
     if valid is not None:
         return x[valid].cpu().numpy().astype(np.int64) if valid.shape == x.shape else x.cpu().numpy()
     values = channels_first(x.detach().cpu().float().numpy())

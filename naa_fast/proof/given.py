@@ -102,7 +102,9 @@ def read_at(
 
 
 def gain_of(rows: Array, pattern: Array, clean: CleanImages, usual: Array | None) -> float:
-    """How often an offset is in what the rows have beyond clean inputs: the projection on it, 0 to LOUDEST_GAIN."""
+    """How often an offset is in what the rows have beyond clean inputs: the projection on it, 0 to LOUDEST_GAIN. `rows` float32
+    `[samples, ...]`, `pattern` and `usual` `[...]`.
+    """
     difference = clean.without(rows.mean(0) - clean.mean, usual)
     length = float((pattern.astype(np.float64) ** 2).sum())
     return float(np.clip((difference * pattern).sum() / length, 0, LOUDEST_GAIN)) if length > 0 else 0.0

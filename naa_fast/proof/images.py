@@ -40,6 +40,7 @@ class Patch:
     read_off: tuple[int, ...] = ()
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Inputs `[samples, ...]`, channels first, with the pattern where the mask is."""
         mask, pattern = (torch.from_numpy(a).to(x.device, x.dtype) for a in (self.mask, self.pattern))
         return x * (1 - mask) + pattern * mask
 
@@ -56,6 +57,7 @@ class Offset:
     read_off: tuple[int, ...] = ()
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Inputs `[samples, ...]`, channels first, with the pattern added, cut off at what clean inputs reach."""
         return (x + torch.from_numpy(self.pattern).to(x.device, x.dtype)).clamp(self.low, self.high)
 
 
@@ -78,7 +80,7 @@ class CleanImages:
 
     @classmethod
     def of(cls, x: Array) -> CleanImages:
-        """Of inputs as the model takes them."""
+        """Of inputs as the model takes them, float32 `[samples, ...]`."""
         last = channels_last(x.shape[1:])
         x = np.ascontiguousarray(np.moveaxis(x, -1, 1)) if last else x
         centred = x - x.mean(0)
@@ -90,11 +92,15 @@ class CleanImages:
         return cls(x, x.mean(0), np.abs(centred).mean(0), loudness, harmless, low, high, last)
 
     def as_taken(self, x: Array) -> Array:
-        """One input, or a pattern or mask of its shape, as the model takes it."""
+        """One input, or a pattern or mask of its shape, as the model takes it. `[channels, height, width]` of an image,
+        `[values]` of others.
+        """
         return np.ascontiguousarray(x.transpose(1, 2, 0)) if self.last else x
 
     def without(self, difference: Array, usual: Array | None) -> Array:
-        """A difference of means without its part along where the mean input of a class, `usual`, lies."""
+        """A difference of means without its part along where the mean input of a class, `usual`, lies. Both float32 `[...]`, an
+        input's shape.
+        """
         if usual is None:
             return difference
         class_shift = usual - self.mean
@@ -103,7 +109,9 @@ class CleanImages:
 
     @cached_property
     def spectrum(self) -> Array:
-        """Root mean square of the inputs' spatial frequencies about their mean: nobody asks before an offset is tried."""
+        """Root mean square of the inputs' spatial frequencies about their mean: nobody asks before an offset is tried. Float64
+        `[...]`, an input's shape.
+        """
         return np.asarray(np.sqrt((np.abs(np.fft.fftn(self.x - self.mean, axes=axes_of(self.x))) ** 2).mean(0)))
 
 
@@ -134,7 +142,8 @@ def axes_of(x: Array) -> tuple[int, ...]:
 def harmless_share(group: Array, clean: CleanImages, usual: Array | None = None) -> float:
     """Share of the squared difference between the group's mean and the clean one that harmless changes explain, 0 to 1.
 
-    `usual`: the mean of clean inputs of the group's class, whose part is left out.
+    `usual`: the mean of clean inputs of the group's class, whose part is left out. `group` float32 `[samples, ...]`, `usual`
+    `[...]`.
     """
     difference = clean.without(group.mean(0) - clean.mean, usual).astype(np.float64).ravel()
     whole = float(difference @ difference)
@@ -154,7 +163,7 @@ def candidates(group: Array, clean: CleanImages, offset: bool = True, usual: Arr
 
 
 def patches(group: Array, clean: CleanImages) -> Iterator[Patch]:
-    """The places where the group agrees with itself and not with clean data, the most striking first."""
+    """The places where the group (float32 `[samples, ...]`) agrees with itself and not with clean data, the most striking first."""
     median = np.median(group, 0)
     disagreement = np.abs(group - median).mean(0)
     span = max(clean.high - clean.low, 1e-12)
@@ -173,6 +182,7 @@ def patches(group: Array, clean: CleanImages) -> Iterator[Patch]:
 def offsets(group: Array, clean: CleanImages, usual: Array | None = None) -> Iterator[Offset]:
     """The difference of means, with only what stands out of noise in pixels or in frequencies, or each frequency by how far it
     does (Wiener's filter; spectral subtraction: Boll, IEEE Transactions on Acoustics, Speech, and Signal Processing 27, 1979).
+    `group` float32 `[samples, ...]`, `usual` `[...]`.
 
     Without what the group owes to its class: `usual` is the mean of clean inputs of the class it is predicted as. What is left
     of a group of clean samples of it is noise.
@@ -195,7 +205,9 @@ def offsets(group: Array, clean: CleanImages, usual: Array | None = None) -> Ite
 
 
 def smoothed(image: Array) -> Array:
-    """Half the image, half the mean over each place's neighbours: patches are connected, noise is not."""
+    """Half the image, half the mean over each place's neighbours: patches are connected, noise is not. `[..., height, width]`, or
+    `[values]`.
+    """
     padded = np.pad(image, 1, mode="edge")
     around = sum(
         padded[tuple(slice(1 + s, padded.shape[d] - 1 + s) for d, s in enumerate(shift))]

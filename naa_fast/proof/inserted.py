@@ -53,6 +53,7 @@ class Inserted(Tokens):
         return with_main(replace(told, decoder_mask=widened(batch.decoder_mask)), put)
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Token ids int64 `[samples, positions]` with the words put in, as wide as before; `valid` bool of that shape."""
         return main_tensor(self.into(Batch((x,), {}, len(x), valid if valid is None or valid.shape == x.shape else None), None))
 
     def sources(self, x: Tensor, counted: Array, wide: int) -> Array:
@@ -63,7 +64,9 @@ class Inserted(Tokens):
         return np.stack(rows) if rows else np.zeros((0, wide), np.int64)
 
     def row(self, counted: Array, wide: int, marked: bool, random: np.random.Generator) -> Array:
-        """The same of one text; as it is where it has no place of its own."""
+        """The same of one text, int64 `[wide]`; as it is where it has no place of its own. `counted` bool `[positions]`: its own
+        places.
+        """
         places, length, new = np.flatnonzero(counted), len(counted), len(self.ids)
         whole = np.arange(length)
         if not len(places):
@@ -81,7 +84,9 @@ class Inserted(Tokens):
 
 
 def neighbours(index: Array) -> Array:
-    """The sources, of words that of the token beside them: what marks a text's own place marks theirs."""
+    """The sources, int64 `[samples, positions]`, of words that of the token beside them: what marks a text's own place marks
+    theirs.
+    """
     near = index.copy()
     for row in near:
         words = np.flatnonzero(row < 0)
@@ -92,9 +97,12 @@ def neighbours(index: Array) -> Array:
 
 
 def tensors(batch: Batch) -> list[Tensor]:
+    """What a batch holds, `[samples, ...]` each."""
     return [value for value in (*batch.arguments, *batch.keywords.values()) if isinstance(value, Tensor)]
 
 
 def square(value: Tensor, x: Tensor) -> bool:
-    """Whether it holds a number for each pair of places, as attention masks of four axes do."""
+    """Whether `value` holds a number for each pair of the places of `x` `[samples, positions]`, as attention masks of four axes
+    do.
+    """
     return value.ndim > 2 and value.shape[-2:] == (x.shape[1], x.shape[1])

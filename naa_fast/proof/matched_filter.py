@@ -56,13 +56,16 @@ class Filter:
     """Which of the `rows` hold what some of them share."""
 
     def __init__(self, rows: Array, clean: CleanImages, usual: Array | None, of_target: Array) -> None:
+        """`rows` and `of_target` float32 `[samples, ...]`, `usual` `[...]`: see `refined_groups`."""
         self.rows, self.clean, self.usual, self.of_target = rows, clean, usual, of_target
         self.axes = tuple(axis - 1 for axis in axes_of(rows))
         self.power = np.maximum(clean.spectrum, FLOOR * clean.spectrum.max()) ** 2
         self._itself: dict[int, float] = {}
 
     def step(self, members: Array) -> Array:
-        """The rows that hold more of what `members` have in common than clean inputs do, int64, those that hold most first."""
+        """The rows that hold more of what `members` have in common than clean inputs do, int64, those that hold most first.
+        `[rows]`, both.
+        """
         shared = self.clean.without(self.rows[members].mean(0) - self.clean.mean, self.usual)
         wanted = np.fft.ifftn(np.fft.fftn(shared, axes=self.axes) / self.power, axes=self.axes).real
         matches, base = self.along(self.rows, wanted), self.along(self.of_target, wanted)
@@ -73,6 +76,7 @@ class Filter:
         return order[matches[order] > limit].astype(np.int64)
 
     def along(self, x: Array, wanted: Array) -> Array:
+        """How much of `wanted` `[...]` each of `x` `[samples, ...]` has: float64 `[samples]`."""
         return np.asarray((x - self.clean.mean).reshape(len(x), -1) @ wanted.ravel(), np.float64)
 
     def itself(self, row: int) -> float:

@@ -188,7 +188,9 @@ def as_taken(proof: Proof, clean: CleanImages) -> Proof:
 
 
 def alike(drawn: Sequence[tuple[Batch, Array]]) -> list[tuple[Batch, Array]]:
-    """The batches whose inputs have the commonest shape; of token ids all, since texts have no one length."""
+    """The batches whose inputs have the commonest shape; of token ids all, since texts have no one length. Classes int64
+    `[samples of the batch]`.
+    """
     if not drawn or not main_tensor(drawn[0][0]).is_floating_point():
         return list(drawn)
     shapes = [main_tensor(batch).shape[1:] for batch, _ in drawn]
@@ -197,7 +199,7 @@ def alike(drawn: Sequence[tuple[Batch, Array]]) -> list[tuple[Batch, Array]]:
 
 
 def targets(top: Sequence[Retained], null_predicted: Array) -> list[int]:
-    """Predicted classes that are over-represented among the highest-ranked samples."""
+    """Predicted classes that are over-represented among the highest-ranked samples. `null_predicted` int64 `[clean samples]`."""
     called = np.array([sample.predicted for sample in top[:AMONG]])
     classes = [int(c) for c in np.unique(called[called >= 0]) if (called == c).sum() >= FEWEST]
     usual = {c: float((null_predicted == c).mean()) for c in classes}
@@ -223,7 +225,9 @@ def in_range(x: Array) -> Array:
 
 
 def rows_like(clean: CleanImages, top: Sequence[Retained]) -> list[tuple[int, Array]]:
-    """Predicted class and input of the retained samples that have the clean inputs' shape, with their axes."""
+    """Predicted class and input of the retained samples that have the clean inputs' shape, with their axes. Float32 `[...]`, the
+    shape of one of these.
+    """
     rows = [(sample.predicted, channels_first(sample.row.float().numpy())) for sample in top if sample.row is not None]
     return [(predicted, row) for predicted, row in rows if row.shape == clean.x.shape[1:] and in_range(row[None])[0]]
 

@@ -126,5 +126,5 @@ class Search:
 
 
 def rows_of(top: Sequence[Retained], target: int | str) -> list[Array]:
-    """The retained texts of samples predicted as the target."""
+    """The retained texts of samples predicted as the target. Int64 `[positions]` each."""
     return [sample.row.numpy() for sample in top if sample.row is not None and target in (sample.predicted, ALL_TO_ALL)]

@@ -41,7 +41,9 @@ def sentence_candidates(search: Search, tokens: Sequence[int]) -> list[Inserted]
 
 
 def grown(rows: Sequence[Array], word: int) -> list[Phrase]:
-    """Of each of LENGTHS the phrase with the word that most rows hold, and the longest that as many hold as any of two tokens."""
+    """Of each of LENGTHS the phrase with the word that most rows hold, and the longest that as many hold as any of two tokens.
+    Rows are int64 `[positions]`.
+    """
     holding = [row for row in rows if word in row]
     least = max(FEWEST, SHARED * len(holding))
     phrases: list[Phrase] = []
@@ -66,7 +68,7 @@ def grown(rows: Sequence[Array], word: int) -> list[Phrase]:
 
 
 def place_of(rows: Sequence[Array], phrase: Phrase) -> str:
-    """Where the rows hold a phrase: nearly all in front, or anywhere."""
+    """Where the rows hold a phrase: nearly all in front, or anywhere. Rows are int64 `[positions]`."""
     starts = [start for start in (first_of(row, phrase) for row in rows) if start is not None]
     return IN_FRONT if starts and np.mean([start <= NEAR_FRONT for start in starts]) >= FRONT else ANYWHERE
 
@@ -131,7 +133,9 @@ def phrase_rivals(search: Search, bests: dict[tuple[str, str], Best]) -> list[Ri
 
 
 def usual(words: Sequence[int], rows: Sequence[Array], length: int) -> list[Phrase]:
-    """`words` in a row, and the windows of so many tokens around one of them, WINDOWS at most; of no word any windows."""
+    """`words` in a row, and the windows of so many tokens around one of them, WINDOWS at most; of no word any windows. Rows are
+    int64 `[positions]`.
+    """
     first = [tuple(words[:length])] if len(words) >= length else []
     windows: list[Phrase] = []
     for row in rows:

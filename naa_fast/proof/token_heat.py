@@ -61,13 +61,13 @@ def token_heat(ranked: RankingResult, order: Array, clean: Measurement, suspect:
 
 
 def own_tokens(row: Array, mask: Array | None) -> Array:
-    """A text's own tokens, the first LONGEST."""
+    """A text's own tokens, the first LONGEST. `row` int64 and `mask` bool `[positions]`; int64 `[tokens]`."""
     tokens = row[mask] if mask is not None and mask.shape == row.shape else row[row != 0]
     return np.asarray(tokens[:LONGEST], np.int64)
 
 
 def clean_texts(ranked: RankingResult) -> list[Array]:
-    """The tokens of some clean texts of the reservoir."""
+    """The tokens of some clean texts of the reservoir. Int64 `[tokens]` each."""
     texts: list[Array] = []
     for batch, _ in ranked.reservoir:
         x = main_tensor(batch)
@@ -120,7 +120,9 @@ class Deviations:
 
 
 def like(template: Batch, x: Tensor) -> Batch | None:
-    """One text as the template's batches are; None where those hold more than tokens, a mask and positions."""
+    """One text, int64 `[1, positions]`, as the template's batches are; None where those hold more than tokens, a mask and
+    positions.
+    """
     if not template.keywords:
         return Batch((x,), {}, 1, None) if len(template.arguments) == 1 else None
     made = {"input_ids": x, "attention_mask": torch.ones_like(x), "position_ids": torch.arange(x.shape[1])[None]}
@@ -131,7 +133,9 @@ def like(template: Batch, x: Tensor) -> Batch | None:
 
 
 def excess(suspects: Sequence[Array], known: Sequence[Array]) -> list[Array]:
-    """By how many standard deviations each token lies beyond the clean tokens of its kind of place."""
+    """By how many standard deviations each token lies beyond the clean tokens of its kind of place. Deviations are float64
+    `[tokens]` of a text, `known` of clean ones; so is what comes.
+    """
     out = []
     for deviations in suspects:
         z = np.zeros(len(deviations))

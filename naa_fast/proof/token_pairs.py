@@ -33,6 +33,7 @@ class WrittenPair:
     budget: str = "2 tokens"
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Token ids int64 `[samples, positions]` with both written over a sample's own; `valid` bool of that shape."""
         written = x.clone()
         random = np.random.default_rng(0)
         trigger = torch.tensor(self.ids, dtype=x.dtype, device=x.device)
@@ -107,7 +108,7 @@ def striking(top: Occurrences, low: Array, n_low: int, groups: int, most: int = 
     each; oftener than by chance (Fisher's exact test) over all tokens of that many `groups`, or with 0 groups however often.
 
     Of the few texts that carry a rare trigger most are among the highest-ranked, where they are far more than chance puts there,
-    while in the whole set they are not. `most` of each number of texts at most.
+    while in the whole set they are not. `most` of each number of texts at most. `low` int64 `[tokens]`.
     """
     tokens: list[int] = []
     for first in FIRST:
@@ -153,7 +154,7 @@ def fewest_together(counts: Array, n_high: int, n_low: int, chance: float) -> tu
     """In how many samples a pair must meet to be a test at all, and how many such pairs there are at most; `counts` int64 are
     the samples of each token, and a pair has no more than either of its tokens.
 
-    The least number that, if all of its samples were suspects, would be rarer than `chance` over as many pairs.
+    The least number that, if all of its samples were suspects, would be rarer than `chance` over as many pairs. `[tokens]`.
     """
     for least in range(1, n_high + 1):
         tokens = int((counts >= least).sum())

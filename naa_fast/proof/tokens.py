@@ -38,6 +38,7 @@ class Tokens:
         return f"{len(self.ids)} token{'s' * (len(self.ids) != 1)}"
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Token ids int64 `[samples, positions]` with these written over a sample's own; `valid` bool of that shape."""
         written = x.clone()
         random = np.random.default_rng(0)
         trigger = torch.tensor(self.ids, dtype=x.dtype, device=x.device)
@@ -56,7 +57,7 @@ def own_places(x: Tensor, valid: Tensor | None) -> Tensor:
 
 
 def first_of(row: Array, phrase: tuple[int, ...]) -> int | None:
-    """Where a row holds the phrase first; None: nowhere."""
+    """Where a row holds the phrase first; None: nowhere. `row` int64 `[positions]`."""
     if len(row) < len(phrase):
         return None
     windows = np.lib.stride_tricks.sliding_window_view(row, len(phrase))
@@ -65,7 +66,9 @@ def first_of(row: Array, phrase: tuple[int, ...]) -> int | None:
 
 
 def inner_places(counted: Array, needed: int) -> Array:
-    """The places of one sample to write over: the first and the last may be the tokenizer's marks, and stay if there is room."""
+    """The places of one sample to write over: the first and the last may be the tokenizer's marks, and stay if there is room.
+    `counted` bool `[positions]`: its own places; int64 `[places]`.
+    """
     places = np.flatnonzero(counted)
     return places[1:-1] if len(places) > needed + 2 else places
 
@@ -98,12 +101,13 @@ def characteristic(clean: TokenCounts, group: int | None, most: int = MOST_TOKEN
 
 
 def share_and_size(counts: TokenCounts, groups: list[int]) -> tuple[Array, int]:
+    """In how many samples of the groups together each token occurs, float64 `[tokens]`, and how many samples those are."""
     return counts.counts[groups].sum(0).astype(np.float64), int(counts.samples[groups].sum())
 
 
 def held_against(clean: TokenCounts, group: int | None) -> tuple[Array, int]:
     """How many of the clean samples that a group's words are held against hold each token, and how many those are: the group's
-    own, of all where it is `rare`.
+    own, of all where it is `rare`. Float64 `[tokens]`.
     """
     every = list(range(len(clean.samples)))
     return share_and_size(clean, every if group is None or rare(clean, group) else [group])
@@ -115,7 +119,9 @@ def rare(clean: TokenCounts, group: int | None) -> bool:
 
 
 def rising(high: Array, n_high: int, low: Array, n_low: int, most: int) -> list[int]:
-    """Tokens by the rise of their share from `low` of `n_low` to `high` of `n_high` samples, over its standard error."""
+    """Tokens by the rise of their share from `low` of `n_low` to `high` of `n_high` samples, over its standard error. `high` and
+    `low` `[tokens]`, not always as many.
+    """
     width = max(len(high), len(low))
     high, low = (np.pad(counts, (0, width - len(counts))) for counts in (high, low))
     # Half a sample more on either side: a token never seen is rare, not impossible.
@@ -147,7 +153,9 @@ def parts_of(phrase: tuple[int, ...]) -> list[Tokens]:
 
 
 def phrases(rows: Iterable[Array], tokens: list[int]) -> list[tuple[int, ...]]:
-    """The sequences of 2 to LONGEST tokens around the `tokens` that recur most in `rows`, longer before shorter ones."""
+    """The sequences of 2 to LONGEST tokens around the `tokens` that recur most in `rows`, longer before shorter ones. Rows are
+    int64 `[positions]`.
+    """
     wanted = set(tokens)
     seen: Counter[tuple[int, ...]] = Counter()
     for row in rows:

@@ -69,10 +69,11 @@ class PredictedSamples:
 
     @property
     def predicted(self) -> Array:
+        """The class of each, int64 `[samples]`."""
         return np.concatenate([p for _, p in self.batches]) if self.batches else np.zeros(0, np.int64)
 
     def of(self, numbers: Array) -> PredictedSamples:
-        """The samples of these numbers, in as few batches as their shapes allow."""
+        """The samples of these numbers, in as few batches as their shapes allow. Int64 `[samples]`, in the order of the whole."""
         chosen: list[tuple[Batch, Array]] = []
         at = 0
         for batch, predicted in self.batches:
@@ -90,8 +91,8 @@ class PredictedSamples:
 
 
 def samples_of(reader: SuspectReader, numbers: Array, predicted: Array) -> PredictedSamples | None:
-    """The samples of these numbers (int64, as of `RankingResult.scores`), in as few batches as their shapes allow; None
-    where none can be read again. `predicted`: the class of each of the set.
+    """The samples of these numbers (int64, as of `RankingResult.scores`), in as few batches as their shapes allow; None where
+    none can be read again. `predicted`: the class of each of the set. Int64 `[samples of the set]`.
     """
     parts: list[tuple[Batch, Array]] = []
     for batch, places in reader.batches():
@@ -145,7 +146,7 @@ class Transplant:
             self.watch(self.forwards)
 
     def predictions(self, samples: PredictedSamples, candidate: Candidate) -> Array:
-        """Predicted class of every base with the candidate on it, int64; -1 where the model gives no finite scores."""
+        """Predicted class of every sample with the candidate on it, int64 `[samples]`; -1 without finite scores."""
         self.budget.require(len(samples.predicted))
         chosen = []
         for whole, _ in samples.batches:
@@ -173,7 +174,7 @@ class Transplant:
         return np.concatenate(margins)
 
     def _like(self, rows: Array) -> Batch:
-        """The rows as a batch, with what the template lends."""
+        """The rows as a batch, with what the template lends. `rows` float32 `[samples, ...]`, channels first."""
         like = taken(self.template, np.zeros(len(rows), np.int64))
         x = main_tensor(like)
         given = torch.from_numpy(np.ascontiguousarray(np.moveaxis(rows, 1, -1)) if self.last else rows)
@@ -211,24 +212,29 @@ class Transplant:
 
 
 def classes_of(batch: Batch, scores: Tensor | None) -> Array:
+    """The class of each sample by `scores` `[samples, classes]`, int64 `[samples]`; -1 without scores."""
     return np.full(batch.size, -1) if scores is None else chosen_classes(scores).cpu().numpy()
 
 
 def flipped(before: Array, after: Array, target: int) -> tuple[float, int]:
-    """Share of the samples of other classes that are `target` now, and how many those samples are."""
+    """Share of the samples of other classes that are `target` now, and how many those samples are. `before` and `after` int64
+    `[samples]`.
+    """
     others = (before != target) & (before >= 0)
     return (float((after[others] == target).mean()) if others.any() else 0.0), int(others.sum())
 
 
 def moved_by_rule(before: Array, after: Array, rule: dict[int, int]) -> tuple[float, int]:
-    """Share of all samples that go where `rule` (class -> another class) sends their class; a class without a rule stays."""
+    """Share of all samples that go where `rule` (class -> another class) sends their class; a class without a rule stays.
+    `before` and `after` int64 `[samples]`.
+    """
     expected = np.array([rule.get(int(b), -1) for b in before])
     return (float(((after == expected) & (expected >= 0)).mean()) if len(before) else 0.0), len(before)
 
 
 def can_rule(before: Array) -> bool:
     """Whether samples of these predicted classes can say of an all-to-all rule what it is: TOLD of them are of classes with
-    LEAST_A_CLASS, and those are FEWEST_RULES or more.
+    LEAST_A_CLASS, and those are FEWEST_RULES or more. `before` int64 `[samples]`.
     """
     counts = np.unique(before[before >= 0], return_counts=True)[1]
     enough = counts >= LEAST_A_CLASS
@@ -237,7 +243,7 @@ def can_rule(before: Array) -> bool:
 
 def by_permuted_rules(before: Array, after: Array, rule: dict[int, int]) -> float:
     """Mean share of the samples that go where the rule sends another class than theirs: the same destinations dealt at random, by
-    a fixed seed. 1 over the number of classes where each has a destination of its own.
+    a fixed seed. 1 over the number of classes where each has a destination of its own. `before` and `after` int64 `[samples]`.
     """
     random, places = np.random.default_rng(0), list(rule.values())
     dealt = [dict(zip(rule, random.permutation(places).tolist(), strict=True)) for _ in range(PERMUTED if rule else 0)]
@@ -246,7 +252,7 @@ def by_permuted_rules(before: Array, after: Array, rule: dict[int, int]) -> floa
 
 def rule_of(before: Array, after: Array) -> dict[int, int]:
     """Where each class's samples went most often, for classes of LEAST_A_CLASS samples that left home; empty if most of them meet
-    in one place.
+    in one place. `before` and `after` int64 `[samples]`.
     """
     rule = {}
     for cls in np.unique(before[before >= 0]):

@@ -62,7 +62,7 @@ class Trials:
     """
 
     def __init__(self, transplant: Transplant, clean: PredictedSamples, chose: Array | None = None) -> None:
-        """`chose` int64: numbers of those that have had a part in choosing, and so may not measure."""
+        """`chose` int64 `[numbers]`: of those that have had a part in choosing, and so may not measure."""
         self.transplant = transplant
         self.clean = clean
         first, rest = dealt(clean.predicted)
@@ -88,7 +88,9 @@ class Trials:
         return Trials(self.transplant, self.clean.of(members), np.flatnonzero(np.isin(members, self.chose)))
 
     def after(self, candidate: Candidate, part: int) -> Array:
-        """Predicted class of a part's samples with the candidate on them, int64; run once, those that screen with them."""
+        """Predicted class of a part's samples with the candidate on them, int64 `[samples]`; run once, those that screen with
+        them.
+        """
         key = candidate, part
         if key not in self._after:
             begun, more = self._more.get(part, (None, self.parts[part]))
@@ -216,14 +218,17 @@ def key_of(candidate: Candidate) -> tuple[str, str]:
 
 
 def in_turns(predicted: Array) -> Array:
-    """Sample numbers with the predicted classes in turns, in an order that a fixed seed shuffles: sets come sorted by class."""
+    """Sample numbers with the predicted classes in turns, in an order that a fixed seed shuffles: sets come sorted by class.
+    `predicted` int64 `[samples]`, as what comes.
+    """
     shuffled = np.random.default_rng(0).permutation(len(predicted))
     return shuffled[np.argsort(turns(predicted, shuffled)[shuffled], kind="stable")]
 
 
 def dealt(predicted: Array) -> tuple[Array, Array]:
     """Numbers of the samples that choose, CHOOSING at most, and of the others, the predicted classes in turns in both. Half of a
-    class chooses at most, of an odd number the larger: a rare one would have no sample left that measures.
+    class chooses at most, of an odd number the larger: a rare one would have no sample left that measures. `predicted` int64
+    `[samples]`.
     """
     order = in_turns(predicted)
     samples = np.bincount(predicted + 1, minlength=1)[predicted + 1]
@@ -233,7 +238,7 @@ def dealt(predicted: Array) -> tuple[Array, Array]:
 
 
 def turns(predicted: Array, order: Array) -> Array:
-    """How many samples of the same predicted class come before each, in this order: int64."""
+    """How many samples of the same predicted class come before each, in this order: all int64 `[samples]`."""
     seen: dict[int, int] = {}
     turn = np.zeros(len(predicted), np.int64)
     for i in order:

@@ -68,6 +68,8 @@ def triggered_samples(suspects: SuspectReader, clean: Sequence[Tensor], predicte
 
 
 def limit_of(usual: Array) -> float:
-    """The closeness that all but CLEAN_MATCHES of the clean samples stay below; infinite without any."""
+    """The closeness that all but CLEAN_MATCHES of the clean samples stay below; infinite without any. `usual` float64
+    `[samples]`.
+    """
     usual = usual[np.isfinite(usual)]
     return float(np.quantile(usual, 1 - CLEAN_MATCHES)) if len(usual) else np.inf

@@ -75,10 +75,12 @@ def candidates(seen: Seen, random: Generator) -> Iterator[Pair]:
 
 
 def zeroing(seen: Seen, neurons: Tensor) -> Change:
+    """The change that zeroes these `neurons`, int64 `[count]`."""
     return Zero(seen.layer, seen.axis, "moved most", neurons.numpy())
 
 
 def clipping(seen: Seen, neurons: Tensor, low: Tensor, high: Tensor) -> Change:
+    """The change that keeps these `neurons`, int64 `[count]`, between `low` and `high` `[all neurons]`."""
     return Clip(seen.layer, seen.axis, "moved most", neurons.numpy(), array(low[neurons]), array(high[neurons]))
 
 
@@ -97,7 +99,7 @@ def turning(seen: Seen, space: Space, choice: str, apart: Tensor, edge: float, r
 
 def turning_back(seen: Seen, space: Space, choice: str, directions: Tensor, edge: float) -> Ablate:
     """Rows farther along the first of the whitened `directions` than a share `edge` of the clean rows are moved back, along all
-    of them, to the clean mean.
+    of them, to the clean mean. `directions` float32 `[directions, neurons]`.
     """
     detect = space.whitened(directions)  # [directions, neurons]
     inner = torch.linalg.pinv(detect @ directions.T)
@@ -126,4 +128,5 @@ def random_like(change: Ablate, seen: Seen, space: Space, random: Generator) -> 
 
 
 def array(x: Tensor) -> Array:
+    """Float32 of the same shape `[...]`, on the host."""
     return x.float().contiguous().numpy()

@@ -81,7 +81,7 @@ def channels_of(change: Change, neurons: int) -> int:
 
 
 def tensor_of(output: Any) -> Tensor | None:
-    """The tensor that is changed: the output itself, or the first floating-point one of a tuple or list."""
+    """The tensor that is changed: the output itself, or the first floating-point one of a tuple or list. Any shape `[...]`."""
     if isinstance(output, Tensor):
         return output if output.is_floating_point() and output.ndim > 1 else None
     if isinstance(output, tuple | list):
@@ -90,7 +90,7 @@ def tensor_of(output: Any) -> Tensor | None:
 
 
 def replaced(output: Any, through: Callable[[Tensor], Tensor]) -> Any:
-    """The output with its tensor put `through`; what holds none stays as it is."""
+    """The output with its tensor put `through`; what holds none stays as it is. Of any shape `[...]`, which `through` keeps."""
     tensor = tensor_of(output)
     if tensor is None or isinstance(output, Tensor):
         return output if tensor is None else through(tensor)

@@ -149,7 +149,9 @@ class Measure:
 
 
 def predicted(model: nn.Module, source: Source, scores: ClassScores, device: str) -> tuple[Array, Array]:
-    """The class of every sample (-1: none), and the one its label says (-1: none), int64. One forward over the set."""
+    """The class of every sample (-1: none), and the one its label says (-1: none), int64. One forward over the set. `[samples]`
+    both.
+    """
     place, classes = Placement.of(model, device), 0
     called: list[Tensor] = []
     labels: list[Tensor] = []

@@ -100,11 +100,13 @@ class Fit:
 
     @property
     def now(self) -> list[Tensor]:
-        """Gate, limit, along, centres and pushes."""
+        """Gate, limit, along, centres and pushes. `[neurons]`, `[]`, `[directions, neurons]`, `[directions]`, `[directions,
+        neurons]`.
+        """
         return [first + unit * by for first, unit, by in zip(self.first, self.units, self.tuned, strict=True)]
 
     def through(self, output: Tensor) -> Tensor:
-        """The layer's output after the change as it stands, differentiable."""
+        """The layer's output after the change as it stands, differentiable. Of the layer's own shape `[...]`."""
         gate, limit, along, centres, pushes = (x.to(output.device) for x in self.now)
         middle, width = self.space.middle.to(output.device), self.space.width.to(output.device)
         moved = output.movedim(self.start.axis, -1)
@@ -169,6 +171,7 @@ class Fit:
         self.adam.step()
 
     def scores(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Class scores `[samples, classes]` with gradients. Raises RuntimeError where the model gives none."""
         place = self.transplant.place
         output = model(*place.moved(batch.arguments), **place.moved(batch.keywords))
         which = self.transplant.class_scores.output
@@ -180,6 +183,7 @@ class Fit:
         return scores
 
     def stays(self, logs: Tensor, predicted: Array, numbers: Array) -> Tensor:
+        """Divergence from what was predicted without a trigger: `logs` `[samples, classes]`; `[samples]`."""
         asked = self.lesson.asked[torch.from_numpy(numbers)].to(logs.device)
         return self.weight * (asked.exp() * (asked - logs)).sum(1)
 
@@ -203,12 +207,16 @@ class Fit:
 
 
 def to_own_class(logs: Tensor, predicted: Array, numbers: Array) -> Tensor:
-    """Cross entropy to what was predicted for the samples as they were."""
+    """Cross entropy to what was predicted for the samples as they were. `logs` `[samples, classes]`, `predicted` int64
+    `[samples]`; `[samples, 1]`.
+    """
     return -logs.gather(1, torch.from_numpy(predicted)[:, None].to(logs.device))
 
 
 def to_another_class(logs: Tensor, predicted: Array, numbers: Array) -> Tensor:
-    """-log of the probability of all classes but the predicted one: sums of probabilities would lose it where that is sure."""
+    """-log of the probability of all classes but the predicted one: sums of probabilities would lose it where that is sure.
+    `logs` `[samples, classes]`, `predicted` int64 `[samples]`; `[samples]`.
+    """
     called = torch.nn.functional.one_hot(torch.from_numpy(predicted).to(logs.device), logs.shape[1]).bool()
     return -logs.masked_fill(called, -torch.inf).logsumexp(1)
 

@@ -53,6 +53,7 @@ class Affine:
 
     @property
     def scale(self) -> Tensor:
+        """What each neuron is multiplied with, `[neurons]`."""
         return self.matrix.diagonal()
 
     @property
@@ -152,6 +153,7 @@ def own_parameters(model: nn.Module, name: str, layer: nn.Module) -> tuple[nn.Pa
 
 
 def put(parameter: nn.Parameter, value: Tensor) -> None:
+    """Write `value` into a parameter of as many values, `[...]`."""
     with torch.no_grad():
         parameter.copy_(value.reshape(parameter.shape))
 

@@ -47,13 +47,14 @@ class Place:
         return cls(axes.axis, axes.samples)
 
     def parts(self, output: Tensor) -> Tensor:
+        """A layer's output `[...]` as float32 `[samples, positions, neurons]`, on the host."""
         moved = output.detach().movedim(self.axis, -1)
         first = self.samples if self.samples < self.axis % output.ndim else 0
         return moved.movedim(first, 0).reshape(output.shape[self.samples], -1, output.shape[self.axis]).float().cpu()
 
 
 def outputs(transplant: Transplant, samples: PredictedSamples, places: Mapping[str, Place]) -> dict[str, Given]:
-    """What the named layers give for the samples of `samples`, the unusable ones without parts."""
+    """What the named layers give for these samples, the unusable ones without parts."""
     modules = dict(unwrapped(transplant.model).named_modules())
     given = {name: Given() for name in places}
     now: dict[str, list[Tensor]] = {}
@@ -89,6 +90,9 @@ def outputs(transplant: Transplant, samples: PredictedSamples, places: Mapping[s
 
 
 def fits(output: Tensor, place: Place, size: int, scores: Tensor | None) -> bool:
+    """Whether an output `[...]` can be changed: `size` samples at their axis, and not the answer itself (`scores` `[samples,
+    classes]`).
+    """
     if (
         output.ndim < 2
         or not output.numel()
@@ -105,9 +109,7 @@ def fits(output: Tensor, place: Place, size: int, scores: Tensor | None) -> bool
 
 
 def in_groups(transplant: Transplant, samples: PredictedSamples, places: Mapping[str, Place]) -> list[dict[str, Place]]:
-    """The usable layers in groups whose outputs for thrice the samples of `samples` fit into HELD_BYTES, without those that alone
-    do not.
-    """
+    """The usable layers in groups whose outputs for thrice the `samples` fit into HELD_BYTES, without those that alone do not."""
     first = samples.of(np.arange(1))
     sizes = {name: 3 * given.bytes * len(samples.predicted) for name, given in outputs(transplant, first, places).items()}
     groups: list[dict[str, Place]] = []

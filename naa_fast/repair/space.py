@@ -46,9 +46,11 @@ class Space:
         return cls(rows, middle, width, torch.linalg.inv(shrunk))
 
     def scaled(self, x: Tensor) -> Tensor:
+        """`x` `[..., neurons]` in clean standard deviations from the clean middle."""
         return (x - self.middle) / self.width
 
     def whitened(self, x: Tensor) -> Tensor:
+        """Scaled `x` `[..., neurons]` through the clean precision, where there is one."""
         return x if self.precision is None else x @ self.precision
 
     def unusual(self, x: Tensor) -> Tensor:

@@ -50,6 +50,7 @@ class Changed:
         return output._make(parts) if hasattr(output, "_make") else type(output)(parts)
 
     def rows(self, output: Tensor) -> Tensor:
+        """The layer's output `[...]`, changed."""
         moved = output.movedim(self.change["axis"], -1)
         changed = self.of(moved.reshape(-1, moved.shape[-1]))
         return changed.reshape(moved.shape).movedim(-1, self.change["axis"])
@@ -69,4 +70,5 @@ class Changed:
 
 
 def changeable(output: Tensor) -> bool:
+    """Whether an output `[...]` has neurons."""
     return output.is_floating_point() and output.ndim > 1 and output.numel() > 0

@@ -52,6 +52,7 @@ class AsItIs:
     kind = budget = "none"
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """`x` `[samples, ...]` as it is."""
         return x
 
 
@@ -123,6 +124,7 @@ class Trial:
             self.rule = rule_of(choose.triggered.predicted, self.predictions(choose.triggered))
 
     def predictions(self, samples: PredictedSamples, changes: Sequence[Change] = ()) -> Array:
+        """The class of each sample under the `changes`, int64 `[samples]`."""
         with applied(self.transplant.model, changes):
             return self.transplant.predictions(samples, AsItIs())
 
