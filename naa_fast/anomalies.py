@@ -201,7 +201,7 @@ class AnomalyScores:
 
 
 def joined_tokens(mine: tuple[Array, ...], theirs: tuple[Array, ...]) -> tuple[Array, Array, Array, Array]:
-    """Counts of both: of each pair of class and token, and of each class."""
+    """Counts of both: of each pair of class and token, and of each class. Int64 `[pairs]` and `[classes]`."""
     joined = []
     for keys, counts in ((0, 1), (2, 3)):
         unique, place = np.unique(np.concatenate([mine[keys], theirs[keys]]), return_inverse=True)
@@ -211,7 +211,7 @@ def joined_tokens(mine: tuple[Array, ...], theirs: tuple[Array, ...]) -> tuple[A
 
 
 def check_retained(inputs: RetainedInputs, top: Array) -> None:
-    """Raise ValueError unless retained inputs fit their form and the samples they are of."""
+    """Raise ValueError unless retained inputs fit their form and the samples they are of. `top` int64 `[samples]`."""
     require("retained items", inputs.items, (len(inputs.items),), np.int64)
     if not np.isin(inputs.items, top).all() or len(np.unique(inputs.items)) < len(inputs.items):
         raise ValueError("inputs of samples that are not among the highest-ranked")

@@ -336,14 +336,18 @@ class Measurement:
 
 
 def joined_labels(mine: Array, theirs: Array) -> Array:
-    """What the labels of two parts of a set say; nothing where they are of models of different classes."""
+    """What the labels of two parts of a set say; nothing where they are of models of different classes. Int64 `[2, classes + 1]`
+    each.
+    """
     if not (mine.size and theirs.size):
         return mine if mine.size else theirs
     return mine + theirs if mine.shape == theirs.shape else np.zeros((2, 0), np.int64)
 
 
 def check_labelled(labelled: Array, predictions: Array) -> None:
-    """Raise ValueError unless the counts of labels fit the predictions and each other."""
+    """Raise ValueError unless the counts of labels fit the predictions and each other. Int64 `[2, classes + 1]` and
+    `[classes + 1]`.
+    """
     fits = labelled.dtype == np.int64 and labelled.shape in ((2, 0), (2, len(predictions)))
     if not fits or (labelled < 0).any() or (labelled[1] > labelled[0]).any():
         raise ValueError(

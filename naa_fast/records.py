@@ -80,7 +80,7 @@ MOST_TALLIED = 2**31
 
 
 def fold_of(index: Array) -> Array:
-    """Fold of each global sample index: int64, of the shape of `index`."""
+    """Fold of each global sample index `[...]`: int64, of the same shape."""
     return (index // FOLD_BLOCK) % FOLDS
 
 
@@ -220,17 +220,18 @@ class Moments:
 
     @property
     def variance(self) -> Array:
-        """Unbiased variance; NaN below two observations."""
+        """Unbiased variance, float64 `[channels]`; NaN below two observations."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(self.count > 1, self.m2 / (self.count - 1), np.nan)
 
     @property
     def kurtosis(self) -> Array:
-        """Excess kurtosis (biased); NaN where the variance is zero."""
+        """Excess kurtosis (biased), float64 `[channels]`; NaN where the variance is zero."""
         with np.errstate(invalid="ignore", divide="ignore"):
             return self.count * self.m4 / self.m2**2 - 3.0
 
     def fields(self) -> dict[str, Array]:
+        """Its arrays by name, `[channels]` each."""
         return {kept.name: getattr(self, kept.name) for kept in dataclasses.fields(self)}
 
 
@@ -367,7 +368,7 @@ class LayerRecord:
     def unpacked(
         cls, layout: str, dtype: str, moments: Array, counts: Array, folds: Array, *, tails: Array | None = None
     ) -> LayerRecord:
-        """Inverse of `packed`; `tails` beside it, if they were kept."""
+        """Inverse of `packed`; `tails` int32 `[2, BINS, channels]` beside it, if they were kept."""
         positions, sample_mean, sample_max = (
             Moments(**dict(zip(MOMENT_FIELDS, reals, strict=True)), **dict(zip(COUNT_FIELDS, integers, strict=True)))
             for reals, integers in zip(moments, counts, strict=True)

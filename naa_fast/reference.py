@@ -231,12 +231,13 @@ class Reference:
 
 
 def same(a: Array, b: Array) -> bool:
+    """Whether two arrays `[...]` have the same shape and values."""
     return a is b or np.array_equal(a, b)
 
 
 def chosen(most: int, values: tuple[Array, Array], items: tuple[Array, Array]) -> tuple[Array, Array]:
     """The `values` of at most so many samples and their `items`, in order: spread evenly over any stretch (multiples of the
-    golden ratio), and the same whatever was merged first.
+    golden ratio), and the same whatever was merged first. `[samples, ...]` and int64 `[samples]`.
     """
     both, places = np.concatenate(values), np.concatenate(items)
     key = places.astype(np.uint64) * np.uint64(2654435769) % np.uint64(1 << 32)
@@ -280,5 +281,6 @@ def require_all(name: str, holder: object, shapes: Mapping[str, tuple[tuple[int,
 
 
 def require(name: str, array: Array, shape: tuple[int, ...], dtype: type) -> None:
+    """Raise ValueError unless `array` has this `[shape]` and dtype."""
     if array.shape != shape or array.dtype != dtype:
         raise ValueError(f"{name}: {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}")

@@ -80,7 +80,7 @@ class LayerComparison:
 
     @cached_property
     def unknown(self) -> Array:
-        """Indices of neurons of which a set has no finite value, or whose numbers are beyond float64: int64."""
+        """Indices of neurons of which a set has no finite value, or whose numbers are beyond float64: int64 `[count]`."""
         return np.flatnonzero(~np.isfinite(self.difference) | ~np.isfinite(self.z)).astype(np.int64)
 
     def top(self, k: int) -> Array:
@@ -88,6 +88,7 @@ class LayerComparison:
         return top_k(self.measure, k).astype(np.int64)
 
     def _standardised(self, view: str) -> Array:
+        """The view's difference of means in its own standard errors, float64 `[neurons]`."""
         clean, suspect = getattr(self.clean, view), getattr(self.suspect, view)
         resolution = RESOLUTION.get(self.clean.dtype, RESOLUTION["float32"])
         with np.errstate(over="ignore", invalid="ignore"):

@@ -35,7 +35,9 @@ class Projected:
 
     @property
     def sides(self) -> tuple[Array, Array]:
-        """What is compared: places along the direction, for a spread the squares of their distances from the clean mean."""
+        """What is compared: places along the direction, for a spread the squares of their distances from the clean mean. Float64
+        `[clean samples]` and `[suspect samples]`.
+        """
         return (self.clean**2, self.suspect**2) if self.kind == "spread" else (self.clean, self.suspect)
 
 
@@ -95,7 +97,7 @@ def measure(projections: Sequence[Projected]) -> tuple[Direction, ...]:
 
 
 def standardised(values: Array) -> Array:
-    """Columns with mean 0 and deviation 1, or 0 where nothing varies: float32."""
+    """Columns of `values` `[samples, columns]` with mean 0 and deviation 1, or 0 where nothing varies: float32."""
     spread = values.std(0)
     z: Array = np.where(spread > 0, (values - values.mean(0)) / np.where(spread > 0, spread, 1.0), 0.0)
     return z.astype(np.float32)

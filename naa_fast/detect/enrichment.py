@@ -58,7 +58,7 @@ def enrichment(scores: Array, predicted: Array, null_scores: Array, null_predict
 
     Scores float64, classes int64 (-1: none) of suspects and of clean samples that fixed nothing. Fisher's exact test of each
     class and share (Bonferroni over all of them): the limits are those of the class's own clean samples, so that more of a class
-    tells nothing, and a few samples on it are held against those of the class and not against all.
+    tells nothing, and a few samples on it are held against those of the class and not against all. All are `[samples]`.
     """
     enriched = []
     for target in np.unique(predicted[predicted >= 0]):
@@ -82,6 +82,7 @@ def usable(clean: int) -> list[float]:
 
 
 def counted(target: int, suspects: Array, clean: Array, share: float) -> Enrichment:
+    """How many of a target's suspects lie beyond the `share` of its clean samples that lie farthest; scores `[samples]`."""
     limit = float(np.quantile(clean, 1 - share, method="higher"))
     beyond, usual = int((suspects > limit).sum()), int((clean > limit).sum())
     chance = hypergeometric_tail(beyond, len(suspects), usual, len(clean))

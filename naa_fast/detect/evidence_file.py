@@ -102,7 +102,7 @@ def told(trigger: Trigger) -> dict[str, Any]:
 
 
 def pictures_of(pictures: Array, tensors: dict[str, Array]) -> dict[str, float]:
-    """The range of the pictures' values; what is not finite is drawn as the lowest."""
+    """The range of the pictures' values; what is not finite is drawn as the lowest. `[samples, channels, height, width]`."""
     step = max(1, -(-max(pictures.shape[2:]) // SIDE))
     shown = pictures[:, :, ::step, ::step].astype(np.float64)
     finite = shown[np.isfinite(shown)]
@@ -229,6 +229,7 @@ def read_trigger(about: Mapping[str, Any], name: str, tensors: Mapping[str, Arra
 
 
 def read_pictures(about: Mapping[str, Any], kept: Array) -> Array:
+    """The pictures float32 `[samples, channels, height, width]`, as far as 256 levels keep them."""
     if kept.ndim != 4 or kept.dtype != np.uint8:
         raise ValueError("pictures that are none")
     low, high = float(about["low"]), float(about["high"])

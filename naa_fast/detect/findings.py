@@ -295,6 +295,7 @@ def directions_in(evidence: Evidence) -> list[Finding]:
 
 
 def largest_finite(values: np.ndarray) -> float:
+    """The largest of `values` `[...]` that is finite, 0 without any."""
     return float(np.max(np.where(np.isfinite(values), values, 0.0), initial=0.0))
 
 

@@ -170,7 +170,8 @@ class Inversion:
 
 def chance_of(size: float, others: Array) -> float:
     """Chance that the smallest of all sizes lies so far below the `others` if the logarithms of all are normal: Grubbs's test
-    (Technometrics 11, 1969), one-sided, over all classes. 1 with fewer than FEWEST_OTHERS, or where they do not vary.
+    (Technometrics 11, 1969), one-sided, over all classes. 1 with fewer than FEWEST_OTHERS, or where they do not vary. `others`
+    float64 `[classes - 1]`.
     """
     if len(others) < FEWEST_OTHERS:
         return 1.0

@@ -97,6 +97,7 @@ class Judgement:
 
 
 def rows_of(layer: LayerComparison, neurons: np.ndarray) -> list[TopNeuron]:
+    """What a report says of these `neurons`, int64 `[count]`."""
     clean, suspect = known_mean(layer.clean.positions), known_mean(layer.suspect.positions)
     return [
         TopNeuron(

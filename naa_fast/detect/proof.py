@@ -135,12 +135,12 @@ class Proof:
 
     @property
     def pattern(self) -> Array | None:
-        """What is put in place of the input or added to it, float32; None for words."""
+        """What is put in place of the input or added to it, float32 `[...]`, an input's shape; None for words."""
         return None if isinstance(self.trigger, Tokens) else self.trigger.pattern
 
     @property
     def mask(self) -> Array | None:
-        """Where the input is replaced, float32; None where it is not."""
+        """Where the input is replaced, float32 `[...]`, an input's shape; None where it is not."""
         return self.trigger.mask if isinstance(self.trigger, Placed) else None
 
     @property

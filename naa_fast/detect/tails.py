@@ -52,6 +52,7 @@ def exceedance(clean: Array, suspect: Array, share: float = 0.99) -> Array:
 
 
 def ratio(part: Array, whole: Array) -> Array:
+    """`part / whole`, float64 `[...]`; NaN where the whole is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(whole > 0, part / whole, np.nan)
 
@@ -162,7 +163,7 @@ def beyond_bins(below: Array, point: Array, side: int) -> Array:
 def beyond_rounding(clean: Moments, dtype: str, side: int) -> tuple[Array, Array]:
     """The bin that rounding may carry the largest clean value to, and the neurons whose values differ by no more than that.
 
-    A constant neuron may lie at the edge of a bin, and a batch of another size rounds it to the other side.
+    A constant neuron may lie at the edge of a bin, and a batch of another size rounds it to the other side. `[neurons]`, both.
     """
     extremes = (clean.minimum, clean.maximum)
     with np.errstate(invalid="ignore"):
@@ -188,8 +189,8 @@ def critical(drawn: int, rest: int, spared: int, limit: float) -> int:
 
 
 def tail_shares(layer: LayerComparison, neurons: Array) -> Array:
-    """Largest share of suspect samples beyond the clean 99.9 % point over views and sides, of some `neurons`: float64, as many;
-    NaN if unknown.
+    """Largest share of suspect samples beyond the clean 99.9 % point over views and sides, of some `neurons` int64 `[count]`:
+    float64 `[count]`; NaN if unknown.
     """
     if not tests_of(layer):
         return np.full(len(neurons), np.nan)

@@ -237,7 +237,7 @@ def unpacked(text: Any) -> tuple[float, ...]:
 
 
 def box_of(mask: Array) -> Box | None:
-    """The smallest box that holds all of a mask; None for an empty one."""
+    """The smallest box that holds all of a mask; None for an empty one. `mask` `[...]`, an input's shape."""
     places = np.argwhere(mask > 0)
     if not len(places):
         return None
@@ -245,7 +245,7 @@ def box_of(mask: Array) -> Box | None:
 
 
 def pooled(values: Array) -> tuple[float, ...]:
-    """Means over at most CELLS parts of each axis, float32."""
+    """Means over at most CELLS parts of each axis, float32. `values` `[...]`, an input's shape."""
     for axis, length in enumerate(values.shape):
         if length > CELLS:
             parts = np.array_split(values, CELLS, axis)
@@ -254,18 +254,21 @@ def pooled(values: Array) -> tuple[float, ...]:
 
 
 def sampled(values: Array) -> tuple[float, ...]:
-    """Values at PLACES along each axis, float32."""
+    """Values at PLACES along each axis, float32. `values` `[...]`, an input's shape."""
     places = [(2 * np.arange(PLACES) + 1) * length // (2 * PLACES) for length in values.shape]
     return storable(values[np.ix_(*places)])
 
 
 def storable(values: Array) -> tuple[float, ...]:
+    """Float32 values `[...]`, flat, as numbers that JSON keeps."""
     limit = float(np.finfo(np.float32).max)
     return tuple(map(float, np.nan_to_num(values, posinf=limit, neginf=-limit).clip(-limit, limit).astype(np.float32).ravel()))
 
 
 def key_of(kind: str, pattern: Array | None, mask: Array | None, tokens: tuple[int, ...], words: str) -> TriggerKey:
-    """`pattern`, `mask`: of one input's shape; without a mask the pattern is added, and how loud it is no part of what it is."""
+    """What makes a trigger the same in another report. `pattern`, `mask` `[...]`: of one input's shape; without a mask the
+    pattern is added, and how loud it is no part of what it is.
+    """
     kind = kind.partition(",")[0]
     if pattern is None:
         return TriggerKey(kind, None, words, tokens)

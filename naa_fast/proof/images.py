@@ -163,7 +163,7 @@ def candidates(group: Array, clean: CleanImages, offset: bool = True, usual: Arr
 
 
 def patches(group: Array, clean: CleanImages) -> Iterator[Patch]:
-    """The places where the group (float32 `[samples, ...]`) agrees with itself and not with clean data, the most striking first."""
+    """The places where a group, float32 `[samples, ...]`, agrees with itself and not with clean data: the most striking first."""
     median = np.median(group, 0)
     disagreement = np.abs(group - median).mean(0)
     span = max(clean.high - clean.low, 1e-12)

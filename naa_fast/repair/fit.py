@@ -100,9 +100,7 @@ class Fit:
 
     @property
     def now(self) -> list[Tensor]:
-        """Gate, limit, along, centres and pushes. `[neurons]`, `[]`, `[directions, neurons]`, `[directions]`, `[directions,
-        neurons]`.
-        """
+        """Gate `[neurons]`, limit `[]`, along `[directions, neurons]`, centres `[directions]`, pushes `[directions, neurons]`."""
         return [first + unit * by for first, unit, by in zip(self.first, self.units, self.tuned, strict=True)]
 
     def through(self, output: Tensor) -> Tensor:

@@ -90,8 +90,8 @@ def outputs(transplant: Transplant, samples: PredictedSamples, places: Mapping[s
 
 
 def fits(output: Tensor, place: Place, size: int, scores: Tensor | None) -> bool:
-    """Whether an output `[...]` can be changed: `size` samples at their axis, and not the answer itself (`scores` `[samples,
-    classes]`).
+    """Whether an output `[...]` can be changed: `size` samples at their axis, and not the answer itself, whose scores are
+    `[samples, classes]`.
     """
     if (
         output.ndim < 2

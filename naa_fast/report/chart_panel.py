@@ -90,7 +90,9 @@ def remarks(panel: Panel) -> str:
 
 
 def outline(bars: Bars) -> tuple[Array, Array]:
-    """`(values, edges)` of the bars' silhouette: one shape for all, with the gaps between them as steps down to zero."""
+    """`(values, edges)` of the bars' silhouette: one shape for all, with the gaps between them as steps down to zero. Float64
+    `[2 bars - 1]` and `[2 bars]`.
+    """
     edges = np.stack([bars.centre - bars.width / 2, bars.centre + bars.width / 2], axis=1).ravel()
     values = np.stack([bars.height, np.zeros_like(bars.height)], axis=1).ravel()[:-1]
     return values, edges

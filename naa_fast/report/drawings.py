@@ -30,7 +30,9 @@ def picture_of(array: Array | None) -> Array | None:
 
 
 def range_of(pictures: list[Array]) -> Range:
-    """The smallest and the largest finite value: pictures beside one another share one scale, or a trigger would change it."""
+    """The smallest and the largest finite value: pictures beside one another share one scale, or a trigger would change it.
+    `[...]` each.
+    """
     finite = [values[np.isfinite(values)] for values in pictures]
     known = [values for values in finite if values.size]
     return (min(float(v.min()) for v in known), max(float(v.max()) for v in known)) if known else (0.0, 1.0)
@@ -46,7 +48,9 @@ def pixels_of(picture: Array, scale: Range, side: int | None = None) -> Array:
 
 
 def shrunk(picture: Array, side: int) -> Array:
-    """The picture with at most `side` pixels a side, each the mean of those it stands for."""
+    """The picture with at most `side` pixels a side, each the mean of those it stands for. `[height, width, channels]`, as what
+    comes.
+    """
     step = -(-max(picture.shape[:2]) // side)
     if step <= 1:
         return picture
@@ -121,7 +125,9 @@ def place_png(proof: Proof, scale: Range, side: int = LARGEST) -> bytes | None:
 
 
 def fitted(mask: Array, high: int, wide: int) -> Array:
-    """A mask on a coarser grid: a cell is covered if any pixel of it is, so that a small patch does not vanish."""
+    """A mask on a coarser grid: a cell is covered if any pixel of it is, so that a small patch does not vanish. `mask`
+    `[height, width]`; bool `[high, wide]`.
+    """
     if mask.shape == (high, wide):
         return mask
     rows, columns = (np.minimum(np.arange(n) * m // n, m - 1) for n, m in zip(mask.shape, (high, wide), strict=True))

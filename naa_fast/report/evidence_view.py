@@ -181,7 +181,7 @@ def trigger_alt(proof: Proof) -> str:
 
 
 def image(src: str, alt: str, picture: Array | None, clear: bool = False) -> Image | None:
-    """None without a source; `picture` tells how coarse it is."""
+    """None without a source; `picture` tells how coarse it is. `[height, width, channels]`."""
     return Image(src, alt, picture is not None and max(picture.shape[:2]) <= THUMBNAIL, clear) if src else None
 
 

@@ -130,7 +130,9 @@ def panel_of(layer: Signature, most: int = COLUMNS, labels: int = LABELS, room: 
 
 
 def tallest_per_column(heights: Array, members: Array, neurons: int, columns: int) -> Array:
-    """The neuron of `members` with the tallest bar, for each of `columns` equal parts of the layer that has a member."""
+    """The neuron of `members` with the tallest bar, for each of `columns` equal parts of the layer that has a member. `heights`
+    float64 `[neurons]`, `members` int64 `[count]`; int64.
+    """
     column = members * columns // max(neurons, 1)
     order = np.lexsort((-heights[members], column))  # the tallest of each column first
     first = np.ones(len(order), bool)
@@ -141,7 +143,8 @@ def tallest_per_column(heights: Array, members: Array, neurons: int, columns: in
 def labels_of(above: Array, heights: Array, neurons: int, most: int = LABELS, room: float = 1.0) -> tuple[Label, ...]:
     """Labels of the tallest neurons above the limit that have room for one.
 
-    Where bars are too narrow to be labelled one by one, neighbours all lit share a label, such as "10–19".
+    Where bars are too narrow to be labelled one by one, neighbours all lit share a label, such as "10–19". `above` int64
+    `[count]`, `heights` float64 `[neurons]`.
     """
     narrow = room * label_room(f"{neurons - 1}") * neurons > 1
     runs = np.split(above, np.flatnonzero(np.diff(above) > (1 if narrow else 0)) + 1) if len(above) else []

@@ -97,7 +97,9 @@ def trigger_figure(proof: Proof, target: str) -> Figure:
 
 
 def sheet_figure(ranking: Ranking, pictures: Array, names: Names) -> Figure:
-    """The highest-ranked samples, with their place in the set and predicted class; red frames carry a proven trigger."""
+    """The highest-ranked samples, with their place in the set and predicted class; red frames carry a proven trigger. `pictures`
+    `[samples, channels, height, width]`.
+    """
     from matplotlib.figure import Figure
 
     shown = min(len(pictures), COLUMNS * ROWS)

@@ -90,6 +90,7 @@ def strip_of(judgement: Judgement) -> Strip:
 
 
 def cell_of(place: int, layer: LayerComparison, tails: Array, limit: float) -> Cell:
+    """What the strip shows of a layer; `tails` float64 `[neurons]`."""
     known = np.isfinite(layer.z)
     z = float(layer.z[known].max()) if known.any() else float("nan")
     tail = float(np.nanmax(tails)) if np.isfinite(tails).any() else float("nan")
