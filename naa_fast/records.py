@@ -85,10 +85,10 @@ def fold_of(index: Array) -> Array:
 
 
 def bin_of(x: Array, observed: Array | None = None) -> Array:
-    """The bin of each value, uint8, of the shape of `x`; LEFT_OUT where it is not finite or not `observed` (bool, broadcast).
-
-    Made of the topmost bits of the value rounded to float32, hence the same on every backend: the magnitude's exponent and two
-    bits are a number that grows with the value, and what the clamp leaves of it is the distance from the middle bin.
+    """The bin of each value of `x` `[...]`, uint8 of its shape; LEFT_OUT where it is not finite or not `observed` (bool,
+    broadcast). Made of the topmost bits of the value rounded to float32, hence the same on every backend: the magnitude's
+    exponent and two bits are a number that grows with the value, and what the clamp leaves of it is the distance from the middle
+    bin.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         bits = np.asarray(x, np.float32).view(np.uint32)
@@ -160,9 +160,8 @@ class Moments:
 
     @classmethod
     def of(cls, x: Array, valid: Array | None = None, axis: int = 0) -> Moments:
-        """Moments of `x` over `axis`: the definition, in float64, by two passes.
-
-        `valid` (bool, broadcastable to `x`) says what was observed at all; what it leaves out is not counted anywhere.
+        """Moments of `x` `[...]` over `axis`: the definition, in float64, by two passes. `valid` (bool, broadcastable to `x`)
+        says what was observed at all; what it leaves out is not counted anywhere.
         """
         x = np.asarray(x, np.float64)
         observed = np.ones(x.shape, bool) if valid is None else np.broadcast_to(valid, x.shape)

@@ -48,7 +48,7 @@ class LayerState:
 
     def require(self, layer: str, x: Tensor, layout: str) -> None:
         """Raise CaptureError unless `x` is of the layer as it was in its first batch. Rows that are not samples make it one of
-        rows for good: what was counted before are positions too (`LayerRecord.as_rows`).
+        rows for good: what was counted before are positions too (`LayerRecord.as_rows`). `x` `[outer, channels, inner]`.
         """
         if (x.shape[1], layout, x.dtype) == (self.channels, self.layout, self.dtype):
             return
@@ -67,7 +67,9 @@ class LayerState:
         self.calls, self.singles, self.lost = 0, None, False
 
     def called(self, x: Tensor, mask: Tensor | None) -> bool:
-        """Count a call of samples. False if what an earlier one said of them was not kept: the batch has to be run again."""
+        """Count a call of samples. False if what an earlier one said of them was not kept: the batch has to be run again. `x`
+        `[samples, channels, inner]`, `mask` bool `[samples, inner]`.
+        """
         self.calls += 1
         if x.shape[2] == 1:
             if self.fresh or self.often or self.calls > 1:

@@ -31,6 +31,7 @@ class Several:
 
     @classmethod
     def of(cls, module: Chosen, channels: int, like: Tensor, tails: bool) -> Several:
+        """Nothing yet, on the device that `like` `[...]` lies on."""
         states = [module.empty(channels, like=like) for _ in range(3)]
         histograms = (module.tails(channels, like=like), module.tails(channels, like=like)) if tails else None
         return cls(states[0], states[1], states[2], histograms)
@@ -76,7 +77,9 @@ class Calls:
         self._sums = total + torch.where(known, mean, 0.0), times + known.to(torch.int32), most, seen | observed
 
     def samples(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The mean over the calls, the maximum, and which samples were observed; as `add` takes them."""
+        """The mean over the calls, the maximum, and which samples were observed; as `add` takes them. `[samples, channels]` twice
+        and `[samples]`.
+        """
         if self._first is not None:
             first, self._first = self._first, None
             self._add_single(*first)
@@ -86,7 +89,9 @@ class Calls:
 
 
 def samples_in(partials: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Of any backend's partials of samples, what `Calls.add` takes. On a CUDA device no sync."""
+    """Of any backend's partials of samples, what `Calls.add` takes. On a CUDA device no sync. `[samples, channels]` twice and
+    `[samples]`.
+    """
     if hasattr(partials, "sample_mean"):  # cpu
         arrays = partials.sample_mean, partials.sample_max, partials.observed
         return torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1]), torch.from_numpy(arrays[2])
@@ -110,7 +115,9 @@ def samples_in(partials: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def known(mean: Tensor, maximum: Tensor, count: Tensor, nonfinite: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """NaN where nothing was counted; a mask speaks of positions, so a sample is observed in all its channels or in none."""
+    """NaN where nothing was counted; a mask speaks of positions, so a sample is observed in all its channels or in none.
+    `[samples, channels]` all, what was observed `[samples]`.
+    """
     empty = count == 0
     observed = (count + nonfinite)[:, :1].sum(1) > 0
     return mean.masked_fill(empty, torch.nan), maximum.masked_fill(empty, torch.nan), observed

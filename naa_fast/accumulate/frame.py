@@ -41,7 +41,7 @@ class Frame:
         self._masks: dict[tuple[torch.device, int, bool], Tensor] = {}
 
     def by_sample(self, x: Tensor, layout: str, as_rows: bool = False) -> tuple[Tensor, str]:
-        """Rows that are equal parts of the samples (windows, flattened tokens) become positions of their sample.
+        """Rows of `x` `[outer, channels, inner]` that are equal parts of the samples (windows, tokens) become their positions.
 
         A view for channels-last rows. Rows that cannot be told apart by sample stay rows, which the layout says (it may say so
         already; `as_rows`: they could not at another time): they are no independent observations, so chance is not calibrated

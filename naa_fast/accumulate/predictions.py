@@ -60,7 +60,7 @@ class Predictions:
         self.labelled[1].scatter_add_(0, places, right)
 
     def read(self) -> Array:
-        """The counts on the host; empty if the model gave no class scores."""
+        """The counts on the host, int64 `[classes + 1]`; empty if the model gave no class scores."""
         return np.zeros(0, np.int64) if self.counts is None else self.counts.cpu().numpy()
 
     def read_labelled(self) -> Array:

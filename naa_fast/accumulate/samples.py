@@ -28,7 +28,7 @@ class Pack:
     values: Tensor
 
     def rows(self, rows: Array) -> Pack:
-        """Some of the samples (int64)."""
+        """Some of the samples, int64 `[rows]`."""
         return Pack(self.layout, rows_of(self.values, rows))
 
 
@@ -55,7 +55,7 @@ class Views(Mapping[str, Tensor]):
         return cls(tuple(packs))
 
     def rows(self, rows: Array) -> Views:
-        """Of some of the samples (int64)."""
+        """Of some of the samples, int64 `[rows]`."""
         return Views(tuple(pack.rows(rows) for pack in self.packs))
 
     @property
@@ -115,10 +115,12 @@ class Samples:
         self._several: set[str] = set()
 
     def begin(self, size: int, start: int, mask: Tensor | None = None, decoder: Decoder | None = None) -> None:
+        """Await the forward of `size` samples; see `Frame`, `mask` bool `[size]` or `[size, positions]`."""
         self.discard()
         self._frame = Frame(size, mask, decoder, self.shorten)
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
+        """One call of a layer with output `x` `[outer, channels, inner]`; rows that are not samples are left out."""
         x, layout = self._frame.by_sample(x, layout, as_rows=layer in self._rows)
         if layout.endswith(ROWS):
             self.forget(layer)
@@ -174,10 +176,10 @@ class Samples:
 
 
 def rows_of(x: Tensor, rows: Array) -> Tensor:
-    """Some of the rows of `x` (int64, on the host), on its device."""
+    """Some of the rows, int64 `[rows]` on the host, of `x` `[samples, ...]`, on its device."""
     return x.index_select(0, torch.tensor(rows, device=x.device))
 
 
 def host_array(x: Tensor) -> Any:
-    """A CPU tensor as a NumPy array of the same memory; bfloat16 as its bits in uint16, which NumPy has no type for."""
+    """A CPU tensor `[...]` as a NumPy array of the same memory; bfloat16 as its bits in uint16, which NumPy has no type for."""
     return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()

@@ -33,7 +33,7 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def as_integers(x: Tensor) -> Tensor:
-    """The same memory as integers of the same width: NumPy has no bfloat16 and no 8-bit floats."""
+    """The same memory `[...]` as integers of the same width: NumPy has no bfloat16 and no 8-bit floats."""
     x = x.detach()
     if x.is_complex():
         x = torch.view_as_real(x.resolve_conj())
@@ -43,7 +43,7 @@ def as_integers(x: Tensor) -> Tensor:
 
 
 def spread(x: Tensor) -> Tensor:
-    """Up to 1,024 values, evenly spaced in row-major order whatever the strides."""
+    """Up to 1,024 values of `x` `[...]`, evenly spaced in row-major order whatever the strides: `[values]`."""
     if x.numel() <= SPREAD:
         return x.reshape(-1)
     index = torch.arange(SPREAD, device=x.device) * (x.numel() - 1) // (SPREAD - 1)
@@ -51,6 +51,7 @@ def spread(x: Tensor) -> Tensor:
 
 
 def describe(digest: blake2b, name: str, x: Tensor) -> None:
+    """Enter a name, and dtype and shape of `x` `[...]`."""
     add_text(digest, f"{name}: {x.dtype} {list(x.shape)}")
 
 

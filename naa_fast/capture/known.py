@@ -21,7 +21,7 @@ class Known(NamedTuple):
 
     @classmethod
     def of(cls, output: Any, x: Tensor, name: str, words: str) -> Known | None:
-        """None where the view is no mere other look at the output's own memory."""
+        """None where the view is no mere other look at the output's own memory. `x` `[outer, channels, inner]`: the view."""
         if type(output) is not Tensor or output.layout is not torch.strided or output.dtype != x.dtype:
             return None
         try:
@@ -32,7 +32,7 @@ class Known(NamedTuple):
         return cls(output.shape, output.stride(), output.dtype, name, words, x.shape, x.stride())
 
     def view(self, output: Any) -> Tensor | None:
-        """The view of an output of the same form; None of any other."""
+        """The view `[outer, channels, inner]` of an output of the same form; None of any other."""
         if (
             type(output) is not Tensor
             or output.shape != self.shape

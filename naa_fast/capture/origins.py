@@ -76,6 +76,7 @@ class Place:
 
     @classmethod
     def of(cls, x: Tensor) -> Place:
+        """Where the values of `x` `[...]` lie."""
         return cls(StorageWeakRef(x.untyped_storage()), int(x.storage_offset()), x._version)
 
     def same(self, other: Place) -> bool:
@@ -102,7 +103,7 @@ class Call:
 
     @property
     def unchanged(self) -> Tensor | None:
-        """The output, unless it was not kept or has been overwritten."""
+        """The output `[samples, ...]`, unless it was not kept or has been overwritten."""
         return self.output if self.output is not None and self.output._version == self.gave.version else None
 
 
@@ -139,7 +140,7 @@ class Origins:
         self._eager.__exit__(kind, error, trace)
 
     def vocabulary(self, ids: Tensor | None) -> int:
-        """How many tokens the embedding knows that was given the batch's `ids`; 0 where none was."""
+        """How many tokens the embedding knows that was given the `ids`, int64 `[samples, positions]`; 0 where none was."""
         if ids is None:
             return 0
         return max((known for given, known in self._embedded if torch.equal(given.cpu(), ids.cpu())), default=0)
@@ -215,7 +216,9 @@ def is_wide(module: nn.Module) -> bool:
 
 
 def maps(module: nn.Module, given: Tensor, x: Tensor) -> bool:
-    """Whether a layer of somebody's own takes its input to its output by its one matrix: cosine classifiers and the like."""
+    """Whether a layer of somebody's own takes its input to its output by its one matrix: cosine classifiers and the like. `given`
+    and `x` `[..., features]`.
+    """
     if issubclass(type_of(module), nn.Embedding | nn.EmbeddingBag | nn.RNNBase | nn.MultiheadAttention) or not given.ndim:
         return False
     matrices = [p.shape for p in module.parameters(recurse=False) if p.ndim == 2]
@@ -230,7 +233,7 @@ def gives_features(kind: type[nn.Module]) -> bool:
 
 
 def given_by(call: Call, rows: Tensor) -> Origin:
-    """Of the very tensor a layer gave, or a part of it."""
+    """Of the very tensor a layer gave, or a part of it. `rows` `[..., classes]`."""
     if not call.linear:
         return Origin(Kind.FEATURES, f"layer {call.layer!r} ({call.kind}) gives it")
     if rows.shape[-1] > call.channels:
@@ -244,7 +247,9 @@ SIGMOID, ACTIVATED = "the sigmoid of", "an activation function of"
 
 
 def relation(x: Tensor, output: Tensor) -> str | None:
-    """How rows follow from what a linear layer gave for the same samples: "" where they are equal, None if they do not."""
+    """How rows follow from what a linear layer gave for the same samples: "" where they are equal, None if they do not. `x`
+    `[samples, classes]` or `[samples]`, `output` `[samples, ...]`.
+    """
     if output.ndim < 2 or output.shape[0] != x.shape[0]:
         return None
     candidates: dict[str, Tensor] = {}
@@ -273,13 +278,13 @@ def relation(x: Tensor, output: Tensor) -> str | None:
 
 
 def close(x: Tensor, y: Tensor) -> bool:
-    """Equal but for rounding, of half precision too; broken values are equal to nothing."""
+    """`[...]` equal but for rounding, of half precision too; broken values are equal to nothing."""
     size = float(y.abs().max()) if y.numel() else 0.0
     return bool(((x - y).abs() <= 1e-3 * y.abs() + 1e-4 * size).all())
 
 
 def scaled(x: Tensor, y: Tensor) -> bool:
-    """Whether `x` is a positive multiple of `y` and a constant: a temperature, a scale."""
+    """Whether `x` `[...]` is a positive multiple of `y` and a constant: a temperature, a scale."""
     apart_x, apart_y = x - x.mean(), y - y.mean()
     spread = (apart_y * apart_y).sum()
     factor = (apart_x * apart_y).sum() / spread
@@ -287,7 +292,7 @@ def scaled(x: Tensor, y: Tensor) -> bool:
 
 
 def by_itself(rows: Tensor) -> Origin:
-    """What the values alone say of rows that no layer is seen to give."""
+    """What the values alone say of rows that no layer is seen to give. `rows` `[..., classes]`."""
     if rows.shape[-1] < 2:
         return UNKNOWN
     whole = torch.ones(())

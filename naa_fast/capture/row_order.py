@@ -30,6 +30,7 @@ class Recorder:
         self._calls: dict[str, int] = {}
 
     def observe(self, layer: str, x: Tensor, layout: str) -> None:
+        """Keep a copy of a layer's output `[outer, channels, inner]`."""
         call = self._calls[layer] = self._calls.get(layer, -1) + 1
         if self.layers is None or layer in self.layers:
             self.seen[layer, call] = x.detach().clone()
@@ -52,7 +53,7 @@ def row_order(forward: Tensor | None, backward: Tensor | None, samples: int) -> 
 
 
 def alike(x: Tensor, y: Tensor) -> bool:
-    """Equal but for the rounding of another order of the batch, of half precision too; NaN in the same places."""
+    """`[...]` equal but for the rounding of another order of the batch, of half precision too; NaN in the same places."""
     size = float(torch.nan_to_num(x.abs(), 0.0, 0.0, 0.0).max()) if x.numel() else 0.0
     return torch.allclose(x, y, rtol=1e-3, atol=1e-3 * size + 1e-12, equal_nan=True)
 

@@ -109,7 +109,8 @@ class ClassScores:
             yield
 
     def read(self, output: Any, size: int, mask: Tensor | None = None, ids: Tensor | None = None) -> Tensor | None:
-        """As `ScoreOutput.read`, without a graph. The first call decides; `ids`: the batch's token ids, if that is what it is.
+        """As `ScoreOutput.read`, without a graph. The first call decides; `ids` `[samples, positions]`: the batch's token
+        ids, if that is what it is.
 
         Raises UsageError if there is no item of the key, or it holds no class scores.
         """
@@ -144,7 +145,8 @@ def decide(
 ) -> ScoreOutput:
     """Which item of `output` the class scores of `size` samples are: by name, then by the layer it comes from, then by shape.
 
-    A pure function of the model and the batch. Raises UsageError as `ClassScores.read`.
+    A pure function of the model and the batch; `mask` and `ids` are `[samples, positions]`. Raises UsageError as
+    `ClassScores.read`.
     """
     items = items_of(output)
     if key == NONE and not any(item.key == key for item in items):
@@ -166,7 +168,7 @@ def decide(
 
 def doubted(chosen: ScoreOutput, scores: Tensor | None) -> ScoreOutput:
     """The choice, with a gap where every sample of the first batch has the same `scores`: these call nothing by any class, as of
-    a dead head, or of the wrong output.
+    a dead head, or of the wrong output. `[samples, classes]`.
     """
     if scores is None or len(scores) < 2 or chosen.gap or not bool((scores == scores[:1]).all()):
         return chosen
@@ -246,7 +248,7 @@ def reading(option: Candidate) -> str:
 def candidate(
     item: Item, size: int, mask: Tensor | None, ids: Tensor | None, origins: Origins | None, alone: bool
 ) -> Candidate | None:
-    """The item as class scores; None where its shape is none of theirs."""
+    """The item as class scores; None where its shape is none of theirs. `mask`, `ids` `[samples, positions]`."""
     x = item.tensor
     if not is_dense(x):
         return None
@@ -279,6 +281,7 @@ def candidate(
 
 
 def origin_of(origins: Origins | None, x: Tensor, rows: Tensor) -> Origin:
+    """Where `rows` `[..., classes]` come from, which `x` holds; UNKNOWN where no forward was followed."""
     return UNKNOWN if origins is None else origins.of(x, rows)
 
 

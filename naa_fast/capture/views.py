@@ -63,7 +63,7 @@ def mergeable(shape: torch.Size, stride: tuple[int, ...]) -> bool:
 
 
 def layout_of(module: nn.Module, output: Tensor, witnesses: dict[torch.Size, int], size: int) -> Layout:
-    """How to read the output of `module`.
+    """How to read the output `[...]` of `module`.
 
     Convolutions, batch norms and pools keep neurons on axis 1, linear layers, layer norms and recurrences on the last axis. An
     activation or block tells nothing of itself: it takes the axis of the layer before it whose output had the same shape
@@ -89,7 +89,7 @@ def layout_of(module: nn.Module, output: Tensor, witnesses: dict[torch.Size, int
 
 def axis_like(output: Tensor, witnesses: dict[torch.Size, int]) -> int | None:
     """The axis on which the latest layer whose axis is known has as many neurons as `output`: what pools, cuts or stretches a
-    sequence in between changes its length and no neuron. None where no layer has.
+    sequence in between changes its length and no neuron. None where no layer has. `[...]` of any number of axes.
     """
     for shape, axis in reversed(witnesses.items()):
         if len(shape) == output.ndim and shape[0] == output.shape[0] and shape[axis] == output.shape[axis]:

@@ -150,7 +150,7 @@ def merge(model: nn.Module, adapter: Adapter) -> str:
 
 
 def fits(weight: Tensor, pair: Mapping[str, Tensor], transposed: bool) -> bool:
-    """Whether the product of a pair has the shape of a plain weight."""
+    """Whether the product of a pair has the shape of a plain weight `[out, in]`."""
     a, b = pair["A"], pair["B"]
     if weight.ndim != 2 or a.ndim != 2 or b.ndim != 2 or not weight.is_floating_point() or weight.is_meta:
         return False

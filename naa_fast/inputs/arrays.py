@@ -139,6 +139,7 @@ class NpyColumn:
         return np.frombuffer(buffer, self.numpy_dtype)
 
     def tensor(self, values: np.ndarray) -> Tensor:
+        """`values` `[...]` in this machine's byte order."""
         return torch.from_numpy(values.astype(self.numpy_dtype.newbyteorder("="), copy=False))
 
 

@@ -268,7 +268,9 @@ def batch_of(item: Any, where: str) -> tuple[Batch, Tensor]:
 
 
 def labels_in(values: Iterable[Any], x: Tensor) -> Tensor | None:
-    """The first of the values that is one class for each row of `x`; a mask, which has the shape of `x`, is none."""
+    """The first of the values that is one class for each row of `x`; a mask, which has the shape of `x`, is none. `x`
+    `[samples, ...]`, what comes `[samples]`.
+    """
     for value in values:
         shape = tuple(getattr(value, "shape", ()))
         if shape[:1] == (len(x),) and (len(shape) == 1 or shape != tuple(x.shape[:2])):
@@ -309,7 +311,9 @@ def keyword_batch(item: Mapping[Any, Any], where: str) -> tuple[Batch, Tensor]:
 
 
 def decoder_mask_in(keywords: Mapping[str, Any], where: str) -> Tensor | None:
-    """Which positions of a decoder's own input count: by its mask, else all; None where it has no input of its own."""
+    """Which positions of a decoder's own input count: by its mask, else all; None where it has no input of its own.
+    `[samples, positions]`.
+    """
     mask, ids = keywords.get(f"{DECODER}attention_mask"), keywords.get(f"{DECODER}input_ids")
     if isinstance(mask, Tensor):
         return as_mask(mask, f"{DECODER}attention_mask in {where}")

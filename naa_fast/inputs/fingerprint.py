@@ -49,5 +49,5 @@ class Fingerprint:
 
 @lru_cache(maxsize=64)
 def spread_index(length: int) -> Array:
-    """Up to 1,024 places, evenly spaced."""
+    """Up to 1,024 places, evenly spaced: int64 `[places]`."""
     return np.arange(length) if length <= SPREAD else np.arange(SPREAD) * (length - 1) // (SPREAD - 1)

@@ -123,7 +123,7 @@ def differences(state: dict[str, Tensor], places: dict[str, Any], names: set[str
 
 
 def alike(x: Tensor, y: Tensor) -> bool:
-    """Whether two tensors hold the same values, in the narrower of their types."""
+    """Whether two tensors `[...]` hold the same values, in the narrower of their types."""
     if x.shape != y.shape:
         return False
     narrow = min(x.dtype, y.dtype, key=lambda dtype: dtype.itemsize)

@@ -68,7 +68,9 @@ def identity_of_words(texts: Iterable[str]) -> str:
 
 
 def identity_of_array(values: Tensor | np.ndarray) -> str:
-    """Of dtype, shape and rows, evenly spaced where they are more than BYTES; a tensor on a device is read there alone."""
+    """Of dtype, shape and rows of `[rows, ...]`, evenly spaced where they are more than BYTES; a tensor on a device is read there
+    alone.
+    """
     digest = blake2b(digest_size=DIGEST_BYTES)
     add_text(digest, f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}")
     row = max(1, int(np.prod(values.shape[1:])) * (values.element_size() if isinstance(values, Tensor) else values.itemsize))

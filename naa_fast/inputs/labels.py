@@ -83,7 +83,7 @@ class LabelOrder:
         self.words = f"{words}, {how}" if names else words
 
     def of(self, labels: Tensor) -> Tensor:
-        """The model's classes, int64 of the same shape; what was negative stays so."""
+        """The model's classes of the labels, int64 `[samples]`; what was negative stays so."""
         if self._places is None:
             return labels
         return torch.where(labels < 0, labels, self._places.to(labels.device)[labels.clamp(min=0)])

@@ -53,7 +53,7 @@ def named_otherwise(name: str) -> bool:
 
 
 def zeros_and_ones(value: Any, x: Tensor) -> Tensor | None:
-    """A mask's values as bool; None for what has another shape, or other values."""
+    """A mask's values as bool; None for what has another shape, or other values. `x` and the mask `[samples, positions]`."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind not in "biu":
             return None
@@ -64,7 +64,9 @@ def zeros_and_ones(value: Any, x: Tensor) -> Tensor | None:
 
 
 def pads_by_pattern(ones: Tensor, x: Tensor) -> bool:
-    """Whether the zeros stand at one end of each row, never fill it, and hold one and the same token."""
+    """Whether the zeros stand at one end of each row, never fill it, and hold one and the same token. `ones` bool and `x`
+    `[samples, positions]`.
+    """
     if x.is_floating_point() or x.ndim != 2 or not bool(ones.any(1).all()):
         return False
     steps = ones.int().diff(dim=1)

@@ -223,7 +223,7 @@ def untied(expected: Mapping[str, Tensor], names: Iterable[str], given: Iterable
 
 
 def place_of(x: Tensor) -> tuple[object, ...]:
-    """Equal for tied tensors only; a tensor without memory is tied to nothing."""
+    """Equal for tied tensors `[...]` only; a tensor without memory is tied to nothing."""
     if is_lazy(x):
         return (id(x),)
     pointer = 0 if x.device.type == "meta" else x.data_ptr()
@@ -231,7 +231,7 @@ def place_of(x: Tensor) -> tuple[object, ...]:
 
 
 def shape_of(x: Tensor) -> tuple[int, ...] | None:
-    """None for a lazy module's tensor, which takes the shape it is given."""
+    """`[...]` as a tuple; None for a lazy module's tensor, which takes the shape it is given."""
     return None if is_lazy(x) else tuple(x.shape)
 
 

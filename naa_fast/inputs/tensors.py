@@ -29,6 +29,7 @@ class MemoryColumn:
     """An array that is already in memory. Slices of a tensor are views; slices of a NumPy array are copies."""
 
     def __init__(self, values: Tensor | np.ndarray) -> None:
+        """`values` `[rows, ...]`. Raises InputError for other than numbers."""
         if isinstance(values, np.ndarray):
             require_numeric(values.dtype, "the array")
         self.values = values
@@ -84,7 +85,7 @@ def require_numeric(dtype: np.dtype[Any], what: str) -> None:
 
 
 def as_tensor(values: Tensor | np.ndarray, what: str) -> Tensor:
-    """`values` as a tensor of the same dtype; a NumPy array is copied, so that the model cannot write into it."""
+    """`values` `[...]` as a tensor of the same dtype; a NumPy array is copied, so that the model cannot write into it."""
     if isinstance(values, Tensor):
         return values
     require_numeric(values.dtype, what)
@@ -92,7 +93,8 @@ def as_tensor(values: Tensor | np.ndarray, what: str) -> Tensor:
 
 
 def as_mask(values: Tensor, what: str) -> Tensor:
-    """`values` as a bool mask. On the CPU the values are checked; elsewhere that would make the device wait.
+    """`values` `[samples]` or `[samples, positions]` as a bool mask. On the CPU the values are checked; elsewhere that would make
+    the device wait.
 
     Raises:
         InputError: another dtype or number of axes, or integers other than 0 and 1.

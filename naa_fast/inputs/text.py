@@ -133,8 +133,8 @@ class TextSource:
     def read_as(self) -> str:
         """What decides which tokens there are, and which of them count."""
         options, name = self.options, getattr(self.options.tokenizer, "name_or_path", "")
-        own = f"field {options.field}, max length {options.max_length}, padding {options.padding_side}, bucket {options.bucket}"
-        return f"tokenizer {name}, {own}, special tokens {'left out' if options.skip_special else 'counted'}"
+        asked = f"field {options.field}, max length {options.max_length}, padding {options.padding_side}, bucket {options.bucket}"
+        return f"tokenizer {name}, {asked}, special tokens {'left out' if options.skip_special else 'counted'}"
 
     def identity(self) -> str:
         """Of the texts."""

@@ -61,6 +61,7 @@ def plain(module: nn.Module) -> bool:
 
 
 def sample(x: Tensor) -> Tensor:
+    """Values of `x` `[...]`, READ at most: float32 `[values]`."""
     return x.detach().flatten()[:READ].float()
 
 

@@ -41,7 +41,9 @@ def trigger_of(candidate: Candidate) -> Trigger:
 
 
 def covering(mask: Array) -> str:
-    """How much of the input a patch covers, which may be less than the size that was searched; empty of one with soft edges."""
+    """How much of the input a patch with this mask `[...]` covers, which may be less than the size that was searched; empty of
+    one with soft edges.
+    """
     if not np.isin(mask, (0, 1)).all():
         return ""
     pixels = mask.max(0) if mask.ndim > 2 else mask

@@ -80,7 +80,7 @@ class Tail:
     """The distribution of one measure over clean samples, with an exponential tail beyond its last tenth."""
 
     def __init__(self, clean: Array) -> None:
-        """`clean`: the measure of clean samples, float64."""
+        """`clean`: the measure of clean samples, float64 `[samples]`."""
         known = np.sort(clean[np.isfinite(clean)])
         self.cut = float(np.quantile(known, 1 - TAIL)) if len(known) else np.inf
         beyond = known[known > self.cut] - self.cut
@@ -93,7 +93,7 @@ class Tail:
         self.shares = 1 - first / (len(clean) + 1) if tied else np.append(1 - first / (len(clean) + 1), TAIL)
 
     def anomaly(self, measure: Array) -> Array:
-        """-log of the share of clean samples that come as far: float64, 0 for the nearest."""
+        """-log of the share of clean samples that come as far: float64 `[samples]`, 0 for the nearest."""
         inside = -np.log(np.interp(measure, self.values, self.shares))
         with np.errstate(invalid="ignore"):
             beyond = -np.log(self.share) + (measure - self.cut) / self.scale

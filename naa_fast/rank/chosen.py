@@ -26,7 +26,7 @@ def half(take: Take, number: int) -> Take:
 
 
 def some(take: Take, rows: Array, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
-    """`take`, of the samples `rows` (int64) of a batch."""
+    """`take`, of the samples `rows`, int64 `[rows]`, of a batch; `predicted` and `items` `[samples]`."""
     if len(rows) == part.size:
         take(part, views, predicted, items)
     elif len(rows):
@@ -38,7 +38,9 @@ def bytes_of(part: Batch, views: Views) -> int:
 
 
 def classes_of(part: Batch, scores: Tensor | None, views: Views) -> Tensor:
-    """The predicted class of each sample, -1 where there is none: int64, on the device."""
+    """The predicted class of each sample, -1 where there is none: int64 `[samples]`, on the device. `scores`
+    `[samples, classes]`.
+    """
     if scores is not None:
         return chosen_classes(scores)
     return torch.full((part.size,), -1, dtype=torch.int64, device=next((pack.values.device for pack in views.packs), "cpu"))

@@ -228,7 +228,7 @@ class Directions:
 
     def add(self, which: int, views: Views, items: Array, half: int | None = None) -> None:
         """Enter samples `items` (int64, their places in the set) of the clean (0) or suspect (1) set; `half`: all of even (0) or
-        odd (1) folds.
+        odd (1) folds. `[samples]`.
         """
         folds = fold_of(items) % 2 if half is None else np.full(len(items), half)
         self.fix({name: features for pack in views.packs for name, features in pack.layout})
@@ -388,7 +388,9 @@ def step_of(neurons: int, most: int) -> int:
 
 
 def evenly(numbers: Array, share: float) -> Array:
-    """Which samples belong to a fixed `share` of them, spread evenly over any stretch: multiples of the golden ratio."""
+    """Which samples belong to a fixed `share` of them, spread evenly over any stretch: multiples of the golden ratio. Bool
+    `[samples]`, as many as `numbers`.
+    """
     return (numbers.astype(np.uint64) * np.uint64(2654435769) % np.uint64(1 << 32)).astype(np.float64) < share * 2.0**32
 
 

@@ -43,7 +43,7 @@ class Groups:
         return len(self.classes) + 1
 
     def of(self, predicted: Array) -> Array:
-        """Group of each predicted class (-1: none), int64."""
+        """Group of each predicted class (-1: none), int64 `[samples]`, both."""
         if not len(self.classes):
             return np.zeros(len(predicted), np.int64)
         place = np.searchsorted(self.classes, predicted).clip(max=len(self.classes) - 1)
@@ -53,7 +53,7 @@ class Groups:
 def coverage(clean: Array, suspect: Array) -> str:
     """Which classes the ranking knows by themselves, in words; empty where it knows all that suspects are called.
 
-    `clean`, `suspect`: counts per class, as of `Groups`.
+    `clean`, `suspect`: counts per class, as of `Groups`. `[classes + 1]`.
     """
     if len(clean) < 2 or len(clean) != len(suspect) or not suspect[:-1].sum():
         return ""

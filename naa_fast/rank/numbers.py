@@ -23,7 +23,7 @@ class Numbers:
         self.next = item
 
     def of(self, samples: int) -> Array:
-        """The items of the next samples, int64."""
+        """The items of the next samples, int64 `[samples]`."""
         items = self.next + np.arange(samples + len(self._bad))
         items = items[~np.isin(items, list(self._bad))][:samples] if self._bad else items
         self.next = int(items[-1]) + 1 if samples else self.next

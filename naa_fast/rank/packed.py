@@ -92,7 +92,9 @@ class Plan:
         self._others: dict[Layout, tuple[Tensor, list[int], Tensor]] = {}
 
     def aligned(self, pack: Pack) -> tuple[Tensor, list[int]]:
-        """The pack's values as this plan has them, NaN in layers that it lacks, and which of `names` these are."""
+        """The pack's values as this plan has them, NaN in layers that it lacks, and which of `names` these are.
+        `[samples, features + 1]`.
+        """
         if pack.layout == self.layout:
             return pack.values, []
         if pack.layout not in self._others:
@@ -111,12 +113,16 @@ class Plan:
         return values.masked_fill_(unknown, torch.nan) if absent else values, absent
 
     def at_home(self) -> tuple[Array, Array, Array]:
-        """On the host, int64: each layer's first column, `deal`, and each layer's first feature."""
+        """On the host, int64: each layer's first column, `deal`, and each layer's first feature. `[layers]`, `[columns]` and
+        `[layers]`.
+        """
         starts = [group.columns.start + np.arange(group.count) * group.tiles * group.width for group in self.groups]
         return np.concatenate(starts), self.deal.cpu().numpy(), self.start.cpu().numpy()
 
     def parts(self, values: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Samples of a batch, of both tensors, that are worked on at a time."""
+        """Samples of a batch, of both tensors, that are worked on at a time. `values` `[samples, columns]`, `other`
+        `[samples, ...]`.
+        """
         most = HOST_VALUES if values.device.type == "cpu" else DEVICE_VALUES
         step = max(1, most // max(values.shape[1], 1))
         for start in range(0, len(values), step):
@@ -281,7 +287,9 @@ class Scoring:
             self.lengths.append(torch.stack([one.lengths for one in members])[:, None])
 
     def score(self, pack: Pack, group: Tensor) -> tuple[list[Scored], list[int]]:
-        """Samples of groups `group` (int64), and the layers that this batch did not take: what is said of those means nothing."""
+        """Samples of groups `group`, int64 `[samples]`, and the layers that this batch did not take: what is said of those means
+        nothing.
+        """
         known = {name for name, _ in self.plan.layout}
         if any(name not in known for name, _ in pack.layout):
             pack = without(pack, known)

@@ -197,14 +197,16 @@ class Reference:
 
 
 def floored(deviation: Tensor, floor: float = FLOOR) -> Tensor:
-    """Deviations of at least this share of the median of those that there are; 1 where there are none."""
+    """Deviations of at least this share of the median of those that there are; 1 where there are none. `[features]`."""
     varied = deviation[deviation > 0]
     return deviation.clamp(min=float(floor * varied.median())) if len(varied) else torch.ones_like(deviation)
 
 
 @lru_cache(maxsize=64)
 def mixing(features: int, device: str) -> tuple[Tensor, Tensor]:
-    """The order in which features are dealt to FOLDED sums, and their signs: random, and the same for each layer so wide."""
+    """The order in which features are dealt to FOLDED sums, and their signs: random, and the same for each layer so wide.
+    `[features]`, both.
+    """
     generator = torch.Generator("cpu").manual_seed(features)  # whatever the default device and dtype are
     order = torch.randperm(features, generator=generator, device="cpu")
     sign = torch.randint(0, 2, (features,), generator=generator, device="cpu").float() * 2 - 1

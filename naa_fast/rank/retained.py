@@ -31,7 +31,7 @@ class Retained:
 
     @property
     def row(self) -> Tensor | None:
-        """The input proper."""
+        """The input proper, `[...]` without the samples' axis."""
         return None if self.batch is None else main_tensor(self.batch)[0]
 
     @property
@@ -44,12 +44,12 @@ class Retained:
 
 
 def main_tensor(batch: Batch) -> Tensor:
-    """The input proper of a batch."""
+    """The input proper of a batch, `[samples, ...]`."""
     return next(v for v in (*batch.arguments, *batch.keywords.values()) if isinstance(v, Tensor) and v.ndim)
 
 
 def with_main(batch: Batch, x: Tensor) -> Batch:
-    """The batch with another input proper."""
+    """The batch with another input proper, `[samples, ...]`."""
     for place, value in enumerate(batch.arguments):
         if isinstance(value, Tensor) and value.ndim:
             return Batch((*batch.arguments[:place], x, *batch.arguments[place + 1 :]), batch.keywords, batch.size, batch.mask)
@@ -58,7 +58,7 @@ def with_main(batch: Batch, x: Tensor) -> Batch:
 
 
 def taken(batch: Batch, rows: Array) -> Batch:
-    """The samples `rows` (int64) of a batch."""
+    """The samples `rows`, int64 `[rows]`, of a batch."""
     return selected(batch, torch.from_numpy(rows), len(rows), batch.rejected)
 
 
@@ -205,6 +205,7 @@ class Reservoir:
         self._offered = 0
 
     def add(self, batch: Batch, predicted: Array) -> None:
+        """Offer a batch with the class `predicted` for each of its samples, int64 `[samples]`."""
         each = main_tensor(batch).nbytes / max(batch.size, 1)
         room = min(self.most, int(INPUT_BYTES / max(each, 1)))
         self._offered += 1

@@ -41,6 +41,7 @@ class Rows:
     predicted: list[Array] = field(default_factory=list)
 
     def add(self, items: Array, values: Array, predicted: Array) -> None:
+        """Enter samples that follow those before: `[samples]` all, or `values` `[samples, ...]`."""
         whole = len(items) > 0 and bool((np.diff(items) == 1).all())
         self.items.append((int(items[0]), len(items)) if whole else items)
         self.values.append(values)
@@ -52,7 +53,7 @@ class Rows:
         self.predicted += other.predicted
 
     def joined(self) -> tuple[Array, Array, Array]:
-        """Items, values (float64) and classes (int64) in the order of the set."""
+        """Items, values (float64) and classes (int64) in the order of the set. `[samples]` all."""
         if not self.items:
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64)
         items = np.concatenate([np.arange(one[0], one[0] + one[1]) if isinstance(one, tuple) else one for one in self.items])
@@ -131,7 +132,9 @@ class Scorer:
         self.largest = 1
 
     def fit(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
-        """Enter clean samples that fix means, deviations and covariances; `predicted` int64 on the device, -1 where none."""
+        """Enter clean samples that fix means, deviations and covariances; `predicted` int64 on the device, -1 where none, and
+        `items`: `[samples]`.
+        """
         group = self._group(predicted)
         for pack in views.packs:
             where = pack.values.device
@@ -191,7 +194,7 @@ class Scorer:
         self.scoring, self.references = Everywhere(self.references), {}
 
     def calibrate(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
-        """Enter clean samples that fixed nothing: they say what chance does."""
+        """Enter clean samples that fixed nothing: they say what chance does. `predicted` and `items` int64 `[samples]`."""
         assert self.scoring is not None
         self.directions.add(0, views, items, half=1)
         numbers, absent = self.scoring.score(views, self._group(predicted))
@@ -216,7 +219,7 @@ class Scorer:
         self.null_scores = fair(said, group, self.groups.count)
 
     def score(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
-        """Score suspect samples and retain the highest."""
+        """Score suspect samples and retain the highest. `predicted` and `items` int64 `[samples]`."""
         if self.scoring is None:  # the clean set was measured before: its layers go where the model's are
             places = {name: pack.values.device for pack in views.packs for name, _ in pack.layout}
             first = next(iter(places.values()), predicted.device)
@@ -384,5 +387,5 @@ class Scorer:
 
 
 def numbered(retained: Sequence[Retained], items: Array) -> list[Retained]:
-    """Retained samples by their place among `items` (ascending), not in the set."""
+    """Retained samples by their place among `items` (ascending), not in the set. `[samples]`."""
     return [sample.at(int(np.searchsorted(items, sample.sample))) for sample in retained]

@@ -32,7 +32,7 @@ class SuspectReader:
 
     @property
     def retained(self) -> Array:
-        """Numbers of the samples whose inputs were retained, int64."""
+        """Numbers of the samples whose inputs were retained, int64 `[samples]`."""
         return np.array([sample.sample for sample in self.ranked.top if sample.batch is not None], np.int64)
 
     def batches(self) -> Iterator[tuple[Batch, Array]]:

@@ -60,7 +60,9 @@ class TokenTally:
             self._compact()
 
     def saved(self) -> tuple[Array, Array, Array, Array]:
-        """Pairs of class and token with their counts, and classes with their samples: int64, ascending."""
+        """Pairs of class and token with their counts, and classes with their samples: int64, ascending. `[pairs]` and
+        `[classes]`.
+        """
         self._compact()
         classes = np.array(sorted(self.samples), np.int64)
         return self._keys, self._counts, classes, np.array([self.samples[int(cls)] for cls in classes], np.int64)
@@ -109,6 +111,6 @@ class TokenTally:
 
 
 def added(keys: Array, counts: Array) -> tuple[Array, Array]:
-    """Each key once, ascending, with the sum of its counts."""
+    """Each key once, ascending, with the sum of its counts. `[keys]`, both."""
     unique, place = np.unique(keys, return_inverse=True)
     return unique, np.bincount(place, counts, len(unique)).astype(np.int64)

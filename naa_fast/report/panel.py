@@ -56,11 +56,13 @@ class TailSignature:
 
     @property
     def abnormal(self) -> Array:
+        """The neurons at or beyond the limit, int64 `[count]`."""
         with np.errstate(invalid="ignore"):
             return np.flatnonzero(self.measure >= self.limit)
 
     @property
     def unknown(self) -> Array:
+        """The neurons whose share is not known, int64 `[count]`."""
         return np.flatnonzero(np.isnan(self.measure))
 
 

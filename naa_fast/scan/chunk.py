@@ -48,7 +48,8 @@ Progress = Callable[[str, int, int | None], None]
 class Stage(Protocol):
     """Takes what the hooks see of a batch, which counts wholly or not at all: `Accumulator`, or `Samples` alone.
 
-    `again`: the batch in flight has to be discarded and run once more. `shorten`: see `Frame`.
+    `x` is a view `[outer, channels, inner]`, `mask` bool `[size]` or `[size, positions]`. `again`: the batch in flight has to be
+    discarded and run once more. `shorten`: see `Frame`.
     """
 
     again: bool
@@ -190,7 +191,9 @@ class Runner:
         self.done = samples
 
     def labelled(self, classes: int) -> Array:
-        """What the labels say (`Measurement.labelled`); nothing where they cannot be those of a model of that many classes."""
+        """What the labels say (`Measurement.labelled`); nothing where they cannot be those of a model of that many classes. Int64
+        `[2, classes + 1]`.
+        """
         labelled = self.predictions.read_labelled()
         guessed = getattr(self.source, "labels_guessed", False) and labelled[0, classes:].any()
         return np.zeros((2, 0), np.int64) if guessed or not self.labels.fits(classes) else labelled
@@ -323,7 +326,7 @@ class Runner:
             ) from error
 
     def class_scores(self, output: Any, part: Batch) -> Tensor | None:
-        """The scores in what the model returned for a batch; the first one decides where they are."""
+        """The scores in what the model returned for a batch; the first one decides where they are. `[samples, classes]`."""
         if self.capture.stop_early:
             return None
         x = next(iter(tensors_of(part)), None)

@@ -25,7 +25,7 @@ class Observer:
 
     def take(self, part: Batch, views: Views, scores: Tensor | None) -> bool:
         """See samples whose forward succeeded, in order and each once, with their views and class scores (`ClassScores`; None
-        without). False where it has seen enough: no more are brought then.
+        without). False where it has seen enough: no more are brought then. `scores` `[samples, classes]`.
         """
         return False
 

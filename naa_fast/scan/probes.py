@@ -54,11 +54,12 @@ def changed(key: str, value: object) -> object:
 
 
 def same(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors `[...]` are alike, also in shape."""
     return x.shape == y.shape and alike(x.float(), y.float())
 
 
 def some(part: Batch) -> Tensor:
-    """Places of a few samples, spread over the batch."""
+    """Places of a few samples, spread over the batch: int64 `[places]`."""
     return torch.linspace(0, part.size - 1, min(part.size, PROBED)).long()
 
 
