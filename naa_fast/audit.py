@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from naa_fast.detect.coverage import with_common_layers
 from naa_fast.detect.evidence import Evidence
-from naa_fast.detect.judgement import judge, require_comparable, require_rules
+from naa_fast.detect.judgement import judge, require_rules
 from naa_fast.errors import InputError, UsageError
 from naa_fast.measurement import Measurement
 from naa_fast.report.run import Run, now
@@ -19,7 +17,7 @@ from naa_fast.result import Audit
 from naa_fast.scan.progress import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     import torch
 
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from naa_fast.rank.attempts import Attempts
     from naa_fast.rank.opened import OpenedSets
     from naa_fast.scan.chunk import Progress
+    from naa_fast.scan.loop import SoFar
     from naa_fast.scan.observer import Observer
     from naa_fast.scan.options import RunOptions
     from naa_fast.scan.quarantine import Quarantine
@@ -76,6 +75,7 @@ def scan(
     budget: int | None = None,
     class_names: Mapping[int, str] | None = None,
     triggers: Sequence[Proof] = (),
+    stop_when: str | None = None,
 ) -> Audit:
     """Run a trusted clean and a suspect set through `model` and judge what differs.
 
@@ -120,6 +120,12 @@ def scan(
     have, 8,000 to 150,000, or 80,000 for a small model (`naa_fast.proof.budget.default_budget`). The likeliest targets come
     first; where it ends before all were searched the proof did not run, and the outcome is no pass.
 
+    `stop_when`: "proved" or "fail" ends the scan before all suspects were read, once a trigger is proved or the verdict is
+    *fail*. It is judged after 1, 2, 4, 8, ... chunks of `chunk_size` suspects (default 8,192), each time by stricter limits, so
+    that all times together raise a false alarm no oftener than once would (`naa_fast.detect.interim.Interim`), and once more at
+    the end where nothing stopped it. Proofs run where something is found by then, each time with a `budget` of its own. Not under
+    torchrun, nor where suspects were measured before.
+
     `class_names`: what the report calls classes. None takes the model's own `config.id2label`, and of a language model the text
     of the next token.
 
@@ -154,21 +160,21 @@ def scan(
 
     from naa_fast.capture import ClassScores
     from naa_fast.capture.selection import unwrapped
-    from naa_fast.inputs.names import classes_in, miscounted, names_of, require_names
-    from naa_fast.proof.budget import Budget, default_budget
-    from naa_fast.proof.evidence import evidence_of
+    from naa_fast.detect.interim import is_time
+    from naa_fast.inputs.names import classes_in, require_names
+    from naa_fast.proof.conclusion import Asked, conclude
     from naa_fast.proof.given import require_triggers
-    from naa_fast.proof.token_heat import token_heat
+    from naa_fast.proof.interim import Steps, judged_while_running, require_stoppable
     from naa_fast.rank.attempts import Attempts, RankingAttempt
     from naa_fast.rank.opened import open_sets
     from naa_fast.rank.suspects import SuspectReader
     from naa_fast.repair.search import cure
     from naa_fast.repair.trial import Known
     from naa_fast.scan.live import LiveSignature
-    from naa_fast.scan.loop import measure as run
+    from naa_fast.scan.loop import in_stages
     from naa_fast.scan.options import RunOptions, asked_words
     from naa_fast.scan.ranks import Ranks
-    from naa_fast.scan.stopping import StoppableProgress, StopRequest, stop_on_signals, stopped
+    from naa_fast.scan.stopping import StoppableProgress, StopRequest, interruptible, stop_on_signals, stopped
     from naa_fast.scan.times import Times
     from naa_fast.scan.work import Work
 
@@ -180,6 +186,7 @@ def scan(
     running = RunOptions.asked(
         layers, exclude, batch_size, device, backend, scores, stop_early, prefetch, chunk_size, checkpoint, resume
     )
+    running = replace(running, stop_when=stop_when)
     options = running.told()
     options |= {"ranking": listed, "histograms": histograms, "proof": proof, "repair": repair, "scores": scores}
     options |= {"threshold": threshold, "top_k": top_k, "accept_unranked": accept_unranked, "budget": budget}
@@ -191,12 +198,20 @@ def scan(
     require_triggers(triggers, looked_for=proof and listed != "none" and not stop_early and sets.clean_measured is None)
     options |= {"triggers": [f"{proof.kind} to {proof.target}" for proof in triggers]} if triggers else {}
 
-    def measured(name: str, source: Source, observer: Observer | None) -> Measurement:
+    require_stoppable(stop_when, running, sets, listed, proof, ranks)
+    company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times, "scores": class_scores}
+
+    def staged(name: str, source: Source, observer: Observer | None) -> Generator[SoFar, None, None]:
         if quarantine is not None:
             quarantine.begin(name)
-        company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times, "scores": class_scores}
-        live = LiveSignature(of_clean) if name == "suspect" and progress is not None else None
-        return run(model, source, running.of(name), observer=observer, live=live, **company)
+        suspects = name == "suspect"
+        company["live"] = LiveSignature(of_clean) if suspects and progress is not None else None
+        pause = is_time if suspects and stop_when is not None else None
+        return in_stages(model, source, running.of(name), pause, observer=observer, **company)
+
+    def measured(name: str, source: Source, observer: Observer | None) -> Measurement:
+        [stage] = staged(name, source, observer)
+        return stage.measurement
 
     # Measure both sets. The ranking sees their samples as they pass, and is calibrated in between.
     attempts = Attempts()
@@ -206,51 +221,40 @@ def scan(
     if not tails and (sets.clean_measured is None or sets.suspect_measured is None):
         attempts.notes += (NO_HISTOGRAMS,)
     of_clean = sets.clean_measured or measured("clean", sets.clean, on_the_way.clean)
-    # Without a checkpoint a signal ends all here: nothing can be said before both sets were measured.
-    with stop_on_signals(watch.stop) if checkpoint is not None and ranks.count == 1 else nullcontext():
+    with interruptible(watch, checkpoint if ranks.count == 1 else None):
         on_the_way.calibrate(of_clean)
-    if watch.cut:
-        raise stopped(watch.stop.name, checkpoint)
-    running = running.without(of_clean.unread)
+    running, work = running.without(of_clean.unread), replace(work, classes=classes_in([of_clean.predictions]))
+    asked = Asked(threshold, top_k, accept_unranked, budget, proof, listed, class_names, common=layers is None)
+    interim = found = None
     if sets.suspect_measured is not None:
         on_the_way.take_up(sets.suspect_measured)
-    of_suspect = sets.suspect_measured or measured("suspect", sets.suspect, on_the_way.suspect)
-    work = replace(work, classes=classes_in([of_clean.predictions]))
-    if layers is None:
-        of_clean, of_suspect = with_common_layers(of_clean, of_suspect)
-    require_comparable(of_clean, of_suspect, threshold, top_k)  # before anything else is spent
+        of_suspect = sets.suspect_measured
+    elif stop_when is None:
+        of_suspect = measured("suspect", sets.suspect, on_the_way.suspect)
+    else:  # judged while it runs, to be ended once the evidence holds
+        stages, signals = staged("suspect", sets.suspect, on_the_way.suspect), partial(interruptible, watch, checkpoint)
+        steps = Steps(on_the_way, sets, work, asked, times, signals)
+        of_suspect, interim, found = judged_while_running(stages, stop_when, chunk_size, of_clean, steps)
+        options["judged"] = interim.report()
+    pair = asked.comparable(of_clean, of_suspect)  # before anything else is spent
 
     with stop_on_signals(watch.stop):  # from here on a signal leaves the verdict so far
         # Rank the suspect samples.
-        ranked = on_the_way.result(of_clean, of_suspect)
+        ranked = on_the_way.result(*pair) if found is None else found.ranked
 
         with ranks.waiting() as wait:  # under torchrun rank 0 proves and repairs, and tells the others
-            # Reconstruct triggers from the highest-ranked samples, prove them on clean ones, find the samples that hold them.
-            allowed = Budget(default_budget(model, of_clean.samples + of_suspect.samples) if budget is None else budget)
-            evidence, inputs = Evidence(), None
-            if ranks.rank == 0:
-                if ranked is not None:
-                    with times.measuring("proof"):
-                        evidence, inputs = evidence_of(ranked, sets.suspect, work, attempts, allowed if proof else None, listed)
-                        assert evidence.ranking is not None
-                        heat = partial(token_heat, ranked, evidence.ranking.order, of_clean, sets.suspect, work)
-                        evidence = replace(evidence, heat=attempts.shown("which tokens deviate", heat, ()))
-                counts = of_clean.predictions, of_suspect.predictions
-                notes = (*attempts.notes, *miscounted(class_names, counts))
-                names = names_of(model, (sets.clean, sets.suspect), counts, class_names)
-                evidence = replace(evidence, checks=attempts.checks, gaps=attempts.gaps, notes=notes, names=names)
-            evidence = wait.tell(evidence)
-
-            # Judge, once: what follows changes no verdict.
-            judgement = judge(of_clean, of_suspect, threshold, top_k, evidence, accept_unranked)
+            # Reconstruct triggers, prove them, find the samples that hold them, and judge, once: what follows changes no verdict.
+            if found is None:
+                found = conclude(pair, ranked, sets.suspect, sets.clean, work, attempts, asked, wait, times, interim)
+            judgement = found.judgement
 
             # Repair what failed.
             cured: tuple[Repair | None, str] = None, ""
             if repair and ranked is not None and ranks.rank == 0 and judgement.verdict.outcome == "fail":
                 with times.measuring("repair"):
-                    reader, rows = SuspectReader(sets.suspect, ranked, watch), None if inputs is None else inputs[0]
+                    reader, rows = SuspectReader(sets.suspect, ranked, watch), None if found.inputs is None else found.inputs[0]
                     known = Known(ranked.reservoir, ranked.largest, None, rows, reader)
-                    cured = cure(judgement, known, work, allowed.left)
+                    cured = cure(judgement, known, work, found.budget.left)
             cured, cut, signal = wait.tell((cured, watch.cut, watch.stop.name))
             judgement = judgement.with_repair(*cured)
 

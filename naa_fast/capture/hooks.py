@@ -111,7 +111,7 @@ class Capture:
             modules = dict(unwrapped(self.model).named_modules())
             unread = [] if self.selection.requested else unseen_parts(modules, {layer.name for layer in self.selection.layers})
             self.doubts = [*unread, *mixing_parts(modules)]
-            self.notes += self.doubts
+            self.notes += [doubt for doubt in self.doubts if doubt not in self.notes]  # a capture may begin again
             hooked = {id(layer.module) for layer in self.selection.layers}
             undecided = None in self._axes
             for module in unwrapped(self.model).modules():

@@ -69,6 +69,12 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     add_sets(parser, reference=True)
     add_running(parser)
     add_long(parser)
+    parser.add_argument(
+        "--stop-when",
+        choices=("proved", "fail"),
+        help="end once a trigger is proved, or the verdict is a fail, judged after 1, 2, 4, 8, ... chunks of suspects by limits "
+        "that get stricter; what is left is not scanned, and is told (default: read all)",
+    )
     add_judging(parser)
     second = parser.add_argument_group("ranking, proof, repair")
     second.add_argument(
@@ -208,6 +214,7 @@ def run(arguments: argparse.Namespace) -> int:
                         class_names=names if answers is None else answers,
                         triggers=triggers,
                         stop_early=arguments.stop_early,
+                        stop_when=arguments.stop_when,
                         accept_unranked=arguments.accept_unranked,
                         **options,
                     )

@@ -12,6 +12,7 @@ Start with `judge` in judgement.py: it compares, asks each detector, and gives a
 
 What findings rest on:
 - null.py: what chance alone would give
+- interim.py: how strictly, of a scan that is judged while it runs
 - tails.py: the tails of single neurons
 - directions.py: whole layers, along directions that others fixed
 - rises.py: classes that suspects get oftener

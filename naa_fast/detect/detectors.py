@@ -21,12 +21,12 @@ def in_layers(sets: Sets) -> list[Finding]:
 
 def in_predictions(sets: Sets) -> list[Finding]:
     """Predicted classes that rise beyond chance."""
-    return find_in_predictions(rises(sets.clean, sets.suspect), sets.evidence)
+    return find_in_predictions(rises(sets.clean, sets.suspect, share=sets.evidence.share), sets.evidence)
 
 
 def in_tails(sets: Sets) -> list[Finding]:
     """Samples beyond the clean ones of a neuron, where samples were not ranked: ranking sees more of every sample."""
-    return find_in_tails(sets.layers) if sets.evidence.ranking is None else []
+    return find_in_tails(sets.layers, sets.evidence.share) if sets.evidence.ranking is None else []
 
 
 DETECTORS: tuple[Detector, ...] = (in_samples, in_layers, in_predictions, in_tails)

@@ -12,7 +12,8 @@ import numpy as np
 
 from naa_fast.detect.checks import Check
 from naa_fast.detect.directions import Direction
-from naa_fast.detect.enrichment import Enrichment, OutlierCluster, enrichment, hypergeometric_tail
+from naa_fast.detect.enrichment import TAIL_P, Enrichment, OutlierCluster, enrichment, hypergeometric_tail
+from naa_fast.detect.interim import Interim
 from naa_fast.detect.inversion import Inversion
 from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Proof
@@ -217,7 +218,8 @@ class Evidence:
     brightness, contrast, blur or a shift by a pixel explain. `cluster`: None where there is none, or inputs cannot be compared.
     `directions` of every layer, the farthest above chance first. `names`
     of the classes. `inversion`: what the search without suspect samples came to, None where there were suspects.
-    `heat`: of the first of the `texts` which tokens deviate.
+    `heat`: of the first of the `texts` which tokens deviate. `interim`: when the scan was judged while it ran, None where it was
+    judged at its end alone.
     """
 
     ranking: Ranking | None = None
@@ -234,8 +236,15 @@ class Evidence:
     names: Names = field(default_factory=Names)
     inversion: Inversion | None = None
     heat: tuple[Heat, ...] = ()
+    interim: Interim | None = None
+
+    @property
+    def share(self) -> float:
+        """The part of each chance of a false alarm that may be spent: all of it where the scan is judged at its end alone."""
+        return 1.0 if self.interim is None else self.interim.share
 
     @property
     def turned(self) -> OutlierCluster | None:
         """The cluster, if it is backdoor-like."""
-        return self.cluster if self.cluster is not None and self.cluster.turned else None
+        cluster = self.cluster
+        return cluster if cluster is not None and cluster.turned and cluster.p_value < TAIL_P * self.share else None

@@ -18,6 +18,7 @@ from naa_fast.detect.checks import ABOUT, Check
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.enrichment import OutlierCluster
 from naa_fast.detect.evidence import MOST_RANKED, Deviating, Evidence, Ranking
+from naa_fast.detect.interim import Interim
 from naa_fast.detect.inversion import Inversion
 from naa_fast.detect.names import Names
 from naa_fast.detect.proof import Erasure, Example, Proof, flaw
@@ -54,6 +55,7 @@ def evidence_bytes(evidence: Evidence) -> bytes:
         "gaps": evidence.gaps,
         "checks": [asdict(check) for check in evidence.checks],
         "inversion": None if evidence.inversion is None else asdict(evidence.inversion),
+        "interim": None if evidence.interim is None else evidence.interim.report(),
         "outlier_cluster": None if evidence.cluster is None else asdict(evidence.cluster),
         "directions": [
             {**{name: getattr(along, name) for name in DIRECTED}, "neurons": along.neurons} for along in evidence.directions
@@ -91,7 +93,7 @@ def proof_of(proof: Proof, name: str, tensors: dict[str, Array]) -> dict[str, An
         words = {part: getattr(example, part) for part in ("words_before", "words_after")}
         examples.append({"predicted": example.predicted, "turned_to": example.turned_to, **words})
     erasure = None if proof.erasure is None else asdict(proof.erasure)
-    figures = {part: getattr(proof, part) for part in PLAIN}
+    figures = {part: getattr(proof, part) for part in (*PLAIN, "share")}
     return {**figures, "trigger": trigger, "against": against, "erasure": erasure, "examples": examples}
 
 
@@ -165,6 +167,7 @@ def evidence_of(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Evide
         heat=heat,
         names=Names({int(cls): str(name) for cls, name in about["names"]["known"].items()}, str(about["names"]["noun"])),
         inversion=None if about["inversion"] is None else Inversion.read(about["inversion"]),
+        interim=None if about.get("interim") is None else Interim.read(about["interim"]),
     )
 
 
@@ -209,7 +212,9 @@ def read_proof(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]
     if against is not None and not isinstance(against, Tokens):
         raise ValueError("a control whose words are none")
     trigger = read_trigger(about["trigger"], name, tensors)
-    proof = Proof(trigger, **plain_parts, examples=examples, erasure=erasure, against=against)
+    proof = Proof(
+        trigger, **plain_parts, examples=examples, erasure=erasure, against=against, share=float(about.get("share", 1.0))
+    )
     if wrong := flaw(proof):
         raise ValueError(wrong)
     return proof

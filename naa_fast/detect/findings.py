@@ -215,13 +215,13 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
         findings.append(Finding("backdoor-like", SAMPLES, statement, cluster.purity, PURE, str(cluster.target), unit="share"))
     findings += directions_in(evidence)
     ranking = evidence.ranking
-    if ranking is not None and ranking.p_value < TAIL_P:
+    if ranking is not None and ranking.p_value < TAIL_P * evidence.share:
         most = max(ranking.beyond, ranking.outside)
         share = most / len(ranking.scores)
         where = f"beyond what {100 * (1 - TAIL):g} % of clean samples reach, {ranking.outside} of them beyond all"
         statement = f"{most} suspect samples lie {where}"
         enriched = ranking.enriched
-        if enriched is not None and enriched.p_value < TAIL_P:
+        if enriched is not None and enriched.p_value < TAIL_P * evidence.share:
             called_it = f"of those called {evidence.names.of(enriched.target)} {enriched.extra:.0f} more"
             statement += f"; {called_it} than clean samples of it let expect"
         findings.append(Finding("outlier", SAMPLES, statement, share, TAIL, unit="share"))
@@ -255,14 +255,15 @@ def called(evidence: Evidence, proof: Proof) -> str:
     return evidence.names.of(proof.target) if isinstance(proof.target, int) else proof.target
 
 
-def find_in_tails(layers: Sequence[LayerComparison]) -> list[Finding]:
+def find_in_tails(layers: Sequence[LayerComparison], spent: float = 1.0) -> list[Finding]:
     """Layers with neurons whose tail holds more suspect samples than chance puts there: all that can be said of single samples
-    without a ranking. One false finding in 1 / TAIL_P clean sets, over all layers together (Bonferroni).
+    without a ranking. One false finding in 1 / TAIL_P clean sets, over all layers together (Bonferroni);
+    `spent`: the part of TAIL_P that may be.
     """
     findings = []
     tests = sum(tests_of(layer) for layer in layers)
     for layer in layers:
-        in_tails = exceeding(layer, TAIL_P / max(tests, 1))
+        in_tails = exceeding(layer, TAIL_P * spent / max(tests, 1))
         if in_tails is not None:
             statement = (
                 f"{count(len(in_tails.neurons))} with more suspect samples beyond the clean tail than chance puts there, most "

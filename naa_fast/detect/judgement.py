@@ -136,7 +136,7 @@ def judge(
     require_comparable(clean, suspect, threshold, top_k)
     evidence = evidence or Evidence(checks=unranked(NO_SAMPLES))
     pairs = {name: record.alike(suspect.layers[name]) for name, record in clean.layers.items() if name in suspect.layers}
-    null = clean_null(of_clean for of_clean, _ in pairs.values())
+    null = replace(clean_null(of_clean for of_clean, _ in pairs.values()), share=evidence.share)
     limit = abnormal_limit(null, clean, suspect) if threshold is None else threshold
     limit_on = "z" if threshold is None else "difference"
     layers = {name: LayerComparison(name, *pair, limit, limit_on) for name, pair in pairs.items()}

@@ -24,10 +24,13 @@ MIN_FOLDS = 4
 
 @dataclass(frozen=True)
 class CleanNull:
-    """`maxima`: the largest |t| of each usable fold against the rest; `tests`: how many neuron statistics that is over."""
+    """`maxima`: the largest |t| of each usable fold against the rest; `tests`: how many neuron statistics that is over; `share`:
+    the part of ALPHA that may be spent (`Interim`).
+    """
 
     maxima: tuple[float, ...]
     tests: int
+    share: float = 1.0
 
     @property
     def usable(self) -> bool:
@@ -41,16 +44,21 @@ class CleanNull:
 
     @property
     def limit(self) -> float:
-        """|t| that a clean set exceeds with probability at most about ALPHA, over all neurons together.
+        """|t| that a clean set exceeds with probability at most about `share` of ALPHA, over all neurons together.
 
         The larger of the empirical limit (MARGIN times the folds' largest) and the normal one with Bonferroni's correction,
-        which is what remains where the eight folds happened to lie close together, or there are too few.
+        which is what remains where the eight folds happened to lie close together, or there are too few. Folds tell of ALPHA: for
+        a share of it their limit grows as the normal one does.
         """
-        return max(MARGIN * max(self.maxima), self.normal_limit) if self.usable else self.normal_limit
+        normal = self.normal_limit_at(self.share)
+        return max(MARGIN * max(self.maxima) * normal / self.normal_limit, normal) if self.usable else normal
 
     @property
     def normal_limit(self) -> float:
-        return NormalDist().inv_cdf(1 - ALPHA / (2 * max(self.tests, 1)))
+        return self.normal_limit_at(1.0)
+
+    def normal_limit_at(self, share: float) -> float:
+        return -NormalDist().inv_cdf(share * ALPHA / (2 * max(self.tests, 1)))
 
     def p_value(self, largest: float) -> float:
         """Probability that a clean set's largest |t| reaches `largest`: Gumbel's law for maxima, fitted by moments.

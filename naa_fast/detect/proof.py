@@ -73,9 +73,13 @@ class Erasure:
     @property
     def shared(self) -> bool:
         """Whether these samples are what they are called because of the trigger."""
+        return self.shared_at(1.0)
+
+    def shared_at(self, share: float) -> bool:
+        """The same with that `share` of ERASED_P."""
         if self.claimed < FEW_CLAIMED:
             return self.turned > self.usual
-        return self.turned >= ERASED and self.turned - self.usual >= ERASED_MARGIN and self.p_value < ERASED_P
+        return self.turned >= ERASED and self.turned - self.usual >= ERASED_MARGIN and self.p_value < ERASED_P * share
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +95,8 @@ class Proof:
     it, None where that could not be tried. `measured`: how many candidates for the target may be measured on the same samples,
     which the interval is corrected for (Bonferroni). `singled`, of a trigger made from the model alone (`naa_fast.invert`):
     whether its class needs far less than others do under the same search; None of any other. `against`: the words of clean
-    samples that `control` was measured with; None of triggers that are no words.
+    samples that `control` was measured with; None of triggers that are no words. `share`: the part of each chance of a false
+    proof that may be spent (`Interim`).
     """
 
     trigger: Trigger
@@ -108,6 +113,7 @@ class Proof:
     measured: int = 1
     singled: bool | None = None
     against: Tokens | None = None
+    share: float = 1.0
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -116,7 +122,7 @@ class Proof:
     @property
     def deviations(self) -> float:
         """Standard errors that an interval reaches to either side: 1.96 of one candidate, 2.39 of three."""
-        return NormalDist().inv_cdf(1 - 0.025 / max(self.measured, 1))
+        return -NormalDist().inv_cdf(0.025 * self.share / max(self.measured, 1))
 
     @property
     def kind(self) -> str:
@@ -162,7 +168,7 @@ class Proof:
     @property
     def stands(self) -> bool:
         """Whether this is a proof: it turns clean samples, and suspect samples carry it, as far as that could be tried."""
-        return self.turns and (self.erasure is None or self.erasure.shared) and self.singled is not False
+        return self.turns and (self.erasure is None or self.erasure.shared_at(self.share)) and self.singled is not False
 
     @property
     def easy(self) -> bool:
@@ -190,6 +196,8 @@ def flaw(proof: Proof) -> str:
     for name, share in (("rate", proof.rate), ("control", proof.control)):
         if type(share) not in (int, float) or not 0 <= share <= 1:
             return f"a proof whose {name} is {share!r}, expected a share from 0 to 1"
+    if not 0 < proof.share <= 1:
+        return f"a proof whose share is {proof.share!r}, expected more than 0 and at most 1"
     for name in ("samples", "group", "controls", "measured"):
         if type(number := getattr(proof, name)) is not int or number < 0:
             return f"a proof whose {name} is {number!r}, expected a whole number of 0 or more"

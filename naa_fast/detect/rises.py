@@ -32,9 +32,9 @@ class Rise:
         return self.suspects / self.suspect - self.cleans / self.clean
 
 
-def rises(clean: Measurement, suspect: Measurement) -> list[Rise]:
+def rises(clean: Measurement, suspect: Measurement, *, share: float = 1.0) -> list[Rise]:
     """The classes that rose by more than chance, the largest rise first: Fisher's exact test of each class that either set has,
-    one-sided, Bonferroni over these. Empty without class predictions.
+    one-sided, Bonferroni over these. Empty without class predictions. `share`: the part of CHANCE that may be spent.
     """
     low, high = (measured.predictions[:-1].astype(np.int64) for measured in (clean, suspect))
     if len(low) != len(high) or not len(low) or not low.sum() or not high.sum():
@@ -44,6 +44,6 @@ def rises(clean: Measurement, suspect: Measurement) -> list[Rise]:
     risen = []
     for cls in np.flatnonzero(high / sizes[0] > low / sizes[1]).tolist():
         chance = tests * hypergeometric_tail(int(high[cls]), sizes[0], int(low[cls]), sizes[1])
-        if chance < CHANCE:
+        if chance < CHANCE * share:
             risen.append(Rise(cls, int(high[cls]), sizes[0], int(low[cls]), sizes[1], chance))
     return sorted(risen, key=lambda rise: -rise.share)

@@ -138,7 +138,7 @@ def backdoor_score(z: float, rise: float, evidence: Evidence, fails: bool) -> fl
     """
     margin = max((proof.margin for proof in evidence.proof if proof.source is None or proof.stands), default=0.0)
     gathered = 0.0
-    if evidence.ranking is not None and evidence.ranking.p_value < TAIL_P:
+    if evidence.ranking is not None and evidence.ranking.p_value < TAIL_P * evidence.share:
         gathered = 0.5 * evidence.ranking.concentration[1]
     cluster = evidence.cluster.strength if evidence.cluster is not None else 0.0
     strength = max(margin, rise, gathered, cluster, 0.0) + 0.1 * z / (z + 3.0)

@@ -4,6 +4,8 @@ Start at evidence.py, the steps of a scan, and prove.py, which searches target b
 
 Steps:
 - evidence.py: from ranked samples to evidence
+- conclusion.py: from evidence to a judgement
+- interim.py: the same while a scan runs, and whether it ends there
 - reconstruct.py: the search as such a step
 - prove.py: for each target the strongest trigger, and its control
 - triggered.py: the suspects that hold what was proved

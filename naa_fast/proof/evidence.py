@@ -25,10 +25,16 @@ from naa_fast.scan.work import Work
 
 
 def evidence_of(
-    ranked: RankingResult, suspect: Source, work: Work, attempts: Attempts, budget: Budget | None, listed: str
+    ranked: RankingResult,
+    suspect: Source,
+    work: Work,
+    attempts: Attempts,
+    budget: Budget | None,
+    listed: str,
+    share: float = 1.0,
 ) -> tuple[Evidence, CleanInputs | None]:
     """What the ranked samples show, step by step, and the clean inputs that a repair is tried on. `budget` None: nothing is
-    proved.
+    proved. `share`: the part of each chance of a false proof that may be spent.
 
     A step that raises is a check that did not run, or a gap, in `attempts`, and the others go on. Cost: see `prove`, and one more
     reading of the suspect set where a trigger was proved.
@@ -44,7 +50,8 @@ def evidence_of(
         attempts.checks += did_not_run("it was switched off", "proof")
     else:
         proved = attempts.check("proof", lambda: reconstruct_and_prove(ranked, suspect, inputs.taken(), work, budget), proved)
-    standing = [proof for proof in proved.proofs if proof.stands]
+    proofs = tuple(replace(proof, share=share) for proof in proved.proofs)
+    standing = [proof for proof in proofs if proof.stands]
     if proved.tried and not standing:  # no sample has a trigger; else it is unknown until they are sought
         ranking = replace(ranking, uncertain=np.zeros(len(ranked.scores), bool))
     reader = SuspectReader(suspect, ranked, work.watch)
@@ -56,7 +63,7 @@ def evidence_of(
     pictures, texts = shown(rows, masks, [proof.trigger for proof in standing], decoder(suspect))
     evidence = Evidence(
         ranking,
-        proved.proofs,
+        proofs,
         proved.forwards,
         pictures=pictures,
         texts=texts,

@@ -58,6 +58,12 @@ class Attempts:
         self.gaps: tuple[str, ...] = ()
         self.notes: tuple[str, ...] = ()
 
+    def copy(self) -> Attempts:
+        """The same, to be gone on with apart."""
+        copied = Attempts()
+        copied.checks, copied.gaps, copied.notes = self.checks, self.gaps, self.notes
+        return copied
+
     def check(self, name: str, step: Callable[[], Found[Made]], otherwise: Made) -> Made:
         """What `step` found; `otherwise` where it raised, and the check of this name did not run."""
         try:
@@ -132,6 +138,18 @@ class RankingAttempt:
         passes = self.passes
         if passes is not None:
             self.passes = self.attempts.ranking(lambda: passes.take_up(suspect))
+
+    def so_far(self, attempts: Attempts, clean: Measurement, suspect: Measurement) -> RankingResult | None:
+        """The ranked samples of the part of the suspects that was measured; None where this run did not see all of it. What goes
+        wrong is told to these `attempts`, and ranking goes on.
+        """
+        passes = self.passes
+        if passes is None or not passes.saw(suspect):
+            return None
+        with self.times.measuring("ranking"):
+            result = attempts.ranking(lambda: passes.result(clean, suspect))
+        attempts.notes += (*passes.notes, *filter(None, [coverage(clean.predictions, suspect.predictions)]))
+        return result
 
     def result(self, clean: Measurement, suspect: Measurement) -> RankingResult | None:
         """The ranked samples; None where they could not be ranked, and on all ranks but the first."""

@@ -261,6 +261,11 @@ class RankingPass:
             return fresh.calibrate(clean).result(clean, replace(suspect, layers={}))
         return scorer.result(clean, suspect) if self._all_scored(suspect) else None
 
+    def saw(self, suspect: Measurement) -> bool:
+        """Whether every suspect of this measurement was scored while it was measured, in this process."""
+        seen = self.suspect.error is None and self.suspect.seen >= suspect.samples + suspect.skipped
+        return self.ranks.count == 1 and seen and not self._unread(suspect)
+
     def _all_scored(self, suspect: Measurement) -> bool:
         """See to it that the scorer knows every suspect; False elsewhere than on rank 0."""
         scorer = self.scorer

@@ -18,8 +18,8 @@ from naa_fast.records import Array
 
 @dataclass(frozen=True)
 class SuspectReader:
-    """Gives the whole suspect set again where it repeats its order (`complete`); else the highest-ranked samples whose inputs
-    were retained. `watch` is told how many were read again, and may end that by raising.
+    """Gives the suspects that were ranked once more where the set repeats its order (`complete`); else the highest-ranked samples
+    whose inputs were retained. `watch` is told how many were read again, and may end that by raising.
     """
 
     source: Source
@@ -51,3 +51,5 @@ class SuspectReader:
             at += len(rows)
             if self.watch is not None:
                 self.watch(f"again {self.source.name}", at, self.source.samples)
+            if at >= len(self.ranked.scores):  # a scan that is judged while it runs has ranked no more than these
+                return

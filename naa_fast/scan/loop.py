@@ -1,12 +1,13 @@
-"""`measure`: one pass of a set through a model, chunk by chunk, on one process or several."""
+"""`measure`: one pass of a set through a model, chunk by chunk, on one process or several; `in_stages`: the same with stops."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from itertools import count
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from naa_fast.capture.selection import unwrapped
 from naa_fast.errors import InputError, NaaError, RankLost, StateMismatch, Stopped, UsageError
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.identity import identity_of
+from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement
 from naa_fast.records import LayerRecord
 from naa_fast.scan.checkpoint import UNKNOWN, Checkpoints, Progressed
@@ -38,6 +40,15 @@ from naa_fast.scan.times import Times
 CHUNK_SIZE = 8192
 """Items a chunk where there are checkpoints or ranks; else the whole set is one. One copy of the state (600 bytes a neuron
 and its histograms) comes home after each: rare enough to cost nothing, often enough that what an interruption loses is small."""
+
+
+@dataclass(frozen=True)
+class SoFar:
+    """A set as far as it was read: its `measurement` after so many `chunks`, and whether that is the `whole` of it."""
+
+    measurement: Measurement
+    chunks: int
+    whole: bool
 
 
 def measure(
@@ -81,7 +92,32 @@ def measure(
         StateMismatch: the checkpoint is of something else. Stopped: a signal came, and the checkpoint is written.
         RankLost: another rank failed or died.
     """
-    if options.chunk_size is None and (options.checkpoint is not None or Ranks.here().count > 1):
+    company: dict[str, Any] = {"progress": progress, "quarantine": quarantine, "times": times, "observer": observer}
+    [stage] = in_stages(model, source, options, None, first_index=first_index, scores=scores, live=live, **company)
+    return stage.measurement
+
+
+def in_stages(
+    model: nn.Module,
+    source: Source,
+    options: RunOptions,
+    pause: Callable[[int], bool] | None,
+    *,
+    progress: Progress | None = None,
+    first_index: int = 0,
+    quarantine: Quarantine | None = None,
+    times: Times | None = None,
+    observer: Observer | None = None,
+    scores: ClassScores | None = None,
+    live: LiveSignature | None = None,
+) -> Generator[SoFar, None, None]:
+    """As `measure`: the set as far as it was read after each number of chunks at which there is a `pause`, and at last the whole.
+
+    Between two stages the model is free: it has no hook and its own mode, and a checkpoint is written. A set that repeats its
+    order is not being read meanwhile. What the whole comes to is not changed by pauses, bit for bit. Whoever wants no more closes
+    the iterator.
+    """
+    if options.chunk_size is None and (pause is not None or options.checkpoint is not None or Ranks.here().count > 1):
         options = replace(options, chunk_size=CHUNK_SIZE)
     chunk_size = options.chunk_size
     sampler = getattr(getattr(source, "data", None), "sampler", None)
@@ -112,13 +148,11 @@ def measure(
             "version": version_of("naa-fast"),
         }
         checkpoints = Checkpoints(options.checkpoint, subject, options.interval_s)
-    # Without a checkpoint there is nothing to finish for: signals keep their usual meaning.
-    signals = stop_on_signals() if checkpoints is not None else nullcontext(StopRequest())
+    stop = StopRequest()
     quarantine, times = quarantine or Quarantine(), times or Times()
     times.device = place.device.type
     times.feeding = getattr(source, "feeding", times.feeding)
-    began = perf_counter()
-    with evaluating(model), torch.no_grad(), signals as stop:
+    with evaluating(model), torch.no_grad():
         runner = Runner(
             model,
             source,
@@ -138,25 +172,35 @@ def measure(
             histograms=options.histograms,
             live=live,
         )
-        with runner.capture as capture:
-            try:
-                total, fresh = run_chunks(runner, options, checkpoints)
-            finally:
-                times.total += perf_counter() - began
-                if Ranks.here().rank == 0:
-                    quarantine.write()
-            if total.samples == 0:
-                left_out = f"{total.skipped} items could not be decoded" if total.skipped else "it is empty"
-                raise InputError(
-                    f"{source.name} gave no sample", left_out, "expected at least two samples: check the path or the loader"
-                )
-            if fresh:
-                capture.require_all_fired()
-    return total
+    with closing(run_chunks(runner, options, checkpoints, pause)) as chunks:
+        whole = False
+        while not whole:
+            began = perf_counter()
+            # Without a checkpoint there is nothing to finish for: signals keep their usual meaning.
+            signals = stop_on_signals(stop) if checkpoints is not None else nullcontext()
+            with evaluating(model), torch.no_grad(), signals, runner.capture as capture:
+                try:
+                    stage, fresh = next(chunks)
+                finally:
+                    times.total += perf_counter() - began
+                    if Ranks.here().rank == 0:
+                        quarantine.write()
+                total, whole = stage.measurement, stage.whole
+                if whole and total.samples == 0:
+                    left_out = f"{total.skipped} items could not be decoded" if total.skipped else "it is empty"
+                    raise InputError(
+                        f"{source.name} gave no sample", left_out, "expected at least two samples: check the path or the loader"
+                    )
+                if whole and fresh:
+                    capture.require_all_fired()
+            yield stage
 
 
-def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | None) -> tuple[Measurement, bool]:
-    """All chunks, joined in order, and whether this process ran any itself. Without a chunk size the set is one chunk.
+def run_chunks(
+    runner: Runner, options: RunOptions, checkpoints: Checkpoints | None, pause: Callable[[int], bool] | None = None
+) -> Generator[tuple[SoFar, bool], None, None]:
+    """All chunks, joined in order, as far as they were run at each `pause` and at the end, and whether this process ran any
+    itself. Without a chunk size the set is one chunk.
 
     Round by round every rank takes one chunk; rank 0 joins them and writes the checkpoints. A round in which a rank was stopped
     or failed is dropped: the resumed scan runs its chunks again from their start.
@@ -183,9 +227,18 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
 
     ahead = batches_ahead(source, runner.place.device, options.prefetch)
     pinned = runner.place.device if ahead > 0 and runner.place.device.type == "cuda" else None
-    ranges = spans(chunk + ranks.first, ranks.step, chunk_size)
     # A rank of a model that is spread over all of them may not stop by itself between two batches.
-    with Feed(source, ranges, ahead, pinned, StopRequest() if ranks.together else runner.stop) as feed:
+    stop = StopRequest() if ranks.together else runner.stop
+    # Whoever is given a stage may read a set once more that can be: two readings of one archive at a time would mix.
+    lets_go = pause is not None and Order.of(source).repeats
+
+    def fed() -> Feed:
+        return open_feed.enter_context(Feed(source, spans(chunk + ranks.first, ranks.step, chunk_size), ahead, pinned, stop))
+
+    if pause is not None and more and pause(chunk):  # it may have ended while it was being looked at
+        yield SoFar(total, chunk, False), fresh
+    with ExitStack() as open_feed:
+        feed = fed()
         while more and not quarantine.exceeded(bad, source.samples, seen):
             turn, error = take_turn(runner, feed, (chunk + ranks.first) * (chunk_size or 0), bad)
             turn = replace(turn, due=checkpoints is not None and checkpoints.due)
@@ -215,11 +268,17 @@ def run_chunks(runner: Runner, options: RunOptions, checkpoints: Checkpoints | N
             learned = None if watcher is None else watcher.snapshot()
             more = told.more and chunk_size is not None
             more = more and not (source.samples is not None and chunk * (chunk_size or 0) >= source.samples)
-            if not more or told.due:
+            paused = more and pause is not None and pause(chunk)
+            if not more or told.due or paused:
                 keep(finished=not more)
+            if paused:
+                if lets_go:
+                    open_feed.close()
+                yield SoFar(total, chunk, False), fresh
+                feed = fed() if lets_go else feed
     if quarantine.exceeded(bad, source.samples, seen):
         raise quarantine.too_many(source.name, bad)
-    return ranks.share(total), fresh
+    yield SoFar(ranks.share(total), chunk, True), fresh
 
 
 def spans(chunk: int, step: int, size: int | None) -> Iterator[Range]:

@@ -7,6 +7,7 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from naa_fast.detect.interim import STOPS
 from naa_fast.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ class RunOptions:
     takes the fastest. `batch_size`: samples a forward, where the set is cut into batches here. `scores`: which output the class
     scores are; None: by names and shapes. `stop_early`: forwards end after the last chosen layer; records are the same, but
     predictions are not counted. `histograms`: of samples' means and maxima, 1,020 bytes a neuron, 2,040 where a sample has
-    several positions. `prefetch`: batches a thread reads ahead, which changes no bit.
+    several positions. `prefetch`: batches a thread reads ahead, which changes no bit. `stop_when`: one of
+    `detect.interim.STOPS`, which may end the suspect set early; None: it is read to its end.
 
     `checkpoint`: the folder in which finished chunks of `chunk_size` items are kept, every `interval_s` seconds and when a signal
     asks to stop; `resume` goes on from there. Raises UsageError where these do not go together.
@@ -53,12 +55,15 @@ class RunOptions:
     resume: bool = False
     interval_s: float = 60.0
     histograms: bool = True
+    stop_when: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("chunk_size", 1), ("prefetch", 0)):
             require_whole(name.replace("_", " "), getattr(self, name), least)
         if self.resume and self.checkpoint is None:
             raise UsageError("resume without a checkpoint", "name the folder the checkpoints are in")
+        if self.stop_when not in (None, *STOPS):
+            raise UsageError(f"stop_when is {self.stop_when!r}", f"expected one of {', '.join(STOPS)}, or none")
         if self.stop_early and self.scores is not None:
             raise UsageError("scores with stop_early", "the forwards end before the model gives any", "leave one of them out")
 
@@ -97,11 +102,13 @@ class RunOptions:
     def bound(self) -> dict[str, str]:
         """What a checkpoint is refused for where it differs: these decide the bits, or which neurons there are."""
         bound = {"backend": self.backend, "chunk size": str(self.chunk_size), "scores": self.scores or ""}
-        return bound | {"histograms": "kept" if self.histograms else "none"}
+        bound |= {"histograms": "kept" if self.histograms else "none"}
+        return bound | ({} if self.stop_when is None else {"stop when": self.stop_when})
 
     def told(self) -> dict[str, Any]:
         """What a report says of them."""
-        return {"batch_size": self.batch_size, "device": str(self.device), "backend": self.backend}
+        told = {"batch_size": self.batch_size, "device": str(self.device), "backend": self.backend}
+        return told if self.stop_when is None else told | {"stop_when": self.stop_when}
 
 
 def asked_words(layers: Layers) -> list[str]:

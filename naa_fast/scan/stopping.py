@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -68,6 +68,17 @@ def stop_on_signals(request: StopRequest | None = None) -> Iterator[StopRequest]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible(watch: StoppableProgress, checkpoint: str | Path | None) -> Iterator[None]:
+    """Inside, between measurements, a signal ends the step in hand, and then the scan: nothing can be said yet. Without a
+    checkpoint it ends all at once.
+    """
+    with stop_on_signals(watch.stop) if checkpoint is not None else nullcontext():
+        yield
+    if watch.stop:
+        raise stopped(watch.stop.name, checkpoint)
 
 
 def stopped(signal: str, checkpoint: str | Path | None, audit: Any = None) -> Stopped:
