@@ -101,10 +101,10 @@ class Attempts:
         """Say why samples are not ranked."""
         self.checks = unranked(reason)
 
-    def _taken(self, found: Found[Made]) -> Made:
-        self.checks += found.checks
-        self.notes += found.notes
-        return found.value
+    def _taken(self, result: Found[Made]) -> Made:
+        self.checks += result.checks
+        self.notes += result.notes
+        return result.value
 
 
 class RankingAttempt:

@@ -260,9 +260,9 @@ class Directions:
         for name, wide in (features or dict.fromkeys(self._sketches[which], 0)).items():
             sketch = self._sketches[which].get(name) or Sketch(len(self._looked_at(name, wide)), torch.device("cpu"))
             parts = kept.get(name, [])
-            held = torch.cat([values for values, _ in parts]).float().cpu().numpy() if parts else np.zeros((0, sketch.neurons))
+            aside = torch.cat([values for values, _ in parts]).float().cpu().numpy() if parts else np.zeros((0, sketch.neurons))
             items = np.concatenate([items for _, items in parts]) if parts else np.zeros(0, np.int64)
-            layers[name] = sketch.saved() | {"held": held.astype(np.float32), "held_items": items}
+            layers[name] = sketch.saved() | {"held": aside.astype(np.float32), "held_items": items}
         return layers
 
     def restore(self, saved: Mapping[str, Mapping[str, Array]], which: int = 0) -> None:

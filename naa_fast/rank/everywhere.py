@@ -23,14 +23,14 @@ class Everywhere:
         places: dict[torch.device, dict[str, Reference]] = {}
         for name, reference in references.items():
             places.setdefault(reference.pivot.device, {})[name] = reference
-        self.scorings = {device: Scoring(held) for device, held in places.items()}
+        self.scorings = {device: Scoring(of_device) for device, of_device in places.items()}
         names = [name for scoring in self.scorings.values() for name in scoring.plan.names]
         self.number = np.array([list(references).index(name) for name in names])
         self.layers = len(names)
         self._at_home: list[tuple[Array, Array, Array]] | None = None
 
     def score(self, views: Views, group: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        """`(said [samples, PARTS, layers], layer, column, z)` on the first device, and layers that this batch did not take."""
+        """`(parts [samples, PARTS, layers], layer, column, z)` on the first device, and layers that this batch did not take."""
         packs = {pack.values.device: pack for pack in views.packs}
         scored, base, absent = [], 0, list[int]()
         for device, scoring in self.scorings.items():
@@ -46,9 +46,9 @@ class Everywhere:
         most, float64 `[samples, at most SHOWN, 3]`, as `retained.Top` takes them. Of a branch that a batch did not take
         (`absent`, after how many samples the batch has) the excess is 0 and the rest NaN.
         """
-        said, layer, column, z = numbers
-        by_layer = np.empty((len(said), self.layers, said.shape[1]))
-        by_layer[:, self.number] = said.transpose(0, 2, 1)
+        parts, layer, column, z = numbers
+        by_layer = np.empty((len(parts), self.layers, parts.shape[1]))
+        by_layer[:, self.number] = parts.transpose(0, 2, 1)
         at = 0
         for samples, layers in absent:
             if layers:
@@ -70,16 +70,16 @@ class Everywhere:
 
 def joined(parts: list[Scored]) -> tuple[Tensor, ...]:
     """What was scored a part at a time."""
-    columns = [(one.said.permute(1, 0, 2), one.layer, one.column, one.z) for one in parts]
-    return columns[0] if len(columns) == 1 else tuple(torch.cat(held) for held in zip(*columns, strict=True))
+    columns = [(scored.parts.permute(1, 0, 2), scored.layer, scored.column, scored.z) for scored in parts]
+    return columns[0] if len(columns) == 1 else tuple(torch.cat(column_parts) for column_parts in zip(*columns, strict=True))
 
 
-def together(found: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def together(devices: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """What several devices say of the same samples, on the first of them."""
-    device, base, moved = found[0][0].device, 0, list[tuple[Tensor, ...]]()
-    for said, layer, column, z in found:
-        moved.append((said.to(device), layer.to(device) + base, column.to(device), z.to(device)))
-        base += said.shape[2]
-    said, layer, column, z = (torch.cat(held, 2 if place == 0 else 1) for place, held in enumerate(zip(*moved, strict=True)))
+    device, base, moved = devices[0][0].device, 0, list[tuple[Tensor, ...]]()
+    for parts, layer, column, z in devices:
+        moved.append((parts.to(device), layer.to(device) + base, column.to(device), z.to(device)))
+        base += parts.shape[2]
+    parts, layer, column, z = (torch.cat(pieces, 2 if place == 0 else 1) for place, pieces in enumerate(zip(*moved, strict=True)))
     farthest = z.topk(min(SHOWN, z.shape[1]), 1)
-    return said, layer.gather(1, farthest.indices), column.gather(1, farthest.indices), farthest.values
+    return parts, layer.gather(1, farthest.indices), column.gather(1, farthest.indices), farthest.values

@@ -49,8 +49,8 @@ def handed(scorer: Scorer, by: str, neurons: Mapping[str, int], retain: bool) ->
     top = scorer.top.offered()
     directed = {}
     for name, saved in scorer.directions.saved({}, 1).items():
-        held = chosen(HELD, (saved["held"], saved["held"][:0]), (saved["held_items"], saved["held_items"][:0]))
-        directed[name] = Directed(**saved | {"held": held[0], "held_items": held[1]})
+        aside = chosen(HELD, (saved["held"], saved["held"][:0]), (saved["held_items"], saved["held_items"][:0]))
+        directed[name] = Directed(**saved | {"held": aside[0], "held_items": aside[1]})
     tally = scorer.tokens["suspect"]
     anomalies = AnomalyScores(
         by,
@@ -60,8 +60,8 @@ def handed(scorer: Scorer, by: str, neurons: Mapping[str, int], retain: bool) ->
         predicted.astype(np.int32),
         scorer.null_scores,
         scorer.null_predicted,
-        np.concatenate([one.samples for one in top]) if top else np.zeros(0, np.int64),
-        np.concatenate([one.deviating for one in top]) if top else np.zeros((0, SHOWN, 3)),
+        np.concatenate([offered.samples for offered in top]) if top else np.zeros(0, np.int64),
+        np.concatenate([offered.deviating for offered in top]) if top else np.zeros((0, SHOWN, 3)),
         directed,
         tuple(filter(None, map(retained, top))) if retain else (),
         tally.saved() if retain and tally.samples and not tally.overflown else None,
@@ -70,38 +70,38 @@ def handed(scorer: Scorer, by: str, neurons: Mapping[str, int], retain: bool) ->
     return anomalies.trimmed()
 
 
-def taken_up(found: AnomalyScores, scorer: Scorer) -> Scored:
+def taken_up(measured: AnomalyScores, scorer: Scorer) -> Scored:
     """The same as one of several processes hands it in; layers that `scorer` does not rank by are left out."""
     rows = Rows()
-    rows.add(found.items, found.scores.astype(np.float64), found.predicted.astype(np.int64))
-    number = np.array([scorer.layers.index(name) if name in scorer.layers else -1 for name in found.layers], np.int64)
-    deviating = found.top_deviating.copy()
+    rows.add(measured.items, measured.scores.astype(np.float64), measured.predicted.astype(np.int64))
+    number = np.array([scorer.layers.index(name) if name in scorer.layers else -1 for name in measured.layers], np.int64)
+    deviating = measured.top_deviating.copy()
     deviating[..., 0] = number[deviating[..., 0].astype(np.int64)]
     deviating[deviating[..., 0] < 0] = 0.0
-    place = np.searchsorted(found.items, found.top_items)
+    place = np.searchsorted(measured.items, measured.top_items)
     scores, predicted = rows.values[0][place], rows.predicted[0][place]
     offered, whole = list[Offered](), np.ones(len(place), bool)
-    for inputs in found.retained:
-        places = np.array([np.flatnonzero(found.top_items == item)[0] for item in inputs.items], np.int64)
+    for inputs in measured.retained:
+        places = np.array([np.flatnonzero(measured.top_items == item)[0] for item in inputs.items], np.int64)
         whole[places] = False
         offered.append(Offered(inputs.items, scores[places], predicted[places], deviating[places], batch_of(inputs)))
-    offered.append(Offered(found.top_items[whole], scores[whole], predicted[whole], deviating[whole], None))
+    offered.append(Offered(measured.top_items[whole], scores[whole], predicted[whole], deviating[whole], None))
     directions = Directions(scorer.directions.neurons, scorer.directions.samples)
-    directions.restore({name: vars(directed) for name, directed in found.directed.items() if name in scorer.layers}, 1)
-    tokens = {"clean": TokenTally(), "suspect": TokenTally.of_saved(found.tokens)}
-    return Scored(rows, Top.of(TOP, offered), directions, Reservoir(RESERVOIR), tokens, found.largest)
+    directions.restore({name: vars(directed) for name, directed in measured.directed.items() if name in scorer.layers}, 1)
+    tokens = {"clean": TokenTally(), "suspect": TokenTally.of_saved(measured.tokens)}
+    return Scored(rows, Top.of(TOP, offered), directions, Reservoir(RESERVOIR), tokens, measured.largest)
 
 
-def retained(one: Offered) -> RetainedInputs | None:
+def retained(offered: Offered) -> RetainedInputs | None:
     """The inputs of some samples; None where there are none, or of a type of the user's own."""
-    if one.batch is None:
+    if offered.batch is None:
         return None
     arrays = list[Array]()
     try:
-        form = {name: form_of(getattr(one.batch, name), one.batch.size, arrays) for name in PARTS}
+        form = {name: form_of(getattr(offered.batch, name), offered.batch.size, arrays) for name in PARTS}
     except NotKept:
         return None
-    return RetainedInputs(one.samples, json.dumps(form, sort_keys=True), tuple(arrays))
+    return RetainedInputs(offered.samples, json.dumps(form, sort_keys=True), tuple(arrays))
 
 
 def form_of(value: Any, size: int, arrays: list[Array]) -> Any:
@@ -114,19 +114,19 @@ def form_of(value: Any, size: int, arrays: list[Array]) -> Any:
         arrays.append((whole.view(torch.uint16) if half else whole).numpy())
         return {"array": len(arrays) - 1, "bfloat16": half}
     if type(value) in (list, tuple):
-        return {type(value).__name__: [form_of(one, size, arrays) for one in value]}
+        return {type(value).__name__: [form_of(item, size, arrays) for item in value]}
     if isinstance(value, dict) or type(value).__name__ == "BatchEncoding":
-        return {"dict": [[str(key), form_of(one, size, arrays)] for key, one in value.items()]}
+        return {"dict": [[str(key), form_of(item, size, arrays)] for key, item in value.items()]}
     raise NotKept(type(value).__name__)
 
 
-def batch_of(one: RetainedInputs) -> Batch:
+def batch_of(inputs: RetainedInputs) -> Batch:
     """Inverse of `retained`. Raises KeyError, TypeError or ValueError for a form that it never gave."""
-    form = json.loads(one.form)
-    arguments, keywords, mask, decoder_mask = (value_of(form[name], one.arrays) for name in PARTS)
+    form = json.loads(inputs.form)
+    arguments, keywords, mask, decoder_mask = (value_of(form[name], inputs.arrays) for name in PARTS)
     if not isinstance(arguments, tuple) or not isinstance(keywords, dict):
         raise ValueError("retained inputs that make no batch")
-    return Batch(arguments, keywords, len(one.items), mask, decoder_mask=decoder_mask)
+    return Batch(arguments, keywords, len(inputs.items), mask, decoder_mask=decoder_mask)
 
 
 def value_of(form: Any, arrays: tuple[Array, ...]) -> Any:
@@ -134,10 +134,10 @@ def value_of(form: Any, arrays: tuple[Array, ...]) -> Any:
         tensor = torch.from_numpy(arrays[form["array"]])
         return tensor.view(torch.bfloat16) if form["bfloat16"] else tensor
     if "dict" in form:
-        return {str(key): value_of(one, arrays) for key, one in form["dict"]}
+        return {str(key): value_of(item, arrays) for key, item in form["dict"]}
     for name, kind in (("list", list), ("tuple", tuple)):
         if name in form:
-            return kind(value_of(one, arrays) for one in form[name])
+            return kind(value_of(item, arrays) for item in form[name])
     plain = form["plain"]
     if not (plain is None or isinstance(plain, bool | int | float | str)):
         raise ValueError("retained inputs that hold something else than values")

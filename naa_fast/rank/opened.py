@@ -53,9 +53,9 @@ def open_sets(model: nn.Module, clean: Any, suspect: Any, batch_size: int, image
 
 def fit_sets(model: nn.Module, sources: Sequence[Source], images: ImageOptions | None = None) -> list[Source]:
     """The sets read as the model takes them: texts padded with its token, images in its mode and size. Raises as `fit_images`."""
-    found = [fitted(model, source) for source in sources]
-    fit_images(model, found, images)
-    return found
+    suited = [fitted(model, source) for source in sources]
+    fit_images(model, suited, images)
+    return suited
 
 
 def require_model_of(measured: Measurement | None, model: nn.Module) -> None:

@@ -165,21 +165,21 @@ class Fitting:
     """
 
     def __init__(self, references: Mapping[str, Reference]) -> None:
-        held = list(references.values())
+        layers = list(references.values())
         self.plan = plan = plan_of(references)
-        self.pivot = side_by_side([one.pivot for one in held], 0.0)
-        self.width = side_by_side([one.width for one in held], 1.0)
-        self.known = torch.cat([*(one.known for one in held), held[0].known.new_ones(1)])
-        self.sums = side_by_side([one.sums for one in held], 0.0)
-        self.squares = side_by_side([one.squares for one in held], 0.0)
+        self.pivot = side_by_side([layer.pivot for layer in layers], 0.0)
+        self.width = side_by_side([layer.width for layer in layers], 1.0)
+        self.known = torch.cat([*(layer.known for layer in layers), layers[0].known.new_ones(1)])
+        self.sums = side_by_side([layer.sums for layer in layers], 0.0)
+        self.squares = side_by_side([layer.squares for layer in layers], 0.0)
         self.count = torch.stack([references[name].count for name in plan.names])
         self.groups = torch.arange(self.count.shape[1], device=self.pivot.device)
         self.folds, self.products = [], []
         for group in plan.groups:
             members = [references[name] for name in plan.names[group.layers]]
-            folds = square([one.folds for one in members], len(self.groups), group.width)
+            folds = square([layer.folds for layer in members], len(self.groups), group.width)
             self.folds.append(folds.transpose(0, 1).contiguous())
-            self.products.append(square([one.products for one in members], group.width, group.width))
+            self.products.append(square([layer.products for layer in members], group.width, group.width))
 
     def add(self, pack: Pack, group: Tensor) -> None:
         """Enter samples of groups `group` (int64 `[samples]`).
@@ -245,12 +245,12 @@ class Fitting:
 class Scored:
     """Where samples lie in each layer of a plan, in the order of its `names`.
 
-    `said` float32 `[PARTS, samples, layers]`: excess (the sum over features of `max(|z| - CUT, 0)`, infinite where a value is
+    `parts` float32 `[PARTS, samples, layers]`: excess (the sum over features of `max(|z| - CUT, 0)`, infinite where a value is
     not finite), distance and margin (`Standing`); `layer`, `column` (int64) and `z`
     (float32) `[samples, at most SHOWN]` of the layers in which one neuron lies farthest out, farthest first.
     """
 
-    said: Tensor
+    parts: Tensor
     layer: Tensor
     column: Tensor
     z: Tensor
@@ -260,31 +260,31 @@ class Scoring:
     """Scores samples by frozen `references`, all on one device. Nothing here depends on a value."""
 
     def __init__(self, references: Mapping[str, Reference]) -> None:
-        held = list(references.values())
+        layers = list(references.values())
         self.plan = plan = plan_of(references)
 
         def dealt(parts: list[Tensor], last: float) -> Tensor:
             """In the columns of the plan."""
             return side_by_side(parts, last).index_select(-1, plan.deal)
 
-        pivot = dealt([one.pivot for one in held], 0.0)
-        deviation = dealt([one.deviation for one in held], torch.inf)
-        known = torch.cat([*(one.known for one in held), held[0].known.new_ones(1)]).index_select(0, plan.deal)
+        pivot = dealt([layer.pivot for layer in layers], 0.0)
+        deviation = dealt([layer.deviation for layer in layers], torch.inf)
+        known = torch.cat([*(layer.known for layer in layers), layers[0].known.new_ones(1)]).index_select(0, plan.deal)
         # Values less the pivot are exact near it, so that float32 is as fine here as the values themselves are.
         self.pivot = pivot.float()
-        self.apart = ((self.pivot - dealt([one.mean for one in held], 0.0)) / deviation).float()
+        self.apart = ((self.pivot - dealt([layer.mean for layer in layers], 0.0)) / deviation).float()
         self.per_deviation = (1.0 / deviation).float()
-        self.scale = (plan.sign / dealt([one.width for one in held], 1.0)).float()
+        self.scale = (plan.sign / dealt([layer.width for layer in layers], 1.0)).float()
         self.unknown = None if bool(known.all()) else ~known
         ordered = [references[name] for name in plan.names]
-        self.nobody = ~torch.stack([one.others[0] for one in ordered])[:, None]  # [layers, 1, groups]
+        self.nobody = ~torch.stack([layer.others[0] for layer in ordered])[:, None]  # [layers, 1, groups]
         self.whitening, self.lengths = [], []
         for group in plan.groups:
             members = ordered[group.layers]
-            rooms = square([one.whitening for one in members], group.width, group.width)
-            centres = square([one.centres for one in members], members[0].centres.shape[0], group.width).mT
+            rooms = square([layer.whitening for layer in members], group.width, group.width)
+            centres = square([layer.centres for layer in members], members[0].centres.shape[0], group.width).mT
             self.whitening.append(torch.cat([rooms, -2 * rooms @ centres], 2))  # one product for lengths and for what crosses
-            self.lengths.append(torch.stack([one.lengths for one in members])[:, None])
+            self.lengths.append(torch.stack([layer.lengths for layer in members])[:, None])
 
     def score(self, pack: Pack, group: Tensor) -> tuple[list[Scored], list[int]]:
         """Samples of groups `group`, int64 `[samples]`, and the layers that this batch did not take: what is said of those means
@@ -301,14 +301,14 @@ class Scoring:
         columns = self.apart.index_select(0, group).addcmul_(centred, self.per_deviation).abs_()
         if self.unknown is not None:
             columns = columns.masked_fill_(self.unknown, 0.0)
-        largest = [one.of(columns).max(2) for one in self.plan.groups]
+        largest = [part.of(columns).max(2) for part in self.plan.groups]
         columns = columns.sub_(CUT).clamp_(min=0.0)
-        excess = torch.cat([one.of(columns).sum(2) for one in self.plan.groups], 1).nan_to_num_(torch.inf, torch.inf)
-        most = torch.cat([one.values for one in largest], 1).nan_to_num_(torch.inf, torch.inf)
+        excess = torch.cat([part.of(columns).sum(2) for part in self.plan.groups], 1).nan_to_num_(torch.inf, torch.inf)
+        most = torch.cat([part.values for part in largest], 1).nan_to_num_(torch.inf, torch.inf)
         if absent:
             most.index_fill_(1, torch.tensor(absent, device=most.device), 0.0)
         farthest = most.topk(min(SHOWN, most.shape[1]), 1)
-        column = torch.cat([one.indices for one in largest], 1).gather(1, farthest.indices)
+        column = torch.cat([part.indices for part in largest], 1).gather(1, farthest.indices)
         distance, margin = self._distances(centred.nan_to_num_(0.0, 0.0, 0.0), group)
         return Scored(torch.stack([excess, distance, margin]), farthest.indices, column, farthest.values)
 
@@ -318,13 +318,13 @@ class Scoring:
         """
         columns = centred.mul_(self.scale).clamp_(-FARTHEST, FARTHEST)
         apart = []
-        for place, one in enumerate(self.plan.groups):
-            lengths, cross = self._whitened(one.projected(columns).transpose(0, 1), place, one.width)
+        for place, block in enumerate(self.plan.groups):
+            lengths, cross = self._whitened(block.projected(columns).transpose(0, 1), place, block.width)
             apart.append(lengths.unsqueeze(2) + cross + self.lengths[place])
         every = torch.cat(apart)  # [layers, samples, groups]
-        own = group.view(1, -1, 1).expand(len(every), -1, 1)
-        distance = every.gather(2, own)
-        nearest = every.masked_fill_(self.nobody, torch.inf).scatter_(2, own, torch.inf).amin(2, keepdim=True)
+        of_group = group.view(1, -1, 1).expand(len(every), -1, 1)
+        distance = every.gather(2, of_group)
+        nearest = every.masked_fill_(self.nobody, torch.inf).scatter_(2, of_group, torch.inf).amin(2, keepdim=True)
         margin = (distance - nearest).nan_to_num_(0.0, 0.0, 0.0)
         return distance.squeeze(2).T, margin.squeeze(2).T
 
@@ -338,12 +338,12 @@ class Scoring:
         for start in range(0, width, wide):
             last = start + wide == width
             columns = whitening.shape[2] - start if last else wide
-            found = projected.narrow(2, 0, start + wide) @ whitening.narrow(1, 0, start + wide).narrow(2, start, columns)
-            placed = found.narrow(2, 0, wide)
+            products = projected.narrow(2, 0, start + wide) @ whitening.narrow(1, 0, start + wide).narrow(2, start, columns)
+            placed = products.narrow(2, 0, wide)
             lengths = torch.linalg.vecdot(placed, placed)
             total = lengths if total is None else total + lengths
         assert total is not None
-        return total, found.narrow(2, wide, columns - wide)
+        return total, products.narrow(2, wide, columns - wide)
 
 
 def without(pack: Pack, known: set[str]) -> Pack:

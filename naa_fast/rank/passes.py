@@ -237,14 +237,14 @@ class RankingPass:
         return told | {"scorer": None if self.scorer is None else self.scorer.learned_of_clean()}
 
     def _go_on(self, told: Sequence[dict[str, Any]]) -> None:
-        held = [one["held"] for one in told]
-        if None in held and self.ranks.count > 1:
+        waiting = [process["held"] for process in told]
+        if None in waiting and self.ranks.count > 1:
             raise InputError("the checkpoint is of one process, which reads the clean set again", "go on without torchrun")
-        self._held = None if None in held else [part for parts in held for part in parts]
-        self._bytes, self._offered = (sum(one[key] for one in told) for key in ("bytes", "offered"))
-        self._every = max(one["every"] for one in told)
-        self.notes[:] = dict.fromkeys(note for one in told for note in one["notes"])
-        if learned := [one["scorer"] for one in told if one["scorer"] is not None]:
+        self._held = None if None in waiting else [part for parts in waiting for part in parts]
+        self._bytes, self._offered = (sum(process[key] for process in told) for key in ("bytes", "offered"))
+        self._every = max(process["every"] for process in told)
+        self.notes[:] = dict.fromkeys(note for process in told for note in process["notes"])
+        if learned := [process["scorer"] for process in told if process["scorer"] is not None]:
             self.scorer = self._scorer(self.clean.classes)
             self.scorer.go_on_with_clean(learned)
 
@@ -352,7 +352,7 @@ class RankingPass:
             )
         while self._bytes > HELD_BYTES and len(self._held) > 1:
             self._held, self._every = self._held[1::2], 2 * self._every
-            self._bytes = sum(bytes_of(held, views) for held, views, *_ in self._held)
+            self._bytes = sum(bytes_of(batch, views) for batch, views, *_ in self._held)
 
     def _prime(self) -> None:
         """Run the first batch of the clean set on every process: what each adds up on its own is then in the same units."""

@@ -182,11 +182,11 @@ def of_ranking(
     sketches = 2 * sum(8 * n * n if n <= EXACT else 4 * BUFFER * n for n in looked_at)
     row = 4 * sum(looked_at)
     most = min(HELD, max(FEWEST_HELD, HELD_BYTES // max(row, 1)))
-    held = sum(min(most, MOST_CLEAN if samples is None else samples // 2 + 1) * row for samples in (clean, suspect))
+    aside = sum(min(most, MOST_CLEAN if samples is None else samples // 2 + 1) * row for samples in (clean, suspect))
     waiting = sum(min(WAITING_BYTES, (MOST_CLEAN if samples is None else samples // 2 + 1) * row) for samples in (clean, suspect))
     calibrating = min(clean or MOST_CLEAN, MOST_CLEAN) // 2 * 4 * features
     numbers = 2 * WAITING_SAMPLES * (12 * len(shapes.features) + 68)
-    on_device = {"ranking": max(fitting, scoring), "directions": sketches + held + waiting, "numbers that wait": numbers}
+    on_device = {"ranking": max(fitting, scoring), "directions": sketches + aside + waiting, "numbers that wait": numbers}
     on_device["clean samples' views"] = 0 if by_reference else min(VIEW_BYTES, calibrating)
     inputs = min(INPUT_BYTES, TOP * shapes.input_bytes)
     on_host = {"retained samples": inputs if by_reference else 2 * inputs + min(INPUT_BYTES, RESERVOIR * shapes.input_bytes)}

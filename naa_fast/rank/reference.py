@@ -181,9 +181,9 @@ class Reference:
         """Where samples `view` `[samples, features]` of groups `group` lie. A feature that no clean sample had a finite value of
         has z 0: it would make every sample's score NaN.
         """
-        own = group.to(self.mean.device)
+        of_group = group.to(self.mean.device)
         values = view.to(self.mean.device, torch.float64)
-        z = (values - self.mean.index_select(0, own)).div_(self.deviation).float()
+        z = (values - self.mean.index_select(0, of_group)).div_(self.deviation).float()
         if self.unknown is not None:
             z = z.masked_fill_(self.unknown, 0.0)
         centred = values - self.pivot
@@ -191,8 +191,8 @@ class Reference:
             centred = torch.where(torch.isfinite(centred), centred, 0.0)
         placed = self.folded(centred) @ self.whitening
         apart = (placed * placed).sum(1, keepdim=True) + torch.addmm(self.lengths, placed, self.centres.T, alpha=-2)
-        distance = apart.gather(1, own[:, None])[:, 0].double()
-        elsewhere = apart.masked_fill(~self.others, torch.inf).scatter_(1, own[:, None], torch.inf).amin(1).double()
+        distance = apart.gather(1, of_group[:, None])[:, 0].double()
+        elsewhere = apart.masked_fill(~self.others, torch.inf).scatter_(1, of_group[:, None], torch.inf).amin(1).double()
         return LayerDeviation(z, distance, torch.where(torch.isfinite(elsewhere), distance - elsewhere, 0.0))
 
 

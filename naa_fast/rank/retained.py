@@ -75,11 +75,11 @@ def on_host(batch: Batch) -> Batch:
     return replace(batch, arguments=moved(batch.arguments), keywords=moved(batch.keywords), mask=moved(batch.mask), rejected=())
 
 
-def concatenated(one: Batch, other: Batch) -> Batch | None:
+def concatenated(batch: Batch, other: Batch) -> Batch | None:
     """Both batches in one, or None where their shapes or what they share differ."""
 
     def both(a: Any, b: Any) -> Any:
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ndim and (len(a), len(b)) == (one.size, other.size):
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.ndim and (len(a), len(b)) == (batch.size, other.size):
             if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
                 raise ValueError
             return torch.cat([a, b])
@@ -93,13 +93,13 @@ def concatenated(one: Batch, other: Batch) -> Batch | None:
 
     try:
         arguments, keywords, mask = (
-            both(one.arguments, other.arguments),
-            both(one.keywords, other.keywords),
-            both(one.mask, other.mask),
+            both(batch.arguments, other.arguments),
+            both(batch.keywords, other.keywords),
+            both(batch.mask, other.mask),
         )
     except ValueError:
         return None
-    return Batch(arguments, keywords, one.size + other.size, mask)
+    return Batch(arguments, keywords, batch.size + other.size, mask)
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class Top:
         neurons = np.zeros((len(chosen), 0, 3)) if deviating is None else deviating[chosen]
         inputs = on_host(taken(batch, chosen)) if self._rows else None
         self._offered.append(Offered(items[chosen], scores[chosen], predicted[chosen], neurons, inputs))
-        held_rows = sum(len(one.samples) for one in self._offered if one.batch is not None)
-        if sum(len(one.samples) for one in self._offered) > 2 * self.most or held_rows > 2 * self._rows:
+        held_rows = sum(len(offer.samples) for offer in self._offered if offer.batch is not None)
+        if sum(len(offer.samples) for offer in self._offered) > 2 * self.most or held_rows > 2 * self._rows:
             self._prune()
 
     def merge(self, other: Top) -> None:
@@ -161,7 +161,7 @@ class Top:
     def of(cls, most: int, offered: list[Offered]) -> Top:
         """With what was offered elsewhere."""
         made = cls(most)
-        made._offered, made._rows = [one for one in offered if len(one.samples)], most
+        made._offered, made._rows = [offer for offer in offered if len(offer.samples)], most
         made._prune()
         return made
 
@@ -180,14 +180,14 @@ class Top:
     def _prune(self) -> None:
         if not self._offered:
             return
-        scores = np.concatenate([one.scores for one in self._offered])
-        samples = np.concatenate([one.samples for one in self._offered])
+        scores = np.concatenate([offer.scores for offer in self._offered])
+        samples = np.concatenate([offer.samples for offer in self._offered])
         place = np.empty(len(scores), np.int64)
         place[np.lexsort((samples, -scores))] = np.arange(len(scores))
-        ends = np.cumsum([len(one.samples) for one in self._offered])[:-1]
+        ends = np.cumsum([len(offer.samples) for offer in self._offered])[:-1]
         pairs = list(zip(self._offered, np.split(place, ends), strict=True))
-        parts = [one.at(own < self._rows, True) for one, own in pairs]
-        parts += [one.at((own >= self._rows) & (own < self.most), False) for one, own in pairs]
+        parts = [offer.at(places < self._rows, True) for offer, places in pairs]
+        parts += [offer.at((places >= self._rows) & (places < self.most), False) for offer, places in pairs]
         self._offered = [part for part in parts if len(part.samples)]
         if len(scores) >= self.most:
             self._least = float(np.sort(scores)[-self.most])

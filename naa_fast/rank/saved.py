@@ -19,10 +19,10 @@ OF_SUMS = ("count", "pivot", "width", "sums", "squares", "known", "folds", "prod
 def arrays_of(references: Mapping[str, Sums]) -> dict[str, dict[str, Array]]:
     """The sums of each layer, on the host, before they are frozen."""
     layers = {}
-    for name, one in references.items():
-        sums: dict[str, torch.Tensor] = {field: getattr(one, field) for field in OF_SUMS}
-        sums["projected"] = one.count if one.projected is None else one.projected
-        sums["anchor"] = one.projection((one.pivot / one.width)[None])[0].double()
+    for name, reference in references.items():
+        sums: dict[str, torch.Tensor] = {field: getattr(reference, field) for field in OF_SUMS}
+        sums["projected"] = reference.count if reference.projected is None else reference.projected
+        sums["anchor"] = reference.projection((reference.pivot / reference.width)[None])[0].double()
         layers[name] = {field: value.cpu().numpy().copy() for field, value in sums.items()}
     return layers
 
@@ -32,18 +32,18 @@ def layers_of(arrays: Mapping[str, dict[str, Array]], directions: Directions) ->
     layers, looked_at = {}, directions.saved({name: len(sums["pivot"]) for name, sums in arrays.items()})
     for name, sums in arrays.items():
         more = looked_at[name]
-        held, items = chosen(HELD, (more["held"], more["held"][:0]), (more["held_items"], more["held_items"][:0]))
-        layers[name] = LayerReference(**sums, **more | {"held": held, "held_items": items})
+        aside, items = chosen(HELD, (more["held"], more["held"][:0]), (more["held_items"], more["held_items"][:0]))
+        layers[name] = LayerReference(**sums, **more | {"held": aside, "held_items": items})
     return layers
 
 
 def reference_of(
-    classes: int, samples: int, layers: Mapping[str, LayerReference], items: Array, said: Array, predicted: Array
+    classes: int, samples: int, layers: Mapping[str, LayerReference], items: Array, parts: Array, predicted: Array
 ) -> Reference:
     """With at most CALIBRATION of the samples that say what chance does."""
     none = items[:0]
     rows, kept = chosen(CALIBRATION, (np.arange(len(items)), none), (items, none))
-    return Reference(classes, samples, layers, kept, said[rows].astype(np.float32), predicted[rows])
+    return Reference(classes, samples, layers, kept, parts[rows].astype(np.float32), predicted[rows])
 
 
 def sums_of(layer: LayerReference) -> Sums:

@@ -56,7 +56,9 @@ class Rows:
         """Items, values (float64) and classes (int64) in the order of the set. `[samples]` all."""
         if not self.items:
             return np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64)
-        items = np.concatenate([np.arange(one[0], one[0] + one[1]) if isinstance(one, tuple) else one for one in self.items])
+        items = np.concatenate(
+            [np.arange(span[0], span[0] + span[1]) if isinstance(span, tuple) else span for span in self.items]
+        )
         values, predicted = np.concatenate(self.values).astype(np.float64), np.concatenate(self.predicted).astype(np.int64)
         if (np.diff(items) > 0).all():
             return items, values, predicted
@@ -141,9 +143,9 @@ class Scorer:
             fitting = self.fitting.get(where)
             known = {} if fitting is None else dict(fitting.plan.layout)
             if any(name not in known for name, _ in pack.layout):
-                held = {} if fitting is None else fitting.references()
-                held |= {name: Reference(self.groups.count, views[name]) for name, _ in pack.layout if name not in known}
-                fitting = self.fitting[where] = Fitting(held)
+                references = {} if fitting is None else fitting.references()
+                references |= {name: Reference(self.groups.count, views[name]) for name, _ in pack.layout if name not in known}
+                fitting = self.fitting[where] = Fitting(references)
             assert fitting is not None
             fitting.add(pack, group.to(where))
         self.directions.add(0, views, items, half=0)
@@ -159,7 +161,7 @@ class Scorer:
 
     def fitted(self) -> dict[str, Reference]:
         """What was fitted so far, layer by layer."""
-        return {name: one for fitting in self.fitting.values() for name, one in fitting.references().items()}
+        return {name: reference for fitting in self.fitting.values() for name, reference in fitting.references().items()}
 
     @property
     def layers(self) -> list[str]:
@@ -178,9 +180,9 @@ class Scorer:
         """Fix what was merged. Raises CaptureError where no layer's rows belong to samples."""
         places = {name: device for device, fitting in self.fitting.items() for name, _ in fitting.plan.layout}
         first = next(iter(self.fitting), torch.device("cpu"))
-        self.references = {name: one.to(places.get(name, first)) for name, one in self.references.items()}
+        self.references = {name: layer.to(places.get(name, first)) for name, layer in self.references.items()}
         self.fitting = {}
-        self.references = {name: one for name, one in self.references.items() if float(one.count.sum())}
+        self.references = {name: layer for name, layer in self.references.items() if float(layer.count.sum())}
         if not self.references:
             raise CaptureError("no layer's rows belong to samples", "none can be ranked", "choose other layers")
         for reference in self.references.values():
@@ -210,20 +212,20 @@ class Scorer:
         be.
         """
         self.settle()
-        self.null_items, said, self.null_predicted = self.calibration.joined()
-        if not len(said):
+        self.null_items, parts, self.null_predicted = self.calibration.joined()
+        if not len(parts):
             raise CaptureError("no clean sample was left to say what chance does", "half of the clean set fixes the means")
         self.calibration = Rows()
         group = self.groups.of(self.null_predicted)
-        self.anomaly = AnomalyScale(said, group, self.groups.count)
-        self.null_scores = fair(said, group, self.groups.count)
+        self.anomaly = AnomalyScale(parts, group, self.groups.count)
+        self.null_scores = fair(parts, group, self.groups.count)
 
     def score(self, part: Batch, views: Views, predicted: Tensor, items: Array) -> None:
         """Score suspect samples and retain the highest. `predicted` and `items` int64 `[samples]`."""
         if self.scoring is None:  # the clean set was measured before: its layers go where the model's are
             places = {name: pack.values.device for pack in views.packs for name, _ in pack.layout}
             first = next(iter(places.values()), predicted.device)
-            self.references = {name: one.to(places.get(name, first)) for name, one in self.references.items()}
+            self.references = {name: reference.to(places.get(name, first)) for name, reference in self.references.items()}
             self._place()
         self.directions.add(1, views, items)
         assert self.scoring is not None
@@ -254,19 +256,19 @@ class Scorer:
         self.reservoir, self.tokens["clean"], self.largest = first["reservoir"], first["tokens"], first["largest"]
         self.directions = first["directions"]
         for other in others:
-            for name, one in other["fitted"].items():
+            for name, sums in other["fitted"].items():
                 if name in fitted:
-                    fitted[name].merge(one)
+                    fitted[name].merge(sums)
                 else:
-                    fitted[name] = one
+                    fitted[name] = sums
             self.reservoir.merge(other["reservoir"])
             self.tokens["clean"].merge(other["tokens"])
             self.largest = max(self.largest, other["largest"])
             self.directions.merge(other["directions"])
         places: dict[torch.device, dict[str, Reference]] = {}
-        for name, one in fitted.items():
-            places.setdefault(one.pivot.device, {})[name] = one
-        self.fitting = {device: Fitting(held) for device, held in places.items()}
+        for name, sums in fitted.items():
+            places.setdefault(sums.pivot.device, {})[name] = sums
+        self.fitting = {device: Fitting(references) for device, references in places.items()}
 
     def learned_of_suspects(self) -> dict[str, Any]:
         """What the suspects have told, all of it at home."""
@@ -355,23 +357,23 @@ class Scorer:
     def _enter(self, entries: list[Entry], numbers: list[Array]) -> None:
         """What came home of samples that went the same way."""
         verb, predicted, *rest = entries[0].verb, *numbers
-        said = deviating = scores = None
+        parts = deviating = scores = None
         if verb != "fit":
             assert self.scoring is not None
-            said, deviating = self.scoring.at_home(rest, [(len(entry.items), entry.absent) for entry in entries])
+            parts, deviating = self.scoring.at_home(rest, [(len(entry.items), entry.absent) for entry in entries])
             # Clean samples by the plain sum: how surprising the others are is not known before the last of them.
             plain = verb == "calibrate"
             with np.errstate(over="ignore"):  # infinitely far, of a sample whose values overflow
-                scores = np.nan_to_num(said[..., 0]).sum(1) if plain else self.anomaly.of(said, self.groups.of(predicted))
+                scores = np.nan_to_num(parts[..., 0]).sum(1) if plain else self.anomaly.of(parts, self.groups.of(predicted))
         at = 0
         for entry in entries:
             rows = slice(at, at + len(entry.items))
             at = rows.stop
             classes = predicted[rows]
-            if said is not None and deviating is not None and scores is not None:
+            if parts is not None and deviating is not None and scores is not None:
                 if verb == "calibrate":
                     self.null_top.add(entry.items, scores[rows], classes, entry.part)
-                    self.calibration.add(entry.items, said[rows], classes)
+                    self.calibration.add(entry.items, parts[rows], classes)
                 else:
                     self.top.add(entry.items, scores[rows], classes, entry.part, deviating[rows])
                     self.suspects.add(entry.items, scores[rows].astype(np.float32), classes.astype(np.int32))
