@@ -140,4 +140,15 @@ template <int V> NAA_DEVICE void store(Element* p, const Vec<V>& v) {
   }
 }
 
+// Which layer of a launch's table this block is of: the last that starts at or before it.
+template <class Args> NAA_DEVICE int layer_at(const Args& a, i64 block) {
+  int at = 0;
+  for (int end = int(a.layers); at + 1 < end;) {
+    const int middle = (at + end) / 2;
+    if (a.layer[middle].first <= block) at = middle;
+    else end = middle;
+  }
+  return at;
+}
+
 #endif

@@ -291,13 +291,7 @@ struct Shared {
 extern "C" __global__ void __launch_bounds__(NEURONS * FOLDS, 2) fold(const FoldArgs a) {
   __shared__ Shared shared;
   const i64 block = blockIdx.x;
-  int at = 0;
-  for (int end = int(a.layers); at + 1 < end;) {  // the last layer that starts at or before this block
-    const int middle = (at + end) / 2;
-    if (a.layer[middle].first <= block) at = middle;
-    else end = middle;
-  }
-  const FoldLayer layer = a.layer[at];
+  const FoldLayer layer = a.layer[layer_at(a, block)];
   const int lane = threadIdx.x % NEURONS, fold = threadIdx.x / NEURONS;
   const i64 channel = (block - layer.first) * NEURONS + lane;
   const bool live = channel < layer.channels, per_sample = layer.samples >= 0;

@@ -85,12 +85,7 @@ template <class T> NAA_DEVICE void put(const SamplesArgs& a, const SamplesLayer&
 // A block takes 32 neurons of one layer and 64 samples; a lane a neuron, a warp every eighth sample.
 extern "C" __global__ void __launch_bounds__(256) samples(const __grid_constant__ SamplesArgs a) {
   const i64 block = blockIdx.x;
-  int at = 0;
-  for (int end = int(a.layers); at + 1 < end;) {  // the last layer that starts at or before this block
-    const int middle = (at + end) / 2;
-    if (a.layer[middle].first <= block) at = middle;
-    else end = middle;
-  }
+  const int at = layer_at(a, block);
   const SamplesLayer layer = a.layer[at];
   const i64 across = (layer.channels + NEURONS - 1) / NEURONS, own = block - layer.first;
   const i64 channel = own % across * NEURONS + threadIdx.x % NEURONS, start = own / across * SAMPLES;

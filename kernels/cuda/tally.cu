@@ -72,13 +72,7 @@ template <class R> NAA_DEVICE void tally_items(const TallyLayer& layer, i64 chan
 // A block takes 32 neurons of one layer and 64 samples; a lane a neuron, a warp every eighth sample.
 extern "C" __global__ void __launch_bounds__(256) tally(const TallyArgs a) {
   const i64 block = blockIdx.x;
-  int at = 0;
-  for (int end = int(a.layers); at + 1 < end;) {  // the last layer that starts at or before this block
-    const int middle = (at + end) / 2;
-    if (a.layer[middle].first <= block) at = middle;
-    else end = middle;
-  }
-  const TallyLayer layer = a.layer[at];
+  const TallyLayer layer = a.layer[layer_at(a, block)];
   const i64 across = (layer.channels + NEURONS - 1) / NEURONS, own = block - layer.first;
   const i64 channel = own % across * NEURONS + threadIdx.x % NEURONS, start = own / across * SAMPLES;
   if (channel >= layer.channels) return;
