@@ -105,7 +105,7 @@ def copied(folder: Path) -> Any:
         ours = re.compile(rf"\n@(?:intrinsic|compiled)[^\n]*\ndef {function}\(.*?(?=\n\n\n)", re.DOTALL)
         assert len(ours.findall(texts[file])) == 1, swapped
         before, after = ours.split(texts[file])
-        texts[file] = before + f"\nfrom {name}.planes import value_at\n\n" + source.rstrip("\n") + after
+        texts[file] = before + f"\nfrom {name}.elements import value_at\n\n" + source.rstrip("\n") + after
     for file, text in texts.items():
         (folder / name / f"{file}.py").write_text(text)
     return importlib.import_module(name)

@@ -1,7 +1,7 @@
 """Numba on the host: every statistic from one read of the tensor, columns or positions as SIMD lanes.
 
-`reduce` chooses between `rows` (channels fastest) and `images` (positions fastest); `planes` holds the arithmetic both share,
-`threads` hands tasks to threads.
+`reduce` chooses between `rows` (channels fastest) and `images` (positions fastest); `planes` holds the arithmetic both share, and
+is all that knows single statistics there. `parts` merges what they give, `threads` hands tasks to threads, `elements` compiles.
 """
 
 from naa_fast.kernels.cpu.classes import classes

@@ -13,7 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from naa_fast.kernels.cpu.planes import cgutils, compiled, intrinsic
+from naa_fast.kernels.cpu.elements import cgutils, compiled, intrinsic
 from naa_fast.kernels.cpu.reduce import TASKS, elements, flat, pieces
 from naa_fast.kernels.cpu.threads import SERIAL_BYTES, Task, run
 from naa_fast.records import Array

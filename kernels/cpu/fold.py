@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from naa_fast.kernels.cpu.parts import join_even, join_folds, join_one, together
+from naa_fast.kernels.cpu.planes import MOMENTS
 from naa_fast.kernels.cpu.reduce import Partials, reduce_folds
 from naa_fast.records import COUNT_FIELDS, FOLD_BLOCK, FOLDS, Array
 
@@ -19,7 +20,7 @@ class State:
     """
 
     def __init__(self, channels: int) -> None:
-        self.moments = np.zeros((3, 6, channels))
+        self.moments = np.zeros((3, MOMENTS, channels))
         self.moments[:, 4] = np.inf
         self.moments[:, 5] = -np.inf
         self.counts = np.zeros((3, len(COUNT_FIELDS), channels), np.int64)

@@ -15,32 +15,28 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
+from naa_fast.kernels.cpu.elements import cgutils, compiled, intrinsic, value_at, widened
 from naa_fast.kernels.cpu.planes import (
     COUNT,
     LOW,
     MAXIMUM,
     MEAN,
     PIVOT,
-    POSITIVE,
-    S2,
-    S3,
     S4,
+    SHARED,
+    SHARED_PLANES,
     TILE_HIGH,
     TILE_S1,
     TOTAL_SIZE,
     add_part,
     careful,
-    cgutils,
     clear,
-    compiled,
-    intrinsic,
     keep_part,
     median,
     settle,
+    step_lanes,
     trusted,
     untrusted_run,
-    value_at,
-    widened,
 )
 from naa_fast.kernels.cpu.rows import join_sample
 from naa_fast.records import Array
@@ -55,20 +51,55 @@ RUN = 512
 """Positions per tile: in 16 lanes, 32 of each of 8 samples, so 256 additions an accumulator."""
 
 VECTOR_BITS = 512
-LANE_SUMS = ("s2", "s3", "s4", "positive", "low")
 
 
-def lanes_of(kind: Any) -> tuple[Any, int]:
-    """The arithmetic type of an array's element type, and how many make a vector."""
-    real = ir.DoubleType() if kind == types.float64 else ir.FloatType()
-    return real, VECTOR_BITS // (64 if kind == types.float64 else 32)
+class Lanes:
+    """Vectors of floats in IR, as `planes.step_lanes` needs them, for elements of Numba's type `kind`."""
+
+    def __init__(self, builder: Any, kind: Any) -> None:
+        self.builder = builder
+        self.count = VECTOR_BITS // (64 if kind == types.float64 else 32)
+        self.vector = ir.VectorType(ir.DoubleType() if kind == types.float64 else ir.FloatType(), self.count)
+        self.zero, self.one, self.least, self.most = (
+            ir.Constant(self.vector, [number] * self.count) for number in (0.0, 1.0, float("-inf"), float("inf"))
+        )
+        self.load, self.store = builder.load, builder.store
+
+    def spread(self, scalar: Any, wide: Any) -> Any:
+        first = self.builder.insert_element(ir.Constant(wide, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+        return self.builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), self.count), [0] * self.count))
+
+    def where(self, active: Any, a: Any, b: Any) -> Any:
+        return a if active is None else self.builder.select(active, a, b)
+
+    def larger(self, a: Any, b: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
+
+    def smaller(self, a: Any, b: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
+
+    def minus(self, a: Any, b: Any) -> Any:
+        return self.builder.fsub(a, b)
+
+    def times(self, a: Any, b: Any, *flags: str) -> Any:
+        return self.builder.fmul(a, b, flags=flags)
+
+    def plus(self, a: Any, b: Any, *flags: str) -> Any:
+        return self.builder.fadd(a, b, flags=flags)
+
+    def above_zero(self, v: Any) -> Any:
+        """1 where it is, else 0."""
+        return self.builder.select(self.builder.fcmp_ordered(">", v, self.zero), self.one, self.zero)
+
+    def add_to(self, place: Any, more: Any) -> None:
+        self.store(self.builder.fadd(self.load(place), more), place)
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def sweep(typingctx: Any, x: Any, start: Any, stride: Any, samples: Any, n: Any, pivot: Any, out: Any) -> Any:
     """Sums about `pivot` of `n` positions at `start + j * stride`, `j < samples` (a literal), into `out`.
 
-    `out` holds `GROUP` sums, `GROUP` maxima, then s2, s3, s4, positives and minimum of all the samples together.
+    `out` holds `GROUP` sums, `GROUP` maxima, then what SHARED lists, of all the samples together.
     """
     if not isinstance(samples, types.IntegerLiteral):
         return None
@@ -79,30 +110,16 @@ def sweep(typingctx: Any, x: Any, start: Any, stride: Any, samples: Any, n: Any,
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
         target = context.make_array(signature.args[6])(context, builder, args[6]).data
         begin, step, length, centre = args[1], args[2], args[4], args[5]
-        real, lanes = lanes_of(kind)
-        vector = ir.VectorType(real, lanes)
-        source = ir.VectorType(data.type.pointee, lanes)
+        ops = Lanes(builder, kind)
+        lanes, source = ops.count, ir.VectorType(data.type.pointee, ops.count)
         align = context.get_abi_sizeof(data.type.pointee)
         index = begin.type
-        zero, one = ir.Constant(vector, [0.0] * lanes), ir.Constant(vector, [1.0] * lanes)
-        least, most = ir.Constant(vector, [float("-inf")] * lanes), ir.Constant(vector, [float("inf")] * lanes)
 
-        def spread(scalar: Any, wide: Any) -> Any:
-            first = builder.insert_element(ir.Constant(wide, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-            return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
-
-        pivots = spread(centre, vector)
-        shared = {name: cgutils.alloca_once_value(builder, most if name == "low" else zero) for name in LANE_SUMS}
-        own = [(cgutils.alloca_once_value(builder, zero), cgutils.alloca_once_value(builder, least)) for _ in range(literal)]
-
-        def larger(a: Any, b: Any) -> Any:
-            return builder.select(builder.fcmp_ordered(">", a, b), a, b)
-
-        def smaller(a: Any, b: Any) -> Any:
-            return builder.select(builder.fcmp_ordered("<", a, b), a, b)
-
-        def add(place: Any, more: Any) -> None:
-            builder.store(builder.fadd(builder.load(place), more), place)
+        pivots = ops.spread(centre, ops.vector)
+        shared = {name: cgutils.alloca_once_value(builder, ops.most if name == "low" else ops.zero) for name in SHARED}
+        own = [
+            (cgutils.alloca_once_value(builder, ops.zero), cgutils.alloca_once_value(builder, ops.least)) for _ in range(literal)
+        ]
 
         def value(j: int, i: Any, active: Any) -> Any:
             at = builder.add(builder.add(begin, builder.mul(step, ir.Constant(index, j))), i)
@@ -116,26 +133,7 @@ def sweep(typingctx: Any, x: Any, start: Any, stride: Any, samples: Any, n: Any,
             return widened(builder, loaded, kind, lanes)
 
         def visit(i: Any, active: Any) -> None:
-            powers = {"s2": zero, "s3": zero, "s4": zero}
-            for j in range(literal):
-                v = value(j, i, active)
-                d = builder.fsub(v, pivots)
-                if active is not None:
-                    d = builder.select(active, d, zero)
-                d2 = builder.fmul(d, d)
-                add(own[j][0], d)
-                for power, other in (("s2", None), ("s3", d), ("s4", d2)):
-                    term = d2 if other is None else builder.fmul(d2, other, flags=("contract",))
-                    powers[power] = term if j == 0 else builder.fadd(powers[power], term, flags=("contract",))
-                floor = v if active is None else builder.select(active, v, most)
-                roof = v if active is None else builder.select(active, v, least)
-                builder.store(smaller(floor, builder.load(shared["low"])), shared["low"])
-                builder.store(larger(roof, builder.load(own[j][1])), own[j][1])
-                # Inactive lanes were loaded as zero, which is not positive.
-                above = builder.fcmp_ordered(">", v, zero)
-                add(shared["positive"], builder.select(above, one, zero))
-            for power, term in powers.items():
-                add(shared[power], term)
+            step_lanes(ops, (value(j, i, active) for j in range(literal)), pivots, active, own, shared)
 
         width = ir.Constant(index, lanes)
         whole = builder.sub(length, builder.srem(length, width))
@@ -144,11 +142,12 @@ def sweep(typingctx: Any, x: Any, start: Any, stride: Any, samples: Any, n: Any,
         with builder.if_then(builder.icmp_signed("<", whole, length)):
             offsets = ir.Constant(ir.VectorType(index, lanes), list(range(lanes)))
             rest = builder.sub(length, whole)
-            visit(whole, builder.icmp_signed("<", offsets, spread(rest, offsets.type)))
+            visit(whole, builder.icmp_signed("<", offsets, ops.spread(rest, offsets.type)))
 
         def across(places: list[Any], combine: Any, slot: int) -> None:
             """Combine each vector's lanes, all vectors at once: neighbouring lanes of two vectors make one vector a step."""
             vectors = [builder.load(place) for place in places]
+            vectors += vectors[-1:] * ((1 << (len(places) - 1).bit_length()) - len(places))
             even, odd = (ir.Constant(ir.VectorType(ir.IntType(32), lanes), [*range(k, 2 * lanes, 2)]) for k in (0, 1))
             for _ in range(lanes.bit_length() - 1):
                 pairs = zip(vectors[::2], vectors[1::2] or vectors, strict=True)
@@ -158,9 +157,9 @@ def sweep(typingctx: Any, x: Any, start: Any, stride: Any, samples: Any, n: Any,
                 builder.store(scalar, cgutils.gep_inbounds(builder, target, ir.Constant(index, slot + k)))
 
         across([place for place, _ in own], builder.fadd, 0)
-        across([place for _, place in own], larger, GROUP)
-        across([shared[name] for name in ("s2", "s3", "s4", "positive")], builder.fadd, 2 * GROUP)
-        across([shared["low"]], smaller, 2 * GROUP + 4)
+        across([place for _, place in own], ops.larger, GROUP)
+        across([place for name, place in shared.items() if name != "low"], builder.fadd, 2 * GROUP)
+        across([shared["low"]], ops.smaller, 2 * GROUP + len(SHARED) - 1)
         return context.get_dummy_value()
 
     return types.none(x, types.intp, types.intp, samples, types.intp, out.dtype, out), codegen
@@ -196,11 +195,8 @@ def tile(
             own[(GROUP + j) * CHANNELS + c] = out[GROUP + j]
         work[TILE_S1 + c] = s1
         work[TILE_HIGH + c] = high
-        work[S2 + c] = out[2 * GROUP]
-        work[S3 + c] = out[2 * GROUP + 1]
-        work[S4 + c] = out[2 * GROUP + 2]
-        work[POSITIVE + c] = out[2 * GROUP + 3]
-        work[LOW + c] = out[2 * GROUP + 4]
+        for k in range(len(SHARED_PLANES)):
+            work[SHARED_PLANES[k] + c] = out[2 * GROUP + k]
 
 
 @compiled
@@ -224,7 +220,7 @@ def by_sample(
     part = np.empty(TOTAL_SIZE)
     held = np.empty((GROUP, 3 * CHANNELS))
     own = np.empty(2 * GROUP * CHANNELS, work.dtype)
-    out = np.empty(2 * GROUP + 5, work.dtype)
+    out = np.empty(2 * GROUP + len(SHARED_PLANES), work.dtype)
     positions = np.empty(RUN, np.int64)
     clear(total, width)
     whole = inner <= RUN

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from naa_fast.kernels.cpu.planes import NARROW, compiled
+from naa_fast.kernels.cpu.elements import compiled
+from naa_fast.kernels.cpu.planes import MOMENTS, NARROW
 from naa_fast.records import COUNT_FIELDS, FOLDS, Array
 
 COUNTED = len(COUNT_FIELDS)
-INTO, MORE = 0, 6 * NARROW
+UNEVEN = tuple(k for k, name in enumerate(COUNT_FIELDS) if name not in ("count", "nonfinite"))
+"""The counts that differ between neurons even where no value is NaN or infinite."""
+INTO, MORE = 0, MOMENTS * NARROW
 """Planes of moments, at offsets known to the compiler (see planes.py): those that are merged into, and those that are merged."""
 
 
 @compiled
 def join_one(reals: Array, counts: Array, more: Array, more_counts: Array) -> None:
-    """Merge `more` [6, channels] into `reals`, `more_counts` [3, channels] into `counts`."""
+    """Merge `more` [moments, channels] into `reals`, `more_counts` [counts, channels] into `counts`."""
     for c in range(reals.shape[1]):
         n_a, n_b = np.float64(counts[0, c]), np.float64(more_counts[0, c])
         divisor = max(n_a + n_b, 1.0)
@@ -43,16 +46,16 @@ def join_one(reals: Array, counts: Array, more: Array, more_counts: Array) -> No
 
 @compiled
 def join_parts(reals: Array, counts: Array, more: Array, more_counts: Array) -> None:
-    """Merge every part of `more` [parts, 6, channels] into the same part of `reals`; likewise the counts."""
+    """Merge every part of `more` [parts, moments, channels] into the same part of `reals`; likewise the counts."""
     for part in range(reals.shape[0]):
         join_one(reals[part], counts[part], more[part], more_counts[part])
 
 
 @compiled
 def together(reals: Array, counts: Array) -> tuple[Array, Array]:
-    """All parts of `reals` [parts, 6, channels], merged first to last, as [6, channels]; likewise the counts."""
+    """All parts of `reals` [parts, moments, channels], merged first to last, as [moments, channels]; likewise the counts."""
     if len(reals) == 0:
-        return np.empty((6, reals.shape[2])), np.empty((COUNTED, reals.shape[2]), np.int64)
+        return np.empty((MOMENTS, reals.shape[2])), np.empty((COUNTED, reals.shape[2]), np.int64)
     whole, whole_counts = reals[0].copy(), counts[0].copy()
     for part in range(1, len(reals)):
         join_one(whole, whole_counts, reals[part], counts[part])
@@ -61,7 +64,7 @@ def together(reals: Array, counts: Array) -> tuple[Array, Array]:
 
 @compiled
 def join_folds(folds: Array, first: int, more: Array, more_counts: Array) -> None:
-    """Merge moments `more` [parts, 6, channels] of folds `first`, `first` + 1, ... into `folds` [3, FOLDS, channels].
+    """Merge moments `more` [parts, moments, channels] of folds `first`, `first` + 1, ... into `folds` [3, FOLDS, channels].
 
     As `records.Folds.merge`.
     """
@@ -79,8 +82,8 @@ def join_folds(folds: Array, first: int, more: Array, more_counts: Array) -> Non
 
 @compiled
 def take(reals: Array, start: int, few: int, flat: Array, to: int) -> None:
-    """Columns `start:start + few` of `reals` [6, channels] to six planes of `flat` from `to` on."""
-    for field in range(6):
+    """Columns `start:start + few` of `reals` [moments, channels] to planes of `flat` from `to` on."""
+    for field in range(MOMENTS):
         row, plane = reals[field, start : start + few], flat[to + field * NARROW :]
         for c in range(few):
             plane[c] = row[c]
@@ -144,7 +147,7 @@ def join_even(moments: Array, counts: Array, folds: Array, first: int, more: Arr
     What `together`, `join_one` and `join_folds` give, in half their time: it divides once a fold, and what it works on, NARROW
     columns, stays in the nearest cache.
     """
-    flat = np.empty(12 * NARROW)
+    flat = np.empty(2 * MOMENTS * NARROW)
     parts = len(more)
     for start in range(0, moments.shape[1] if parts > 0 else 0, NARROW):
         few = min(NARROW, moments.shape[1] - start)
@@ -155,21 +158,22 @@ def join_even(moments: Array, counts: Array, folds: Array, first: int, more: Arr
             take(more[part], start, few, flat, MORE)
             join_planes(flat, few, np.float64(seen), np.float64(more_counts[part, 0, start]))
             seen += more_counts[part, 0, start]
-        for c in range(6 * NARROW):
+        for c in range(MOMENTS * NARROW):
             flat[MORE + c] = flat[INTO + c]
         take(moments, start, few, flat, INTO)
         join_planes(flat, few, np.float64(counts[0, start]), np.float64(seen))
-        for field in range(6):
+        for field in range(MOMENTS):
             row, plane = moments[field, start:stop], flat[INTO + field * NARROW :]
             for c in range(few):
                 row[c] = plane[c]
-        count, positive = counts[0, start:stop], counts[1, start:stop]
+        count = counts[0, start:stop]
         for c in range(few):
             count[c] += seen
         for part in range(parts):
-            more_positive = more_counts[part, 1, start:stop]
-            for c in range(few):
-                positive[c] += more_positive[c]
+            for k in UNEVEN:
+                some, more_some = counts[k, start:stop], more_counts[part, k, start:stop]
+                for c in range(few):
+                    some[c] += more_some[c]
             f = (first + part) % FOLDS
             own = folds[0, f, start:stop], folds[1, f, start:stop], folds[2, f, start:stop]
             join_even_fold(*own, more_counts[part, 0, start], more[part, 0, start:stop], more[part, 1, start:stop])

@@ -1,28 +1,19 @@
-"""The arithmetic that `rows` and `images` share: planes of power sums about a pivot, and their way into float64 moments.
+"""All that `reduce` knows of a single statistic: planes of power sums about a pivot, and their way into float64 moments.
 
-A tile's sums live in one flat array `work` of planes, at offsets known to the compiler: with two-dimensional arrays
+A value enters them in `step`, or in `step_lanes` where samples' positions are neighbours; `rows` and `images` move data and call
+these. A tile's sums live in one flat array `work` of planes, at offsets known to the compiler: with two-dimensional arrays
 it cannot prove the planes apart and does not vectorise. `total` holds the float64 moments of a task in the same fashion.
 """
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils as numba_cgutils
-from numba.extending import intrinsic as numba_intrinsic
-from numba.extending import overload
 
-from naa_fast import records
-from naa_fast.records import Array
-
-# Numba types these in part only, and `intrinsic` as if the typing context were an argument of the call.
-cgutils: Any = numba_cgutils
-intrinsic: Any = numba_intrinsic
+from naa_fast.kernels.cpu.elements import compiled, value_at
+from naa_fast.records import COUNT_FIELDS, MOMENT_FIELDS, Array
 
 LANES = 1024
 """Columns a task takes at a time: a row is then a page of 4 KB, long enough for the processor to read ahead in."""
@@ -39,99 +30,20 @@ PLANE = LANES + 16
 # Planes of `work`: pivot, power sums about it, extremes and positives of a tile; then those of one sample inside it.
 PIVOT, S1, S2, S3, S4, LOW, HIGH, POSITIVE, TILE_S1, TILE_HIGH = (PLANE * plane for plane in range(10))
 WORK_SIZE = PLANE * 10
+SHARED = {"s2": S2, "s3": S3, "s4": S4, "positive": POSITIVE, "low": LOW}
+"""What `step_lanes` keeps of several samples together, and its planes of `work`; the others are each sample's own."""
+SHARED_PLANES = tuple(SHARED.values())
+
 # Planes of `total`, all float64: integers up to 2^53 are exact in it.
-COUNT, MEAN, M2, M3, M4, MINIMUM, MAXIMUM, POSITIVES, NONFINITE = (PLANE * plane for plane in range(9))
-TOTAL_SIZE = PLANE * 9
-COUNTED = (COUNT, POSITIVES, NONFINITE)
+TOTAL = {name: PLANE * plane for plane, name in enumerate((COUNT_FIELDS[0], *MOMENT_FIELDS, *COUNT_FIELDS[1:]))}
+COUNT, POSITIVES, NONFINITE = (TOTAL[name] for name in ("count", "positives", "nonfinite"))
+MEAN, M2, M3, M4, MINIMUM, MAXIMUM = (TOTAL[name] for name in ("mean", "m2", "m3", "m4", "minimum", "maximum"))
+TOTAL_SIZE = PLANE * len(TOTAL)
+MOMENTS = len(MOMENT_FIELDS)
+COUNTED = tuple(TOTAL[name] for name in COUNT_FIELDS)
 
 SMALL = 2.0**-100
 """Least trustworthy fourth-power sum: above it, what float32 underflow takes away stays below 2^-40 of each sum."""
-
-# not "nnan", "ninf" or "reassoc": NaN is looked for, and the order of additions is the promise
-OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
-
-SOURCES = hashlib.sha256(
-    b"".join(path.read_bytes() for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(records.__file__)))
-).hexdigest()
-
-
-def compiled(function: Any) -> Any:
-    """`function` through Numba, kept on disk where a folder can be written: 16 s of compiling, of one element type, once.
-
-    Numba drops a kept kernel when the file it stands in has changed, but not when one has changed that it takes constants or
-    functions from; so the stamp is that of all of them. Where Numba no longer has the stamp at this place, nothing is kept.
-    """
-    kept = unspecialised(njit(**OPTIONS)(function))
-    try:
-        kept.enable_caching()
-        stamped = kept._cache._cache_file
-        assert stamped._source_stamp
-        stamped._source_stamp = SOURCES
-    except (AttributeError, AssertionError, RuntimeError):  # RuntimeError: no folder to write to
-        return unspecialised(njit(**OPTIONS)(function))
-    return kept
-
-
-def unspecialised(kernel: Any) -> Any:
-    """`kernel`, compiled once for an int, not once more for each constant that another kernel calls it with.
-
-    With a signature for every 0 and every LANES the kernels take 1.4 times as long to compile (22 s, not 16: the last line of
-    `benchmarks.plain_njit`), for the same machine code: they are inlined where they are called.
-    """
-    typed = kernel.get_call_template
-
-    def plainly(arguments: Any, keywords: Any) -> Any:
-        return typed(tuple(map(types.unliteral, arguments)), keywords)
-
-    kernel.get_call_template = plainly
-    return kernel
-
-
-def widened(builder: Any, value: Any, kind: Any, lanes: int = 0) -> Any:
-    """IR for `value` as float32 or float64: uint16 holds bfloat16 bits, int16 holds float16 bits. One instruction or two."""
-
-    def shaped(element: Any) -> Any:
-        return ir.VectorType(element, lanes) if lanes else element
-
-    if kind == types.int16:
-        return builder.fpext(builder.bitcast(value, shaped(ir.HalfType())), shaped(ir.FloatType()))
-    if kind == types.uint16:
-        wide = builder.zext(value, shaped(ir.IntType(32)))
-        sixteen = ir.Constant(shaped(ir.IntType(32)), [16] * lanes if lanes else 16)
-        return builder.bitcast(builder.shl(wide, sixteen), shaped(ir.FloatType()))
-    return value
-
-
-def value_at(array: Any, index: Any) -> Any:
-    """Element of a flat array as a float, for kernels: uint16 holds bfloat16 bits, int16 holds float16 bits.
-
-    The index is taken as unsigned: Numba tests others for being negative, which stops the vectoriser. LLVM IR is no faster:
-    of its time `reduce` of [N, 1024] takes .91 (float32), .85 (bfloat16) and 1.04 (float16) so.
-    """
-    raise NotImplementedError
-
-
-@overload(value_at)
-def value_of_type(array: Any, index: Any) -> Any:
-    """`value_at` by the type of the elements."""
-    return {types.uint16: bfloat16_at, types.int16: float16_at}.get(array.dtype, real_at)
-
-
-def real_at(array: Any, index: Any) -> Any:
-    return array[np.uintp(index)]
-
-
-def bfloat16_at(array: Any, index: Any) -> Any:
-    return np.uint32(np.uint32(array[np.uintp(index)]) << np.uint32(16)).view(np.float32)
-
-
-def float16_at(array: Any, index: Any) -> Any:
-    """Exponent and mantissa moved to where float32 has them, and 2^112 for the exponents' other zero: exact, subnormals too."""
-    half = np.uint16(array[np.uintp(index)])
-    bits = np.uint32((np.uint32(half) & np.uint32(0x7FFF)) << np.uint32(13))
-    finite = bits.view(np.float32) * np.float32(2.0**112)
-    size = np.uint32(bits | np.uint32(0x7F800000)).view(np.float32) if (half & 0x7C00) == 0x7C00 else finite
-    return -size if half & 0x8000 else size
 
 
 @compiled
@@ -156,6 +68,90 @@ def clear(total: Array, width: int) -> None:
         total[MAXIMUM + c] = -np.inf
         total[POSITIVES + c] = 0.0
         total[NONFINITE + c] = 0.0
+
+
+@compiled
+def begin(x: Array, rows: Array, n: int, column: int, width: int, work: Array) -> None:
+    """Empty sums, and as pivot the median of three rows: an outlier or NaN in one of them does no harm.
+
+    Not the first row: in language models it is often the one with the massive activations.
+    """
+    # Odd steps apart: at quarters of a tile of whole samples all three would be the same position of each.
+    a, b, c = rows[n // 4] + column, rows[min(n // 2 + 1, n - 1)] + column, rows[min((3 * n) // 4 + 2, n - 1)] + column
+    for lane in range(width):
+        work[PIVOT + lane] = median(value_at(x, a + lane), value_at(x, b + lane), value_at(x, c + lane))
+        work[S2 + lane] = 0
+        work[S3 + lane] = 0
+        work[S4 + lane] = 0
+        work[LOW + lane] = np.inf
+        work[POSITIVE + lane] = 0
+        work[TILE_S1 + lane] = 0
+        work[TILE_HIGH + lane] = -np.inf
+
+
+@compiled
+def begin_sample(width: int, work: Array) -> None:
+    for lane in range(width):
+        work[S1 + lane] = 0
+        work[HIGH + lane] = -np.inf
+
+
+@compiled
+def end_sample(width: int, work: Array) -> None:
+    """What was summed for one sample joins its tile."""
+    for lane in range(width):
+        work[TILE_S1 + lane] += work[S1 + lane]
+        high = work[HIGH + lane]
+        work[TILE_HIGH + lane] = high if high > work[TILE_HIGH + lane] else work[TILE_HIGH + lane]
+
+
+@compiled
+def step(v: Any, pivot: Any, one: Any, sums: Any) -> Any:
+    """The sums with one more value in them."""
+    s1, s2, s3, s4, low, high, positive = sums
+    d = v - pivot
+    d2 = d * d
+    low = v if v < low else low
+    high = v if v > high else high
+    positive = positive + one if v > 0 else positive
+    return s1 + d, s2 + d2, s3 + d2 * d, s4 + d2 * d2, low, high, positive
+
+
+@compiled
+def sums_of(work: Array, lane: int, nil: Any) -> Any:
+    """What `step` starts from: what rounds begins anew, the rest is as it stands."""
+    return nil, nil, nil, nil, work[LOW + lane], work[HIGH + lane], work[POSITIVE + lane]
+
+
+@compiled
+def keep_sums(work: Array, lane: int, sums: Any) -> None:
+    """Back into the planes."""
+    s1, s2, s3, s4, low, high, positive = sums
+    work[S1 + lane] += s1
+    work[S2 + lane] += s2
+    work[S3 + lane] += s3
+    work[S4 + lane] += s4
+    work[LOW + lane], work[HIGH + lane], work[POSITIVE + lane] = low, high, positive
+
+
+def step_lanes(lanes: Any, values: Iterable[Any], pivots: Any, active: Any, own: Any, shared: dict[str, Any]) -> None:
+    """`step` in vector IR (`images.Lanes`): a vector of each sample's values into its `own` sum and maximum and into SHARED.
+
+    `active`: which lanes hold values, None for all; the others were loaded as zero, which is not positive.
+    """
+    powers: dict[str, Any] = {}
+    for (total, highest), v in zip(own, values, strict=True):
+        d = lanes.where(active, lanes.minus(v, pivots), lanes.zero)
+        d2 = lanes.times(d, d)
+        lanes.add_to(total, d)
+        for power, term in (("s2", d2), ("s3", lanes.times(d2, d, "contract")), ("s4", lanes.times(d2, d2, "contract"))):
+            powers[power] = lanes.plus(powers[power], term, "contract") if power in powers else term
+        floor, roof = lanes.where(active, v, lanes.most), lanes.where(active, v, lanes.least)
+        lanes.store(lanes.smaller(floor, lanes.load(shared["low"])), shared["low"])
+        lanes.store(lanes.larger(roof, lanes.load(highest)), highest)
+        lanes.add_to(shared["positive"], lanes.above_zero(v))
+    for power, term in powers.items():
+        lanes.add_to(shared[power], term)
 
 
 @compiled
@@ -229,15 +225,15 @@ def settle(work: Array, n: int, width: int, total: Array) -> int:
 
 @compiled
 def settle_alone(work: Array, n: int, width: int, reals: Array, counts: Array) -> int:
-    """Write a tile's sums to `reals` [6, width] and `counts` [3, width], where nothing was before; returns how many columns were
-    not trusted, of which nothing is written that counts.
+    """Write a tile's sums to `reals` and `counts` [fields, width], where nothing was before; returns how many columns were not
+    trusted, of which nothing is written that counts.
 
     What `clear`, `settle` and `keep_part` give, in a third of their time: merging with nothing is no arithmetic.
     """
     observations = np.float64(n)
     inverse = 1.0 / observations
     bad = 0
-    part = np.empty(6 * NARROW)
+    part = np.empty(MOMENTS * NARROW)
     for start in range(0, width, NARROW):
         few = min(NARROW, width - start)
         tile = work[start:]  # an index is `c` and a constant: Numba tests others for being negative, which stops the vectoriser
@@ -256,7 +252,7 @@ def settle_alone(work: Array, n: int, width: int, reals: Array, counts: Array) -
             part[3 * NARROW + c] = m4 if m4 > 0.0 else 0.0
             part[4 * NARROW + c] = low
             part[5 * NARROW + c] = high
-        for field in range(6):  # one by one: LLVM does not vectorise what it writes to nine places
+        for field in range(MOMENTS):  # one by one: LLVM does not vectorise what it writes to nine places
             real, values = reals[field, start : start + few], part[field * NARROW :]
             for c in range(few):
                 real[c] = values[c]
@@ -330,8 +326,8 @@ def untrusted_run(work: Array, column: int, width: int, most: int) -> tuple[int,
 
 @compiled
 def keep_part(total: Array, start: int, stop: int, reals: Array, counts: Array, column: int) -> None:
-    """Write columns `start:stop` of `total` to `reals` [6, channels] and `counts` [3, channels], from `column` on."""
-    for field in range(6):  # one by one: LLVM does not vectorise what it writes to nine places
+    """Write columns `start:stop` of `total` to `reals` and `counts` [fields, channels], from `column` on."""
+    for field in range(MOMENTS):  # one by one: LLVM does not vectorise what it writes to nine places
         real, values = reals[field, column + start : column + stop], total[MEAN + field * PLANE + start :]
         for c in range(stop - start):
             real[c] = values[c]

@@ -12,9 +12,9 @@ import numpy as np
 
 from naa_fast.kernels.cpu import images, rows
 from naa_fast.kernels.cpu.parts import join_parts
-from naa_fast.kernels.cpu.planes import LANES, TILE, WORK_SIZE
+from naa_fast.kernels.cpu.planes import LANES, MOMENTS, TILE, WORK_SIZE
 from naa_fast.kernels.cpu.threads import Task, run, shares
-from naa_fast.records import COUNT_FIELDS, FOLD_BLOCK, FOLDS, MOMENT_FIELDS, Array
+from naa_fast.records import COUNT_FIELDS, FOLD_BLOCK, FOLDS, Array
 
 TASKS = 16
 """Tasks to aim for: enough that an unlucky thread does not keep the others waiting."""
@@ -31,7 +31,7 @@ EVERY = np.empty(0, bool)
 
 
 class Partials(NamedTuple):
-    """`reals` [parts, 6, channels] float64 and `counts` [parts, 3, channels] int64, fields as in `records`.
+    """`reals` [parts, moments, channels] float64 and `counts` [parts, counts, channels] int64, fields as in `records`.
 
     `per_sample` False: parts are the batch's folds, its first row's first; the rest is empty.
     `per_sample` True: parts are runs of samples, whose positions are summed up already. Of single samples only what `fold` takes
@@ -92,7 +92,7 @@ def blocks(channels: int, widest: int) -> list[tuple[int, int]]:
 
 
 def reduce_folds(x: Array, mask: Array | None, phase: int) -> tuple[Array, Array]:
-    """Moments of `x` [rows, channels] by fold: `(reals [folds, 6, channels], counts [folds, 3, channels])`.
+    """Moments of `x` [rows, channels] by fold: `(reals [folds, moments, channels], counts [folds, counts, channels])`.
 
     The first row's fold comes first, cyclically, and folds the rows do not reach are left out.
     """
@@ -104,9 +104,9 @@ def reduce_folds(x: Array, mask: Array | None, phase: int) -> tuple[Array, Array
     data, (row_stride, _) = layout
     columns = blocks(channels, LANES)
     folds = min(FOLDS, -(-(phase % FOLD_BLOCK + count) // FOLD_BLOCK))
-    affordable = int(PARTS_SHARE * x.nbytes / (folds * (len(MOMENT_FIELDS) + len(COUNT_FIELDS)) * 8 * channels))
+    affordable = int(PARTS_SHARE * x.nbytes / (folds * (MOMENTS + len(COUNT_FIELDS)) * 8 * channels))
     spans = pieces(count, FOLDS * TILE, min(-(-TASKS // len(columns)), max(affordable, 1)))
-    reals = np.empty((len(spans), folds, 6, channels))
+    reals = np.empty((len(spans), folds, MOMENTS, channels))
     counts = np.empty((len(spans), folds, len(COUNT_FIELDS), channels), np.int64)
     seen = EVERY if mask is None else np.ascontiguousarray(mask)
 
@@ -138,7 +138,7 @@ def reduce_samples(x: Array, mask: Array | None, sample_mean: Array, sample_max:
         return None
     columns = blocks(channels, images.CHANNELS if across else LANES)
     spans = pieces(samples, images.GROUP if across else 1, -(-TASKS // len(columns)))
-    reals = np.empty((len(spans), 6, channels))
+    reals = np.empty((len(spans), MOMENTS, channels))
     counts = np.empty((len(spans), len(COUNT_FIELDS), channels), np.int64)
     seen = np.empty((0, inner), bool) if mask is None else np.ascontiguousarray(mask)
     jobs = np.array([(k, *span, *block) for k, span in enumerate(spans) for block in columns])
@@ -162,7 +162,7 @@ def reduce(x: Array, mask: Array | None, phase: int) -> Partials:
     x = elements(x)
     outer, channels, inner = x.shape
     if x.size == 0 or inner == 1:
-        reals, counts = np.empty((0, 6, channels)), np.empty((0, len(COUNT_FIELDS), channels), np.int64)
+        reals, counts = np.empty((0, MOMENTS, channels)), np.empty((0, len(COUNT_FIELDS), channels), np.int64)
         if x.size:
             reals, counts = reduce_folds(x[:, :, 0], None if mask is None else mask[:, 0], phase)
         return Partials(reals, counts, False, reals[:0, 0], reals[:0, 0], EVERY)

@@ -6,10 +6,9 @@ never listed, so it costs nothing.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
+from naa_fast.kernels.cpu.elements import compiled, value_at
 from naa_fast.kernels.cpu.planes import (
     COUNT,
     HIGH,
@@ -18,75 +17,27 @@ from naa_fast.kernels.cpu.planes import (
     MAXIMUM,
     MEAN,
     PIVOT,
-    POSITIVE,
     S1,
-    S2,
-    S3,
     S4,
     TILE,
     TILE_HIGH,
-    TILE_S1,
     TOTAL_SIZE,
     add_part,
+    begin,
+    begin_sample,
     careful,
     clear,
-    compiled,
+    end_sample,
     keep_part,
-    median,
+    keep_sums,
     settle,
     settle_alone,
+    step,
+    sums_of,
     trusted,
     untrusted_run,
-    value_at,
 )
 from naa_fast.records import FOLD_BLOCK, FOLDS, Array
-
-
-@compiled
-def begin(x: Array, rows: Array, n: int, column: int, width: int, work: Array) -> None:
-    """Empty sums, and as pivot the median of three rows: an outlier or NaN in one of them does no harm.
-
-    Not the first row: in language models it is often the one with the massive activations.
-    """
-    # Odd steps apart: at quarters of a tile of whole samples all three would be the same position of each.
-    a, b, c = rows[n // 4] + column, rows[min(n // 2 + 1, n - 1)] + column, rows[min((3 * n) // 4 + 2, n - 1)] + column
-    for lane in range(width):
-        work[PIVOT + lane] = median(value_at(x, a + lane), value_at(x, b + lane), value_at(x, c + lane))
-        work[S2 + lane] = 0
-        work[S3 + lane] = 0
-        work[S4 + lane] = 0
-        work[LOW + lane] = np.inf
-        work[POSITIVE + lane] = 0
-        work[TILE_S1 + lane] = 0
-        work[TILE_HIGH + lane] = -np.inf
-
-
-@compiled
-def begin_sample(width: int, work: Array) -> None:
-    for lane in range(width):
-        work[S1 + lane] = 0
-        work[HIGH + lane] = -np.inf
-
-
-@compiled
-def end_sample(width: int, work: Array) -> None:
-    """What was summed for one sample joins its tile."""
-    for lane in range(width):
-        work[TILE_S1 + lane] += work[S1 + lane]
-        high = work[HIGH + lane]
-        work[TILE_HIGH + lane] = high if high > work[TILE_HIGH + lane] else work[TILE_HIGH + lane]
-
-
-@compiled
-def step(v: Any, pivot: Any, one: Any, sums: Any) -> Any:
-    """The sums with one more value in them."""
-    s1, s2, s3, s4, low, high, positive = sums
-    d = v - pivot
-    d2 = d * d
-    low = v if v < low else low
-    high = v if v > high else high
-    positive = positive + one if v > 0 else positive
-    return s1 + d, s2 + d2, s3 + d2 * d, s4 + d2 * d2, low, high, positive
 
 
 @compiled
@@ -104,7 +55,7 @@ def accumulate(x: Array, rows: Array, start: int, stop: int, column: int, width:
         r4, r5, r6, r7 = rows[r + 4 * q] + column, rows[r + 5 * q] + column, rows[r + 6 * q] + column, rows[r + 7 * q] + column
         for lane in range(width):
             pivot = work[PIVOT + lane]
-            sums = nil, nil, nil, nil, work[LOW + lane], work[HIGH + lane], work[POSITIVE + lane]
+            sums = sums_of(work, lane, nil)
             sums = step(value_at(x, r0 + lane), pivot, one, sums)
             sums = step(value_at(x, r1 + lane), pivot, one, sums)
             sums = step(value_at(x, r2 + lane), pivot, one, sums)
@@ -113,22 +64,12 @@ def accumulate(x: Array, rows: Array, start: int, stop: int, column: int, width:
             sums = step(value_at(x, r5 + lane), pivot, one, sums)
             sums = step(value_at(x, r6 + lane), pivot, one, sums)
             sums = step(value_at(x, r7 + lane), pivot, one, sums)
-            s1, s2, s3, s4, low, high, positive = sums
-            work[S1 + lane] += s1
-            work[S2 + lane] += s2
-            work[S3 + lane] += s3
-            work[S4 + lane] += s4
-            work[LOW + lane], work[HIGH + lane], work[POSITIVE + lane] = low, high, positive
+            keep_sums(work, lane, sums)
     for r in range(start + 8 * q, stop):
         row = rows[r] + column
         for lane in range(width):
-            sums = nil, nil, nil, nil, work[LOW + lane], work[HIGH + lane], work[POSITIVE + lane]
-            s1, s2, s3, s4, low, high, positive = step(value_at(x, row + lane), work[PIVOT + lane], one, sums)
-            work[S1 + lane] += s1
-            work[S2 + lane] += s2
-            work[S3 + lane] += s3
-            work[S4 + lane] += s4
-            work[LOW + lane], work[HIGH + lane], work[POSITIVE + lane] = low, high, positive
+            sums = step(value_at(x, row + lane), work[PIVOT + lane], one, sums_of(work, lane, nil))
+            keep_sums(work, lane, sums)
 
 
 @compiled
@@ -145,7 +86,7 @@ def by_fold(
     reals: Array,
     counts: Array,
 ) -> None:
-    """Moments of columns `column:column + width` of rows `first:last` by fold, into `reals` [folds, 6, channels], `counts`.
+    """Moments of columns `column:column + width` of rows `first:last` by fold, into `reals` [folds, moments, channels], `counts`.
 
     Entry `k` is fold `k` from that of the batch's first row on, cyclically: a small batch has only few folds.
 
@@ -224,7 +165,7 @@ def by_sample(
     sample_mean: Array,
     sample_max: Array,
 ) -> None:
-    """Moments of columns `column:column + width` over samples `first:last`, into `reals` [6, channels], `counts`.
+    """Moments of columns `column:column + width` over samples `first:last`, into `reals` [moments, channels], `counts`.
 
     Each sample's own mean and maximum go to `sample_mean` and `sample_max` [samples, channels], which hold NaN where a mask
     leaves a sample out. `mask` is bool [samples, inner], or has no rows for none. A tile holds whole samples, or part of one if

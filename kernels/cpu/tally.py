@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from naa_fast.kernels.cpu.planes import cgutils, compiled, intrinsic, widened
+from naa_fast.kernels.cpu.elements import cgutils, compiled, intrinsic, widened
 from naa_fast.kernels.cpu.reduce import TASKS, Partials, blocks, elements, flat, pieces
 from naa_fast.kernels.cpu.threads import SERIAL_BYTES, Task, run
 from naa_fast.records import BINS, LEFT_OUT, LOWEST, OCTAVE, Array

@@ -19,7 +19,7 @@ from kernels.hard_data import Case, hard_cases
 from tolerances import assert_record
 
 from naa_fast.kernels import cpu, portable, reference
-from naa_fast.kernels.cpu import planes
+from naa_fast.kernels.cpu import elements
 from naa_fast.kernels.reference.reduce import to_float64
 from naa_fast.records import Array, LayerRecord
 
@@ -327,23 +327,23 @@ def test_kept_kernels_are_dropped_when_any_source_changes_and_work_without_a_fol
     def double(x: float) -> float:
         return 2 * x
 
-    assert planes.compiled(double)._cache._cache_file._source_stamp == planes.SOURCES
+    assert elements.compiled(double)._cache._cache_file._source_stamp == elements.SOURCES
 
     def nowhere(dispatcher: Any) -> None:
         raise RuntimeError("cannot cache function: no locator available")
 
     monkeypatch.setattr("numba.core.dispatcher.Dispatcher.enable_caching", nowhere)
-    assert planes.compiled(double)(2.0) == 4.0
+    assert elements.compiled(double)(2.0) == 4.0
 
 
 def test_a_kernel_is_compiled_for_an_int_and_not_for_each_constant() -> None:
     from numba import types
 
-    @planes.compiled
+    @elements.compiled
     def inner(a: int, b: int) -> int:
         return a + b
 
-    @planes.compiled
+    @elements.compiled
     def outer(a: int) -> int:
         return inner(a, 0) + inner(a, 1) + inner(2, a)
 
