@@ -32,8 +32,16 @@ typedef float Real;
 
 static const int FOLDS = 8;
 static const int FOLD_BLOCK = 8;
-static const int REALS = 7;   // pivot, s1, s2, s3, s4, minimum, maximum of an item, each [channels]
-static const int COUNTS = 2;  // count | positives << 16, nonfinite | exponent << 16
+
+// The fields of records.py, told by the launcher in its order (compile.py) and in capitals: the state has a word for each.
+enum Moment { NAA_MOMENT_FIELDS, MOMENTS };
+enum Count { NAA_COUNT_FIELDS, COUNTED };
+
+// An item: a Real for the pivot and for every moment (of mean and m2 to m4 the power sum about the pivot), then 16 bits for every
+// count and for the exponent of the sums' unit, two a word; each word [channels].
+enum Sum { PIVOT, S1, S2, S3, S4, LOW, HIGH, REALS };
+static_assert(REALS == 1 + MOMENTS, "a field of records.MOMENT_FIELDS has no word in an item");
+static const int EXPONENT = COUNTED, HALVES = COUNTED + 1, COUNTS = (HALVES + 1) / 2;
 
 // The rounding is part of the contract: a contracted multiply-add would differ between host, architectures and compilers.
 NAA_DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
@@ -41,6 +49,7 @@ NAA_DEVICE float subtract(float a, float b) { return __fsub_rn(a, b); }
 NAA_DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
 NAA_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 NAA_DEVICE double add(double a, double b) { return __dadd_rn(a, b); }
+NAA_DEVICE int add(int a, int b) { return a + b; }
 NAA_DEVICE double subtract(double a, double b) { return __dsub_rn(a, b); }
 NAA_DEVICE double multiply(double a, double b) { return __dmul_rn(a, b); }
 NAA_DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
@@ -139,6 +148,22 @@ template <int V> NAA_DEVICE void store(Element* p, const Vec<V>& v) {
     *reinterpret_cast<unsigned short*>(p) = (unsigned short)(v.word[0]);
   }
 }
+
+// A neuron's items, as `reduce` has written them.
+template <class R> struct Items {
+  const R* reals;
+  const unsigned* counts;
+  i64 channels;
+
+  NAA_DEVICE Items(i64 address, i64 items, i64 channels_, i64 channel) : channels(channels_) {
+    reals = reinterpret_cast<const R*>(address) + channel;
+    counts = reinterpret_cast<const unsigned*>(address + items * REALS * channels * i64(sizeof(R))) + channel;
+  }
+  NAA_DEVICE double real(i64 item, int field) const { return double(reals[(item * REALS + field) * channels]); }
+  NAA_DEVICE unsigned word(i64 item, int half) const { return counts[(item * COUNTS + half / 2) * channels]; }
+  NAA_DEVICE int count(i64 item, int field) const { return int(word(item, field) >> (field % 2 * 16) & 0xffffu); }
+  NAA_DEVICE int exponent(i64 item) const { return int(word(item, EXPONENT) << (EXPONENT % 2 ? 0 : 16)) >> 16; }
+};
 
 // Which layer of a launch's table this block is of: the last that starts at or before it.
 template <class Args> NAA_DEVICE int layer_at(const Args& a, i64 block) {

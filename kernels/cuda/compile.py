@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.errors import BackendUnavailable, InputError
+from naa_fast.records import COUNT_FIELDS, MOMENT_FIELDS
 
 FOLDER = Path(__file__).parent
 DTYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
@@ -91,10 +92,19 @@ def headers() -> str:
     )
 
 
+def definitions(dtype: str) -> dict[str, str]:
+    """What common.cuh is told: the element type, and the record's fields in their order."""
+    return {
+        "NAA_DTYPE": str(DTYPES[dtype]),
+        "NAA_MOMENT_FIELDS": ",".join(MOMENT_FIELDS).upper(),
+        "NAA_COUNT_FIELDS": ",".join(COUNT_FIELDS).upper(),
+    }
+
+
 def options(dtype: str) -> tuple[str, ...]:
     """Compiler options for `dtype`, without the architecture."""
     include = (f"-I{headers()}",) if DTYPES[dtype] >= 2 else ()
-    return (*OPTIONS, f"-DNAA_DTYPE={DTYPES[dtype]}", *include)
+    return (*OPTIONS, *(f"-D{name}={value}" for name, value in definitions(dtype).items()), *include)
 
 
 def cubin_folder() -> Path:

@@ -9,7 +9,7 @@ static const int NEURONS = 32;
 
 struct FoldLayer {
   i64 items;     // address of the layer's partials: reals, then counts
-  i64 state;     // address of 8-byte words [75, channels]: moments, counts, folds (records.LayerRecord.packed)
+  i64 state;     // address of 8-byte words, each [channels]: moments, counts, folds (records.LayerRecord.packed)
   i64 channels;
   i64 samples;   // items are samples * tiles; -1: items are tiles of folds
   i64 shape;     // tiles * 2 + (1 if the reals are double)
@@ -21,12 +21,14 @@ struct FoldArgs {
   FoldLayer layer[LAYERS];
 };
 
+// Fields by name, here and below: with arrays of counts and loops over them the kernel spilled, on sm_75 to 90 (48 bytes of stack)
+// or on 100 and 120 (56 and 88), by the order of the loads.
 struct Loaded {
   double pivot, s1, s2, s3, s4, low, high;
   int count, positives, nonfinite;
 };
 
-template <class R> struct Items {
+template <class R> struct Partials {
   const R* reals;
   const unsigned* counts;
   i64 channels;
@@ -36,8 +38,8 @@ template <class R> struct Items {
   NAA_DEVICE Loaded load(i64 item) const {
     Loaded t;
     const unsigned a = counts[item * COUNTS * channels], b = counts[(item * COUNTS + 1) * channels];
-    t.pivot = real(item, 0), t.s1 = real(item, 1), t.s2 = real(item, 2), t.s3 = real(item, 3), t.s4 = real(item, 4);
-    t.low = real(item, 5), t.high = real(item, 6);
+    t.pivot = real(item, PIVOT), t.s1 = real(item, S1), t.s2 = real(item, S2), t.s3 = real(item, S3), t.s4 = real(item, S4);
+    t.low = real(item, LOW), t.high = real(item, HIGH);
     t.count = int(a & 0xffffu), t.positives = int(a >> 16), t.nonfinite = int(b & 0xffffu);
     const int exponent = int(b) >> 16;
     if (exponent != 0) {
@@ -131,8 +133,8 @@ struct State {
   i64 channels;
 
   NAA_DEVICE void add_view(int view, const Total& v, double pivot) const {
-    double* real = moments + view * 6 * channels;
-    i64* integer = counts + view * 3 * channels;
+    double* real = moments + view * MOMENTS * channels;
+    i64* integer = counts + view * COUNTED * channels;
     Merged old;
     old.count = double(integer[0]), old.mean = real[0];
     old.m2 = real[channels], old.m3 = real[2 * channels], old.m4 = real[3 * channels];
@@ -158,7 +160,7 @@ struct Sample {
   int count, nonfinite;
 };
 
-template <class R> NAA_DEVICE Sample sample_of(const Items<R>& items, int sample, int tiles, double pivot) {
+template <class R> NAA_DEVICE Sample sample_of(const Partials<R>& items, int sample, int tiles, double pivot) {
   Sample s = {0.0, -infinity<double>(), 0, 0};
 #pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
@@ -174,25 +176,25 @@ template <class R> NAA_DEVICE Sample sample_of(const Items<R>& items, int sample
 NAA_DEVICE double middle(double a, double b, double c) { return larger(smaller(a, b), smaller(larger(a, b), c)); }
 
 // A value of the batch near its middle: the median of three spread items' pivots, or that of the first with observations.
-template <class R> NAA_DEVICE double batch_pivot(const Items<R>& items, i64 n) {
+template <class R> NAA_DEVICE double batch_pivot(const Partials<R>& items, i64 n) {
   double found[3], only = 0.0;
   bool held[3], any = false;
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
     const i64 item = n * (2 * c + 1) / 6;
     held[c] = item < n && items.count(item) > 0;
-    found[c] = held[c] ? items.real(item, 0) : 0.0;
+    found[c] = held[c] ? items.real(item, PIVOT) : 0.0;
     if (held[c] && !any) only = found[c], any = true;
   }
   if (held[0] && held[1] && held[2]) return middle(found[0], found[1], found[2]);
   for (i64 item = 0; !any && item < n; ++item)
-    if (items.count(item) > 0) only = items.real(item, 0), any = true;
+    if (items.count(item) > 0) only = items.real(item, PIVOT), any = true;
   return only;
 }
 
 // The same for the samples' means (as distances to `pivot`) and maxima: values that were observed, so that the powers around
 // them lose nothing even when there are only a few samples.
-template <class R> NAA_DEVICE void sample_pivots(const Items<R>& items, int samples, int tiles, double pivot, double& d, double& high) {
+template <class R> NAA_DEVICE void sample_pivots(const Partials<R>& items, int samples, int tiles, double pivot, double& d, double& high) {
   Sample found[3];
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
@@ -222,7 +224,7 @@ template <class R> NAA_DEVICE void gather(const FoldLayer& layer, i64 phase, i64
   const int tiles = int(layer.shape / 2);
   const bool per_sample = layer.samples >= 0;
   const i64 n = per_sample ? layer.samples * tiles : tiles;
-  Items<R> items;
+  Partials<R> items;
   items.reals = reinterpret_cast<const R*>(layer.items) + channel;
   items.counts = reinterpret_cast<const unsigned*>(layer.items + n * REALS * channels * i64(sizeof(R))) + channel;
   items.channels = channels;
@@ -265,10 +267,11 @@ template <class R> NAA_DEVICE void gather(const FoldLayer& layer, i64 phase, i64
   }
 }
 
-// What the warps of a block have gathered, so that nobody holds it in registers while it is merged.
+// What the warps of a block have gathered, so that nobody holds it in registers while it is merged. 45 of the 48 KB a block may
+// have: a count more fits, a moment more only a view at a time.
 struct Shared {
-  double reals[3][6][FOLDS][NEURONS];
-  unsigned counts[3][3][FOLDS][NEURONS];
+  double reals[3][MOMENTS][FOLDS][NEURONS];
+  unsigned counts[3][COUNTED][FOLDS][NEURONS];
 
   NAA_DEVICE void put(int view, int fold, int lane, const View& v) {
     const double real[6] = {v.s1, v.s2, v.s3, v.s4, v.low, v.high};
@@ -314,8 +317,8 @@ extern "C" __global__ void __launch_bounds__(NEURONS * FOLDS, 2) fold(const Fold
 
   State state;
   state.moments = reinterpret_cast<double*>(layer.state) + channel;
-  state.counts = reinterpret_cast<i64*>(layer.state) + 18 * layer.channels + channel;
-  state.folds = reinterpret_cast<double*>(layer.state) + 27 * layer.channels + channel;
+  state.counts = reinterpret_cast<i64*>(layer.state) + 3 * MOMENTS * layer.channels + channel;
+  state.folds = reinterpret_cast<double*>(layer.state) + 3 * (MOMENTS + COUNTED) * layer.channels + channel;
   state.channels = layer.channels;
 #pragma unroll 1
   for (int view = 0; view < 3; ++view) {

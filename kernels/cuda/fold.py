@@ -22,7 +22,7 @@ WORDS = MOMENTS + COUNTS + 2 * len(FOLD_FIELDS) * FOLDS
 
 
 class State:
-    """A layer's running record on its device: int64 words `[75, channels]`, of which `packed` says what they hold."""
+    """A layer's running record on its device: int64 words `[WORDS, channels]`, of which `packed` says what they hold."""
 
     def __init__(self, channels: int, device: torch.device) -> None:
         self.words = torch.zeros((WORDS, channels), dtype=torch.int64, device=device)

@@ -38,6 +38,7 @@ template <int UNROLL, class T, class Join> NAA_DEVICE T over_lanes(T value, int 
   for (int step = lanes / 2; step > 0; step /= 2) value = join(value, __shfl_xor_sync(NAA_FULL_WARP, value, step));
   return value;
 }
+template <int UNROLL, class T> NAA_DEVICE T over_lanes(T value, int, Same) { return value; }
 
 // Where a thread stands in its tile, and which tile that is. No lane leaves early: the shuffles name the whole warp.
 struct Unit {
@@ -73,8 +74,6 @@ NAA_APART void careful_planes(const ReduceArgs& a, bool again) {
   const int lane = u.lane, lanes = u.lanes;
   const bool wanted = u.live && again;
   auto least = [](i64 p, i64 q) { return p < q ? p : q; };
-  auto sum = [](double p, double q) { return add(p, q); };
-  auto total = [](int p, int q) { return p + q; };
   i64 at = NOWHERE;
 #pragma unroll 1
   for (i64 e = lane; wanted && e < s.length; e += lanes) {
@@ -89,15 +88,7 @@ NAA_APART void careful_planes(const ReduceArgs& a, bool again) {
 #pragma unroll 1
   for (i64 e = lane; wanted && e < s.length; e += lanes)
     if (!s.mask || s.mask[e]) c.observe(to_real(s.x[e]), pivot);
-  c.powers.s1 = over_lanes<1>(c.powers.s1, lanes, sum);
-  c.powers.s2 = over_lanes<1>(c.powers.s2, lanes, sum);
-  c.powers.s3 = over_lanes<1>(c.powers.s3, lanes, sum);
-  c.powers.s4 = over_lanes<1>(c.powers.s4, lanes, sum);
-  c.low = over_lanes<1>(c.low, lanes, Smaller());
-  c.high = over_lanes<1>(c.high, lanes, Larger());
-  c.count = over_lanes<1>(c.count, lanes, total);
-  c.positives = over_lanes<1>(c.positives, lanes, total);
-  c.nonfinite = over_lanes<1>(c.nonfinite, lanes, total);
+  c.join([&](auto value, auto join) { return over_lanes<1>(value, lanes, join); });
   if (wanted && lane == 0) write(a, u.item, u.channel, c.finish(pivot));
 }
 
@@ -128,11 +119,11 @@ template <bool ALIGNED> NAA_DEVICE void planes(const ReduceArgs& a) {
     }
     middle[c] = e < s.length ? to_real(s.x[e]) : infinity<Real>();
   }
-  Real pivot[1] = {median(middle[0], middle[1], middle[2])};
 
   Sums<V, 1> sums;
   sums.clear();
-  int fillers = 0;
+  sums.pivot[0] = median(middle[0], middle[1], middle[2]);
+  sums.observed = count * V;
   if (ALIGNED) {
     const Element* p = s.x + i64(lane) * V;
     const i64 inc = i64(lanes) * V;
@@ -143,45 +134,33 @@ template <bool ALIGNED> NAA_DEVICE void planes(const ReduceArgs& a) {
         for (int u = 0; u < AHEAD; ++u) {
           const Vec<V> v = ring[u];
           ring[u] = load<V>(p + u * inc);
-          sums.observe(v, pivot);
+          sums.observe(v);
         }
         continue;
       }
 #pragma unroll
       for (int u = 0; u < AHEAD; ++u)
-        if (m + u < count) sums.observe(ring[u], pivot);
+        if (m + u < count) sums.observe(ring[u]);
 #pragma unroll
       for (int u = 0; u < AHEAD; ++u)
         if (m + AHEAD + u < count) ring[u] = load<V>(p + u * inc);
     }
   } else {
-    const Element filler = to_element(pivot[0]);
+    const Element filler = to_element(sums.pivot[0]);
     for (int m = 0; m < count; m += AHEAD) {
 #pragma unroll
       for (int u = 0; u < AHEAD; ++u) {
         const i64 j = lane + i64(m + u) * lanes;
-        if (m + u < count) ring[u] = s.ragged<V>(j) ? s.patched<V>(j, filler, a.low, a.high, fillers) : s.vector<V>(j);
+        if (m + u < count) ring[u] = s.ragged<V>(j) ? s.patched<V>(j, filler, a.low, a.high, sums.fillers) : s.vector<V>(j);
       }
 #pragma unroll
       for (int u = 0; u < AHEAD; ++u)
-        if (m + u < count) sums.observe(ring[u], pivot);
+        if (m + u < count) sums.observe(ring[u]);
     }
   }
 
-  auto total = [](int p, int q) { return p + q; };
-  Item t;
-  t.pivot = pivot[0];
-  t.s1 = over_lanes<5>(sums.powers[0].s1, lanes, Add());
-  t.s2 = over_lanes<5>(sums.powers[0].s2, lanes, Add());
-  t.s3 = over_lanes<5>(sums.powers[0].s3, lanes, Add());
-  t.s4 = over_lanes<5>(sums.powers[0].s4, lanes, Add());
-  t.low = over_lanes<5>(sums.extremes.minimum(0), lanes, Smaller());
-  t.high = over_lanes<5>(sums.extremes.maximum(0), lanes, Larger());
-  // A filler equals the pivot: it adds nothing to the sums and moves no extreme, but it counts as positive if the pivot does.
-  const int seen = over_lanes<5>(count * V - fillers, lanes, total);
-  t.positives = over_lanes<5>(sums.extremes.positive(0) - (pivot[0] > Real(0) ? fillers : 0), lanes, total);
-  t.count = seen, t.nonfinite = 0, t.exponent = 0;
-  if (seen == 0) t.low = infinity<Real>(), t.high = -infinity<Real>(), t.pivot = Real(0);
+  Item t = sums.item([&](auto field, auto join) { return over_lanes<5>(field(0), lanes, join); });
+  if (t.empty()) t.clear();  // of fillers alone
   const bool good = plain(t);
   if (u.live && good && lane == 0) write(a, u.item, u.channel, t);
   if (__any_sync(NAA_FULL_WARP, !good)) careful_planes(a, !good);

@@ -16,17 +16,17 @@ from torch import Tensor
 
 from naa_fast.errors import InputError
 from naa_fast.kernels.cuda.compile import Kernel, Runtime, Words, dtype_of, runtime
-from naa_fast.records import FOLD_BLOCK, FOLDS
+from naa_fast.records import COUNT_FIELDS, FOLD_BLOCK, FOLDS, MOMENT_FIELDS
 
 ITEMSIZE = {"float32": 4, "float64": 8, "float16": 2, "bfloat16": 2}
 BLOCK = 256
-REALS, COUNTS = 7, 2
-"""Fields of an item: pivot, s1..s4, minimum, maximum; and two words of packed counts (common.cuh)."""
+REALS, COUNTS = 1 + len(MOMENT_FIELDS), (len(COUNT_FIELDS) + 2) // 2
+"""Words of an item: the pivot and every moment; every count and the exponent of the sums, two a word (common.cuh)."""
 
 
 @dataclass(frozen=True)
 class Partials:
-    """Items on the device, packed: reals `[items, 7, channels]`, then counts `[items, 2, channels]` (common.cuh).
+    """Items on the device, packed: reals `[items, REALS, channels]`, then counts `[items, COUNTS, channels]` (common.cuh).
 
     `samples` >= 0: items are `samples * tiles`; -1: items are `tiles`, tile t of fold t % FOLDS.
     """
@@ -44,6 +44,26 @@ class Partials:
     @property
     def items(self) -> int:
         return self.samples * self.tiles if self.per_sample else self.tiles
+
+    @property
+    def counts_at(self) -> int:
+        """The byte at which the counts begin."""
+        return self.items * REALS * self.channels * max(4, ITEMSIZE[self.dtype])
+
+    def real(self, field: int) -> Tensor:
+        """One of an item's reals (PIVOT, S1, ... of common.cuh): float64 `[items, channels]`."""
+        wide = torch.float64 if self.dtype == "float64" else torch.float32
+        words = self.buffer[: self.counts_at].view(wide).view(self.items, REALS, self.channels)
+        return words[:, field].to(torch.float64)
+
+    def half(self, name: str) -> Tensor:
+        """One of COUNT_FIELDS, or "exponent": int32 `[items, channels]`."""
+        words = self.buffer[self.counts_at :].view(torch.int32).view(self.items, COUNTS, self.channels)
+        place = (*COUNT_FIELDS, "exponent").index(name)
+        word = words[:, place // 2]
+        if name == "exponent":  # signed
+            return (word if place % 2 else word << 16) >> 16
+        return (word >> 16 if place % 2 else word) & 0xFFFF
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,12 @@ template <int V> struct Columns {
   Real (*pools)[BLOCK * (V + 1)];
   int lane, place, lanes, places, pad, turn;
 
+  template <class Field, class Join> NAA_DEVICE auto operator()(Field field, Join join) {
+    Real value[V];
+#pragma unroll
+    for (int i = 0; i < V; ++i) value[i] = Real(field(i));
+    return decltype(field(0))(over(value, join));  // counts are small enough for any Real
+  }
   template <class Join> NAA_DEVICE Real over(const Real (&value)[V], Join join) {
     const int line = V * (lanes + pad), column = threadIdx.x;
     Real* pool = pools[turn];
@@ -116,12 +122,10 @@ template <int V> struct Columns {
     return total;
   }
 };
-struct Add { NAA_DEVICE Real operator()(Real a, Real b) const { return add(a, b); } };
-struct Smaller { NAA_DEVICE Real operator()(Real a, Real b) const { return smaller(a, b); } };
-struct Larger { NAA_DEVICE Real operator()(Real a, Real b) const { return larger(a, b); } };
 
-// One value over the position lanes of a block; every lane gets it.
-template <class T, class Join> NAA_DEVICE T over_places(T value, T* pool, int lane, int lanes, int places, Join join) {
+// One value over the position lanes of a block; every lane gets it. `memory`: 8 bytes a thread.
+template <class T, class Join> NAA_DEVICE T over_places(T value, double* memory, int lane, int lanes, int places, Join join) {
+  T* pool = reinterpret_cast<T*>(memory);
   pool[threadIdx.x] = value;
   __syncthreads();
   T total = pool[lane];
@@ -158,17 +162,13 @@ NAA_DEVICE Walk walk_of(const ReduceArgs& a, const Spot& s) {
 // The neurons in `again`, bits over the thread's `vector`, once more, value by value. The bits may differ between threads,
 // barriers do not. Apart, and with nothing handed over, so that the fast path keeps its registers to itself.
 NAA_APART void careful_rows(const ReduceArgs& a, int vector, unsigned again) {
-  __shared__ i64 rows_pool[BLOCK];
-  __shared__ double pool[BLOCK];
-  __shared__ Real real_pool[BLOCK];
+  __shared__ double memory[BLOCK];
   const Spot s = spot_of(a, vector);
   const Walk w = walk_of(a, s);
   const unsigned char* mask = reinterpret_cast<const unsigned char*>(a.mask);
   auto least = [](i64 p, i64 q) { return p < q ? p : q; };
-  auto sum = [](double p, double q) { return add(p, q); };
-  auto total = [](i64 p, i64 q) { return p + q; };
-  auto join = [&](auto value, auto* memory, auto over) {
-    return s.team ? over_places(value, memory, s.lane, s.lanes, s.places, over) : value;
+  auto over = [&](auto value, auto join) {
+    return s.team ? over_places(value, memory, s.lane, s.lanes, s.places, join) : value;
   };
 
 #pragma unroll 1
@@ -184,7 +184,7 @@ NAA_APART void careful_rows(const ReduceArgs& a, int vector, unsigned again) {
       at = p;
       break;
     }
-    at = join(at, rows_pool, least);
+    at = over(at, least);
     const Real pivot = wanted && at != NOWHERE ? to_real(x[w.offset(at)]) : Real(0);
 
     Careful c;
@@ -194,21 +194,16 @@ NAA_APART void careful_rows(const ReduceArgs& a, int vector, unsigned again) {
       const i64 p = w.first + m * w.step;
       if (!mask || mask[w.mask_origin + p]) c.observe(to_real(x[w.offset(p)]), pivot);
     }
-    c.powers.s1 = join(c.powers.s1, pool, sum), c.powers.s2 = join(c.powers.s2, pool, sum);
-    c.powers.s3 = join(c.powers.s3, pool, sum), c.powers.s4 = join(c.powers.s4, pool, sum);
-    c.low = join(c.low, real_pool, Smaller()), c.high = join(c.high, real_pool, Larger());
-    c.count = int(join(i64(c.count), rows_pool, total));
-    c.positives = int(join(i64(c.positives), rows_pool, total));
-    c.nonfinite = int(join(i64(c.nonfinite), rows_pool, total));
+    c.join(over);
     if (wanted && (!s.team || s.place == 0)) write(a, w.item, s.channel + i, c.finish(pivot));
   }
 }
 
-// The single read. Returns how many rows were observed. KEPT: `kept` takes a copy of this lane's first row and of those that
+// The single read. KEPT: `kept` takes a copy of this lane's first row and of those that
 // follow, NaN where the mask hides them.
 template <int V, bool MASKED, bool KEPT>
-NAA_DEVICE int read_rows(const ReduceArgs& a, const Walk& w, const Element* x, bool live, Real (&pivot)[V], Sums<V, V>& sums,
-                         bool team, Element* kept) {
+NAA_DEVICE void read_rows(const ReduceArgs& a, const Walk& w, const Element* x, bool live, Sums<V, V>& sums, bool team,
+                          Element* kept) {
   static const int AHEAD = NAA_AHEAD;
   const unsigned char* mask = reinterpret_cast<const unsigned char*>(a.mask);
   const int count = live ? w.count : 0;
@@ -231,9 +226,9 @@ NAA_DEVICE int read_rows(const ReduceArgs& a, const Walk& w, const Element* x, b
   const Real missing = infinity<Real>();
 #pragma unroll
   for (int i = 0; i < V; ++i) {
-    pivot[i] = !live ? Real(0)
-                     : median(at[0] < 0 ? missing : sample[0].get(i), at[1] < 0 ? missing : sample[1].get(i),
-                              at[2] < 0 ? missing : sample[2].get(i));
+    sums.pivot[i] = !live ? Real(0)
+                          : median(at[0] < 0 ? missing : sample[0].get(i), at[1] < 0 ? missing : sample[1].get(i),
+                                   at[2] < 0 ? missing : sample[2].get(i));
   }
   sums.clear();
   if (!MASKED) {
@@ -244,7 +239,7 @@ NAA_DEVICE int read_rows(const ReduceArgs& a, const Walk& w, const Element* x, b
         for (int u = 0; u < AHEAD; ++u) {
           const Vec<V> v = ring[u];
           ring[u] = load<V>(p + u * inc);
-          sums.observe(v, pivot);
+          sums.observe(v);
           if (KEPT) store<V>(kept, v), kept += along;
         }
         continue;
@@ -252,16 +247,16 @@ NAA_DEVICE int read_rows(const ReduceArgs& a, const Walk& w, const Element* x, b
 #pragma unroll
       for (int u = 0; u < AHEAD; ++u)
         if (m + u < count) {
-          sums.observe(ring[u], pivot);
+          sums.observe(ring[u]);
           if (KEPT) store<V>(kept, ring[u]), kept += along;
         }
 #pragma unroll
       for (int u = 0; u < AHEAD; ++u)
         if (m + AHEAD + u < count) ring[u] = load<V>(p + u * inc);
     }
-    return count;
+    sums.observed = count;
+    return;
   }
-  int observed = 0;
   Vec<V> hidden;
 #pragma unroll
   for (int i = 0; KEPT && i < V; ++i) hidden.set(i, to_element(subtract(infinity<Real>(), infinity<Real>())));
@@ -274,7 +269,7 @@ NAA_DEVICE int read_rows(const ReduceArgs& a, const Walk& w, const Element* x, b
       if (seen[u]) ring[u] = load<V>(p + u * inc);
 #pragma unroll
     for (int u = 0; u < AHEAD; ++u)
-      if (seen[u]) sums.observe(ring[u], pivot), ++observed;
+      if (seen[u]) sums.observe(ring[u]), ++sums.observed;
 #pragma unroll
     for (int u = 0; KEPT && u < AHEAD; ++u) {
       if (seen[u]) store<V>(kept, ring[u]);
@@ -283,7 +278,6 @@ NAA_DEVICE int read_rows(const ReduceArgs& a, const Walk& w, const Element* x, b
     }
     p += AHEAD * inc;
   }
-  return observed;
 }
 
 template <int V, bool MASKED, bool KEPT = false> NAA_DEVICE void rows(const ReduceArgs& a) {
@@ -293,31 +287,14 @@ template <int V, bool MASKED, bool KEPT = false> NAA_DEVICE void rows(const Redu
   const Element* x = reinterpret_cast<const Element*>(a.x) + (s.live ? s.channel : 0) * a.stride_channel;
 
   Sums<V, V> sums;
-  Real pivot[V];
   const Walk w = walk_of(a, s);
   Element* kept = reinterpret_cast<Element*>(a.kept) + w.first * a.channels + s.channel;
-  const int observed = read_rows<V, MASKED, KEPT>(a, w, x, s.live, pivot, sums, s.team, kept);
+  read_rows<V, MASKED, KEPT>(a, w, x, s.live, sums, s.team, kept);
 
   unsigned again = 0;
   if (s.team) {
     Columns<V> columns{pools, s.lane, s.place, s.lanes, s.places, s.lanes == 32 ? 32 / V : 0, 0};
-    Real value[V];
-    auto over = [&](auto field, auto join) {
-#pragma unroll
-      for (int i = 0; i < V; ++i) value[i] = field(i);
-      return columns.over(value, join);
-    };
-    Item t;
-    t.s1 = over([&](int i) { return sums.powers[i].s1; }, Add());
-    t.s2 = over([&](int i) { return sums.powers[i].s2; }, Add());
-    t.s3 = over([&](int i) { return sums.powers[i].s3; }, Add());
-    t.s4 = over([&](int i) { return sums.powers[i].s4; }, Add());
-    t.low = over([&](int i) { return sums.extremes.minimum(i); }, Smaller());
-    t.high = over([&](int i) { return sums.extremes.maximum(i); }, Larger());
-    t.pivot = over([&](int i) { return pivot[i]; }, Larger());  // all lanes hold the same
-    t.count = int(over([&](int) { return Real(observed); }, Add()));
-    t.positives = int(over([&](int i) { return Real(sums.extremes.positive(i)); }, Add()));
-    t.nonfinite = 0, t.exponent = 0;
+    const Item t = sums.item(columns);
     const i64 own = s.group * s.lanes * V + threadIdx.x;
     const bool mine = threadIdx.x < s.lanes * V && own < a.channels;
     const bool good = !mine || plain(t);
@@ -329,11 +306,7 @@ template <int V, bool MASKED, bool KEPT = false> NAA_DEVICE void rows(const Redu
   } else {
 #pragma unroll
     for (int i = 0; i < V; ++i) {
-      Item t;
-      t.pivot = pivot[i];
-      t.s1 = sums.powers[i].s1, t.s2 = sums.powers[i].s2, t.s3 = sums.powers[i].s3, t.s4 = sums.powers[i].s4;
-      t.low = sums.extremes.minimum(i), t.high = sums.extremes.maximum(i);
-      t.count = observed, t.positives = sums.extremes.positive(i), t.nonfinite = 0, t.exponent = 0;
+      const Item t = sums.item([&](auto field, auto) { return field(i); });
       if (plain(t)) {
         if (s.live) write(a, s.item, s.channel + i, t);
       } else {

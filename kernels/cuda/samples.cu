@@ -45,21 +45,19 @@ struct Seen {
 // Over the tiles of a sample; NaN where a position was not finite, or none was observed.
 template <class R> NAA_DEVICE Seen seen_in(const SamplesLayer& layer, i64 samples, i64 channel, i64 sample) {
   const i64 channels = layer.channels, tiles = layer.shape / 2, n = samples * tiles;
-  const R* reals = reinterpret_cast<const R*>(layer.given) + channel;
-  const unsigned* counts = reinterpret_cast<const unsigned*>(layer.given + n * REALS * channels * i64(sizeof(R))) + channel;
+  const Items<R> items(layer.given, n, channels, channel);
   double sum = 0.0, high = -infinity<double>();
   i64 count = 0;
   bool finite = true;
 #pragma unroll 1
   for (i64 item = sample * tiles; item < (sample + 1) * tiles; ++item) {
-    const int seen = int(counts[item * COUNTS * channels] & 0xffffu);
-    const unsigned other = counts[(item * COUNTS + 1) * channels];
-    finite = finite && (other & 0xffffu) == 0;
+    const int seen = items.count(item, COUNT), exponent = items.exponent(item);
+    finite = finite && items.count(item, NONFINITE) == 0;
     if (seen == 0) continue;
-    double first = reals[(item * REALS + 1) * channels];
-    if (int(other) >> 16 != 0) first *= power_of_two(int(other) >> 16);
-    sum += double(reals[item * REALS * channels]) * seen + first;
-    high = larger(high, double(reals[(item * REALS + 6) * channels]));
+    double first = items.real(item, S1);
+    if (exponent != 0) first *= power_of_two(exponent);
+    sum += items.real(item, PIVOT) * seen + first;
+    high = larger(high, items.real(item, HIGH));
     count += seen;
   }
   const double nothing = __longlong_as_double(0x7ff8000000000000LL);

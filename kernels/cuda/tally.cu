@@ -49,18 +49,17 @@ struct TallyArgs {
 
 template <class R> NAA_DEVICE void tally_items(const TallyLayer& layer, i64 channel, i64 sample, int* histogram) {
   const i64 channels = layer.channels, tiles = layer.shape / 2, n = layer.samples * tiles;
-  const R* reals = reinterpret_cast<const R*>(layer.items) + channel;
-  const unsigned* counts = reinterpret_cast<const unsigned*>(layer.items + n * REALS * channels * i64(sizeof(R))) + channel;
+  const Items<R> items(layer.items, n, channels, channel);
   double sum = 0.0, high = -infinity<double>();
   i64 count = 0;
   for (i64 item = sample * tiles; item < (sample + 1) * tiles; ++item) {
-    const int seen = int(counts[item * COUNTS * channels] & 0xffffu);
+    const int seen = items.count(item, COUNT);
     if (seen == 0) continue;
-    const int exponent = int(counts[(item * COUNTS + 1) * channels]) >> 16;
-    double first = reals[(item * REALS + 1) * channels];
+    const int exponent = items.exponent(item);
+    double first = items.real(item, S1);
     if (exponent != 0) first *= power_of_two(exponent);
-    sum += double(reals[item * REALS * channels]) * seen + first;
-    high = larger(high, double(reals[(item * REALS + 6) * channels]));
+    sum += items.real(item, PIVOT) * seen + first;
+    high = larger(high, items.real(item, HIGH));
     count += seen;
   }
   if (count == 0) return;

@@ -1,4 +1,8 @@
-// One tile of one neuron: power sums around a pivot, extremes, and the item they are written to.
+// One tile of one neuron: power sums around a pivot, extremes, counts, and the item they are written to.
+//
+// All that `reduce` knows of a single statistic stands here: how a lane keeps it and observes a value (`Extremes`; of two 16-bit
+// values at once `PackedExtremes`; value by value `Careful`), and how lanes that share a tile join theirs (`Sums::item`,
+// `Careful::join`). rows.cuh and planes.cuh move data and say how lanes meet.
 #ifndef NAA_TILE
 #define NAA_TILE
 
@@ -118,20 +122,61 @@ template <> struct Extremes<4, 4> : PackedExtremes<4, 4> {};
 template <> struct Extremes<4, 1> : PackedExtremes<4, 1> {};
 #endif
 
-// What one lane knows of its tile.
+// How two lanes' values of a field become one; Same: all lanes hold the same.
+struct Add { template <class T> NAA_DEVICE T operator()(T a, T b) const { return add(a, b); } };
+struct Smaller { template <class T> NAA_DEVICE T operator()(T a, T b) const { return smaller(a, b); } };
+struct Larger { template <class T> NAA_DEVICE T operator()(T a, T b) const { return larger(a, b); } };
+struct Same { template <class T> NAA_DEVICE T operator()(T a, T) const { return a; } };
+
+// A tile's finished sums, ready to be written.
+struct Item {
+  Real reals[REALS];
+  int counts[HALVES];
+
+  NAA_DEVICE void clear() {
+#pragma unroll
+    for (int i = 0; i < REALS; ++i) reals[i] = Real(0);
+#pragma unroll
+    for (int i = 0; i < HALVES; ++i) counts[i] = 0;
+    reals[LOW] = infinity<Real>(), reals[HIGH] = -infinity<Real>();
+  }
+  NAA_DEVICE bool empty() const { return counts[COUNT] == 0; }
+};
+
+// What one lane knows of its tile, of N neurons.
 template <int V, int N> struct Sums {
+  Real pivot[N];
   Powers<Real> powers[N];
   Extremes<V, N> extremes;
+  int observed, fillers;  // elements of each neuron; of them those that only fill a vector and equal the pivot
 
   NAA_DEVICE void clear() {
 #pragma unroll
     for (int n = 0; n < N; ++n) powers[n].clear();
     extremes.clear();
+    observed = fillers = 0;
   }
-  NAA_DEVICE void observe(const Vec<V>& v, const Real (&pivot)[N]) {
+  NAA_DEVICE void observe(const Vec<V>& v) {
     extremes.observe(v);
 #pragma unroll
     for (int i = 0; i < V; ++i) powers[N == 1 ? 0 : i].observe(v.get(i), pivot[N == 1 ? 0 : i]);
+  }
+
+  // The item of a tile: `over(field, join)` joins field(n) of the lanes that share it, n being the lane's number of the neuron.
+  // A filler adds nothing to the sums and moves no extreme, but it counts as positive if the pivot does.
+  template <class Over> NAA_DEVICE Item item(Over&& over) const {
+    Item t;
+    t.reals[S1] = over([&](int n) { return powers[n].s1; }, Add());
+    t.reals[S2] = over([&](int n) { return powers[n].s2; }, Add());
+    t.reals[S3] = over([&](int n) { return powers[n].s3; }, Add());
+    t.reals[S4] = over([&](int n) { return powers[n].s4; }, Add());
+    t.reals[LOW] = over([&](int n) { return extremes.minimum(n); }, Smaller());
+    t.reals[HIGH] = over([&](int n) { return extremes.maximum(n); }, Larger());
+    t.reals[PIVOT] = over([&](int n) { return pivot[n]; }, Same());
+    t.counts[COUNT] = over([&](int) { return observed - fillers; }, Add());
+    t.counts[POSITIVES] = over([&](int n) { return extremes.positive(n) - (pivot[n] > Real(0) ? fillers : 0); }, Add());
+    t.counts[NONFINITE] = t.counts[EXPONENT] = 0;
+    return t;
   }
 };
 
@@ -142,83 +187,86 @@ NAA_DEVICE Real median(Real a, Real b, Real c) {
   return fa ? a : fb ? b : fc ? c : Real(0);
 }
 
-// A tile's finished sums, ready to be written.
-struct Item {
-  Real pivot, s1, s2, s3, s4, low, high;
-  int count, positives, nonfinite, exponent;
-};
-
 // Whether the fast path's sums can be trusted: everything finite, and fourth powers neither above nor below the range of
 // the format (a tile of one value is exact, however small). The bound on the extremes: see PackedExtremes.
 NAA_DEVICE bool plain(const Item& t) {
-  if (t.count == 0) return true;
+  if (t.empty()) return true;
   const Real tiny = sizeof(Real) == 4 ? Real(1e-30) : Real(1e-280);
   const Real huge = sizeof(Real) == 4 ? Real(1e36) : Real(1e300);
-  return t.s4 < infinity<Real>() && t.high < huge && t.low > -huge && (t.s4 >= tiny || t.low == t.high);
+  const Real s4 = t.reals[S4], low = t.reals[LOW], high = t.reals[HIGH];
+  return s4 < infinity<Real>() && high < huge && low > -huge && (s4 >= tiny || low == high);
 }
 
 NAA_DEVICE void write(const ReduceArgs& a, i64 item, i64 channel, const Item& t) {
   Real* reals = reinterpret_cast<Real*>(a.reals) + item * REALS * a.channels + channel;
   unsigned* counts = reinterpret_cast<unsigned*>(a.counts) + item * COUNTS * a.channels + channel;
-  reals[0] = t.pivot;
-  reals[a.channels] = t.s1;
-  reals[2 * a.channels] = t.s2;
-  reals[3 * a.channels] = t.s3;
-  reals[4 * a.channels] = t.s4;
-  reals[5 * a.channels] = t.low;
-  reals[6 * a.channels] = t.high;
-  counts[0] = unsigned(t.count) | unsigned(t.positives) << 16;
-  counts[a.channels] = unsigned(t.nonfinite) | unsigned(t.exponent) << 16;
+#pragma unroll
+  for (int i = 0; i < REALS; ++i) reals[i * a.channels] = t.reals[i];
+#pragma unroll
+  for (int i = 0; i < HALVES; i += 2) {
+    const unsigned first = unsigned(t.counts[i]) & 0xffffu, second = i + 1 < HALVES ? unsigned(t.counts[(i + 1) % HALVES]) : 0u;
+    counts[i / 2 * a.channels] = first | second << 16;
+  }
 }
 
 // The careful path: every value tested, sums in double around the first finite value.
 struct Careful {
   Powers<double> powers;
   Real low, high;
-  int count, positives, nonfinite;
+  int counts[COUNTED];
 
   NAA_DEVICE void clear() {
     powers.clear();
     low = infinity<Real>(), high = -infinity<Real>();
-    count = positives = nonfinite = 0;
+#pragma unroll
+    for (int i = 0; i < COUNTED; ++i) counts[i] = 0;
   }
   NAA_DEVICE void observe(Real x, Real pivot) {
     if (!is_finite(x)) {
-      ++nonfinite;
+      ++counts[NONFINITE];
       return;
     }
     powers.observe(double(x), double(pivot));
     low = smaller(low, x), high = larger(high, x);
-    ++count;
-    positives += x > Real(0);
+    ++counts[COUNT];
+    counts[POSITIVES] += x > Real(0);
+  }
+
+  // With what the other lanes of the tile have seen: `over(value, join)`.
+  template <class Over> NAA_DEVICE void join(Over&& over) {
+    powers.s1 = over(powers.s1, Add()), powers.s2 = over(powers.s2, Add());
+    powers.s3 = over(powers.s3, Add()), powers.s4 = over(powers.s4, Add());
+    low = over(low, Smaller()), high = over(high, Larger());
+#pragma unroll
+    for (int i = 0; i < COUNTED; ++i) counts[i] = over(counts[i], Add());
   }
 
   // Around the mean, so that rounding the sums to Real costs nothing, and in units of 2^exponent, so that they fit.
   NAA_DEVICE Item finish(Real pivot) const {
     Item t;
-    t.pivot = Real(0), t.s1 = t.s2 = t.s3 = t.s4 = Real(0);
-    t.low = low, t.high = high;
-    t.count = count, t.positives = positives, t.nonfinite = nonfinite, t.exponent = 0;
-    if (count == 0) return t;
-    const double n = count;
-    t.pivot = Real(add(double(pivot), powers.s1 / n));
-    if (low == high) {
-      t.pivot = low;
-      return t;
-    }
-    const double b = subtract(double(pivot), double(t.pivot)), b2 = multiply(b, b);
+    t.clear();
+#pragma unroll
+    for (int i = 0; i < COUNTED; ++i) t.counts[i] = counts[i];
+    if (counts[COUNT] == 0) return t;
+    t.reals[LOW] = low, t.reals[HIGH] = high;
+    const double n = counts[COUNT];
+    t.reals[PIVOT] = low == high ? low : Real(add(double(pivot), powers.s1 / n));
+    if (low == high) return t;
+    const double centre = double(t.reals[PIVOT]);
+    const double b = subtract(double(pivot), centre), b2 = multiply(b, b);
     double s1 = fused(n, b, powers.s1);
     double s2 = add(powers.s2, fused(multiply(2.0, b), powers.s1, multiply(n, b2)));
     double s3 = add(powers.s3, multiply(b, fused(3.0, powers.s2, multiply(b, fused(3.0, powers.s1, multiply(n, b))))));
     double s4 = add(fused(multiply(4.0, b), powers.s3, powers.s4),
                     multiply(b2, fused(6.0, powers.s2, multiply(b, fused(4.0, powers.s1, multiply(n, b))))));
     if (sizeof(Real) == 4) {
-      t.exponent = exponent_of(larger(subtract(double(high), double(t.pivot)), subtract(double(t.pivot), double(low))));
-      const double unit = power_of_two(-t.exponent), unit2 = multiply(unit, unit);
+      const int exponent = exponent_of(larger(subtract(double(high), centre), subtract(centre, double(low))));
+      t.counts[EXPONENT] = exponent;
+      const double unit = power_of_two(-exponent), unit2 = multiply(unit, unit);
       s1 = multiply(s1, unit), s2 = multiply(s2, unit2);
       s3 = multiply(s3, multiply(unit2, unit)), s4 = multiply(s4, multiply(unit2, unit2));
     }
-    t.s1 = Real(s1), t.s2 = Real(s2), t.s3 = Real(s3), t.s4 = Real(s4);
+    t.reals[S1] = Real(s1), t.reals[S2] = Real(s2), t.reals[S3] = Real(s3), t.reals[S4] = Real(s4);
     return t;
   }
 };

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from naa_fast.kernels.cuda.reduce import COUNTS, REALS
 from naa_fast.kernels.portable.reduce import home
 from naa_fast.ops import Chosen
 from naa_fast.records import LayerRecord
@@ -101,17 +100,13 @@ def samples_in(partials: Any) -> tuple[Tensor, Tensor, Tensor]:
     if hasattr(partials, "reals"):  # portable
         reals, counts = partials.reals, partials.counts
         return known(reals[0], reals[5], counts[0], counts[2])
-    wide = partials.dtype == "float64"  # cuda: see kernels/cuda/common.cuh
-    shape = (partials.samples, partials.tiles, REALS, partials.channels)
-    reals = partials.buffer[: REALS * partials.items * partials.channels * (8 if wide else 4)]
-    words = partials.buffer[len(reals) :].view(torch.int32).view(*shape[:2], COUNTS, partials.channels)
-    reals = reals.view(torch.float64 if wide else torch.float32).view(shape).to(torch.float64)
-    count = words[:, :, 0] & 0xFFFF
-    sums = torch.ldexp(reals[:, :, 1], words[:, :, 1] >> 16)
-    total = torch.where(count > 0, count * reals[:, :, 0] + sums, 0.0).sum(1)
-    most = torch.where(count > 0, reals[:, :, 6], -torch.inf).amax(1)
-    times = count.sum(1)
-    return known(total / times, most, times, (words[:, :, 1] & 0xFFFF).sum(1))
+    shape = (partials.samples, partials.tiles, partials.channels)  # cuda: see kernels/cuda/common.cuh
+    pivot, first, high, count = partials.real(0), partials.real(1), partials.real(6), partials.half("count")
+    sums = torch.ldexp(first, partials.half("exponent"))
+    total = torch.where(count > 0, count * pivot + sums, 0.0).view(shape).sum(1)
+    most = torch.where(count > 0, high, -torch.inf).view(shape).amax(1)
+    times = count.view(shape).sum(1)
+    return known(total / times, most, times, partials.half("nonfinite").view(shape).sum(1))
 
 
 def known(mean: Tensor, maximum: Tensor, count: Tensor, nonfinite: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -37,6 +37,10 @@ def long_cases() -> Iterator[Case]:
     mask = np.zeros((3, 700), bool)
     mask[0, 650:] = mask[1, :9] = True
     yield "padded", late, mask, 2
+    far = rng.standard_normal((6, 8, 40)).astype(np.float32) + 50  # zero is no value of it: what stands for none would show
+    mask = np.ones((6, 40), bool)
+    mask[2] = False
+    yield "far, a sample masked", far, mask, 9
 
 
 @cache

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from naa_fast.kernels import cuda
-from naa_fast.kernels.cuda.compile import DTYPES, FOLDER, Kernel, Words, headers
+from naa_fast.kernels.cuda.compile import FOLDER, Kernel, Words, definitions, headers
 from naa_fast.kernels.cuda.fold import fold_on
 from naa_fast.kernels.cuda.reduce import reduce_on
 from naa_fast.kernels.cuda.samples import reduce_kept_on, samples_on
@@ -66,7 +66,8 @@ def program(op: str, dtype: str, swaps: tuple[tuple[str, str, str], ...] = ()) -
         f"EXPORTED void run_{name}(const void* a) {{ {name}(*static_cast<const {kind}*>(a)); }}"
         for name, kind in KERNELS.findall(files[f"{op}.cu"])
     )
-    main = EXPORTS + f'#include "cuda_on_host.h"\n#define NAA_DTYPE {DTYPES[dtype]}\n#include "{op}.cu"\n{calls}\n' + ENTRY
+    told = "\n".join(f"#define {name} {value}" for name, value in definitions(dtype).items())
+    main = EXPORTS + f'#include "cuda_on_host.h"\n{told}\n#include "{op}.cu"\n{calls}\n' + ENTRY
     return main, files
 
 

@@ -30,20 +30,27 @@ REDUCE_BUGS: dict[str, Swap] = {
     "the last row of a tile left out": ("rows.cuh", "(w.limit - 1 - w.first)", "(w.limit - 2 - w.first)"),
     "the ragged end of the rows missed": (
         "rows.cuh",
-        "if (m + u < count) {\n          sums.observe(ring[u], pivot);",
-        "if (m + AHEAD <= count) {\n          sums.observe(ring[u], pivot);",
+        "if (m + u < count) {\n          sums.observe(ring[u]);",
+        "if (m + AHEAD <= count) {\n          sums.observe(ring[u]);",
     ),
     "the vector after the last": ("planes.cuh", "j * V < head ||", "j * V + 1 < head ||"),
     "a shuffle short": ("planes.cuh", "for (int step = lanes / 2;", "for (int step = lanes / 4;"),
     "a lane that leaves before the shuffles": (
         "planes.cuh",
-        "auto total = [](int p, int q) { return p + q; };\n  Item t;",
-        "if (!u.live) return;\n  auto total = [](int p, int q) { return p + q; };\n  Item t;",
+        "  Item t = sums.item(",
+        "  if (!u.live) return;\n  Item t = sums.item(",
     ),
-    "fillers counted as positive": ("planes.cuh", "(pivot[0] > Real(0) ? fillers : 0)", "0"),
-    "a field that is never written": ("tile.cuh", "reals[5 * a.channels] = t.low;", ""),
-    "NaN not counted": ("tile.cuh", "++nonfinite;\n      return;", "return;"),
-    "overflow not looked for": ("tile.cuh", "return t.s4 < infinity<Real>() &&", "return t.s4 == t.s4 &&"),
+    "fillers counted as positive": ("tile.cuh", "(pivot[n] > Real(0) ? fillers : 0)", "0"),
+    "a field that is never written": (
+        "tile.cuh",
+        "i < REALS; ++i) reals[i * a.channels]",
+        "i < REALS - 1; ++i) reals[i * a.channels]",
+    ),
+    "two counts of a word exchanged": ("tile.cuh", "= first | second << 16;", "= second | first << 16;"),
+    "a lane's counts kept to itself": ("tile.cuh", "counts[i] = over(counts[i], Add());", ";"),
+    "a tile of fillers alone": ("planes.cuh", "if (t.empty()) t.clear();", ""),
+    "NaN not counted": ("tile.cuh", "++counts[NONFINITE];\n      return;", "return;"),
+    "overflow not looked for": ("tile.cuh", "return s4 < infinity<Real>() &&", "return s4 == s4 &&"),
     "phase ignored": ("rows.cuh", "% FOLD_BLOCK - phase : begin", "% FOLD_BLOCK : begin"),
 }
 FOLD_BUGS: dict[str, Swap] = {
@@ -87,6 +94,7 @@ CASES = (
     "squares overflow",
     "mask leaves two samples",
     "relu",
+    "far, a sample masked",
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -38,3 +40,13 @@ def test_a_backend_has_every_function(backend: Chosen) -> None:
     wanted = {name for name in vars(Backend) if not name.startswith("_")}
     assert set(OPS) <= wanted
     assert not {name for name in wanted if not callable(getattr(backend, name, None))}
+
+
+@pytest.mark.parametrize(
+    ("folder", "places"),
+    [("cpu", {"planes.py"}), ("cuda", {"tile.cuh", "fold.cu"}), ("portable", {"reduce.py"}), ("reference", set())],
+)
+def test_a_statistic_is_named_in_one_place_of_reduce_and_one_of_fold(folder: str, places: set[str]) -> None:
+    """`positives` stands for any: a count that is added touches these files and no others (CONTRIBUTING.md)."""
+    files = [path for path in (Path(__file__).parents[2] / "kernels" / folder).iterdir() if path.is_file()]
+    assert {path.name for path in files if "positive" in path.read_text().lower()} == places

@@ -178,7 +178,7 @@ def test_a_half_is_read_without_a_header_bit_for_bit() -> None:
 BUGS: dict[str, Swap] = {
     "a block's last samples left out": ("samples.cu", "sample < start + SAMPLES &&", "sample < start + SAMPLES - 8 &&"),
     "the layer after": ("common.cuh", "layer[middle].first <= block", "layer[middle].first < block"),
-    "NaN forgotten": ("samples.cu", "finite = finite && (other & 0xffffu) == 0;", ""),
+    "NaN forgotten": ("samples.cu", "finite = finite && items.count(item, NONFINITE) == 0;", ""),
     "NaN forgotten between calls": ("samples.cu", "if (s.high == s.high && !(before", "if (!(before"),
     "the last tile left out": ("samples.cu", "item < (sample + 1) * tiles;", "item < (sample + 1) * tiles - (tiles > 1);"),
     "only the last call": ("samples.cu", "if (a.call > 0) s.mean += double(mean[0]);", ""),
