@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from naa_fast.kernels.portable.reduce import home
 from naa_fast.rank.reference import PRIOR
 from naa_fast.records import Array
 
@@ -98,3 +101,45 @@ class Tail:
         with np.errstate(invalid="ignore"):
             beyond = -np.log(self.share) + (measure - self.cut) / self.scale
         return np.where(measure > self.cut, beyond, inside)
+
+
+def scores_on(device: torch.device) -> bool:
+    """Whether scores are made where the numbers are: on the host they are at home, and not every device has float64."""
+    return device.type != "cpu" and home(device) == device
+
+
+class ScaleOnDevice:
+    """An `AnomalyScale` where the numbers are: the same in torch, so that of a sample its score alone comes home."""
+
+    def __init__(self, scale: AnomalyScale, device: torch.device) -> None:
+        def there(values: Array) -> Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+        self.known, self.fired = there(np.flatnonzero(scale.known)), there(scale.fired[:, None])
+        self.weight, self.mean = there(scale.weight), there(scale.mean)
+        self.deviation = there(np.where(scale.deviation > 0, scale.deviation, 1.0))
+        self.tails = [(tail, there(tail.values), there(tail.shares)) for tail in scale.tails]
+
+    def of(self, parts: Tensor, group: Tensor) -> Tensor:
+        """The score of samples, float64 `[samples]`, of `parts` float64 and `group` int64 as there. No wait for the device."""
+        excess = parts[..., 0].index_select(1, self.known).nan_to_num(0.0, torch.inf) * self.weight
+        deviations = (parts[..., 1:] - self.mean.index_select(0, group)) / self.deviation
+        deviations = torch.where(torch.isfinite(deviations) & self.fired, deviations, 0.0)
+        measures = [excess, deviations[..., 0], deviations[..., 1]]
+        least = parts.new_zeros(len(parts), 1)
+        measures = [one for v in measures for one in (v.sum(1), torch.cat([v, least], 1).amax(1))]
+        found = [anomaly_of(*tail, measure) for tail, measure in zip(self.tails, measures, strict=True)]
+        return torch.stack(found).amax(0)
+
+
+def anomaly_of(tail: Tail, values: Tensor, shares: Tensor, measure: Tensor) -> Tensor:
+    """`Tail.anomaly` of a tensor: between two clean samples on a line, as np.interp has it."""
+    if len(values) > 1:
+        place = torch.searchsorted(values, measure, right=True).clamp_(1, len(values) - 1)
+        low, high = values[place - 1], values[place]
+        slope = (shares[place] - shares[place - 1]) / (high - low)
+        share = shares[place - 1] + slope * (torch.maximum(torch.minimum(measure, values[-1]), values[0]) - low)
+    else:
+        share = shares.expand_as(measure)
+    beyond = (measure - tail.cut) / tail.scale - np.log(tail.share)
+    return torch.where(measure > tail.cut, beyond, -torch.log(share))

@@ -28,6 +28,7 @@ class Everywhere:
         self.number = np.array([list(references).index(name) for name in names])
         self.layers = len(names)
         self._at_home: list[tuple[Array, Array, Array]] | None = None
+        self._there: tuple[Tensor, ...] | None = None
 
     def score(self, views: Views, group: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """`(parts [samples, PARTS, layers], layer, column, z)` on the first device, and layers that this batch did not take."""
@@ -55,6 +56,31 @@ class Everywhere:
                 by_layer[at : at + samples, self.number[list(layers)]] = [0.0, np.nan, np.nan]
             at += samples
         return by_layer, np.stack([self.number[layer], self._features(layer, column), z], 2).astype(np.float64)
+
+    def on_device(self, numbers: Sequence[Tensor], absent: Sequence[tuple[int, tuple[int, ...]]]) -> tuple[Tensor, Tensor]:
+        """As `at_home`, where the numbers are: what each layer says, and the layers that deviate most, float64 both."""
+        parts, layer, column, z = numbers
+        by_layer = parts.mT.double()
+        at = 0
+        for samples, layers in absent:
+            if layers:
+                places = torch.tensor(layers, device=parts.device)
+                rows = by_layer.narrow(0, at, samples)
+                rows.index_fill_(1, places, torch.nan).select(2, 0).index_fill_(1, places, 0.0)
+            at += samples
+        number, start, deal, first = self._tables(parts.device)
+        features = deal[start[layer] + column] - first[layer]
+        return by_layer.index_select(1, number.argsort()), torch.stack([number[layer], features, z], 2)
+
+    def _tables(self, device: torch.device) -> tuple[Tensor, ...]:
+        """By layers as they are scored, of all devices: their numbers, first columns and first features; and `deal`."""
+        if self._there is None:
+            starts, deals, firsts = zip(*(scoring.plan.at_home() for scoring in self.scorings.values()), strict=True)
+            before = np.cumsum([0, *map(len, deals)])
+            start = np.concatenate([one + base for one, base in zip(starts, before, strict=False)])
+            tables = self.number, start, np.concatenate(deals), np.concatenate(firsts)
+            self._there = tuple(torch.from_numpy(table.astype(np.int64)).to(device) for table in tables)
+        return self._there
 
     def _features(self, layer: Array, column: Array) -> Array:
         """Which feature of its layer lies in a layer's `column`."""

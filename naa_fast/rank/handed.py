@@ -61,7 +61,7 @@ def handed(scorer: Scorer, by: str, neurons: Mapping[str, int], retain: bool) ->
         scorer.null_scores,
         scorer.null_predicted,
         np.concatenate([offered.samples for offered in top]) if top else np.zeros(0, np.int64),
-        np.concatenate([offered.deviating for offered in top]) if top else np.zeros((0, SHOWN, 3)),
+        np.concatenate([offered.named for offered in top]) if top else np.zeros((0, SHOWN, 3)),
         directed,
         tuple(filter(None, map(retained, top))) if retain else (),
         tally.saved() if retain and tally.samples and not tally.overflown else None,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from naa_fast.accumulate.samples import rows_of
 from naa_fast.inputs.batches import Batch, selected
 from naa_fast.records import Array
 
@@ -104,26 +105,39 @@ def concatenated(batch: Batch, other: Batch) -> Batch | None:
 
 @dataclass(frozen=True)
 class Offered:
-    """Samples of one batch that were among the highest when they came; `batch` None where inputs are not retained."""
+    """Samples of one batch that were among the highest when they came; `batch` None where inputs are not retained. `deviating`
+    float64 `[samples, SHOWN, 3]`, on the device until it is wanted (`named`): of most samples it never is.
+    """
 
     samples: Array
     scores: Array
     predicted: Array
-    deviating: Array
+    deviating: Array | Tensor
     batch: Batch | None
+
+    @property
+    def named(self) -> Array:
+        """`deviating` on the host."""
+        return self.deviating.cpu().numpy() if isinstance(self.deviating, Tensor) else self.deviating
 
     def at(self, rows: Array, inputs: bool) -> Offered:
         """Some of them (bool `[samples]`), with or without their inputs."""
         batch = taken(self.batch, np.flatnonzero(rows)) if inputs and self.batch is not None else None
-        return Offered(self.samples[rows], self.scores[rows], self.predicted[rows], self.deviating[rows], batch)
+        deviating = of_rows(self.deviating, np.flatnonzero(rows))
+        return Offered(self.samples[rows], self.scores[rows], self.predicted[rows], deviating, batch)
 
     def retained(self) -> list[Retained]:
         single = [None if self.batch is None else taken(self.batch, np.array([i])) for i in range(len(self.samples))]
-        columns = self.samples.tolist(), self.scores.tolist(), self.predicted.tolist(), self.deviating.tolist(), single
+        columns = self.samples.tolist(), self.scores.tolist(), self.predicted.tolist(), self.named.tolist(), single
         return [
             Retained(sample, score, predicted, tuple((int(layer), int(feature), z) for layer, feature, z in deviating), batch)
             for sample, score, predicted, deviating, batch in zip(*columns, strict=True)
         ]
+
+
+def of_rows(values: Array | Tensor, rows: Array) -> Array | Tensor:
+    """Some of the first axis (int64, on the host), where they are."""
+    return rows_of(values, rows) if isinstance(values, Tensor) else values[rows]
 
 
 class Top:
@@ -135,7 +149,7 @@ class Top:
         self._least = -np.inf
         self._rows = 0
 
-    def add(self, items: Array, scores: Array, predicted: Array, batch: Batch, deviating: Array | None = None) -> None:
+    def add(self, items: Array, scores: Array, predicted: Array, batch: Batch, deviating: Array | Tensor | None = None) -> None:
         """Offer a batch of samples `items` of the set. `deviating` float64 `[samples, SHOWN, 3]`: of the layers that deviate
         most in each, strongest first, layer number, feature and |z|.
         """
@@ -144,7 +158,7 @@ class Top:
             return
         x = main_tensor(batch)
         self._rows = min(self.most, int(INPUT_BYTES * len(x) / max(x.nbytes, 1)))
-        neurons = np.zeros((len(chosen), 0, 3)) if deviating is None else deviating[chosen]
+        neurons = np.zeros((len(chosen), 0, 3)) if deviating is None else of_rows(deviating, chosen)
         inputs = on_host(taken(batch, chosen)) if self._rows else None
         self._offered.append(Offered(items[chosen], scores[chosen], predicted[chosen], neurons, inputs))
         held_rows = sum(len(offer.samples) for offer in self._offered if offer.batch is not None)

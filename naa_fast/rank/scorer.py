@@ -14,7 +14,7 @@ from naa_fast.accumulate import Views
 from naa_fast.errors import CaptureError
 from naa_fast.inputs.batches import Batch
 from naa_fast.measurement import Measurement
-from naa_fast.rank.anomaly import AnomalyScale, fair
+from naa_fast.rank.anomaly import AnomalyScale, ScaleOnDevice, fair, scores_on
 from naa_fast.rank.directions import Directions
 from naa_fast.rank.everywhere import Everywhere
 from naa_fast.rank.groups import Groups
@@ -123,7 +123,7 @@ class Scorer:
         self.directions = directions
         self.fitting: dict[torch.device, Fitting] = {}
         self.references: dict[str, Reference] = {}
-        self.waiting = Waiting()
+        self.waiting = Waiting(self._reduced)
         self.scoring: Everywhere | None = None
         self.by_reference = False
         self._names: list[str] = []
@@ -217,6 +217,7 @@ class Scorer:
             raise CaptureError("no clean sample was left to say what chance does", "half of the clean set fixes the means")
         self.calibration = Rows()
         group = self.groups.of(self.null_predicted)
+        self._scales: dict[torch.device, ScaleOnDevice] = {}
         self.anomaly = AnomalyScale(parts, group, self.groups.count)
         self.null_scores = fair(parts, group, self.groups.count)
 
@@ -345,20 +346,43 @@ class Scorer:
 
     def _group(self, predicted: Tensor) -> Tensor:
         """Group of each predicted class, int64 on its device."""
-        if predicted.device not in self._tables:
-            table = torch.from_numpy(self.groups.of(np.arange(-1, self.classes)))
-            self._tables[predicted.device] = table.to(predicted.device)
-        return self._tables[predicted.device].index_select(0, predicted + 1)
+        return self._table(predicted.device).index_select(0, predicted + 1)
+
+    def _table(self, device: torch.device) -> Tensor:
+        """The groups of no class, class 0, 1, ..."""
+        if device not in self._tables:
+            self._tables[device] = torch.from_numpy(self.groups.of(np.arange(-1, self.classes))).to(device)
+        return self._tables[device]
 
     def _wait(self, verb: str, part: Batch, items: Array, numbers: tuple[Tensor, ...], absent: tuple[int, ...] = ()) -> None:
         for arrived in self.waiting.add(Entry(verb, part, items, numbers, absent)):
             self._enter(*arrived)
 
-    def _enter(self, entries: list[Entry], numbers: list[Array]) -> None:
-        """What came home of samples that went the same way."""
+    def _reduced(self, entries: list[Entry], numbers: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Of suspects on a device the class and the score, 8 bytes each, come home; which neurons deviate most stays there, since
+        it is wanted of the highest-ranked alone.
+        """
+        predicted, *rest = numbers
+        where = (rest or numbers)[0].device
+        if entries[0].verb != "score" or not scores_on(where):
+            return numbers, []
+        assert self.scoring is not None
+        if where not in self._scales:
+            self._scales[where] = ScaleOnDevice(self.anomaly, where)
+        parts, deviating = self.scoring.on_device(rest, [(len(entry.items), entry.absent) for entry in entries])
+        scores = self._scales[where].of(parts, self._table(where).index_select(0, predicted.to(where) + 1))
+        return [predicted.int(), scores.float()], [deviating]
+
+    def _enter(self, entries: list[Entry], numbers: list[Array], staying: list[Tensor]) -> None:
+        """What came home of samples that went the same way, and which of their neurons deviate, where that is not at home."""
         verb, predicted, *rest = entries[0].verb, *numbers
-        parts = deviating = scores = None
-        if verb != "fit":
+        parts: Array | None = None
+        deviating: Array | Tensor | None = None
+        scores: Array | None = None
+        if staying:
+            scores, [deviating] = rest[0].astype(np.float64), staying
+            predicted = predicted.astype(np.int64)
+        elif verb != "fit":
             assert self.scoring is not None
             parts, deviating = self.scoring.at_home(rest, [(len(entry.items), entry.absent) for entry in entries])
             # Clean samples by the plain sum: how surprising the others are is not known before the last of them.
@@ -370,8 +394,8 @@ class Scorer:
             rows = slice(at, at + len(entry.items))
             at = rows.stop
             classes = predicted[rows]
-            if parts is not None and deviating is not None and scores is not None:
-                if verb == "calibrate":
+            if deviating is not None and scores is not None:
+                if parts is not None and verb == "calibrate":
                     self.null_top.add(entry.items, scores[rows], classes, entry.part)
                     self.calibration.add(entry.items, parts[rows], classes)
                 else:
