@@ -37,8 +37,11 @@ from naa_fast.reference import Reference
 FORMAT = "naa-fast/measurement/2"
 WITH_REFERENCE = "naa-fast/measurement/3"
 WITH_SCORES = "naa-fast/measurement/4"
-READ = (WITH_SCORES, WITH_REFERENCE, FORMAT, "naa-fast/measurement/1")
-"""Formats that can be read: 1 had no histograms, 2 is written where there are no scores and no reference."""
+WITH_CODES = "naa-fast/measurement/5"
+READ = (WITH_CODES, WITH_SCORES, WITH_REFERENCE, FORMAT, "naa-fast/measurement/1")
+"""Formats that can be read: 1 had no histograms, 2 is written where there are no scores and no reference, 5 where a reference has
+codes in place of classes.
+"""
 HEADER_KEY = "naa_fast"  # one key: several would be written in an order that changes from run to run
 
 
@@ -244,6 +247,8 @@ class Measurement:
         if self.anomalies is not None:
             tensors |= self.anomalies.tensors()
             header |= {"format": WITH_SCORES, "anomalies": self.anomalies.header()}
+        if self.reference is not None and self.reference.coded:
+            header["format"] = WITH_CODES
         return bytes(save_tensors(tensors, {HEADER_KEY: json.dumps(header, ensure_ascii=True)}))
 
     def digest(self) -> str:

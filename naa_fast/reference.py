@@ -88,6 +88,9 @@ class LayerReference:
     neurons looked at for directions. `count` [G] samples; `pivot` [F] what values are centred on, `anchor` [P] its projection;
     `width` [F] what they are divided by before they are projected; `sums` [G, F], `squares` [F]; `known` bool [F];
     `projected` [G] samples in `folds` [G, P] and `products` [P, P]; all float64. The rest as of `Directed`.
+
+    Where there are too many classes, samples have codes (rank/codes.py), of which the first is 1: `count` and `projected` are
+    then their products [G, G], `sums` and `folds` those of codes with features; of large layers `sums` has the first code alone.
     """
 
     count: Array
@@ -111,13 +114,14 @@ class LayerReference:
         share sums: that of more samples is kept. Pairwise updates: Chan, Golub and LeVeque, The American Statistician 37(3),
         1983.
         """
-        for name in ("pivot", "count", "rows_mean"):
-            mine, theirs = (len(getattr(layer, name)) for layer in (self, other))
+        for name in ("pivot", "count", "sums", "rows_mean"):  # codes are more than the one group of many classes had
+            mine, theirs = (len(getattr(one, name)) for one in (self, other))
             if mine != theirs:
                 raise StateMismatch("cannot merge two references", f"{name}: {mine} / {theirs} values", "measure both alike")
         if not same(self.width, other.width) and self._narrower(other):
             return other.merge(self)
         apart = other.pivot - self.pivot
+        count, total = (other.count[0], other.count[0, 0]) if self.coded else (other.count, other.count.sum())
         projected, folds, products = self._projections(other)
         directed = self.directed.merge(other.directed)
         return LayerReference(
@@ -125,8 +129,8 @@ class LayerReference:
             self.pivot,
             self.anchor,
             self.width,
-            self.sums + other.sums + other.count[:, None] * apart,
-            self.squares + other.squares + 2 * apart * other.sums.sum(0) + apart**2 * other.count.sum(),
+            self.sums + other.sums + count[: len(self.sums), None] * apart,
+            self.squares + other.squares + 2 * apart * self._whole(other.sums) + apart**2 * total,
             self.known | other.known,
             projected,
             folds,
@@ -135,12 +139,22 @@ class LayerReference:
         )
 
     @property
+    def coded(self) -> bool:
+        return self.count.ndim == 2
+
+    def _whole(self, sums: Array) -> Array:
+        """Of sums of each group those of all samples."""
+        whole: Array = sums[0] if self.coded else sums.sum(0)
+        return whole
+
+    @property
     def directed(self) -> Directed:
         return Directed(**{one.name: getattr(self, one.name) for one in fields(Directed)})
 
     def _narrower(self, other: LayerReference) -> bool:
         """Whether the other's projection is the one to keep, where only one can be."""
-        mine, theirs = ((float(layer.projected.sum()), layer.width.tobytes()) for layer in (self, other))
+        samples = [one.projected[0, 0] if self.coded else one.projected.sum() for one in (self, other)]
+        mine, theirs = ((float(many), one.width.tobytes()) for many, one in zip(samples, (self, other), strict=True))
         return len(self.pivot) > len(self.anchor) and theirs > mine
 
     def _projections(self, other: LayerReference) -> tuple[Array, Array, Array]:
@@ -149,9 +163,10 @@ class LayerReference:
             return self.projected, self.folds, self.products
         scale = other.width[0] / self.width[0]  # one for all features where these do not share sums
         moved = other.anchor - self.anchor / scale
-        crossed = np.outer(other.folds.sum(0), moved)
-        products = other.products + crossed + crossed.T + other.projected.sum() * np.outer(moved, moved)
-        folds = other.folds + other.projected[:, None] * moved
+        count, total = (other.projected[0], other.projected[0, 0]) if self.coded else (other.projected, other.projected.sum())
+        crossed = np.outer(self._whole(other.folds), moved)
+        products = other.products + crossed + crossed.T + total * np.outer(moved, moved)
+        folds = other.folds + count[:, None] * moved
         return self.projected + other.projected, self.folds + scale * folds, self.products + scale**2 * products
 
 
@@ -190,6 +205,11 @@ class Reference:
         layers = {name: layer.merge(other.layers[name]) for name, layer in self.layers.items()}
         return Reference(self.classes, self.samples + other.samples, layers, kept, parts, predicted)
 
+    @property
+    def coded(self) -> bool:
+        """Whether samples are held against what their class scores let expect (`LayerReference`)."""
+        return any(layer.coded for layer in self.layers.values())
+
     def without(self, names: tuple[str, ...]) -> Reference:
         """The same without some layers."""
         kept = [place for place, name in enumerate(self.layers) if name not in names]
@@ -225,7 +245,7 @@ class Reference:
             layer = LayerReference(**{kept.name: tensors[f"r{index}.{kept.name}"] for kept in fields(LayerReference)})
             check(str(name), layer)
             layers[str(name)] = layer
-        if len({len(layer.count) for layer in layers.values()}) > 1:
+        if len({layer.count.shape for layer in layers.values()}) > 1:
             raise ValueError("a reference whose layers have different groups of classes")
         return cls(classes, samples, layers, items, said, predicted)
 
@@ -249,25 +269,27 @@ def chosen(most: int, values: tuple[Array, Array], items: tuple[Array, Array]) -
 def check(name: str, layer: LayerReference) -> None:
     """Raise ValueError unless a layer's arrays fit each other."""
     groups, features = len(layer.count), len(layer.pivot)
-    folded = min(features, EXACT)
+    folded, each = min(features, EXACT), (groups, groups) if layer.coded else (groups,)
+    rows = 1 if layer.coded and len(layer.sums) == 1 else groups
     require_all(
         name,
         layer,
         {
-            "count": ((groups,), np.float64),
+            "count": (each, np.float64),
             "pivot": ((features,), np.float64),
             "anchor": ((folded,), np.float64),
             "width": ((features,), np.float64),
-            "sums": ((groups, features), np.float64),
+            "sums": ((rows, features), np.float64),
             "squares": ((features,), np.float64),
             "known": ((features,), np.bool_),
-            "projected": ((groups,), np.float64),
+            "projected": (each, np.float64),
             "folds": ((groups, folded), np.float64),
             "products": ((folded, folded), np.float64),
         },
     )
     layer.directed.check(name)
-    if features == 0 or not (layer.width > 0).all() or (layer.count < 0).any():
+    counts = layer.count.diagonal() if layer.coded else layer.count  # of codes their squares
+    if features == 0 or not (layer.width > 0).all() or (counts < 0).any():
         raise ValueError(f"layer {name}: widths or counts of a reference that are below 0")
 
 

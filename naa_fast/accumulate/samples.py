@@ -35,11 +35,14 @@ class Pack:
 class Views(Mapping[str, Tensor]):
     """Layer -> `[samples, features]`: the mean over a sample's positions and, if it has several, beside it the maximum.
 
-    A layer's view is one of `packs`, of which there is one for each device that layers lie on.
+    A layer's view is one of `packs`, of which there is one for each device that layers lie on. `codes` `[samples, codes]` are of
+    the samples' class scores (rank/codes.py).
     """
 
-    def __init__(self, packs: tuple[Pack, ...] = ()) -> None:
-        self.packs = packs
+    codes: Tensor | None = None  # what a checkpoint without any is built to
+
+    def __init__(self, packs: tuple[Pack, ...] = (), codes: Tensor | None = None) -> None:
+        self.packs, self.codes = packs, codes
 
     @classmethod
     def of(cls, parts: Mapping[str, Tensor]) -> Views:
@@ -56,7 +59,8 @@ class Views(Mapping[str, Tensor]):
 
     def rows(self, rows: Array) -> Views:
         """Of some of the samples, int64 `[rows]`."""
-        return Views(tuple(pack.rows(rows) for pack in self.packs))
+        codes = None if self.codes is None else rows_of(self.codes, rows)
+        return Views(tuple(pack.rows(rows) for pack in self.packs), codes)
 
     @property
     def nbytes(self) -> int:

@@ -16,6 +16,7 @@ Scores:
 - waiting.py: batches whose numbers are still on the device
 - anomaly.py: one score of what all layers say
 - groups.py: which classes get statistics of their own
+- codes.py: sums of the class scores, which stand for a class where there are too many
 - chosen.py: some samples of a batch, and the class predicted for each
 - numbers.py: which item of a set each sample is
 - state.py: what was learned so far, for a checkpoint

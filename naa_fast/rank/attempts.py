@@ -158,7 +158,8 @@ class RankingAttempt:
             return None
         with self.times.measuring("ranking"):
             result = self.attempts.ranking(lambda: passes.result(clean, suspect))
-        self.attempts.notes += (*passes.notes, *filter(None, [coverage(clean.predictions, suspect.predictions)]))
+        coded = passes.scorer is None or passes.scorer.coded
+        self.attempts.notes += (*passes.notes, *filter(None, [coverage(clean.predictions, suspect.predictions, coded)]))
         return result
 
 

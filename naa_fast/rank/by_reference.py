@@ -45,7 +45,7 @@ class ReferencePass(RankingPass):
         first = self.ranks.rank == 0  # what every rank knew of the clean set would count once for each
         suspects = self.sources[1].samples or 0
         directions = directions_of(reference if first else reference.without(tuple(reference.layers)), neurons, suspects)
-        self.scorer = scorer = Scorer(reference.classes, directions)
+        self.scorer = scorer = Scorer(reference.classes, directions, reference.coded)
         scorer.by_reference = True
         scorer.merge({name: sums_of(layer) for name, layer in reference.layers.items()})
         with torch.no_grad():

@@ -16,8 +16,9 @@ class Groups:
     """Predicted classes as group numbers: 0 for every class without statistics of its own, then one each.
 
     `classes` int64 `[groups - 1]`: all of them up to MOST, whose groups are known before anything was counted; small ones lean on
-    the whole set's mean (reference.PRIOR). Of more, the clean set's most frequent classes and those that rise most from clean to
-    suspect, RISEN of them, MOST together: a backdoor's target may be a class that clean data hardly has.
+    the whole set's mean (reference.PRIOR). Of more, samples are scored by codes (`coded`), and words are sought under the clean
+    set's most frequent classes and those that rise most from clean to suspect, RISEN of them, MOST together: a backdoor's target
+    may be a class that clean data hardly has.
     """
 
     def __init__(self, clean: Array, suspect: Array) -> None:
@@ -42,6 +43,11 @@ class Groups:
     def count(self) -> int:
         return len(self.classes) + 1
 
+    @staticmethod
+    def coded(classes: int) -> bool:
+        """Whether there are too many classes for statistics of each: a layer's mean is expected by the class scores instead."""
+        return classes > MOST
+
     def of(self, predicted: Array) -> Array:
         """Group of each predicted class (-1: none), int64 `[samples]`, both."""
         if not len(self.classes):
@@ -50,17 +56,22 @@ class Groups:
         return np.where(self.classes[place] == predicted, place + 1, 0)
 
 
-def coverage(clean: Array, suspect: Array) -> str:
+def coverage(clean: Array, suspect: Array, coded: bool = True) -> str:
     """Which classes the ranking knows by themselves, in words; empty where it knows all that suspects are called.
 
-    `clean`, `suspect`: counts per class, as of `Groups`. `[classes + 1]`.
+    `clean`, `suspect`: counts per class `[classes + 1]`, as of `Groups`. `coded`: false by a reference that has no codes.
     """
     if len(clean) < 2 or len(clean) != len(suspect) or not suspect[:-1].sum():
         return ""
     low, high = clean[:-1], suspect[:-1]
     if len(low) > MOST:
-        instead = "every sample is held against the whole clean set"
-        return f"classes in the ranking: none of {len(low):,} has statistics of its own, which {MOST} at most get; {instead}"
+        against = "what clean samples of such class scores do" if coded else "the whole clean set"
+        rare, absent = (100 * float(high[low < fewest].sum() / high.sum()) for fewest in (FEWEST, 1))
+        return (
+            f"classes in the ranking: none of {len(low):,} has statistics of its own, which {MOST} at most get; "
+            f"every sample is held against {against}; {rare:.3g} % of the suspects are called a class with fewer than "
+            f"{FEWEST} clean samples, {absent:.3g} % one with none"
+        )
     few = low < FEWEST
     share = float(high[few].sum() / high.sum())
     if not share:

@@ -6,7 +6,7 @@ never wait for the device: shapes decide every branch. Start with `Plan`, which 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from naa_fast.accumulate.samples import Layout, Pack
+from naa_fast.accumulate.samples import Layout, Pack, Views
 from naa_fast.errors import CaptureError
+from naa_fast.rank.codes import CODES, rows_of_sums
 from naa_fast.rank.reference import FARTHEST, FOLDED, Reference, mixing
 from naa_fast.rank.retained import SHOWN
 from naa_fast.records import Array
@@ -158,6 +159,15 @@ def plan_of(references: Mapping[str, Reference]) -> Plan:
     return Plan(layout, next(iter(references.values())).pivot.device)
 
 
+def begun(views: Views, names: Iterable[str], groups: int | None, there: Iterable[Fitting]) -> dict[str, Reference]:
+    """Layers whose first samples these are: of so many groups, or of codes (None), with as many rows as those `there` have."""
+    if groups is not None:
+        return {name: Reference(groups, views[name]) for name in names}
+    features = sum(many for pack in views.packs for _, many in pack.layout)
+    rows = next((len(fitting.sums) for fitting in there), rows_of_sums(features))
+    return {name: Reference(1 + CODES, views[name], True, rows) for name in names}
+
+
 class Fitting:
     """The sums of `references` (`Reference`, all on one device), to which whole batches are added.
 
@@ -173,6 +183,7 @@ class Fitting:
         self.sums = side_by_side([layer.sums for layer in layers], 0.0)
         self.squares = side_by_side([layer.squares for layer in layers], 0.0)
         self.count = torch.stack([references[name].count for name in plan.names])
+        self.coded = self.count.ndim == 3
         self.groups = torch.arange(self.count.shape[1], device=self.pivot.device)
         self.folds, self.products = [], []
         for group in plan.groups:
@@ -182,7 +193,7 @@ class Fitting:
             self.products.append(square([layer.products for layer in members], group.width, group.width))
 
     def add(self, pack: Pack, group: Tensor) -> None:
-        """Enter samples of groups `group` (int64 `[samples]`).
+        """Enter samples of groups `group` (int64 `[samples]`, or codes `[samples, groups]`).
 
         Raises:
             CaptureError: another number of features than in a layer's first batch.
@@ -194,12 +205,13 @@ class Fitting:
                     f"a layer gave {features} values a sample", f"expected {widths[name]} as in the first batch", "leave it out"
                 )
         values, absent = self.plan.aligned(pack)
-        member = (group.unsqueeze(1) == self.groups).double()
+        member = group.double() if self.coded else (group.unsqueeze(1) == self.groups).double()
+        counted = member.T @ member if self.coded else member.sum(0)
         if absent:
             present = [place for place in range(len(self.count)) if place not in absent]
-            self.count[present] += member.sum(0)
+            self.count[present] += counted
         else:
-            self.count += member.sum(0)
+            self.count += counted
         for part in self.plan.parts(values, member):
             self._add(*part)
 
@@ -207,7 +219,9 @@ class Fitting:
         centred = values - self.pivot
         self.known |= centred.abs().lt_(torch.inf).any(0)
         centred.nan_to_num_(0.0, 0.0, 0.0)
-        self.sums.addmm_(member.T, centred)  # a product and no scatter: the order of its sums is fixed
+        self.sums.addmm_(
+            member.narrow(1, 0, len(self.sums)).T, centred
+        )  # a product and no scatter: the order of its sums is fixed
         self.squares += torch.linalg.vecdot(centred, centred, dim=0)
         columns = self.plan.placed(centred, self.width)
         member = member.float()
@@ -267,29 +281,47 @@ class Scoring:
             """In the columns of the plan."""
             return side_by_side(parts, last).index_select(-1, plan.deal)
 
+        shared = max(layers, key=lambda layer: float(layer.samples)).expected if layers[0].coded else None
+        self.codes = None if shared is None else tuple(end.float() for end in shared.ends())
+
+        def about(layer: Reference, rows: Tensor) -> Tensor:
+            """Rows of groups; of codes about the centre and in the scale of the layer that most samples reached."""
+            return rows if shared is None else shared.moved(layer.expected).to(rows)[: len(rows), : len(rows)] @ rows
+
         pivot = dealt([layer.pivot for layer in layers], 0.0)
         deviation = dealt([layer.deviation for layer in layers], torch.inf)
         known = torch.cat([*(layer.known for layer in layers), layers[0].known.new_ones(1)]).index_select(0, plan.deal)
         # Values less the pivot are exact near it, so that float32 is as fine here as the values themselves are.
         self.pivot = pivot.float()
-        self.apart = ((self.pivot - dealt([layer.mean for layer in layers], 0.0)) / deviation).float()
+        apart = -dealt([about(layer, layer.mean) for layer in layers], 0.0)
+        apart[: None if shared is None else 1] += self.pivot
+        self.apart = (apart / deviation).float()
         self.per_deviation = (1.0 / deviation).float()
         self.scale = (plan.sign / dealt([layer.width for layer in layers], 1.0)).float()
         self.unknown = None if bool(known.all()) else ~known
         ordered = [references[name] for name in plan.names]
-        self.nobody = ~torch.stack([layer.others[0] for layer in ordered])[:, None]  # [layers, 1, groups]
-        self.whitening, self.lengths = [], []
+        if shared is None:
+            self.nobody = ~torch.stack([layer.others[0] for layer in ordered])[:, None]  # [layers, 1, groups]
+        self.whitening, self.lengths, products = [], [], list[Tensor]()
         for group in plan.groups:
             members = ordered[group.layers]
             rooms = square([layer.whitening for layer in members], group.width, group.width)
-            centres = square([layer.centres for layer in members], members[0].centres.shape[0], group.width).mT
+            centres = square([about(layer, layer.centres) for layer in members], members[0].centres.shape[0], group.width).mT
             self.whitening.append(torch.cat([rooms, -2 * rooms @ centres], 2))  # one product for lengths and for what crosses
-            self.lengths.append(torch.stack([layer.lengths for layer in members])[:, None])
+            if shared is None:
+                self.lengths.append(torch.stack([layer.lengths for layer in members])[:, None])
+            else:
+                products.append(centres.mT @ centres)
+        if shared is not None:
+            self.products = torch.cat(products)
+            self.whole = self.products[:, :1, 0].clone()  # squared length of the whole mean
 
     def score(self, pack: Pack, group: Tensor) -> tuple[list[Scored], list[int]]:
-        """Samples of groups `group`, int64 `[samples]`, and the layers that this batch did not take: what is said of those means
-        nothing.
+        """Samples of groups `group` (int64, or codes `[samples, groups]`), and the layers that this batch did not take: what is
+        said of those means nothing.
         """
+        if self.codes is not None:
+            group = (group - self.codes[0]) / self.codes[1]
         known = {name for name, _ in self.plan.layout}
         if any(name not in known for name, _ in pack.layout):
             pack = without(pack, known)
@@ -298,7 +330,8 @@ class Scoring:
 
     def _score(self, values: Tensor, group: Tensor, absent: list[int]) -> Scored:
         centred = values.index_select(1, self.plan.deal).sub_(self.pivot).float()
-        columns = self.apart.index_select(0, group).addcmul_(centred, self.per_deviation).abs_()
+        apart = self.apart.index_select(0, group) if self.codes is None else group.narrow(1, 0, len(self.apart)) @ self.apart
+        columns = apart.addcmul_(centred, self.per_deviation).abs_()
         if self.unknown is not None:
             columns = columns.masked_fill_(self.unknown, 0.0)
         largest = [part.of(columns).max(2) for part in self.plan.groups]
@@ -317,6 +350,8 @@ class Scoring:
         about the pivot, which it overwrites.
         """
         columns = centred.mul_(self.scale).clamp_(-FARTHEST, FARTHEST)
+        if self.codes is not None:
+            return self._from_expected(columns, group)
         apart = []
         for place, block in enumerate(self.plan.groups):
             lengths, cross = self._whitened(block.projected(columns).transpose(0, 1), place, block.width)
@@ -327,6 +362,15 @@ class Scoring:
         nearest = every.masked_fill_(self.nobody, torch.inf).scatter_(2, of_group, torch.inf).amin(2, keepdim=True)
         margin = (distance - nearest).nan_to_num_(0.0, 0.0, 0.0)
         return distance.squeeze(2).T, margin.squeeze(2).T
+
+    def _from_expected(self, columns: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Whitened distance from what the codes let expect, and what is left of it without that from the whole mean."""
+        parts = enumerate(self.plan.groups)
+        found = [self._whitened(one.projected(columns).transpose(0, 1), place, one.width) for place, one in parts]
+        lengths, cross = (torch.cat(held) for held in zip(*found, strict=True))
+        own = torch.linalg.vecdot(torch.matmul(codes, self.products).add_(cross), codes)  # a square, less that of the sample
+        whole = cross.select(2, 0) + self.whole
+        return (lengths + own).T, (own - whole).T
 
     def _whitened(self, projected: Tensor, place: int, width: int) -> tuple[Tensor, Tensor]:
         """Squared lengths of whitened `projected` `[layers, samples, width]`, and what crosses with the centres. On the host in

@@ -19,7 +19,9 @@ from naa_fast.inputs.batches import Batch, Rejected, Source
 from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement, is_among
 from naa_fast.rank.chosen import Take, bytes_of, classes_of, half, observed_in, some
+from naa_fast.rank.codes import coded
 from naa_fast.rank.directions import Directions
+from naa_fast.rank.groups import MOST
 from naa_fast.rank.handed import taken_up
 from naa_fast.rank.numbers import Numbers
 from naa_fast.rank.retained import taken
@@ -91,6 +93,8 @@ class SamplePass(Observer):
         rows = np.flatnonzero(observed_in(part) & (items < self.most))
         try:
             self.classes = 0 if scores is None else scores.shape[1]
+            if scores is not None and self.classes > MOST:
+                views = Views(views.packs, coded(scores))
             some(self.hand, rows, part, views, classes_of(part, scores, views), items)
         except Exception as error:  # the measurement goes on; whoever ranks by this says what it was
             self.error = error

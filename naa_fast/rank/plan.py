@@ -15,6 +15,7 @@ from naa_fast.errors import InputError, UsageError
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.order import Order
 from naa_fast.measurement import Measurement
+from naa_fast.rank.codes import CODES, rows_of_sums
 from naa_fast.rank.directions import FEWEST_HELD, HELD, HELD_BYTES, WAITING_BYTES, step_of, widest
 from naa_fast.rank.groups import Groups
 from naa_fast.rank.packed import place_of
@@ -170,12 +171,14 @@ def of_ranking(
     shapes: Shapes, clean: int | None, suspect: int | None, by_reference: bool
 ) -> tuple[dict[str, int], dict[str, int]]:
     """Most bytes that ranking keeps at a time, on the device and on the host."""
-    groups, features = Groups.every(shapes.classes).count, sum(shapes.features.values())
+    features, coded = sum(shapes.features.values()), Groups.coded(shapes.classes)
+    groups = 1 + CODES if coded else Groups.every(shapes.classes).count
+    rows = rows_of_sums(features) if coded else groups
     places = [place_of(wide) for wide in shapes.features.values()]
     wide = [width for width, _ in places]
-    fitting = (groups + 3) * 8 * features + sum(8 * width * (width + groups) for width in wide)
+    fitting = (rows + 3) * 8 * features + sum(8 * width * (width + groups) for width in wide)
     columns = sum(width * tiles for width, tiles in places)
-    scoring = (groups + 4) * 4 * columns + sum(4 * width * (width + groups) for width in wide)
+    scoring = (rows + 4) * 4 * columns + sum(4 * width * (width + groups) for width in wide)
     neurons = [shapes.neurons[name] for name in shapes.features]
     most_neurons = widest({name: shapes.neurons[name] for name in shapes.features})
     looked_at = [-(-wide // step_of(wide, most_neurons)) for wide in neurons]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from naa_fast.errors import CaptureError
 from naa_fast.kernels.portable.reduce import home
+from naa_fast.rank.codes import Expected
 
 PRIOR = 4.0
 """Samples' worth of the whole set's mean that goes into every group's: the mean of a small group is mostly noise."""
@@ -31,7 +32,8 @@ FARTHEST = 1e6
 class LayerDeviation:
     """Where samples lie in a layer: `z` float32 `[samples, features]`, distance of each feature from the group's mean in
     deviations; `distance` float64 `[samples]`, squared and whitened (Mahalanobis 1936), from that mean; `margin`, what is left of
-    it when that from the nearest other group's mean is taken off: large for what looks like another class.
+    it when that from the nearest other group's mean is taken off: large for what looks like another class. By codes the mean is
+    the one expected by a sample's class scores, and the margin is over the whole set's mean.
     """
 
     z: Tensor
@@ -46,17 +48,21 @@ class Reference:
     mean of the *predicted* class are what makes a triggered sample stand out: it looks like its own class and is called another.
     A non-finite value counts as the pivot. The sums are about a pivot and in widths that the first samples fix; states of one
     set's parts merge if their widths are the same (`merge`).
+
+    Where there are too many classes, samples have codes (rank/codes.py) in place of a group: `count` `[groups]` is then their
+    products `[groups, groups]`, and the first of `groups` is the whole set. Where layers are large besides, `sums` has a row for
+    the whole set alone, and codes count in the projection.
     """
 
-    def __init__(self, groups: int, like: Tensor) -> None:
-        """`like` `[samples, features]`: the first samples."""
+    def __init__(self, groups: int, like: Tensor, coded: bool = False, rows: int | None = None) -> None:
+        """`like` `[samples, features]`: the first samples; `rows` of `sums` (None: one for each group or code)."""
         where = home(like.device)
         first = torch.nan_to_num(like.to(where, torch.float64), 0.0, 0.0, 0.0)
-        self.count = torch.zeros(groups, dtype=torch.float64, device=where)
+        self.count = torch.zeros((groups, groups) if coded else groups, dtype=torch.float64, device=where)
         self.pivot = first.mean(0)
         width = floored(first[:FIRST].std(0, correction=0), BALANCED)
         self.width = width if len(width) > FOLDED else width.median().expand_as(width)  # what is not added up keeps its scale
-        self.sums = torch.zeros(groups, like.shape[1], dtype=torch.float64, device=where)
+        self.sums = torch.zeros(groups if rows is None else rows, like.shape[1], dtype=torch.float64, device=where)
         self.squares = torch.zeros(like.shape[1], dtype=torch.float64, device=where)
         self.known = torch.zeros(like.shape[1], dtype=torch.bool, device=where)
         folded = min(FOLDED, like.shape[1])
@@ -85,6 +91,19 @@ class Reference:
         made.projected = None if projected is None else projected.clone()
         return made
 
+    @property
+    def coded(self) -> bool:
+        return self.count.ndim == 2
+
+    @property
+    def samples(self) -> Tensor:
+        """How many were entered."""
+        return self.count[0, 0] if self.coded else self.count.sum()
+
+    def whole(self, sums: Tensor) -> Tensor:
+        """Of sums of each group those of all samples."""
+        return sums[0] if self.coded else sums.sum(0)
+
     def to(self, device: torch.device) -> Reference:
         """The same, on another device."""
         for name, value in vars(self).items():
@@ -92,7 +111,7 @@ class Reference:
         return self
 
     def add(self, view: Tensor, group: Tensor) -> None:
-        """Enter samples `view` `[samples, features]` of groups `group` (int64 `[samples]`).
+        """Enter samples `view` `[samples, features]` of groups `group` (int64 `[samples]`, or codes `[samples, groups]`).
 
         Raises:
             CaptureError: another number of features than in the first batch.
@@ -110,9 +129,13 @@ class Reference:
             finite = torch.isfinite(centred)
             self.known |= finite.any(0)
             centred = torch.where(finite, centred, 0.0)
-        member = centred.new_zeros(len(group), len(self.count)).scatter_(1, group.to(centred.device)[:, None], 1.0)
-        self.count += member.sum(0)
-        self.sums += member.T @ centred  # a product and no scatter: the order of its sums is fixed
+        if self.coded:
+            member = group.to(centred)
+            self.count += member.T @ member
+        else:
+            member = centred.new_zeros(len(group), len(self.count)).scatter_(1, group.to(centred.device)[:, None], 1.0)
+            self.count += member.sum(0)
+        self.sums += member[:, : len(self.sums)].T @ centred  # a product and no scatter: the order of its sums is fixed
         self.squares += (centred * centred).sum(0)
         folded = self.folded(centred)
         self.folds += (member.T.float() @ folded).double()
@@ -123,15 +146,16 @@ class Reference:
         more than FARTHEST widths out. The widths must be those of the same first samples.
         """
         apart = other.pivot.to(self.pivot.device) - self.pivot
-        count, sums = other.count.to(self.count.device), other.sums.to(self.sums.device)
-        self.squares += other.squares.to(self.squares.device) + 2 * apart * sums.sum(0) + apart**2 * count.sum()
-        self.sums += sums + count[:, None] * apart
+        entered, sums = other.count.to(self.count.device), other.sums.to(self.sums.device)
+        count, total = (entered[0], entered[0, 0]) if self.coded else (entered, entered.sum())
+        self.squares += other.squares.to(self.squares.device) + 2 * apart * self.whole(sums) + apart**2 * total
+        self.sums += sums + count[: len(sums), None] * apart
         self.known |= other.known.to(self.known.device)
         moved, folds = self.folded(apart[None])[0].double(), other.folds.to(self.folds.device)
-        crossed = torch.outer(folds.sum(0), moved)
-        self.products += other.products.to(self.products.device) + crossed + crossed.T + count.sum() * torch.outer(moved, moved)
+        crossed = torch.outer(self.whole(folds), moved)
+        self.products += other.products.to(self.products.device) + crossed + crossed.T + total * torch.outer(moved, moved)
         self.folds += folds + count[:, None] * moved
-        self.count += count
+        self.count += entered
 
     def folded(self, centred: Tensor) -> Tensor:
         """Finite values about the pivot, in deviations of the first samples: float32 `[samples, at most FOLDED]`."""
@@ -148,22 +172,36 @@ class Reference:
 
     def freeze(self) -> None:
         """Fix the means, deviations and covariances; to be called once, before `deviation_of`."""
-        total = self.count.sum().clamp(min=1)
-        overall = self.sums.sum(0) / total
-        self.mean = self.pivot + (self.sums + PRIOR * overall) / (self.count[:, None] + PRIOR)
-        within = self.squares - (self.sums**2 / self.count.clamp(min=1)[:, None]).sum(0)
-        freedom = (total - (self.count > 0).sum()).clamp(min=1)
+        total = self.samples.clamp(min=1)
+        if self.coded:
+            rows = len(self.sums)
+            each = Expected.of(self.count[:rows, :rows], self.sums)
+            within = self.squares - self.sums[0] ** 2 / total - each.explained()
+            freedom = each.freedom
+        else:
+            overall = self.sums.sum(0) / total
+            self.mean = self.pivot + (self.sums + PRIOR * overall) / (self.count[:, None] + PRIOR)
+            within = self.squares - (self.sums**2 / self.count.clamp(min=1)[:, None]).sum(0)
+            freedom = (total - (self.count > 0).sum()).clamp(min=1)
         self.deviation = floored((within.clamp(min=0) / freedom).sqrt())
         self.unknown = None if self.known.all() else ~self.known
         self._whiten()
+        if self.coded:
+            self.mean = each.rows if rows == 1 else self.expected.moved(each) @ each.rows
+            self.mean[0] += self.pivot
         del self.products, self.folds  # .6 MB a layer
 
     def _whiten(self) -> None:
         """Fix the map to coordinates that vary alike and apart within groups, and where the groups' means lie in them."""
         count = self.count if self.projected is None else self.projected
-        freedom = (count.sum() - (count > 0).sum()).clamp(min=1)
-        mean = self.folds / count.clamp(min=1)[:, None]
-        covariance = (self.products - self.folds.T @ mean) / freedom
+        if self.coded:
+            self.expected = expected = Expected.of(count, self.folds)
+            freedom, whole = expected.freedom, torch.outer(self.folds[0], expected.rows[0])
+            covariance = (self.products - whole - expected.explained_products()) / freedom
+        else:
+            freedom = (count.sum() - (count > 0).sum()).clamp(min=1)
+            mean = self.folds / count.clamp(min=1)[:, None]
+            covariance = (self.products - self.folds.T @ mean) / freedom
         # A layer may be all but fixed by the class: of what lies below the rounding of float32 sums nothing is known.
         least = ROUNDED * self.products.diagonal() / freedom
         width = floored(torch.maximum(covariance.diagonal(), least).sqrt())
@@ -173,9 +211,10 @@ class Reference:
         if int(failed):
             root = identity
         self.whitening = (torch.linalg.solve_triangular(root, identity, upper=False).T / width[:, None]).float()
-        self.centres = self.folded(self.mean - self.pivot) @ self.whitening
+        self.centres = (self.expected.rows.float() if self.coded else self.folded(self.mean - self.pivot)) @ self.whitening
         self.lengths = (self.centres**2).sum(1)
-        self.others = self.count[None] > 0  # groups that a sample may belong to instead
+        if not self.coded:
+            self.others = self.count[None] > 0  # groups that a sample may belong to instead
 
     def deviation_of(self, view: Tensor, group: Tensor) -> LayerDeviation:
         """Where samples `view` `[samples, features]` of groups `group` lie. A feature that no clean sample had a finite value of
@@ -183,13 +222,22 @@ class Reference:
         """
         of_group = group.to(self.mean.device)
         values = view.to(self.mean.device, torch.float64)
-        z = (values - self.mean.index_select(0, of_group)).div_(self.deviation).float()
+        if self.coded:
+            centre, scale = self.expected.ends()
+            member = (of_group.double() - centre) / scale
+            mean = member[:, : len(self.mean)] @ self.mean
+        else:
+            mean = self.mean.index_select(0, of_group)
+        z = (values - mean).div_(self.deviation).float()
         if self.unknown is not None:
             z = z.masked_fill_(self.unknown, 0.0)
         centred = values - self.pivot
         if centred.device.type != "cpu" or not torch.isfinite(centred.sum()):  # a GPU would have to wait for the answer
             centred = torch.where(torch.isfinite(centred), centred, 0.0)
         placed = self.folded(centred) @ self.whitening
+        if self.coded:
+            distance, plain = (((placed - there) ** 2).sum(1) for there in (member.float() @ self.centres, self.centres[0]))
+            return LayerDeviation(z, distance.double(), (distance - plain).double())
         apart = (placed * placed).sum(1, keepdim=True) + torch.addmm(self.lengths, placed, self.centres.T, alpha=-2)
         distance = apart.gather(1, of_group[:, None])[:, 0].double()
         elsewhere = apart.masked_fill(~self.others, torch.inf).scatter_(1, of_group[:, None], torch.inf).amin(1).double()

@@ -15,10 +15,11 @@ from naa_fast.errors import CaptureError
 from naa_fast.inputs.batches import Batch
 from naa_fast.measurement import Measurement
 from naa_fast.rank.anomaly import AnomalyScale, ScaleOnDevice, fair, scores_on
+from naa_fast.rank.codes import codes_of
 from naa_fast.rank.directions import Directions
 from naa_fast.rank.everywhere import Everywhere
 from naa_fast.rank.groups import Groups
-from naa_fast.rank.packed import Fitting
+from naa_fast.rank.packed import Fitting, begun
 from naa_fast.rank.reference import Reference
 from naa_fast.rank.retained import Reservoir, Retained, Top, main_tensor
 from naa_fast.rank.tokens import TokenCounts, TokenTally
@@ -116,10 +117,12 @@ class Scorer:
     for each clean sample that calibrates, the retained samples, and the scores.
     """
 
-    def __init__(self, classes: int, directions: Directions) -> None:
-        """`classes`: how many the model predicts, 0 where it gives no class scores."""
+    def __init__(self, classes: int, directions: Directions, coded: bool | None = None) -> None:
+        """`classes`: how many the model predicts, 0: none; `coded`: whether codes expect the means (None: of many classes)."""
         self.classes = classes
+        self.coded = Groups.coded(classes) if coded is None else coded
         self.groups = Groups.every(classes)
+        self._groups = None if self.coded else self.groups.count
         self.directions = directions
         self.fitting: dict[torch.device, Fitting] = {}
         self.references: dict[str, Reference] = {}
@@ -137,27 +140,26 @@ class Scorer:
         """Enter clean samples that fix means, deviations and covariances; `predicted` int64 on the device, -1 where none, and
         `items`: `[samples]`.
         """
-        group = self._group(predicted)
+        member = self._member(predicted, views)
         for pack in views.packs:
             where = pack.values.device
             fitting = self.fitting.get(where)
             known = {} if fitting is None else dict(fitting.plan.layout)
             if any(name not in known for name, _ in pack.layout):
                 references = {} if fitting is None else fitting.references()
-                references |= {name: Reference(self.groups.count, views[name]) for name, _ in pack.layout if name not in known}
+                new = [name for name, _ in pack.layout if name not in known]
+                references |= begun(views, new, self._groups, self.fitting.values())
                 fitting = self.fitting[where] = Fitting(references)
             assert fitting is not None
-            fitting.add(pack, group.to(where))
+            fitting.add(pack, member.to(where))
         self.directions.add(0, views, items, half=0)
         self._wait("fit", part, items, (predicted,))
 
     def prime(self, views: Views) -> None:
         """Fix pivots and widths by samples that are not counted: the same for every process that takes part."""
         self.directions.fix({name: features for pack in views.packs for name, features in pack.layout})
-        self.fitting = {
-            pack.values.device: Fitting({name: Reference(self.groups.count, views[name]) for name, _ in pack.layout})
-            for pack in views.packs
-        }
+        layouts = {pack.values.device: [name for name, _ in pack.layout] for pack in views.packs}
+        self.fitting = {where: Fitting(begun(views, names, self._groups, ())) for where, names in layouts.items()}
 
     def fitted(self) -> dict[str, Reference]:
         """What was fitted so far, layer by layer."""
@@ -182,7 +184,7 @@ class Scorer:
         first = next(iter(self.fitting), torch.device("cpu"))
         self.references = {name: layer.to(places.get(name, first)) for name, layer in self.references.items()}
         self.fitting = {}
-        self.references = {name: layer for name, layer in self.references.items() if float(layer.count.sum())}
+        self.references = {name: one for name, one in self.references.items() if float(one.samples)}
         if not self.references:
             raise CaptureError("no layer's rows belong to samples", "none can be ranked", "choose other layers")
         for reference in self.references.values():
@@ -199,7 +201,7 @@ class Scorer:
         """Enter clean samples that fixed nothing: they say what chance does. `predicted` and `items` int64 `[samples]`."""
         assert self.scoring is not None
         self.directions.add(0, views, items, half=1)
-        numbers, absent = self.scoring.score(views, self._group(predicted))
+        numbers, absent = self.scoring.score(views, self._member(predicted, views))
         self._wait("calibrate", part, items, (predicted, *numbers), absent)
 
     def merge_calibration(self, rows: Rows, null_top: Top) -> None:
@@ -230,7 +232,7 @@ class Scorer:
             self._place()
         self.directions.add(1, views, items)
         assert self.scoring is not None
-        numbers, absent = self.scoring.score(views, self._group(predicted))
+        numbers, absent = self.scoring.score(views, self._member(predicted, views))
         self._wait("score", part, items, (predicted, *numbers), absent)
 
     def settle(self) -> None:
@@ -344,9 +346,9 @@ class Scorer:
             self.by_reference,
         )
 
-    def _group(self, predicted: Tensor) -> Tensor:
-        """Group of each predicted class, int64 on its device."""
-        return self._table(predicted.device).index_select(0, predicted + 1)
+    def _member(self, predicted: Tensor, views: Views) -> Tensor:
+        """Group of each predicted class, int64 on its device, or the codes of the samples' class scores."""
+        return codes_of(views) if self.coded else self._table(predicted.device).index_select(0, predicted + 1)
 
     def _table(self, device: torch.device) -> Tensor:
         """The groups of no class, class 0, 1, ..."""

@@ -24,7 +24,11 @@ def test_nothing_is_said_where_all_are_known_or_no_suspect_is_called_one() -> No
     assert coverage(counts(5, 5), counts(0, 0)) == ""
 
 
-def test_of_many_classes_none_is_known_by_itself() -> None:
-    many = np.ones(1001, np.int64)
+def test_of_many_classes_none_is_known_by_itself_and_how_many_suspects_are_called_a_rare_one_is_said() -> None:
+    many, clean = np.ones(1001, np.int64), np.full(1001, FEWEST)
     assert "none of 1,000 has statistics of its own, which 32 at most get" in coverage(many, many)
+    assert "held against what clean samples of such class scores do" in coverage(many, many)
+    assert "held against the whole clean set" in coverage(many, many, coded=False)
+    clean[:100], clean[:50] = 3, 0
+    assert "10 % of the suspects are called a class with fewer than 16 clean samples, 5 % one with none" in coverage(clean, many)
     assert coverage(np.full(MOST + 1, 20), np.full(MOST + 1, 20)) == ""

@@ -19,7 +19,9 @@ from naa_fast.inputs.opening import open_source
 from naa_fast.kernels.cuda.compile import Kernel, Words
 from naa_fast.ops import Choice
 from naa_fast.rank import RankingPass
+from naa_fast.rank.codes import coded
 from naa_fast.rank.directions import Directions
+from naa_fast.rank.groups import MOST
 from naa_fast.rank.scorer import Scorer
 from naa_fast.scan.loop import measure
 from naa_fast.scan.options import RunOptions
@@ -120,22 +122,24 @@ def on_device(value: Any, mode: FakeTensorMode) -> Any:
     return value
 
 
-def on_a_gpu(layers: int, verb: str) -> Dispatched:
+def on_a_gpu(layers: int, verb: str, classes: int) -> Dispatched:
     """The work of one batch in the middle of a pass, with fake CUDA tensors."""
     random = np.random.default_rng(0)
     widths = {f"layer {n}": (40, 200, 900)[n % 3] for n in range(layers)}
     views = {name: torch.from_numpy(random.standard_normal((BATCH, width))).float() for name, width in widths.items()}
-    predicted = torch.from_numpy(random.integers(0, 5, BATCH))
-    scorer = Scorer(5, Directions(widths, (1000, 1000)))
+    predicted = torch.from_numpy(random.integers(0, classes, BATCH))
+    codes = coded(torch.from_numpy(random.standard_normal((BATCH, classes)))) if classes > MOST else None
+    scorer = Scorer(classes, Directions(widths, (1000, 1000)))
     part = Batch((torch.zeros(BATCH, 3),), {}, BATCH, None)
-    scorer.fit(part, Views.of(views), predicted, np.arange(BATCH))
+    scorer.fit(part, Views(Views.of(views).packs, codes), predicted, np.arange(BATCH))
     if verb != "fit":
         scorer.merge(scorer.fitted())
         scorer.freeze()
         scorer.settle()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode:
-        fake = Views.of({name: on_device(view, mode) for name, view in views.items()})
+        packs = Views.of({name: on_device(view, mode) for name, view in views.items()}).packs
+        fake = Views(packs, on_device(codes, mode))
         classes = on_device(predicted, mode)
         scorer.fitting = on_device(scorer.fitting, mode)
         if verb != "fit":
@@ -149,9 +153,10 @@ def on_a_gpu(layers: int, verb: str) -> Dispatched:
     return dispatched
 
 
+@pytest.mark.parametrize("classes", [5, 1000])
 @pytest.mark.parametrize("verb", ["fit", "calibrate", "score"])
-def test_on_a_gpu_nothing_waits_nothing_leaves_it_and_layers_cost_no_launch(verb: str) -> None:
-    few, many = on_a_gpu(10, verb), on_a_gpu(100, verb)
+def test_on_a_gpu_nothing_waits_nothing_leaves_it_and_layers_cost_no_launch(verb: str, classes: int) -> None:
+    few, many = on_a_gpu(10, verb, classes), on_a_gpu(100, verb, classes)
     assert few.waits == many.waits == []
     assert few.launches == many.launches <= BUDGET
 
