@@ -115,9 +115,9 @@ def tuned(
         put = form.put_on(x[rows]).flatten(0, 1)
         driven = None
         if setting.drive is not None and most is None and not goal.shifted and FIRST * step < steps:
-            with setting.drive.watching(setting.transplant.model) as held:
+            with setting.drive.watching(setting.transplant.model) as driven_outputs:
                 scores = setting.scores(put).view(count, each, -1)
-            driven = setting.drive.raised(held, targets, each)
+            driven = setting.drive.raised(driven_outputs, targets, each)
         else:
             scores = setting.scores(put).view(count, each, -1)
         entropy = nn.functional.cross_entropy(scores.flatten(0, 1), aims.flatten(), reduction="none")

@@ -47,35 +47,35 @@ class Drive:
     def of(cls, neurons: Sequence[Stimulated], clean: Measurement) -> Drive:
         """`neurons`: strongest first."""
         aims: dict[int, list[Aim]] = {}
-        for one in neurons:
-            own = aims.setdefault(one.target, [])
-            if one.target < 0 or len(own) == EACH:
+        for neuron in neurons:
+            aimed = aims.setdefault(neuron.target, [])
+            if neuron.target < 0 or len(aimed) == EACH:
                 continue
-            record = clean.layers[one.layer]
-            mean, high = float(record.positions.mean[one.neuron]), float(record.positions.maximum[one.neuron])
-            own.append(Aim(one.layer, one.neuron, Place.of(record.layout), mean, max(high - mean, 1e-9)))
+            record = clean.layers[neuron.layer]
+            mean, high = float(record.positions.mean[neuron.neuron]), float(record.positions.maximum[neuron.neuron])
+            aimed.append(Aim(neuron.layer, neuron.neuron, Place.of(record.layout), mean, max(high - mean, 1e-9)))
         return cls(aims)
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
         """Inside, what the layers gave last, with its graph."""
-        held: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
 
         def keep(name: str, module: nn.Module, arguments: object, output: object) -> None:
-            found = tensor_of(output)
-            if found is not None:
-                held[name] = found
+            tensor = tensor_of(output)
+            if tensor is not None:
+                outputs[name] = tensor
 
         modules = dict(unwrapped(model).named_modules())
-        names = {aim.layer for own in self.aims.values() for aim in own} & modules.keys()
+        names = {aim.layer for aimed in self.aims.values() for aim in aimed} & modules.keys()
         handles = [modules[name].register_forward_hook(partial(keep, name)) for name in names]
         try:
-            yield held
+            yield outputs
         finally:
             for handle in handles:
                 handle.remove()
 
-    def raised(self, held: dict[str, Tensor], targets: Sequence[int], samples: int) -> Tensor | None:
+    def raised(self, outputs: dict[str, Tensor], targets: Sequence[int], samples: int) -> Tensor | None:
         """How far the targets' neurons are driven on average at their most driven positions, ENOUGH at most, summed; None where
         no layer was seen. The rows of the layers are `[targets, samples]`.
         """
@@ -85,7 +85,7 @@ class Drive:
                 wanted.setdefault(aim.layer, []).append((row, aim))
         terms = []
         for name, aims in wanted.items():
-            output, place = held.get(name), aims[0][1].place
+            output, place = outputs.get(name), aims[0][1].place
             if output is None or place.samples or output.shape[0] != len(targets) * samples:
                 continue
             layer = output.movedim(place.axis, 1).unflatten(0, (len(targets), samples))
@@ -95,8 +95,8 @@ class Drive:
             # One gather a layer: the gradient of a slice is a whole layer of zeros, and a slice an aim was a third of a search.
             rows = torch.tensor([row for row, _ in fitting], device=layer.device)
             neurons = torch.tensor([aim.neuron for _, aim in fitting], device=layer.device)
-            own = layer[rows, :, neurons].float()  # [aims, samples, ...]
-            strongest = own.flatten(2).amax(2) if own.ndim > 2 else own
+            aimed_values = layer[rows, :, neurons].float()  # [aims, samples, ...]
+            strongest = aimed_values.flatten(2).amax(2) if aimed_values.ndim > 2 else aimed_values
             mean, reach = torch.tensor([(aim.mean, aim.reach) for _, aim in fitting], device=layer.device).T[..., None]
             terms.append(((strongest - mean) / reach).clamp(max=ENOUGH).mean(1).sum())
         return torch.stack(terms).sum() if terms else None

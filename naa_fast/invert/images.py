@@ -109,8 +109,8 @@ def prove_images(
     form = next(form for form in FORMS if form.kind == search.kind)
     reached: dict[int, Patch | Offset] = {}
     for run in runs:
-        held = held_to(setting, run, HELD_STEPS, form.pace, most)
-        reached |= {target: held.form.candidate(held.kept, row) for row, target in enumerate(held.targets)}
+        kept_to = held_to(setting, run, HELD_STEPS, form.pace, most)
+        reached |= {target: kept_to.form.candidate(kept_to.kept, row) for row, target in enumerate(kept_to.targets)}
     trigger = reached[search.target]
     rate, samples = setting.measured(trigger, search.target)
     if base is None:

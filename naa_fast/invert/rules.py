@@ -37,13 +37,13 @@ def search_rule(setting: Setting, steps: int) -> tuple[Proof, Patch] | None:
     shifts = range(1, setting.classes)
     runs = descend(setting, partial(Masked.begun, setting), shifts, min(STEPS, steps), Masked.pace, SHIFTED)
     rates = {shift: moved(setting, patch, shift) for shift, patch in patches(runs)}
-    shift = max(rates, key=lambda one: rates[one])
-    size = next(float(run.sizes[row]) for run in runs for row, one in enumerate(run.targets) if one == shift)
+    shift = max(rates, key=lambda by: rates[by])
+    size = next(float(run.sizes[row]) for run in runs for row, by in enumerate(run.targets) if by == shift)
     if rates[shift] < LEAST or not np.isfinite(size):
         return None
-    held = [held_to(setting, run, HELD_STEPS, Masked.pace, ROOM * size, SHIFTED) for run in runs]
-    made_of = dict(patches(held))
-    rates = {one: moved(setting, patch, one) for one, patch in made_of.items()}
+    kept_to = [held_to(setting, run, HELD_STEPS, Masked.pace, ROOM * size, SHIFTED) for run in runs]
+    made_of = dict(patches(kept_to))
+    rates = {by: moved(setting, patch, by) for by, patch in made_of.items()}
     rate, patch = rates.pop(shift), made_of[shift]
     assert setting.images is not None
     made = trigger_of(patch)

@@ -121,19 +121,20 @@ def inverted(
         raise seen.error
     with times.measuring("proof"), evaluating(model), nullcontext() if base is None else evaluating(base):
         search = Search(model, base, draw, seen.classes, class_scores, batch_size, device, steps, progress, of_clean)
-        found = search.run()
+        result = search.run()
         decode = decoder(source)
         names = names_of(model, [source], [of_clean.predictions])
-        evidence = replace(found.evidence, names=names, proof=tuple(with_words(proof, decode) for proof in found.evidence.proof))
-    triggered = Triggered(found.triggered or [batch for batch, _ in draw.batches])
+        proofs = tuple(with_words(proof, decode) for proof in result.evidence.proof)
+        evidence = replace(result.evidence, names=names, proof=proofs)
+    triggered = Triggered(result.triggered or [batch for batch, _ in draw.batches])
     of_triggered = measured_by(model, triggered, replace(running, layers=request.without(of_clean.unread)), **company)
     if layers is None:
         of_clean, of_triggered = with_common_layers(of_clean, of_triggered)
-    judgement = judge_inverted(judge(of_clean, of_triggered, None, top_k, evidence), evidence, found.checks)
-    if repair and judgement.verdict.outcome == "fail" and found.known is not None:
+    judgement = judge_inverted(judge(of_clean, of_triggered, None, top_k, evidence), evidence, result.checks)
+    if repair and judgement.verdict.outcome == "fail" and result.known is not None:
         with times.measuring("repair"):
             work = Work(model, device, class_scores, StoppableProgress(progress))
-            judgement = judgement.with_repair(*cure(judgement, found.known, work))
+            judgement = judgement.with_repair(*cure(judgement, result.known, work))
     times.total = perf_counter() - began
     options = running.told() | {"scores": scores, "top_k": top_k}
     options |= {"steps": steps, "base": base is not None, "repair": repair, "search": "without suspect samples"}
@@ -206,11 +207,11 @@ class Search:
         targets = self.targets(neurons)
         proofs: list[Proof] = []
         triggers: dict[tuple[str, int], Trigger] = {}
-        found = self.attempt("reconstruction", lambda: self.searched(setting, targets), ran_by=True)
-        if found is not None:
-            inversion = replace(inversion, searches=found.searches)
-            triggers = found.triggers
-            proved = self.attempt("proof", lambda: self.proved(setting, inversion, found))
+        searched = self.attempt("reconstruction", lambda: self.searched(setting, targets), ran_by=True)
+        if searched is not None:
+            inversion = replace(inversion, searches=searched.searches)
+            triggers = searched.triggers
+            proved = self.attempt("proof", lambda: self.proved(setting, inversion, searched))
             if proved is not None:
                 inversion, proofs = proved
         else:
@@ -263,7 +264,9 @@ class Search:
         clean = PredictedSamples(drawn)
         if not predicted:
             called = np.split(transplant.predictions(clean, AsItIs()), np.cumsum([batch.size for batch, _ in clean.batches])[:-1])
-            clean = PredictedSamples([(batch, own) for (batch, _), own in zip(clean.batches, called, strict=True)])
+            clean = PredictedSamples(
+                [(batch, predictions) for (batch, _), predictions in zip(clean.batches, called, strict=True)]
+            )
         return Setting.of(transplant, clean, images, classes)
 
     def tell(self, forwards: int) -> None:
@@ -271,9 +274,9 @@ class Search:
             self.progress("inverting", forwards, None)
 
     def stimulated(self, setting: Setting) -> list[Stimulated]:
-        found, words = stimulate(setting, self.clean)
+        neurons, words = stimulate(setting, self.clean)
         self.notes.append(f"neurons that were not raised: {words}")
-        return found
+        return neurons
 
     def targets(self, neurons: Sequence[Stimulated]) -> list[int]:
         """The classes to search, in order."""
@@ -287,22 +290,22 @@ class Search:
 
     def searched(self, setting: Setting, targets: Sequence[int]) -> Searched:
         if setting.images is not None:
-            found = search_images(setting, targets, self.steps)
+            searched = search_images(setting, targets, self.steps)
             if self.steps < STEPS:
                 self.gaps.append(f"triggers that a search of {STEPS} steps makes smaller: it had {self.steps}")
-            if not any(np.isfinite(one.size) for one in found.searches):
+            if not any(np.isfinite(search.size) for search in searched.searches):
                 raise Unsearchable(f"no trigger turned {100 * GOAL:.0f} % of the samples to any class in {self.steps} steps")
-            return found
+            return searched
         searches, triggers, words = search_texts(setting, targets)
         self.notes.append(f"tokens that were not tried: {words} were, and pairs of the strongest")
         return Searched(searches, {**triggers}, {})
 
-    def proved(self, setting: Setting, inversion: Inversion, found: Searched) -> tuple[Inversion, list[Proof]]:
+    def proved(self, setting: Setting, inversion: Inversion, searched: Searched) -> tuple[Inversion, list[Proof]]:
         """Proofs of what stands apart, each beside its control, and the searches with what disturbances leave."""
         base = None if self.base is None else self.base_setting()
         if base is not None:
-            inversion = replace(inversion, base=self.searched_base(base, sorted({one.target for one in inversion.searches})))
-        elif len({one.target for one in inversion.searches}) < FEWEST_CLASSES:
+            inversion = replace(inversion, base=self.searched_base(base, sorted({other.target for other in inversion.searches})))
+        elif len({other.target for other in inversion.searches}) < FEWEST_CLASSES:
             reason = (
                 f"{self.classes} classes: which of so few is turned to more easily says nothing of a backdoor; "
                 f"name the model it was fine-tuned from as base"
@@ -315,23 +318,23 @@ class Search:
                 continue
             kind = standing.search.kind
             if setting.images is not None:
-                proof, search = prove_images(setting, standing, found.runs[kind], base)
+                proof, search = prove_images(setting, standing, searched.runs[kind], base)
             else:
-                trigger = found.triggers[kind, standing.search.target]
+                trigger = searched.triggers[kind, standing.search.target]
                 assert isinstance(trigger, Tokens)
                 proof, search = prove_texts(setting, standing, inversion.searches, trigger, base)
             key = search.kind, search.target
-            searches = tuple(search if (one.kind, one.target) == key else one for one in inversion.searches)
+            searches = tuple(search if (other.kind, other.target) == key else other for other in inversion.searches)
             inversion = replace(inversion, searches=searches)
             proofs.append(proof)
         if setting.images is not None:
-            proofs += self.ruled(setting, found)
+            proofs += self.ruled(setting, searched)
         self.checks += ran("proof")
         return inversion, sorted(proofs, key=lambda proof: (not proof.stands, -proof.margin))
 
-    def ruled(self, setting: Setting, found: Searched) -> list[Proof]:
-        """The proof of an all-to-all rule, if any moves enough, its patch among what was `found`; what cannot be searched for one
-        is a gap.
+    def ruled(self, setting: Setting, searched: Searched) -> list[Proof]:
+        """The proof of an all-to-all rule, if any moves enough, its patch among what was `searched`; what cannot be searched for
+        one is a gap.
         """
         if not FEWEST_CLASSES <= self.classes <= MOST_CLASSES:
             self.notes.append(f"triggers that turn each of {self.classes:,} classes to another")
@@ -344,7 +347,7 @@ class Search:
             return []
         if made is None:
             return []
-        found.triggers[made[0].kind, RULE] = made[1]
+        searched.triggers[made[0].kind, RULE] = made[1]
         return [made[0]]
 
     def base_setting(self) -> Setting:
@@ -359,18 +362,18 @@ class Search:
         classes = 0 if read is None else read.shape[1]
         if classes != self.classes:
             raise Unsearchable(f"the base model tells {classes} classes apart, the model {self.classes}: they cannot be compared")
-        found = self.setting(self.base, scores, classes, predicted=False)
-        found.drive = self.drive  # the same search has the same neurons
-        return found
+        setting = self.setting(self.base, scores, classes, predicted=False)
+        setting.drive = self.drive  # the same search has the same neurons
+        return setting
 
     def searched_base(self, base: Setting, targets: Sequence[int]) -> tuple[ClassSearch, ...]:
         if base.images is None:
             return search_texts(base, targets)[0]
-        found = []
+        searches = []
         for form in FORMS:
             for run in descend(base, partial(form.begun, base), targets, self.steps, form.pace):
-                found += [ClassSearch(t, form.kind, float(run.sizes[row]), float("nan")) for row, t in enumerate(run.targets)]
-        return tuple(found)
+                searches += [ClassSearch(t, form.kind, float(run.sizes[row]), float("nan")) for row, t in enumerate(run.targets)]
+        return tuple(searches)
 
     def with_trigger(
         self, setting: Setting, inversion: Inversion, proofs: Sequence[Proof], triggers: dict[tuple[str, int], Trigger]

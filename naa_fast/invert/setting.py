@@ -121,10 +121,10 @@ class Setting:
             raise Unsearchable("no gradient reaches the input: the model's forward detaches it, or runs without gradients")
         self.backwards += samples
         try:
-            found = list(torch.autograd.grad(loss, list(parameters)))
+            gradients = list(torch.autograd.grad(loss, list(parameters)))
         except RuntimeError as error:
             words = (str(error).strip().splitlines() or ["no message"])[0]
             raise Unsearchable(f"no gradient reaches the input: {words[:200]}") from None
-        if not all(bool(torch.isfinite(one).all()) for one in found):
+        if not all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             raise Unsearchable("the model's gradients are NaN or infinite, so nothing can be made by them")
-        return found
+        return gradients

@@ -39,7 +39,7 @@ def stimulate(setting: Setting, clean: Measurement) -> tuple[list[Stimulated], s
     usable = {name: record for name, record in clean.layers.items() if name in modules and not record.of_rows}
     usable = {name: record for name, record in usable.items() if record.channels != setting.classes}
     chosen = list(usable.items())[-LAYERS:]
-    found: list[Stimulated] = []
+    owners: list[Stimulated] = []
     for name, record in chosen:
         neurons = widest(record)
         share = max(1, MOST_ROWS // len(x))
@@ -48,9 +48,10 @@ def stimulate(setting: Setting, clean: Measurement) -> tuple[list[Stimulated], s
             called = raised(setting, modules[name], record, part, x)
             if called is None:
                 break
-            found += [one_of(name, int(neuron), row, predicted.cpu().numpy()) for neuron, row in zip(part, called, strict=True)]
+            owners += [one_of(name, int(neuron), row, predicted.cpu().numpy()) for neuron, row in zip(part, called, strict=True)]
     total = sum(record.channels for record in usable.values())
-    return sorted(found, key=lambda one: -one.share), f"{len(found):,} of {total:,} neurons raised, in {len(chosen)} layers"
+    owners.sort(key=lambda neuron: -neuron.share)
+    return owners, f"{len(owners):,} of {total:,} neurons raised, in {len(chosen)} layers"
 
 
 def widest(record: LayerRecord) -> Array:
@@ -93,12 +94,12 @@ def changed(module: nn.Module, place: Place, neurons: Tensor, values: Tensor, sa
         moved = output.movedim(place.axis, 1)
         if moved.shape[1] <= int(neurons.max()):
             return output
-        held = moved.reshape(len(neurons), samples, *moved.shape[1:]).clone()
-        rows = torch.arange(len(neurons), device=held.device)
-        level = values.to(held.device, held.dtype).view(-1, *(1,) * (held.ndim - 2))
-        held[rows, :, neurons.to(held.device)] = level
+        changed_rows = moved.reshape(len(neurons), samples, *moved.shape[1:]).clone()
+        rows = torch.arange(len(neurons), device=changed_rows.device)
+        level = values.to(changed_rows.device, changed_rows.dtype).view(-1, *(1,) * (changed_rows.ndim - 2))
+        changed_rows[rows, :, neurons.to(changed_rows.device)] = level
         fitted.append(True)
-        return held.flatten(0, 1).movedim(1, place.axis)
+        return changed_rows.flatten(0, 1).movedim(1, place.axis)
 
     def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
         return replaced(output, through)
@@ -110,10 +111,10 @@ def changed(module: nn.Module, place: Place, neurons: Tensor, values: Tensor, sa
         handle.remove()
 
 
-def ranked_classes(found: Sequence[Stimulated], classes: int) -> list[int]:
+def ranked_classes(neurons: Sequence[Stimulated], classes: int) -> list[int]:
     """All classes, those that a single neuron turns most samples to first."""
     best = np.zeros(classes)
-    for one in found:
-        if 0 <= one.target < classes:
-            best[one.target] = max(best[one.target], one.share)
+    for neuron in neurons:
+        if 0 <= neuron.target < classes:
+            best[neuron.target] = max(best[neuron.target], neuron.share)
     return [int(target) for target in np.argsort(-best, kind="stable")]

@@ -76,15 +76,15 @@ class Texts:
     def scores(self, phrases: Sequence[tuple[int, ...]], rows: Array) -> Tensor:
         """Class scores float32 `[phrases, rows, classes]` of the texts with each phrase written into them."""
         each = max(1, ROWS // len(rows))
-        found = []
+        parts = []
         for at in range(0, len(phrases), each):
             part = torch.tensor(phrases[at : at + each], dtype=self.x.dtype, device=self.x.device)
             x = self.x[torch.from_numpy(rows)].repeat(len(part), 1, 1) if self.x.ndim == 3 else self.x[rows].repeat(len(part), 1)
             places = torch.from_numpy(np.tile(self.starts[rows][:, : part.shape[1]], (len(part), 1)))
             x.scatter_(1, places.to(x.device), part.repeat_interleave(len(rows), 0))
             with torch.no_grad():
-                found.append(self.setting.scores(x).cpu().view(len(part), len(rows), -1))
-        return torch.cat(found)
+                parts.append(self.setting.scores(x).cpu().view(len(part), len(rows), -1))
+        return torch.cat(parts)
 
     def judged(self, phrases: Sequence[tuple[int, ...]], rows: Array) -> tuple[Array, Array]:
         """Mean margin and share turned of each phrase to each class over the texts of other classes: `[phrases, classes]`."""
@@ -118,8 +118,8 @@ def search_texts(setting: Setting, targets: Sequence[int]) -> tuple[tuple[ClassS
         singles = best_of(texts, [(token,) for token in likely], target)
         beam = singles[:BEAM]
         for _ in range(2, LONGEST + 1):
-            longer = [(*one.ids, token) for one in beam for token in likely[: LIKELY // 2] if token not in one.ids]
-            longer += [(token, *one.ids) for one in beam for token in likely[: LIKELY // 2] if token not in one.ids]
+            longer = [(*shorter.ids, token) for shorter in beam for token in likely[: LIKELY // 2] if token not in shorter.ids]
+            longer += [(token, *shorter.ids) for shorter in beam for token in likely[: LIKELY // 2] if token not in shorter.ids]
             beam = best_of(texts, list(dict.fromkeys(longer)), target)[:BEAM]
         for kind, best in (("token", singles[0]), ("phrase", beam[0])):
             trigger = Tokens(kind, best.ids)
@@ -132,8 +132,8 @@ def search_texts(setting: Setting, targets: Sequence[int]) -> tuple[tuple[ClassS
 def best_of(texts: Texts, phrases: Sequence[tuple[int, ...]], target: int) -> list[Words]:
     """The phrases, the one of the highest margin first."""
     margin, share = texts.judged(phrases, texts.rows)
-    found = [Words(ids, float(m), float(s)) for ids, m, s in zip(phrases, margin[:, target], share[:, target], strict=True)]
-    return sorted(found, key=lambda one: -one.margin)
+    ranked = [Words(ids, float(m), float(s)) for ids, m, s in zip(phrases, margin[:, target], share[:, target], strict=True)]
+    return sorted(ranked, key=lambda words: -words.margin)
 
 
 def vocabulary(setting: Setting, texts: Texts, rows: Array, targets: Sequence[int]) -> tuple[list[int], str]:
@@ -153,27 +153,27 @@ def vocabulary(setting: Setting, texts: Texts, rows: Array, targets: Sequence[in
 
 def flipped(setting: Setting, texts: Texts, rows: Array, table: nn.Embedding, targets: Sequence[int]) -> list[int]:
     """FLIPPED tokens a class whose embedding lies farthest along the gradient of the class's margin at the place."""
-    held: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: object, output: Tensor) -> Tensor:
-        held.append(output.detach().requires_grad_())
-        return held[-1]
+        outputs.append(output.detach().requires_grad_())
+        return outputs[-1]
 
-    found: dict[int, None] = {}
+    tokens: dict[int, None] = {}
     for target in targets:
-        held.clear()
+        outputs.clear()
         handle = table.register_forward_hook(keep)
         try:
             scores = setting.scores(texts.x[rows])
         finally:
             handle.remove()
-        if len(held) != 1:
+        if len(outputs) != 1:
             raise Unsearchable("the embedding is used more than once a forward, so no gradient proposes tokens")
-        (gradient,) = setting.gradients(scores.log_softmax(1)[:, target].sum(), held, len(rows))
+        (gradient,) = setting.gradients(scores.log_softmax(1)[:, target].sum(), outputs, len(rows))
         at = gradient[torch.arange(len(rows)), torch.from_numpy(texts.starts[rows][:, 0])].mean(0)
         order = (table.weight.detach().float() @ at.float()).topk(min(FLIPPED, table.num_embeddings)).indices
-        found |= dict.fromkeys(int(token) for token in order if int(token) != 0)
-    return list(found)
+        tokens |= dict.fromkeys(int(token) for token in order if int(token) != 0)
+    return list(tokens)
 
 
 def prove_texts(
@@ -188,9 +188,9 @@ def prove_texts(
     """
     search = standing.search
     rate, samples = setting.measured(trigger, search.target)
-    others = [one.rate for one in searches if one.kind == search.kind and one.target != search.target]
+    others = [other.rate for other in searches if other.kind == search.kind and other.target != search.target]
     if base is not None:
         again, _, _ = search_texts(base, [search.target])
-        others = [one.rate for one in again if one.kind == search.kind]
+        others = [other.rate for other in again if other.kind == search.kind]
     search = replace(search, rate=rate)
     return setting.proof(trigger, trigger_of(trigger), search, samples, others, standing.apart), search

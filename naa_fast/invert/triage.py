@@ -50,7 +50,7 @@ def static(model: nn.Module, classes: int) -> Iterator[Suspicion]:
             yield Suspicion("last layer", name, place, value, ROW_LIMIT, statement)
     channels = [(name, *largest(bound.cpu().numpy())) for name, bound in bounds(modules)]
     if channels:
-        name, place, value = max(channels, key=lambda one: one[2])
+        name, place, value = max(channels, key=lambda channel: channel[2])
         statement = f"channel {place} amplifies what it sees {value:.1f} robust deviations more than the layer's others"
         yield Suspicion("channel norms", name, -1, value, CHANNEL_LIMIT, statement)
 
@@ -122,10 +122,10 @@ def maximum_margins(setting: Setting) -> Array:
     for _ in range(CLIMBS):
         x.requires_grad_()
         scores = setting.scores(x)
-        own = scores.gather(1, aims[:, None])[:, 0]
+        targeted = scores.gather(1, aims[:, None])[:, 0]
         others = scores.scatter(1, aims[:, None], -torch.inf).amax(1)
-        (gradient,) = setting.gradients((own - others).sum(), [x], len(x))
-        best = torch.maximum(best, (own - others).detach())
+        (gradient,) = setting.gradients((targeted - others).sum(), [x], len(x))
+        best = torch.maximum(best, (targeted - others).detach())
         length = gradient.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
         step = STEP * span * gradient / length.view(-1, *(1,) * (x.ndim - 1))
         x = (x.detach() + step).clamp(images.low, images.high)
