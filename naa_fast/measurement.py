@@ -365,6 +365,12 @@ def is_among(name: str, layers: tuple[str, ...]) -> bool:
     return name in layers or (name.endswith("-d]") and name[: name.rfind("[")] in layers)
 
 
+def begin_alike(whole: Measurement) -> bool:
+    """Whether two of the parts in it begin at the same item, as whole sets do, and parts of one set do not."""
+    starts = [shard.digest.rpartition("@")[2] for shard in whole.shards if "@" in shard.digest]
+    return len(set(starts)) < len(starts)
+
+
 def first_items(path: Path) -> tuple[int, str]:
     """What puts the measurements of a set in order: the first item of each, and a digest. Reads the file's header alone."""
     try:

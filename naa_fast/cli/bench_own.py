@@ -65,8 +65,8 @@ def figures(model: Any, source: Any, device: str, arguments: argparse.Namespace)
                 seconds += timed(partial(model, *place.moved(batch.arguments), **place.moved(batch.keywords)), place)
         return seconds
 
+    audit.scan(model, warm, warm, proof=False, repair=False, **options)  # first: it says in which layer a forward failed
     alone(warm)
-    audit.scan(model, warm, warm, proof=False, repair=False, **options)
     reading = timed(lambda: sum(batch.size for batch in part.batches()), place)
     forward = alone(part)
     measured = timed(lambda: audit.measure(model, part, times=times, **options), place)

@@ -25,7 +25,7 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     check_file(arguments.out, arguments.files)
-    from naa_fast.measurement import Measurement, first_items
+    from naa_fast.measurement import Measurement, begin_alike, first_items
     from naa_fast.parts import UNKNOWN_SET
 
     whole = Measurement.zero()
@@ -45,6 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     whole.save(arguments.out)
+    if begin_alike(whole):
+        note(
+            "not known whether these are parts of one set: several begin at the same item, as whole sets do. Parts are "
+            "measured with --shard, or with --first-index"
+        )
     if UNKNOWN_SET in whole.provenance.get("gaps", ()):
         note(f"not known {UNKNOWN_SET}; a report on it is no pass")
     samples, files = counted(whole.samples, "sample"), counted(len(arguments.files), "file")

@@ -23,8 +23,8 @@ from naa_fast.capture.fast_path import fast_path_off
 from naa_fast.capture.selection import unwrapped
 from naa_fast.detect.change import Change
 from naa_fast.detect.repair import LEAST_HELP, REPAIR_FILE, Repair
-from naa_fast.detect.trigger import Offset, Trigger
-from naa_fast.errors import InputError, UsageError
+from naa_fast.detect.trigger import Offset, Tokens, Trigger
+from naa_fast.errors import InputError, ModelError, UsageError
 from naa_fast.files import write_file
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.labels import LabelOrder
@@ -36,6 +36,7 @@ from naa_fast.repair.change import applied
 from naa_fast.repair.fold import NotExact, folded, without_limit
 from naa_fast.repair.search import AGREEMENT
 from naa_fast.repair.standalone import repaired
+from naa_fast.scan.chunk import first_line
 from naa_fast.scan.loop import evaluating
 from naa_fast.scan.placement import Placement
 
@@ -82,6 +83,9 @@ class Sets:
         return self.clean is not None and (self.suspect is not None or self.trigger is not None)
 
 
+FORM = ("give --clean in the form in which it was scanned",)
+
+
 class WithTrigger:
     """A set with a trigger on every sample, whose values stay within those the set has."""
 
@@ -101,6 +105,11 @@ class WithTrigger:
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
         for batch in self.source.batches(start):
+            if isinstance(self.trigger, Tokens) == main_tensor(batch).is_floating_point():
+                raise UsageError(f"the trigger of the report does not fit {self.source.name}", *FORM)
+            if not isinstance(self.trigger, Tokens) and self.trigger.pattern.shape != main_tensor(batch).shape[1:]:
+                found = f"of shape {list(self.trigger.pattern.shape)}, the samples of {list(main_tensor(batch).shape[1:])}"
+                raise UsageError(f"the trigger of the report does not fit {self.source.name}", found, *FORM)
             yield with_main(batch, self.candidate.put_on(main_tensor(batch), batch.mask)) if batch.size else batch
 
 
@@ -159,7 +168,16 @@ def predicted(model: nn.Module, source: Source, scores: ClassScores, device: str
         for batch in source.batches(0):
             if not batch.size:
                 continue
-            output = model(*place.moved(batch.arguments), **place.moved(batch.keywords))
+            try:
+                output = model(*place.moved(batch.arguments), **place.moved(batch.keywords))
+            except Exception as error:
+                shape = list(main_tensor(batch).shape)
+                raise ModelError(
+                    f"the model raised {type(error).__name__} on a batch of {source.name}",
+                    f"shape: {shape}",
+                    f"message: {first_line(error)}",
+                    "give the sets in the form in which they were scanned",
+                ) from error
             class_scores = scores.read(output, batch.size, batch.score_mask)
             if class_scores is None:
                 raise InputError(f"the model gives no class scores for {source.name}", "a repair is measured by predictions")

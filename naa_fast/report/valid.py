@@ -123,6 +123,9 @@ def contradictions(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"verdict.outcome is {outcome}, with {len(findings)} findings, {len(fails)} of them a fail, and {len(gaps)} gaps"
     if outcome != "fail" and LEVELS.index("proved") in levels:
         yield f"verdict.outcome is {outcome}, and a finding is proved"
+    standing = [place for place, proof in enumerate(report["proof"]) if proof["stands"]]
+    if standing and LEVELS.index("proved") not in levels:
+        yield f"proof[{standing[0]}].stands is true, and no finding is proved"
     if verdict["exit_code"] != EXIT_CODES["inconclusive" if outcome == "warn" and gaps else outcome]:
         yield f"verdict.exit_code is {verdict['exit_code']}, and verdict.outcome {outcome} with {len(gaps)} gaps"
     yield from contradictions_of_gate(gate, outcome, gaps, levels)

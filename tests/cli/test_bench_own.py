@@ -10,7 +10,7 @@ import pytest
 
 from naa_fast.cli.bench_own import duration, lines_of
 from naa_fast.cli.main import main
-from naa_fast.errors import EXIT_PASS, UsageError
+from naa_fast.errors import EXIT_ERROR, EXIT_PASS, UsageError
 
 
 def test_the_figures_of_ones_own_model_and_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,3 +37,10 @@ def test_the_figures_of_ones_own_model_and_data(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(("seconds", "words"), [(45, "45 s"), (720, "12 min"), (11520, "3.2 h")])
 def test_durations_are_said_as_people_do(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_model_that_does_not_take_the_data_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.py").write_text("import torch\ndef model():\n    return torch.nn.Linear(12, 3)\n")
+    np.save(tmp_path / "x.npy", np.zeros((400, 7), np.float32))
+    assert main(["bench", "--model", f"{tmp_path / 'm.py'}:model", "--data", str(tmp_path / "x.npy")]) == EXIT_ERROR
+    assert "the model raised RuntimeError on batch 0" in capsys.readouterr().err

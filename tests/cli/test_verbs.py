@@ -361,3 +361,12 @@ def test_a_reference_of_another_model_costs_no_pass_over_the_suspects(here: Path
     against = ["--against", "ref.naa.safetensors", "--model-arg", "wide=true"]
     assert measure("s.naa.safetensors", "planted.npy", *against, model="net.py:build") == EXIT_ERROR
     assert "is of another model" in capsys.readouterr().err
+
+
+def test_two_whole_sets_are_merged_with_a_warning_and_parts_without(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert measure("clean.naa.safetensors") == measure("quiet.naa.safetensors", "quiet.npy") == EXIT_PASS
+    assert measure("next.naa.safetensors", "quiet.npy", "--first-index", "600") == EXIT_PASS
+    for other, told in (("quiet", True), ("next", False)):
+        capsys.readouterr()
+        assert main(["merge", "clean.naa.safetensors", f"{other}.naa.safetensors", "--out", "both.naa.safetensors"]) == EXIT_PASS
+        assert ("several begin at the same item" in capsys.readouterr().err) == told

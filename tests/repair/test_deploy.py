@@ -16,8 +16,8 @@ from torch import nn
 
 from naa_fast.detect.change import Ablate, Change, Clip, Zero
 from naa_fast.detect.repair import TRIGGERED, Repair
-from naa_fast.detect.trigger import Patch
-from naa_fast.errors import InputError, UsageError
+from naa_fast.detect.trigger import Patch, Tokens
+from naa_fast.errors import InputError, ModelError, UsageError
 from naa_fast.inputs.batches import Batch, Source
 from naa_fast.inputs.opening import open_source
 from naa_fast.repair.change import applied
@@ -200,3 +200,16 @@ def test_transformers_loads_the_weights_from_a_copy_of_the_folder(tmp_path: Path
             expected = model(ids).logits
         found = again(ids).logits
     assert (found - expected).abs().max() < 1e-5 < (plain - expected).abs().max()
+
+
+def test_sets_in_another_form_than_was_scanned_are_refused_by_name(tmp_path: Path) -> None:
+    wide = open_source(torch.zeros(SAMPLES, 5), 64)
+    with pytest.raises(
+        ModelError, match=r"the model raised RuntimeError on a batch of .*\n  shape: \[64, 5\]\n  message: .*\n  give"
+    ):
+        write_repaired(Net().eval(), repair_of(SILENT), tmp_path, plain(clean=wide))
+    other, words = np.ones((2, 2), np.float32), Tokens((3,))
+    for trigger, told in ((Patch(other, other), r"of shape \[2, 2\], the samples of \[4\]"), (words, "give --clean in the form")):
+        sets = plain(suspect=None, target=None, trigger=trigger)
+        with pytest.raises(UsageError, match=rf"the trigger of the report does not fit .*\n  {told}"):
+            write_repaired(Net().eval(), repair_of(SILENT), tmp_path, sets)

@@ -140,6 +140,8 @@ def test_a_pass_rests_on_checks_that_ran() -> None:
     proved = passing()
     proved["findings"] = [{**report_of()["findings"][0], "level": "proved"}]
     assert "verdict.outcome is pass, and a finding is proved" in [*contradictions(proved)]
+    standing = passing() | {"proof": report_of()["proof"]}
+    assert next(contradictions(standing)) == "proof[0].stands is true, and no finding is proved"
 
 
 def test_gates_of_every_rule_are_consistent() -> None:
