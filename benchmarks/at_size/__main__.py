@@ -203,6 +203,7 @@ def found(audit: Audit, marked: np.ndarray) -> dict[str, Any]:
         "proof_forwards": audit.judgement.evidence.forwards,
         "samples": audit.judgement.clean.samples + audit.judgement.suspect.samples,
         "gaps": len(audit.verdict.gaps),
+        "told": [*audit.verdict.gaps],
     }
 
 
@@ -255,7 +256,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         "–" if row["auc"] is None else f"{row['auc']:.2f}",
         f"{row['success_repaired']:.2f}" if "success_repaired" in row else "–",
         f"{row['proof_forwards']:,}",
-        f"{row['seconds']:.0f} ({row['bare_seconds']:.0f})",
+        f"{row['seconds']:.0f}" + (f" ({row['bare_seconds']:.0f})" if "bare_seconds" in row else ""),
     )
 
 
