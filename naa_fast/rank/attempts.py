@@ -143,23 +143,21 @@ class RankingAttempt:
         """The ranked samples of the part of the suspects that was measured; None where this run did not see all of it. What goes
         wrong is told to these `attempts`, and ranking goes on.
         """
-        passes = self.passes
-        if passes is None or not passes.saw(suspect):
-            return None
-        with self.times.measuring("ranking"):
-            result = attempts.ranking(lambda: passes.result(clean, suspect))
-        attempts.notes += (*passes.notes, *filter(None, [coverage(clean.predictions, suspect.predictions)]))
-        return result
+        saw_all = self.passes is not None and self.passes.saw(suspect)
+        return self._result(attempts, clean, suspect) if saw_all else None
 
     def result(self, clean: Measurement, suspect: Measurement) -> RankingResult | None:
         """The ranked samples; None where they could not be ranked, and on all ranks but the first."""
+        return self._result(self.attempts, clean, suspect)
+
+    def _result(self, attempts: Attempts, clean: Measurement, suspect: Measurement) -> RankingResult | None:
         passes = self.passes
         if passes is None:
             return None
         with self.times.measuring("ranking"):
-            result = self.attempts.ranking(lambda: passes.result(clean, suspect))
+            result = attempts.ranking(lambda: passes.result(clean, suspect))
         coded = passes.scorer is None or passes.scorer.coded
-        self.attempts.notes += (*passes.notes, *filter(None, [coverage(clean.predictions, suspect.predictions, coded)]))
+        attempts.notes += (*passes.notes, *filter(None, [coverage(clean.predictions, suspect.predictions, coded)]))
         return result
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+import pytest
+
+from naa_fast.rank.attempts import Attempts, RankingAttempt
 from naa_fast.rank.groups import FEWEST, MOST, coverage
+from naa_fast.scan.times import Times
 
 
 def counts(*found: int) -> np.ndarray:
@@ -32,3 +38,16 @@ def test_of_many_classes_none_is_known_by_itself_and_how_many_suspects_are_calle
     clean[:100], clean[:50] = 3, 0
     assert "10 % of the suspects are called a class with fewer than 16 clean samples, 5 % one with none" in coverage(clean, many)
     assert coverage(np.full(MOST + 1, 20), np.full(MOST + 1, 20)) == ""
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_a_scan_that_is_judged_on_its_way_says_of_classes_what_it_says_at_its_end(coded: bool) -> None:
+    measured: Any = SimpleNamespace(predictions=np.full(1001, FEWEST))
+    passes = SimpleNamespace(
+        notes=(), scorer=SimpleNamespace(coded=coded), saw=lambda suspect: True, result=lambda *measurements: None
+    )
+    at_end, on_the_way = Attempts(), Attempts()
+    attempt = RankingAttempt(at_end, Times(), lambda: passes)  # type: ignore[arg-type, return-value]
+    attempt.so_far(on_the_way, measured, measured)
+    attempt.result(measured, measured)
+    assert on_the_way.notes == at_end.notes == (coverage(measured.predictions, measured.predictions, coded),)
