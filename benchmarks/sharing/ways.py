@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.sharing.cases import Seen
 from naa_fast.rank.anomaly import AnomalyScale
-from naa_fast.rank.codes import CODES, coded
+from naa_fast.rank.codes import CODES, RIDGE, coded
 from naa_fast.rank.groups import Groups
 from naa_fast.rank.packed import CUT
 from naa_fast.rank.reference import PRIOR, SHRINKAGE, LayerDeviation, Reference, floored
@@ -81,7 +81,7 @@ def numbers(far: LayerDeviation) -> Array:
     return torch.stack([excess, far.distance, far.margin], 1).numpy()
 
 
-def as_today(samples: Samples) -> Array:
+def up_to_32(samples: Samples) -> Array:
     """Each of 32 classes at most by itself, more as one: what the ranking did before there were codes."""
     return Groups.every(samples.classes).of(np.arange(samples.classes))
 
@@ -92,10 +92,6 @@ def no_classes(samples: Samples) -> Array:
 
 def every_class(samples: Samples) -> Array:
     return np.arange(samples.classes)
-
-
-def dealt(samples: Samples) -> Array:
-    return np.arange(samples.classes) % MOST
 
 
 def by_means(samples: Samples) -> Array:
@@ -130,22 +126,29 @@ def clustered(x: Array, count: int) -> Array:
     return own
 
 
+def whitening_of(within: Tensor) -> Tensor:
+    """The map to coordinates that vary alike and apart where `within` `[features, features]` is the covariance."""
+    width = floored(within.diagonal().clamp(min=0).sqrt())
+    correlations = (1 - SHRINKAGE) * torch.nan_to_num(within / width / width[:, None]) + SHRINKAGE * torch.eye(len(width))
+    root, failed = torch.linalg.cholesky_ex(correlations.double())
+    identity = torch.eye(len(width), dtype=torch.float64)
+    return torch.linalg.solve_triangular(identity if int(failed) else root, identity, upper=False).T / width[:, None]
+
+
 @dataclass(frozen=True)
 class Projected:
     """Means of classes in the projection alone; single neurons lie about the mean of all.
 
     `prior`: samples' worth of the whole mean in a class's, or "bayes", as the layer's variances within and between classes say
     (empirical Bayes). `fewest`: classes of fewer clean samples have the whole mean. `nearest`: the distance is that from the
-    nearest class, whatever the prediction. `scale`: "one", all samples are calibrated together; "counts", classes with others
-    of as many clean samples; "class", each class.
+    nearest class, whatever the prediction. `by_count`: classes are calibrated with others of as many clean samples, not all
+    samples together.
     """
 
     prior: float | str = PRIOR
     fewest: int = 0
     nearest: bool = False
-    scale: str = "one"
-    margins: str = "classes"
-    share: float = SHRINKAGE
+    by_count: bool = False
 
     def __call__(self, samples: Samples) -> dict[str, Array]:
         count = np.bincount(samples.called["fit"], minlength=samples.classes).astype(np.float64)
@@ -158,7 +161,7 @@ class Projected:
             for p in said:
                 said[p].append(layer(views[p], table[samples.called[p]]))
         bins = np.searchsorted([1, 2, 4, 8, 16, 32, 64, 1 << 60], count, side="right")
-        group = {"one": 0 * bins, "counts": bins, "class": np.where(table < 0, len(there), table)}[self.scale]
+        group = bins if self.by_count else 0 * bins
         return scored(said, {p: group[samples.called[p]] for p in PARTS}, int(group.max()) + 1)
 
     def _layer(self, views: dict[str, Tensor], own: Array, classes: int) -> Callable[[Tensor, Array], Array]:
@@ -189,11 +192,7 @@ class Projected:
         weight = count / (count + prior)
         weight = torch.where(count < self.fewest, 0.0, weight)
         means = overall + weight * (means - overall)
-        width = floored(within.diagonal().clamp(min=0).sqrt())
-        correlations = (1 - self.share) * torch.nan_to_num(within / width / width[:, None]) + self.share * torch.eye(len(width))
-        root, failed = torch.linalg.cholesky_ex(correlations.double())
-        root = torch.eye(len(width), dtype=torch.float64) if int(failed) else root
-        whitening = torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=torch.float64), upper=False).T / width[:, None]
+        whitening = whitening_of(within)
         centres = torch.cat([means, overall[None]]) @ whitening
         reference.freeze()
 
@@ -203,12 +202,9 @@ class Projected:
             apart = torch.cdist(folded(view) @ whitening, centres) ** 2
             place = torch.from_numpy(np.where(own < 0, classes, own))[:, None]
             distance = apart.gather(1, place)[:, 0]
-            if self.margins == "whole":
-                margin = distance - apart[:, -1]
-            else:
-                margin = distance - apart[:, :-1].scatter(1, place.clamp(max=classes - 1), torch.inf).amin(1)
-                if classes < 2:
-                    margin = 0 * distance
+            margin = distance - apart[:, :-1].scatter(1, place.clamp(max=classes - 1), torch.inf).amin(1)
+            if classes < 2:
+                margin = 0 * distance
             if self.nearest:
                 distance = apart[:, :-1].amin(1)
             return torch.stack([excess, distance, margin], 1).numpy()
@@ -220,23 +216,19 @@ class Projected:
 class Expected:
     """The mean expected by the class scores: a ridge regression of the layer on `codes` sums of them.
 
-    The margin is by how much a sample lies farther from what its scores let expect than from the whole mean, or from what the
-    scores of other clean samples do.
+    The margin is by how much a sample lies farther from what its scores let expect than from the whole mean. `normal`: scores
+    are divided by their length.
     """
 
-    codes: int = 32
-    ridge: float = 0.1
-    softmax: bool = False
+    codes: int = CODES
     normal: bool = False
-    margins: str = "whole"
-    excess: bool = True
 
     def __call__(self, samples: Samples) -> dict[str, Array]:
         said: dict[str, list[Array]] = {p: [] for p in PARTS[1:]}
         logits = list(samples.views.values())[-1]
         random = torch.Generator().manual_seed(0)
         mix = torch.randn(logits["fit"].shape[1], self.codes, generator=random) / self.codes**0.5
-        given = {p: (x.softmax(1) if self.softmax else x - x.mean(1, keepdim=True)) @ mix for p, x in logits.items()}
+        given = {p: (x - x.mean(1, keepdim=True)) @ mix for p, x in logits.items()}
         if self.normal:
             given = {p: torch.nn.functional.normalize(x, dim=1) for p, x in given.items()}
         centre = given["fit"].mean(0)
@@ -260,22 +252,17 @@ class Expected:
 
         x = centred(fit)
         overall = x.mean(0)
-        gram = code.T @ code + self.ridge * len(x) * torch.eye(code.shape[1], dtype=torch.float64)
+        gram = code.T @ code + RIDGE * len(x) * torch.eye(code.shape[1], dtype=torch.float64)
         effects = torch.linalg.solve(gram, code.T @ (x - overall))
         left = x - overall - code @ effects
-        deviation = floored(left.std(0)) if self.excess else floored(x.std(0))
+        deviation = floored(left.std(0))
         y, ymean = folded(x), folded(overall[None])[0]
         yeffects = torch.linalg.solve(gram, code.T @ (y - ymean))
-        within = torch.cov((y - ymean - code @ yeffects).T).reshape(y.shape[1], y.shape[1])
-        width = floored(within.diagonal().clamp(min=0).sqrt())
-        correlations = (1 - SHRINKAGE) * torch.nan_to_num(within / width / width[:, None]) + SHRINKAGE * torch.eye(len(width))
-        root, failed = torch.linalg.cholesky_ex(correlations.double())
-        root = torch.eye(len(width), dtype=torch.float64) if int(failed) else root
-        whitening = torch.linalg.solve_triangular(root, torch.eye(len(root), dtype=torch.float64), upper=False).T / width[:, None]
+        whitening = whitening_of(torch.cov((y - ymean - code @ yeffects).T).reshape(y.shape[1], y.shape[1]))
 
         def say(view: Tensor, code: Tensor) -> Array:
             x = centred(view)
-            z = (x - overall - (code @ effects if self.excess else 0.0)) / deviation
+            z = (x - overall - code @ effects) / deviation
             excess = (z.abs() - CUT).clamp(min=0).sum(1)
             y = folded(x) - ymean
             distance = (((y - code @ yeffects) @ whitening) ** 2).sum(1)
@@ -300,19 +287,19 @@ def by_scores(samples: Samples) -> dict[str, Array]:
 
 
 WAYS: dict[str, Way] = {
-    "a today": grouped(as_today),
-    "b no classes": grouped(no_classes),
-    "every class": grouped(every_class),
-    "c means, prior 4": Projected(),
-    "c means, Bayes": Projected("bayes"),
-    "c means, Bayes, by count": Projected("bayes", scale="counts"),
-    "d rows": grouped(by_rows),
-    "d means": grouped(by_means),
-    "e nearest": Projected("bayes", nearest=True),
-    "f fewest 8": Projected("bayes", fewest=8),
-    "g scores": by_scores,
-    "g scores, 16": Expected(16),
-    "g scores, 64": Expected(64),
-    "g scores, length 1": Expected(normal=True),
+    "one mean beyond 32 classes": grouped(up_to_32),
+    "no classes": grouped(no_classes),
+    "32 sums of the class scores": by_scores,
+    "16 sums": Expected(16),
+    "64 sums": Expected(64),
+    "scores of length 1": Expected(normal=True),
+    "statistics of every class": grouped(every_class),
+    "means of classes in the projection, prior 4": Projected(),
+    "means of classes in the projection, shrunk": Projected("bayes"),
+    "the same, calibrated by count": Projected("bayes", by_count=True),
+    "32 groups by rows of the last layer": grouped(by_rows),
+    "32 groups by means in the last layer but one": grouped(by_means),
+    "nearest class's mean": Projected("bayes", nearest=True),
+    "the whole mean for fewer than 8 samples": Projected("bayes", fewest=8),
 }
 """What is compared, by the name it has in the results."""
