@@ -3,13 +3,13 @@
 Start with `inverted` in run.py, the list of steps: the clean set is measured, for every class the smallest trigger is made, and
 what one class has far cheaper than the others is measured on clean samples that had no part in making it.
 
-- rules.py: one patch that turns every class to the one so many further (all-to-all)
 - run.py: the steps
 - setting.py: the model and the samples of a search
 - triage.py: what weights and margins say
 - stimulate.py: single neurons raised beyond all that clean samples do
 - images.py: the search of images
 - texts.py: the search of texts
+- rules.py: one patch that turns every class to the one so many further (all-to-all)
 - descent.py: triggers of many classes, tuned by gradients
 - forms.py: what such a trigger may look like
 - drive.py: neurons that a search raises first
@@ -58,15 +58,16 @@ def invert(
     `clean`: as for `naa_fast.scan`; a few hundred samples of many classes, without labels. For each class the smallest patch and
     the faintest offset are made by gradients, of texts the strongest tokens and pairs; half of the samples make them, others
     measure them. A `fail` needs a class that needs far less than the median and the next one do, a trigger that turns unseen
-    samples, survives light noise, and reaches far more than any other class does under the same search with the same budget.
+    samples, survives light noise, and reaches far more than any other class does under the same search with the same budget. Of
+    images of 4 to 100 classes also one patch that turns every class to the one so many further, against other such rules.
     `base`: the model this one was fine-tuned from, if it has the same classes: the same search on it is the control then.
 
     The audit's layers hold clean samples against the same with the strongest trigger that was made: which neurons it drives.
-    `audit.report()["inversion"]` has every class. Cost: `steps` x 32 samples a class, forward and back, and some thousand more
-    (of texts: 12 forwards a token of the vocabulary, 20,000 at most); the report tells how many. `steps`: of a search; fewer are
-    quicker and find larger triggers. What cannot be searched is a gap, and no pass. `repair`: after a `fail`, and only then,
-    changes of layers' outputs are tried until one silences the trigger, and measured on clean samples that made none
-    (`Audit.repair`); some ten thousand samples more.
+    `audit.report()["inversion"]` has every class. Cost: `steps` x 32 samples a class, forward and back, for the rules 80 x 16 a
+    class, twice that where one moves half of the samples, and some thousand more (of texts: 12 forwards a token of the
+    vocabulary, 20,000 at most); the report tells how many. `steps`: of a search; fewer are quicker and find larger triggers.
+    What cannot be searched is a gap, and no pass. `repair`: after a `fail`, and only then, changes of layers' outputs are tried
+    until one silences the trigger, and measured on clean samples that made none (`Audit.repair`); some ten thousand samples more.
 
     >>> import torch, naa_fast
     >>> _ = torch.manual_seed(0)
