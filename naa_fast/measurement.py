@@ -163,7 +163,7 @@ class Measurement:
             layers, predictions = dict(whole.layers), whole.predictions
         keys = self.provenance.keys() | other.provenance.keys()
         told = {key: (*self.provenance.get(key, ()), *other.provenance.get(key, ())) for key in keys}
-        if any(of_unknown_set(one.parts, one.provenance) for one in (self, other)):
+        if any(of_unknown_set(part.parts, part.provenance) for part in (self, other)):
             told["gaps"] = (*told.get("gaps", ()), UNKNOWN_SET)
         return Measurement(
             layers,
@@ -297,7 +297,7 @@ class Measurement:
                 raise ValueError(f"the header announces {length} bytes, the file has {len(content)}")
             header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"][HEADER_KEY])
             if header["format"] not in READ:
-                raise ValueError(f"format {header['format']!r}, this version reads {FORMAT!r}")
+                raise ValueError(f"format {header['format']!r}, this version reads {', '.join(READ)}")
             if header.get("bins", BIN_RULE) != BIN_RULE:
                 raise ValueError(f"histograms with bins {header['bins']!r}, this version reads {BIN_RULE!r}")
             tensors = load_tensors(content)
