@@ -180,7 +180,7 @@ def tensor(layout: str, dtype: str, nbytes: int, device: Any) -> tuple[Tensor, t
 
 
 class Kernel:
-    """The chosen backend on one tensor, as the accumulator calls it."""
+    """The chosen backend on one tensor `[outer, channels, inner]`, as the accumulator calls it."""
 
     def __init__(self, x: Tensor) -> None:
         from naa_fast.accumulate.samples import HOST_BACKENDS, host_array
@@ -204,7 +204,9 @@ class Kernel:
 
 
 def check(x: Tensor, what: str) -> None:
-    """Raise WrongAnswer unless mean and variance of some neurons are those of float64, to 1e-5 of a standard deviation."""
+    """Raise WrongAnswer unless mean and variance of some neurons of `x` `[outer, channels, inner]` are those of float64, to 1e-5
+    of a standard deviation.
+    """
     import torch
 
     kernel = Kernel(x)

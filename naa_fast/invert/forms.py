@@ -77,12 +77,15 @@ class Masked:
         return [self._mask, self._pattern]
 
     def mask(self, raw: Tensor) -> Tensor:
+        """Of a parameter of any sign, `[targets, ...]`, from 0 to 1."""
         return torch.sigmoid(2 * raw)
 
     def pattern(self, raw: Tensor) -> Tensor:
+        """The same within the range of clean inputs, `[targets, ...]`."""
         return self.clean.low + (self.clean.high - self.clean.low) * torch.sigmoid(2 * raw)
 
     def put_on(self, x: Tensor) -> Tensor:
+        """See `Form`: `[samples, ...]` to `[targets, samples, ...]`."""
         mask, pattern = self.mask(self._mask)[:, None], self.pattern(self._pattern)[:, None]
         return x[None] * (1 - mask) + pattern * mask
 
@@ -126,6 +129,7 @@ class Added:
         return [self._pattern]
 
     def put_on(self, x: Tensor) -> Tensor:
+        """See `Form`: `[samples, ...]` to `[targets, samples, ...]`."""
         return (x[None] + self._scale * self._pattern[:, None]).clamp(self.clean.low, self.clean.high)
 
     def size(self) -> Tensor:

@@ -62,6 +62,7 @@ class Disturbed:
         return self.trigger.budget
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Inputs `[samples, ...]` with the trigger, disturbed; the noise is the same each time."""
         put = self.trigger.put_on(x, valid)
         if self.noise:
             generator = torch.Generator().manual_seed(0)

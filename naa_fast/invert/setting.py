@@ -116,7 +116,9 @@ class Setting:
         return scores.float()
 
     def gradients(self, loss: Tensor, parameters: Sequence[Tensor], samples: int) -> list[Tensor]:
-        """The gradient of a loss. Raises Unsearchable where there is none, or it is not finite."""
+        """The gradients of a `loss` `[]`, each shaped as its parameter; `samples` counts for the cost. Raises Unsearchable where
+        there is none, or it is not finite.
+        """
         if not loss.requires_grad:
             raise Unsearchable("no gradient reaches the input: the model's forward detaches it, or runs without gradients")
         self.backwards += samples

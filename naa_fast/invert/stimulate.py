@@ -66,6 +66,7 @@ def widest(record: LayerRecord) -> Array:
 
 
 def one_of(layer: str, neuron: int, called: Array, predicted: Array) -> Stimulated:
+    """The class that a raised neuron turns most samples of others to; `called` with it and `predicted` without: `[samples]`."""
     counts = {int(c): float((called[predicted != c] == c).mean()) for c in np.unique(called) if c >= 0 and (predicted != c).any()}
     target = max(counts, key=lambda c: counts[c], default=-1)
     return Stimulated(layer, neuron, target, counts.get(target, 0.0))
@@ -85,7 +86,9 @@ def raised(setting: Setting, module: nn.Module, record: LayerRecord, neurons: Ar
 
 @contextmanager
 def changed(module: nn.Module, place: Place, neurons: Tensor, values: Tensor, samples: int) -> Iterator[list[bool]]:
-    """Inside, `module` gives sample group i with neuron i at its value; the list is empty where its output does not fit."""
+    """Inside, `module` gives sample group i with neuron i at its value, both `[neurons]`; the list is empty where its output does
+    not fit.
+    """
     fitted: list[bool] = []
 
     def through(output: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ def best_of(texts: Texts, phrases: Sequence[tuple[int, ...]], target: int) -> li
 
 
 def vocabulary(setting: Setting, texts: Texts, rows: Array, targets: Sequence[int]) -> tuple[list[int], str]:
-    """The token ids to try, and in words which."""
+    """The token ids to try, and in words which; `rows` int64 `[texts]`: the texts that gradients are taken of."""
     tables = [module for module in unwrapped(setting.transplant.model).modules() if isinstance(module, nn.Embedding)]
     if not tables:
         raise Unsearchable("the inputs are token ids, and the model has no embedding that says how many there are")
@@ -152,7 +152,9 @@ def vocabulary(setting: Setting, texts: Texts, rows: Array, targets: Sequence[in
 
 
 def flipped(setting: Setting, texts: Texts, rows: Array, table: nn.Embedding, targets: Sequence[int]) -> list[int]:
-    """FLIPPED tokens a class whose embedding lies farthest along the gradient of the class's margin at the place."""
+    """FLIPPED tokens a class whose embedding lies farthest along the gradient of the class's margin at the place, of the texts
+    `rows`, int64 `[texts]`.
+    """
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: object, output: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ def bounds(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]
 
 
 def largest(values: Array) -> tuple[int, float]:
-    """Place of the largest value, and its distance from the median in robust deviations; 0 where there is no spread."""
+    """Place of the largest of `values` `[count]`, and its distance from the median in robust deviations; 0 without a spread."""
     if len(values) < FEWEST or not np.isfinite(values).all():
         return 0, 0.0
     place, median = int(values.argmax()), float(np.median(values))
@@ -98,7 +98,7 @@ def margins(setting: Setting) -> list[Suspicion]:
 
 
 def margin_p_value(reached: Array) -> tuple[float, int]:
-    """Chance that the largest of the margins is no larger than as the others let expect, and whose it is."""
+    """Chance that the largest of margins lies as far out as that of `reached` `[classes]`, by the others; and whose it is."""
     target = int(reached.argmax())
     others = np.delete(reached, target)
     scale = max(float((others - others.min()).mean()), 1e-9)

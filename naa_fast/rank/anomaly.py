@@ -133,7 +133,7 @@ class ScaleOnDevice:
 
 
 def anomaly_of(tail: Tail, values: Tensor, shares: Tensor, measure: Tensor) -> Tensor:
-    """`Tail.anomaly` of a tensor: between two clean samples on a line, as np.interp has it."""
+    """`Tail.anomaly` of a `measure` `[samples]` on its device, with the tail's `values` and `shares` there, `[clean samples]`."""
     if len(values) > 1:
         place = torch.searchsorted(values, measure, right=True).clamp_(1, len(values) - 1)
         low, high = values[place - 1], values[place]

@@ -86,6 +86,7 @@ class SamplePass(Observer):
         return replace(taken(batch, np.flatnonzero(rows)), items=torch.from_numpy(items[rows]))
 
     def take(self, part: Batch, views: Views, scores: Tensor | None) -> bool:
+        """Hands on what is observed of a batch, with the classes that `scores` `[samples, classes]` give."""
         if self.error is not None:
             return False
         items = self._items_of(part)

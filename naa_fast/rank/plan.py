@@ -117,6 +117,7 @@ class Shapes(Observer):
         return replace(taken(batch, np.arange(1)), items=None)
 
     def take(self, part: Batch, views: Views, scores: Tensor | None) -> bool:
+        """Notes the shapes; of `scores` `[samples, classes]` alone how many classes. False: one sample is enough."""
         self.features = {name: view.shape[1] for name, view in views.items()}
         self.classes = 0 if scores is None else scores.shape[1]
         self.input_bytes = main_tensor(part).nbytes

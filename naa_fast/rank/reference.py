@@ -84,7 +84,10 @@ class Reference:
         products: Tensor,
         projected: Tensor | None = None,
     ) -> Reference:
-        """One that holds copies of these sums (rank/packed.py adds them up); `projected`: samples in `folds` and `products`."""
+        """One that holds copies of these sums (rank/packed.py adds them up): `pivot`, `width`, `squares`, `known` `[features]`,
+        `sums` `[groups, features]`, `folds` `[groups, projected features]`, `products` of these with one another; `projected`: as
+        `count`, of the samples in `folds` and `products`.
+        """
         made = cls.__new__(cls)
         made.count, made.pivot, made.width, made.sums = count.clone(), pivot.clone(), width.clone(), sums.clone()
         made.squares, made.known, made.folds, made.products = squares.clone(), known.clone(), folds.clone(), products.clone()
@@ -101,7 +104,7 @@ class Reference:
         return self.count[0, 0] if self.coded else self.count.sum()
 
     def whole(self, sums: Tensor) -> Tensor:
-        """Of sums of each group those of all samples."""
+        """Of `sums` of each group `[groups, features]` those of all samples, `[features]`."""
         return sums[0] if self.coded else sums.sum(0)
 
     def to(self, device: torch.device) -> Reference:

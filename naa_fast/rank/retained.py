@@ -136,7 +136,7 @@ class Offered:
 
 
 def of_rows(values: Array | Tensor, rows: Array) -> Array | Tensor:
-    """Some of the first axis (int64, on the host), where they are."""
+    """Some `rows` (int64 `[rows]`, on the host) of `values` `[samples, ...]`, where those are: `[rows, ...]`."""
     return rows_of(values, rows) if isinstance(values, Tensor) else values[rows]
 
 

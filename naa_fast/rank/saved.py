@@ -40,7 +40,9 @@ def layers_of(arrays: Mapping[str, dict[str, Array]], directions: Directions) ->
 def reference_of(
     classes: int, samples: int, layers: Mapping[str, LayerReference], items: Array, parts: Array, predicted: Array
 ) -> Reference:
-    """With at most CALIBRATION of the samples that say what chance does."""
+    """With at most CALIBRATION of the samples that say what chance does: of places `items` int64 `[samples]`, with `parts`
+    `[samples, layers, 3]` and `predicted` `[samples]`.
+    """
     none = items[:0]
     rows, kept = chosen(CALIBRATION, (np.arange(len(items)), none), (items, none))
     return Reference(classes, samples, layers, kept, parts[rows].astype(np.float32), predicted[rows])

@@ -10,15 +10,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SAID = (
+SHAPED = (
     "accumulate",
     "anomalies",
+    "audit",
     "capture",
+    "cli",
     "detect",
+    "files",
     "histograms",
     "inputs",
+    "invert",
     "measurement",
+    "parts",
     "proof",
+    "rank",
     "records",
     "reference",
     "repair",
@@ -56,7 +62,7 @@ def silent(text: str) -> list[str]:
 
 
 PACKAGE = ROOT / "naa_fast"
-FILES = [path for name in SAID for path in (*sorted(PACKAGE.glob(f"{name}.py")), *sorted((PACKAGE / name).glob("*.py")))]
+FILES = [path for name in SHAPED for path in (*sorted(PACKAGE.glob(f"{name}.py")), *sorted((PACKAGE / name).glob("*.py")))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -65,8 +71,8 @@ def test_public_functions_say_the_shapes_of_arrays_they_take(path: Path) -> None
 
 
 def test_a_function_without_a_word_on_shapes_is_seen() -> None:
-    said = '    """Of `x` `[samples]`."""\n'
-    assert silent(f"def f(x: Array | None) -> None:\n{said}\ndef g(x: int, *, y: Tensor) -> None: ...\n") == ["g"]
+    shaped = '    """Of `x` `[samples]`."""\n'
+    assert silent(f"def f(x: Array | None) -> None:\n{shaped}\ndef g(x: int, *, y: Tensor) -> None: ...\n") == ["g"]
     methods = "    def __init__(self, x: np.ndarray) -> None: pass\n    def h(self, x: Array) -> None: pass\n"
-    assert silent(f"class C:\n{said}{methods}") == ["h"]
+    assert silent(f"class C:\n{shaped}{methods}") == ["h"]
     assert silent("def _private(x: Array) -> None: ...\ndef of_many(x: list[Array], y: None) -> None: ...\n") == []
