@@ -225,7 +225,7 @@ def scan(
         on_the_way.calibrate(of_clean)
     running, work = running.without(of_clean.unread), replace(work, classes=classes_in([of_clean.predictions]))
     asked = Asked(threshold, top_k, accept_unranked, budget, proof, listed, class_names, common=layers is None)
-    interim = found = None
+    interim = conclusion = None
     if sets.suspect_measured is not None:
         on_the_way.take_up(sets.suspect_measured)
         of_suspect = sets.suspect_measured
@@ -234,27 +234,28 @@ def scan(
     else:  # judged while it runs, to be ended once the evidence holds
         stages, signals = staged("suspect", sets.suspect, on_the_way.suspect), partial(interruptible, watch, checkpoint)
         steps = Steps(on_the_way, sets, work, asked, times, signals)
-        of_suspect, interim, found = judged_while_running(stages, stop_when, chunk_size, of_clean, steps)
+        of_suspect, interim, conclusion = judged_while_running(stages, stop_when, chunk_size, of_clean, steps)
         options["judged"] = interim.report()
     pair = asked.comparable(of_clean, of_suspect)  # before anything else is spent
 
     with stop_on_signals(watch.stop):  # from here on a signal leaves the verdict so far
         # Rank the suspect samples.
-        ranked = on_the_way.result(*pair) if found is None else found.ranked
+        ranked = on_the_way.result(*pair) if conclusion is None else conclusion.ranked
 
         with ranks.waiting() as wait:  # under torchrun rank 0 proves and repairs, and tells the others
             # Reconstruct triggers, prove them, find the samples that hold them, and judge, once: what follows changes no verdict.
-            if found is None:
-                found = conclude(pair, ranked, sets.suspect, sets.clean, work, attempts, asked, wait, times, interim)
-            judgement = found.judgement
+            if conclusion is None:
+                conclusion = conclude(pair, ranked, sets.suspect, sets.clean, work, attempts, asked, wait, times, interim)
+            judgement = conclusion.judgement
 
             # Repair what failed.
             cured: tuple[Repair | None, str] = None, ""
             if repair and ranked is not None and ranks.rank == 0 and judgement.verdict.outcome == "fail":
                 with times.measuring("repair"):
-                    reader, rows = SuspectReader(sets.suspect, ranked, watch), None if found.inputs is None else found.inputs[0]
+                    reader = SuspectReader(sets.suspect, ranked, watch)
+                    rows = None if conclusion.inputs is None else conclusion.inputs[0]
                     known = Known(ranked.reservoir, ranked.largest, None, rows, reader)
-                    cured = cure(judgement, known, work, found.budget.left)
+                    cured = cure(judgement, known, work, conclusion.budget.left)
             cured, cut, signal = wait.tell((cured, watch.cut, watch.stop.name))
             judgement = judgement.with_repair(*cured)
 

@@ -71,11 +71,11 @@ def of_unknown_set(parts: tuple[Part, ...], provenance: Told) -> bool:
 
 def require_one_set(mine: Told, theirs: Told) -> None:
     """Raise StateMismatch where both say which set they were cut from, and it is not the same one."""
-    one, other = sets_in(mine), sets_in(theirs)
-    if one and other and not one.keys() & other.keys():
+    cut, other = sets_in(mine), sets_in(theirs)
+    if cut and other and not cut.keys() & other.keys():
         raise StateMismatch(
             "cannot merge: these are shards of different sets",
-            *(f"cut from {name} (digest {digest[:12]})" for digest, name in (min(one.items()), min(other.items()))),
+            *(f"cut from {name} (digest {digest[:12]})" for digest, name in (min(cut.items()), min(other.items()))),
             "merge the shards of one set with each other; a set that was changed in between is measured again",
         )
 

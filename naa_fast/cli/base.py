@@ -43,8 +43,8 @@ def base_model(arguments: argparse.Namespace, model: nn.Module, sets: Sequence[A
     from naa_fast.proof.against_base import against_base
 
     base, _ = model_of(described)
-    for one in sets:
-        against_base(model, base, PartOfSource(one, 0, 1), device=device, scores=arguments.scores)
+    for source in sets:
+        against_base(model, base, PartOfSource(source, 0, 1), device=device, scores=arguments.scores)
     return base
 
 

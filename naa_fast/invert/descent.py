@@ -148,4 +148,4 @@ def tuned(
     if not moved:
         raise Unsearchable("the model's scores do not depend on its input")
     reached = torch.where(best > NEVER - 1, torch.inf, best)
-    return Tuned(tuple(int(one) for one in targets), form, reached if most is None else torch.full_like(best, most), kept)
+    return Tuned(tuple(map(int, targets)), form, reached if most is None else torch.full_like(best, most), kept)

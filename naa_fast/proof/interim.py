@@ -90,9 +90,9 @@ def judged_while_running(
             with steps.interruptible():
                 if steps.work.watch is not None:
                     steps.work.watch(JUDGING, read, suspect.samples)
-                found = judged_so_far(of_clean, so_far, interim, stop_when, steps)
-            if found is not None:
-                return so_far, interim, found
+                conclusion = judged_so_far(of_clean, so_far, interim, stop_when, steps)
+            if conclusion is not None:
+                return so_far, interim, conclusion
     raise AssertionError("the last stage is the whole")
 
 
@@ -109,8 +109,8 @@ def judged_so_far(
     if not suspicious(pair, ranked, sets.suspect, steps.asked, interim, stop_when):
         return None
     alone = Patience(Ranks.here(steps.work.model), None)
-    found = conclude(pair, ranked, sets.suspect, sets.clean, steps.work, attempts, steps.asked, alone, steps.times, interim)
-    return found if holds(found, stop_when) else None
+    conclusion = conclude(pair, ranked, sets.suspect, sets.clean, steps.work, attempts, steps.asked, alone, steps.times, interim)
+    return conclusion if holds(conclusion, stop_when) else None
 
 
 def suspicious(
@@ -132,8 +132,8 @@ def suspicious(
     return means.verdict.outcome == "fail"
 
 
-def holds(found: Conclusion, stop_when: str) -> bool:
+def holds(conclusion: Conclusion, stop_when: str) -> bool:
     """Whether a conclusion is what the scan is to stop at."""
-    verdict = found.judgement.verdict
-    proved = any(proof.stands for proof in found.judgement.evidence.proof)
+    verdict = conclusion.judgement.verdict
+    proved = any(proof.stands for proof in conclusion.judgement.evidence.proof)
     return proved if stop_when == "proved" else verdict.outcome == "fail"

@@ -85,7 +85,7 @@ class Expected:
 
     def to(self, device: torch.device) -> Expected:
         """The same, on another device."""
-        return Expected(**{one.name: getattr(self, one.name).to(device) for one in fields(self)})
+        return Expected(**{part.name: getattr(self, part.name).to(device) for part in fields(self)})
 
     def explained(self) -> Tensor:
         """Sum of squares of each feature about its whole mean that the codes explain: `[features]`."""

@@ -19,7 +19,7 @@ from naa_fast.report.machine import load_schema
 LIMITS = ("minimum", "maximum", "minItems", "maxItems", "minLength")
 KNOWN = {"type", "$ref", "additionalProperties", "required", "properties", "items", "oneOf", "enum", "const", "pattern", *LIMITS}
 """What is checked."""
-SAID = {"description", "title", "format", "$comment", "$schema", "$id", "$defs"}
+PROSE = {"description", "title", "format", "$comment", "$schema", "$id", "$defs"}
 """What only a reader needs."""
 STOPPED = (75, 130)
 """Exit codes of a scan that was stopped, whatever it decided until then."""
@@ -98,7 +98,7 @@ def words_of(types: Any) -> str:
     """`a number or null`."""
     words = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
     words |= {"array": "a list", "object": "an object"}
-    return " or ".join(words.get(one, one) for one in ([types] if isinstance(types, str) else types))
+    return " or ".join(words.get(name, name) for name in ([types] if isinstance(types, str) else types))
 
 
 def shown(value: Any) -> str:

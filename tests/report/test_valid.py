@@ -18,7 +18,7 @@ from naa_fast.errors import InputError
 from naa_fast.report.folder import write_report
 from naa_fast.report.machine import load_schema, report_bytes
 from naa_fast.report.reload import read_report, reload
-from naa_fast.report.valid import KNOWN, SAID, contradictions, flaws, require_valid
+from naa_fast.report.valid import KNOWN, PROSE, contradictions, flaws, require_valid
 
 GIVEN = {"options": {"top_k": 20}, "seed": 0}
 SCHEMA = load_schema()
@@ -44,7 +44,7 @@ def keywords(schema: Any) -> Iterator[str]:
 
 
 def test_every_keyword_of_the_schema_is_checked_or_known_to_be_none() -> None:
-    assert set(keywords(SCHEMA)) <= KNOWN | SAID
+    assert set(keywords(SCHEMA)) <= KNOWN | PROSE
 
 
 def places(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
