@@ -43,11 +43,11 @@ def test_of_many_classes_none_is_known_by_itself_and_how_many_suspects_are_calle
 @pytest.mark.parametrize("coded", [False, True])
 def test_a_scan_that_is_judged_on_its_way_says_of_classes_what_it_says_at_its_end(coded: bool) -> None:
     measured: Any = SimpleNamespace(predictions=np.full(1001, FEWEST))
-    passes = SimpleNamespace(
+    passes: Any = SimpleNamespace(
         notes=(), scorer=SimpleNamespace(coded=coded), saw=lambda suspect: True, result=lambda *measurements: None
     )
     at_end, on_the_way = Attempts(), Attempts()
-    attempt = RankingAttempt(at_end, Times(), lambda: passes)  # type: ignore[arg-type, return-value]
+    attempt = RankingAttempt(at_end, Times(), lambda: passes)
     attempt.so_far(on_the_way, measured, measured)
     attempt.result(measured, measured)
     assert on_the_way.notes == at_end.notes == (coverage(measured.predictions, measured.predictions, coded),)
