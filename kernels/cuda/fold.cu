@@ -28,27 +28,18 @@ struct Loaded {
   int count, positives, nonfinite;
 };
 
-template <class R> struct Partials {
-  const R* reals;
-  const unsigned* counts;
-  i64 channels;
-
-  NAA_DEVICE double real(i64 item, int field) const { return reals[(item * REALS + field) * channels]; }
-  NAA_DEVICE int count(i64 item) const { return int(counts[item * COUNTS * channels] & 0xffffu); }
-  NAA_DEVICE Loaded load(i64 item) const {
-    Loaded t;
-    const unsigned a = counts[item * COUNTS * channels], b = counts[(item * COUNTS + 1) * channels];
-    t.pivot = real(item, PIVOT), t.s1 = real(item, S1), t.s2 = real(item, S2), t.s3 = real(item, S3), t.s4 = real(item, S4);
-    t.low = real(item, LOW), t.high = real(item, HIGH);
-    t.count = int(a & 0xffffu), t.positives = int(a >> 16), t.nonfinite = int(b & 0xffffu);
-    const int exponent = int(b) >> 16;
-    if (exponent != 0) {
-      const double unit = power_of_two(exponent), unit2 = unit * unit;
-      t.s1 *= unit, t.s2 *= unit2, t.s3 *= unit2 * unit, t.s4 *= unit2 * unit2;
-    }
-    return t;
+template <class R> NAA_DEVICE Loaded loaded(const Items<R>& items, i64 item) {
+  Loaded t;
+  t.pivot = items.real(item, PIVOT), t.s1 = items.real(item, S1), t.s2 = items.real(item, S2);
+  t.s3 = items.real(item, S3), t.s4 = items.real(item, S4), t.low = items.real(item, LOW), t.high = items.real(item, HIGH);
+  t.count = items.count(item, COUNT), t.positives = items.count(item, POSITIVES), t.nonfinite = items.count(item, NONFINITE);
+  const int exponent = items.exponent(item);
+  if (exponent != 0) {
+    const double unit = power_of_two(exponent), unit2 = unit * unit;
+    t.s1 *= unit, t.s2 *= unit2, t.s3 *= unit2 * unit, t.s4 *= unit2 * unit2;
   }
-};
+  return t;
+}
 
 // Observations of one view in one fold of one batch, their powers around a pivot kept beside.
 struct View {
@@ -157,14 +148,14 @@ struct State {
 // One sample over its tiles: the distance of its mean to `pivot`, and its maximum.
 struct Sample {
   double d, high;
-  int count, nonfinite;
+  int count;
 };
 
-template <class R> NAA_DEVICE Sample sample_of(const Partials<R>& items, int sample, int tiles, double pivot) {
-  Sample s = {0.0, -infinity<double>(), 0, 0};
+template <class R> NAA_DEVICE Sample sample_of(const Items<R>& items, int sample, int tiles, double pivot) {
+  Sample s = {0.0, -infinity<double>(), 0};
 #pragma unroll 1
   for (int tile = 0; tile < tiles; ++tile) {
-    const Loaded t = items.load(i64(sample) * tiles + tile);
+    const Loaded t = loaded(items, i64(sample) * tiles + tile);
     if (t.count > 0) s.d += t.s1 + double(t.count) * (t.pivot - pivot);
     s.high = larger(s.high, t.high);
     s.count += t.count;
@@ -176,25 +167,25 @@ template <class R> NAA_DEVICE Sample sample_of(const Partials<R>& items, int sam
 NAA_DEVICE double middle(double a, double b, double c) { return larger(smaller(a, b), smaller(larger(a, b), c)); }
 
 // A value of the batch near its middle: the median of three spread items' pivots, or that of the first with observations.
-template <class R> NAA_DEVICE double batch_pivot(const Partials<R>& items, i64 n) {
+template <class R> NAA_DEVICE double batch_pivot(const Items<R>& items, i64 n) {
   double found[3], only = 0.0;
   bool held[3], any = false;
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
     const i64 item = n * (2 * c + 1) / 6;
-    held[c] = item < n && items.count(item) > 0;
+    held[c] = item < n && items.count(item, COUNT) > 0;
     found[c] = held[c] ? items.real(item, PIVOT) : 0.0;
     if (held[c] && !any) only = found[c], any = true;
   }
   if (held[0] && held[1] && held[2]) return middle(found[0], found[1], found[2]);
   for (i64 item = 0; !any && item < n; ++item)
-    if (items.count(item) > 0) only = items.real(item, PIVOT), any = true;
+    if (items.count(item, COUNT) > 0) only = items.real(item, PIVOT), any = true;
   return only;
 }
 
 // The same for the samples' means (as distances to `pivot`) and maxima: values that were observed, so that the powers around
 // them lose nothing even when there are only a few samples.
-template <class R> NAA_DEVICE void sample_pivots(const Partials<R>& items, int samples, int tiles, double pivot, double& d, double& high) {
+template <class R> NAA_DEVICE void sample_pivots(const Items<R>& items, int samples, int tiles, double pivot, double& d, double& high) {
   Sample found[3];
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
@@ -220,19 +211,15 @@ struct Gathered {
 
 // Warp `fold` reads its items of `channel`: tiles of its fold, or the tiles of its samples.
 template <class R> NAA_DEVICE void gather(const FoldLayer& layer, i64 phase, i64 channel, int fold, Gathered& g) {
-  const i64 channels = layer.channels;
   const int tiles = int(layer.shape / 2);
   const bool per_sample = layer.samples >= 0;
   const i64 n = per_sample ? layer.samples * tiles : tiles;
-  Partials<R> items;
-  items.reals = reinterpret_cast<const R*>(layer.items) + channel;
-  items.counts = reinterpret_cast<const unsigned*>(layer.items + n * REALS * channels * i64(sizeof(R))) + channel;
-  items.channels = channels;
+  const Items<R> items(layer.items, n, layer.channels, channel);
 
   g.pivot = batch_pivot(items, n);
   if (!per_sample) {
     for (int item = fold; item < tiles; item += FOLDS) {
-      const Loaded t = items.load(item);
+      const Loaded t = loaded(items, item);
       g.positions.observe(t, t.count > 0 ? t.pivot - g.pivot : 0.0);
     }
     return;
@@ -250,7 +237,7 @@ template <class R> NAA_DEVICE void gather(const FoldLayer& layer, i64 phase, i64
       double first = 0.0, high = -infinity<double>();
 #pragma unroll 1  // registers: two blocks an SM
       for (int tile = 0; tile < tiles; ++tile) {
-        const Loaded t = items.load(i64(sample) * tiles + tile);
+        const Loaded t = loaded(items, i64(sample) * tiles + tile);
         first += g.positions.observe(t, t.count > 0 ? t.pivot - g.pivot : 0.0);
         high = larger(high, t.high);
         count += t.count, nonfinite += t.nonfinite;
