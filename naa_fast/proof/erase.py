@@ -100,7 +100,8 @@ def erased(
     to decide; of an offset those it was read off. Compared with (a) ELSEWHERE like-sized places in the same samples (exact: under
     chance each place is as likely to be the one that decides, so their number is a sum of independent draws), (b) clean samples
     of the target without the same (Fisher's exact test), and, of an offset, or where these are fewer than ENOUGH, (c) what was
-    read off each clean group taken out of that group (Fisher). The largest p-value and the largest share of the three count.
+    read off each clean group taken out of that group (Fisher): of offsets group by group, of patches all groups together, if they
+    have ENOUGH samples that hold theirs. The largest p-value and the largest share of the three count.
     """
     eraser = Eraser(candidate, clean)
     rows = claimed(eraser, suspects)
@@ -115,14 +116,19 @@ def erased(
         [usual] = (called(known, without) for without in eraser.of(known))
         comparisons.append((float(usual.mean()), fisher(back, usual)))
     if isinstance(candidate, Offset) or len(known) < ENOUGH:
-        for other, group in controls:
-            chance = Eraser(other, clean)
-            like = claimed(chance, group.group)
-            if len(like):
-                [usual] = (caller(transplant, group.target)(like, without) for without in chance.of(like))
-                comparisons.append((float(usual.mean()), fisher(back, usual)))
+        taken = [once for other, group in controls if len(once := out_of_own(transplant, Eraser(other, clean), group))]
+        if not isinstance(candidate, Offset):  # of a rare class a group is a handful, which one sample of a frail class outvotes
+            taken = [np.concatenate(taken)] if sum(map(len, taken)) >= ENOUGH else []
+        comparisons += [(float(usual.mean()), fisher(back, usual)) for usual in taken]
     shares, chances = zip(*comparisons, strict=True)
     return Erasure(len(rows), float(back.mean()), max(shares), max(chances))
+
+
+def out_of_own(transplant: Transplant, eraser: Eraser, group: Sought) -> Array:
+    """Which samples of a clean group that hold what was read off it get another prediction without it, bool `[samples]`."""
+    like = claimed(eraser, group.group)
+    [without] = eraser.of(like) if len(like) else [like]
+    return caller(transplant, group.target)(like, without)
 
 
 def claimed(eraser: Eraser, rows: Rows) -> Array:
