@@ -25,7 +25,6 @@ Measured elsewhere:
 - by_reference.py: suspects ranked by a clean set that was measured before
 - saved.py: what was learned of the clean set, in its measurement
 - handed.py: the same of suspects
-- host.py: the one pass over a batch's values by which scoring on the host begins.
 
 What the ranked samples tell:
 - retained.py: the samples that are retained

@@ -16,21 +16,17 @@ from torch import Tensor
 
 from naa_fast.accumulate.samples import Layout, Pack, Views
 from naa_fast.errors import CaptureError
-from naa_fast.ops import missing
 from naa_fast.rank.codes import CODES, rows_of_sums
-from naa_fast.rank.host import deviations_on_host
 from naa_fast.rank.reference import FARTHEST, FOLDED, Reference, mixing
 from naa_fast.rank.retained import SHOWN
 from naa_fast.records import Array
 
 CUT = 3.0
 """Deviations |z| below this count nothing: most of a clean sample's neurons."""
-WIDTHS, HOST_WIDTHS = (16, 64, FOLDED), (16, 64, 128, FOLDED)
-"""How wide a layer's projection may be: of narrower layers the rest is zeros, so that many share one batched product. On the
-host multiplications are dear and products are not: 128 features take a third of what they take among zeros.
-"""
-STRIP = 64
-"""Columns of a whitening product on the host, which takes 5/8 of its multiplications so; fewer are too narrow to be fast."""
+WIDTHS = (16, 64, FOLDED)
+"""How wide a layer's projection may be: of narrower layers the rest is zeros, so that many share one batched product."""
+STRIPS = 4
+"""Parts of a whitening product on the host, which take 5/8 of its multiplications; more are too narrow to be fast."""
 DEVICE_VALUES, HOST_VALUES = 1 << 26, 1 << 20
 """Values of a batch that are worked on at a time: four float64 temporaries of that size are alive, on the host in its caches."""
 
@@ -77,12 +73,11 @@ class Plan:
             starts[name] = self.features
             self.features += features
         widths = dict(layout)
-        places = {name: place_of(features, device.type == "cpu") for name, features in layout}
-        self.names = sorted(widths, key=places.__getitem__)
+        self.names = sorted(widths, key=lambda name: place_of(widths[name]))
         self.start = torch.tensor([starts[name] for name in self.names], device=device)
         deal, sign, self.groups = [], [], []
         layers = columns = 0
-        for (width, tiles), members in groupby(self.names, key=places.__getitem__):
+        for (width, tiles), members in groupby(self.names, key=lambda name: place_of(widths[name])):
             begun = layers, columns
             for name in members:
                 features = widths[name]
@@ -95,8 +90,6 @@ class Plan:
                 layers, columns = layers + 1, columns + tiles * width
             self.groups.append(Group(slice(begun[0], layers), slice(begun[1], columns), tiles, width))
         self.deal, self.sign = torch.cat(deal).to(device), torch.cat(sign).float().to(device)
-        starts_of = (group.columns.start + np.arange(group.count) * group.tiles * group.width for group in self.groups)
-        self.bounds = np.array([*np.concatenate([*starts_of]), columns], np.int64)
         self._others: dict[Layout, tuple[Tensor, list[int], Tensor]] = {}
 
     def aligned(self, pack: Pack) -> tuple[Tensor, list[int]]:
@@ -124,7 +117,8 @@ class Plan:
         """On the host, int64: each layer's first column, `deal`, and each layer's first feature. `[layers]`, `[columns]` and
         `[layers]`.
         """
-        return self.bounds[:-1], self.deal.cpu().numpy(), self.start.cpu().numpy()
+        starts = [group.columns.start + np.arange(group.count) * group.tiles * group.width for group in self.groups]
+        return np.concatenate(starts), self.deal.cpu().numpy(), self.start.cpu().numpy()
 
     def parts(self, values: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Samples of a batch, of both tensors, that are worked on at a time. `values` `[samples, columns]`, `other`
@@ -142,10 +136,10 @@ class Plan:
         return scaled.index_select(1, self.deal).mul_(self.sign)
 
 
-def place_of(features: int, on_host: bool = False) -> tuple[int, int]:
+def place_of(features: int) -> tuple[int, int]:
     """Width and tiles of a layer's projection: few different ones, so that there are few groups."""
     if features <= FOLDED:
-        return next(width for width in (HOST_WIDTHS if on_host else WIDTHS) if features <= width), 1
+        return next(width for width in WIDTHS if features <= width), 1
     return FOLDED, 1 << (-(-features // FOLDED) - 1).bit_length()
 
 
@@ -335,38 +329,27 @@ class Scoring:
         return [self._score(*part, absent) for part in self.plan.parts(values, group)], absent
 
     def _score(self, values: Tensor, group: Tensor, absent: list[int]) -> Scored:
-        expected = self.apart if self.codes is None else group.narrow(1, 0, len(self.apart)) @ self.apart
-        beyond, placed, most, columns = self._deviations(values, expected, group if self.codes is None else None)
-        excess = torch.cat([part.of(beyond).sum(2) for part in self.plan.groups], 1).nan_to_num_(torch.inf, torch.inf)
-        most = most.nan_to_num_(torch.inf, torch.inf)
-        if absent:
-            most.index_fill_(1, torch.tensor(absent, device=most.device), 0.0)
-        farthest = most.topk(min(SHOWN, most.shape[1]), 1)
-        column = columns.gather(1, farthest.indices)
-        distance, margin = self._distances(placed, group)
-        return Scored(torch.stack([excess, distance, margin]), farthest.indices, column, farthest.values)
-
-    def _deviations(self, values: Tensor, expected: Tensor, member: Tensor | None) -> tuple[Tensor, ...]:
-        """What `|z|` has above CUT, values as they are projected, `[samples, columns]`; each layer's largest |z| and its column,
-        `[samples, layers]`. `expected` `[groups, columns]`, or of each sample where no `member` tells its row.
-        """
-        if values.device.type == "cpu" and missing("numba") is None:  # in one pass
-            about = self.plan.deal, self.pivot, expected, member, self.per_deviation, self.scale, self.unknown
-            return deviations_on_host(values, *about, self.plan.bounds, CUT)
         centred = values.index_select(1, self.plan.deal).sub_(self.pivot).float()
-        apart = expected if member is None else expected.index_select(0, member)
+        apart = self.apart.index_select(0, group) if self.codes is None else group.narrow(1, 0, len(self.apart)) @ self.apart
         columns = apart.addcmul_(centred, self.per_deviation).abs_()
         if self.unknown is not None:
             columns = columns.masked_fill_(self.unknown, 0.0)
         largest = [part.of(columns).max(2) for part in self.plan.groups]
         columns = columns.sub_(CUT).clamp_(min=0.0)
-        placed = centred.nan_to_num_(0.0, 0.0, 0.0).mul_(self.scale).clamp_(-FARTHEST, FARTHEST)
-        return columns, placed, torch.cat([part.values for part in largest], 1), torch.cat([part.indices for part in largest], 1)
+        excess = torch.cat([part.of(columns).sum(2) for part in self.plan.groups], 1).nan_to_num_(torch.inf, torch.inf)
+        most = torch.cat([part.values for part in largest], 1).nan_to_num_(torch.inf, torch.inf)
+        if absent:
+            most.index_fill_(1, torch.tensor(absent, device=most.device), 0.0)
+        farthest = most.topk(min(SHOWN, most.shape[1]), 1)
+        column = torch.cat([part.indices for part in largest], 1).gather(1, farthest.indices)
+        distance, margin = self._distances(centred.nan_to_num_(0.0, 0.0, 0.0), group)
+        return Scored(torch.stack([excess, distance, margin]), farthest.indices, column, farthest.values)
 
-    def _distances(self, columns: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    def _distances(self, centred: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
         """Whitened distance from the group's own mean, and what is left of it without that from the nearest other's. Of columns
-        as they are projected.
+        about the pivot, which it overwrites.
         """
+        columns = centred.mul_(self.scale).clamp_(-FARTHEST, FARTHEST)
         if self.codes is not None:
             return self._from_expected(columns, group)
         apart = []
@@ -391,10 +374,11 @@ class Scoring:
 
     def _whitened(self, projected: Tensor, place: int, width: int) -> tuple[Tensor, Tensor]:
         """Squared lengths of whitened `projected` `[layers, samples, width]`, and what crosses with the centres. On the host in
-        strips of columns: whitening is triangular, so that the first ones take the first features alone.
+        STRIPS of columns: whitening is triangular, so that the first ones take the first features alone.
         """
         whitening = self.whitening[place]
-        wide, total = min(width, STRIP) if projected.device.type == "cpu" else width, None
+        strips = STRIPS if projected.device.type == "cpu" and width == FOLDED else 1
+        wide, total = width // strips, None
         for start in range(0, width, wide):
             last = start + wide == width
             columns = whitening.shape[2] - start if last else wide
