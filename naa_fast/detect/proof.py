@@ -75,6 +75,13 @@ class Erasure:
         """Whether these samples are what they are called because of the trigger."""
         return self.shared_at(1.0)
 
+    @property
+    def part(self) -> bool:
+        """Whether too few turn back, yet more than by chance: it is a part of what these samples carry, and the rest still
+        works.
+        """
+        return self.claimed >= FEW_CLAIMED and not self.shared and self.turned > self.usual and self.p_value < ERASED_P
+
     def shared_at(self, share: float) -> bool:
         """The same with that `share` of ERASED_P."""
         if self.claimed < FEW_CLAIMED:

@@ -244,7 +244,8 @@ def good(proofs: Sequence[Proof | None]) -> bool:
 
 def attempt(search: Search, tried: Tried, controls: Later, source: int | None = None) -> Proof | None:
     """The best of what is tried, on samples of the `source` class alone if there is one, measured; None where it turns too little
-    to be worth a control. What turns as a proof does is taken out of the suspects that carry it.
+    to be worth a control. What turns as a proof does is taken out of the suspects that carry it; where that shows it to be a part
+    of what they carry, the next that turns is tried, else the first is what came nearest.
     """
     target = search.sought.target
     trials = search.trials if source is None else search.trials.of_class(source)
@@ -253,10 +254,17 @@ def attempt(search: Search, tried: Tried, controls: Later, source: int | None = 
         return None
     strongest = trials.worth_a_control(strongest)
     chance = controls(trials, strongest)
-    settled = first_that_turns(trials.settle(strongest, chance, target), target)
-    if isinstance(settled.best.candidate, Patch) and settled.best.candidate.kind == CUT:
-        settled = tightened(trials, settled, target)
-    return checked(search, trials, replace(proof_of(settled, target), source=source), settled.best, chance)
+    nearest: Proof | None = None
+    for settled in those_that_turn(trials.settle(strongest, chance, target), target):
+        if isinstance(settled.best.candidate, Patch) and settled.best.candidate.kind == CUT:
+            settled = tightened(trials, settled, target)
+        proof = checked(search, trials, replace(proof_of(settled, target), source=source), settled.best, chance)
+        if proof.stands:
+            return proof
+        nearest = nearest or proof
+        if proof.erasure is None or not proof.erasure.part:
+            break
+    return nearest
 
 
 def checked(search: Search, trials: Trials, proof: Proof, best: Best, chance: Sequence[Control]) -> Proof:
@@ -315,14 +323,17 @@ def proof_of(settled: Settled, target: int | str, shared: bool = False) -> Proof
     )
 
 
-def first_that_turns(settled_ones: Iterable[Settled], target: int | str, shared: bool = False) -> Settled:
-    """The first that turns clean samples as a proof does, else the first: that with the widest margin where it was chosen."""
-    measured: list[Settled] = []
+def those_that_turn(settled_ones: Iterable[Settled], target: int | str, shared: bool = False) -> Iterator[Settled]:
+    """Those that turn clean samples as a proof does; without any the first: that with the widest margin where it was chosen."""
+    first: Settled | None = None
+    turned = False
     for settled in settled_ones:
+        first = first or settled
         if proof_of(settled, target, shared).turns:
-            return settled
-        measured.append(settled)
-    return measured[0]
+            turned = True
+            yield settled
+    if not turned and first is not None:
+        yield first
 
 
 def held_by_clean(search: Search, tried: Tried) -> Proof | None:
@@ -343,7 +354,7 @@ def held_by_clean(search: Search, tried: Tried) -> Proof | None:
         return [pair for pair in [*grouped(sought, search.clean, False), *whole] if within(pair[0])]
 
     chance = Later(trials, like, groups)()
-    settled = first_that_turns(trials.settle(patches, chance, target), target, shared=True)
+    settled = next(those_that_turn(trials.settle(patches, chance, target), target, shared=True))
     return checked(replace(search, controls=groups), trials, proof_of(settled, target, shared=True), settled.best, chance)
 
 

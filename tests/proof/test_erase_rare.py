@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from naa_fast.detect.proof import Erasure
+from naa_fast.detect.proof import Erasure, Proof
+from naa_fast.proof import pictures
 from naa_fast.proof.chances import Sought, of_class
 from naa_fast.proof.erase import ENOUGH, erased
 from naa_fast.proof.images import CleanImages, Patch
@@ -91,3 +93,31 @@ def test_of_many_controls_those_that_turned_most_where_they_were_chosen_are_meas
     trials.thrifty, trials.measured = False, []
     [settled] = trials.settle({key: Best(candidate("found", 1.0), 1.0, 5)}, controls, TARGET)
     assert len(trials.measured) == 9
+
+
+def test_a_part_of_a_trigger_that_leaves_the_rest_at_work_is_not_the_last_that_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [("patch", size) for size in ("1 %", "2 %", "4 %")]
+    outcomes = {"1 %": Erasure(32, 0.16, 0.0, 4e-6), "2 %": Erasure(32, 0.94, 0.0, 1e-30), "4 %": Erasure(32, 1.0, 0.0, 1e-33)}
+
+    class All(Shares):
+        def best(self, tried: Any, target: int | str) -> Any:
+            return {key: Best(replace(square(1.0, 0, 0), kind=key[0], budget=key[1]), 1.0, 5) for key in keys}
+
+        def rate(self, candidate: Any, target: int | str, part: int) -> tuple[float, int]:
+            return (1.0 if target == TARGET else 0.0), 200
+
+    def checked(search: Any, trials: Any, proof: Proof, best: Best, chance: Any) -> Proof:
+        return replace(proof, erasure=outcomes[best.candidate.budget])
+
+    monkeypatch.setattr(pictures, "checked", checked)
+    search: Any = SimpleNamespace(sought=SimpleNamespace(target=TARGET), trials=All())
+    clean: Any = lambda trials, strongest: [Control(7, strongest)]  # noqa: E731
+    proof = pictures.attempt(search, [], clean)
+    assert proof is not None
+    assert proof.stands
+    assert proof.erasure == outcomes["2 %"]
+    outcomes["1 %"] = Erasure(32, 0.16, 0.1, 0.3)  # no more than by chance: they do not carry it
+    proof = pictures.attempt(search, [], clean)
+    assert proof is not None
+    assert not proof.stands
+    assert proof.erasure == outcomes["1 %"]
