@@ -96,14 +96,14 @@ class Proof:
     `trigger` is what was put on clean samples; `target` the class it turns them to, or "all-to-all". `rate`: share of `samples`
     clean samples of other classes that it turns, on samples that chose nothing; `interval` the rate's 95 % confidence interval
     (Wilson 1927); `control` the highest rate of the same procedure and budget on groups of clean samples with the same chance,
-    `controls` of them; with 0 there is no control. `source`: the one class that `samples` are of, None for all others than the
-    target; `own`: whether clean samples of the target hold it too: of a patch those of other classes are the control then.
-    `examples`: a few of the `samples`, of classes in turns, chosen before they were run. `erasure`: whether suspect samples carry
-    it, None where that could not be tried. `measured`: how many candidates for the target may be measured on the same samples,
-    which the interval is corrected for (Bonferroni). `singled`, of a trigger made from the model alone (`naa_fast.invert`):
-    whether its class needs far less than others do under the same search; None of any other. `against`: the words of clean
-    samples that `control` was measured with; None of triggers that are no words. `share`: the part of each chance of a false
-    proof that may be spent (`Interim`).
+    `controls` of them, of which a small budget measures the strongest three (`naa_fast.proof.trials.RIVALS`); with 0 there is no
+    control. `source`: the one class that `samples` are of, None for all others than the target; `own`: whether clean samples of
+    the target hold it too: of a patch those of other classes are the control then. `examples`: a few of the `samples`, of
+    classes in turns, chosen before they were run. `erasure`: whether suspect samples carry it, None where that could not be
+    tried. `measured`: how many candidates for the target may be measured on the same samples, which the interval is corrected
+    for (Bonferroni). `singled`, of a trigger made from the model alone (`naa_fast.invert`): whether its class needs far less
+    than others do under the same search; None of any other. `against`: the words of clean samples that `control` was measured
+    with; None of triggers that are no words. `share`: the part of each chance of a false proof that may be spent (`Interim`).
     """
 
     trigger: Trigger

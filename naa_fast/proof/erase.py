@@ -116,7 +116,8 @@ def erased(
         [usual] = (called(known, without) for without in eraser.of(known))
         comparisons.append((float(usual.mean()), fisher(back, usual)))
     if isinstance(candidate, Offset) or len(known) < ENOUGH:
-        taken = [once for other, group in controls if len(once := out_of_own(transplant, Eraser(other, clean), group))]
+        groups = (out_of_own(transplant, Eraser(other, clean), group) for other, group in controls)
+        taken = [turned for turned in groups if len(turned)]
         if not isinstance(candidate, Offset):  # of a rare class a group is a handful, which one sample of a frail class outvotes
             taken = [np.concatenate(taken)] if sum(map(len, taken)) >= ENOUGH else []
         comparisons += [(float(usual.mean()), fisher(back, usual)) for usual in taken]

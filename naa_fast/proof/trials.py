@@ -201,8 +201,8 @@ class Control:
 @dataclass(frozen=True)
 class Settled:
     """A candidate, its `rate` and the highest of the `control` on `samples`, how many `controls` of its kind and budget there
-    were (0 is no control), and of how many that may be `measured` it is one. `against`: the candidate that has the `control`,
-    None where it is no candidate's.
+    were (0 is no control; where the budget is small the strongest RIVALS of them were measured), and of how many that may be
+    `measured` it is one. `against`: the candidate that has the `control`, None where it is no candidate's.
     """
 
     best: Best
