@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -56,21 +55,30 @@ def places(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
         yield from places(one, *path, key)
 
 
+def shortened(value: Any) -> Any:
+    """With the first and last entry alone of every list, whatever it was long: those that `places` gives."""
+    if isinstance(value, list):
+        return [shortened(one) for one in (value if len(value) < 3 else (value[0], value[-1]))]
+    return {key: shortened(one) for key, one in value.items()} if isinstance(value, dict) else value
+
+
 @pytest.mark.parametrize("name", ["pictured", "worded"])
 def test_what_is_refused_is_what_the_schema_refuses(name: str) -> None:
-    report, judge = report_of(name), Draft202012Validator(SCHEMA)
+    report, judge = shortened(report_of(name)), Draft202012Validator(SCHEMA)
+    assert judge.is_valid(report)
     tried = 0
-    for path in places(report):
+    for path in [*places(report)]:
+        inner = report
+        for key in path[:-1]:
+            inner = inner[key]
+        before = inner[path[-1]]
         for value in (None, -1, 3, 0.5, "x", "", True, [], {}, [None], {"a": 1}):
-            changed = copy.deepcopy(report)
-            inner = changed
-            for key in path[:-1]:
-                inner = inner[key]
             inner[path[-1]] = value
-            ours = next(flaws(changed, SCHEMA, SCHEMA["$defs"], ""), "")
-            assert bool(ours) != judge.is_valid(changed), (path, value, ours)
+            ours = next(flaws(report, SCHEMA, SCHEMA["$defs"], ""), "")
+            assert bool(ours) != judge.is_valid(report), (path, value, ours)
             assert not ours or not all(isinstance(key, str) for key in path) or ours.startswith(".".join(path)), ours
             tried += 1
+        inner[path[-1]] = before
     assert tried > 1000
 
 
