@@ -71,8 +71,12 @@ def axes_of(x: Tensor) -> tuple[int, ...]:
 
 
 class Ours:
+    """All statistics, with the histograms of `measure`."""
+
+    histograms = True
+
     def __init__(self, channels: int) -> None:
-        self.accumulator, self.done = Accumulator(), 0
+        self.accumulator, self.done = Accumulator(tails=self.histograms), 0
 
     def update(self, x: Tensor) -> None:
         layout = Layout(1, x.ndim)
@@ -84,6 +88,12 @@ class Ours:
     def result(self) -> Partial:
         found = self.accumulator.records()["layer"].positions
         return found.mean, found.variance
+
+
+class OursInScans(Ours):
+    """What a scan keeps: all but the histograms."""
+
+    histograms = False
 
 
 class BatchMeans:
@@ -217,6 +227,7 @@ class Lens:
 SHAPE, MASK, MERGE, SAMPLES, NAN = "3rd and 4th moments", "mask", "merge", "per-sample views", "NaN counts"
 RIVALS = (
     Rival("naa-fast", Ours, "naa_fast", ()),
+    Rival("naa-fast, in scans", OursInScans, "naa_fast", ()),
     Rival("x.mean of batches", BatchMeans, "torch", ("variance", SHAPE, MASK, MERGE, SAMPLES, NAN)),
     Rival("torch.var_mean", VarMean, "torch", (SHAPE, MASK, SAMPLES, NAN)),
     Rival(".cpu().numpy(), then NumPy", Hoard, "numpy", ("bounded memory", MERGE, MASK)),

@@ -38,12 +38,13 @@ def small(trap: str = "") -> Case:
 
 
 def test_every_rival_that_is_here_gets_a_full_row_and_a_right_answer() -> None:
-    rows = rivals.measured(small(), HERE[:1] + HERE[2:], 1)  # without the mean of batch means: the last batch is short
+    right = [rival for rival in HERE if rival.make is not rivals.BatchMeans]  # whose last batch must not be short
+    rows = rivals.measured(small(), right, 1)
     for row in rows:
         assert set(row) >= FIELDS
         assert row["status"] == "ok"
         assert row["median_ms"] > 0
-        assert row["cannot"] or row["rival"] == "naa-fast"
+        assert row["cannot"] or row["rival"].startswith("naa-fast")
 
 
 def test_a_wrong_answer_is_refused_and_gets_no_time() -> None:
