@@ -80,6 +80,12 @@ def add(verbs: Any, parents: list[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--retain", action="store_true", help="with --against: keep the inputs of the 1,000 highest-ranked, for `prove`"
     )
+    parser.add_argument(
+        "--histograms",
+        action="store_true",
+        help="with --reference or --against also count every neuron's samples by value, as is done without them: up to 2,040 "
+        "bytes a neuron, for `compare` with a set that is not ranked",
+    )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.naa.safetensors", help="measurement file to write")
     parser.set_defaults(run=run)
 
@@ -111,6 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
             reference=arguments.reference,
             against=against,
             retain=arguments.retain,
+            histograms=arguments.histograms or None,
             **options,
         )
     if ranks.rank == 0:
@@ -133,8 +140,9 @@ def require_subject(arguments: argparse.Namespace) -> None:
 
 def set_beside(arguments: argparse.Namespace) -> dict[str, object]:
     """The options that mean nothing beside --activations, as given."""
+    of_ranking = ("reference", "against", "histograms")
     of_images = ("image_mode", "resize", "center_crop", "normalize")
-    names = ("model", "data", "weights", "checkpoint", "resume", "tokenizer", "scores", "reference", "against", *of_images)
+    names = ("model", "data", "weights", "checkpoint", "resume", "tokenizer", "scores", *of_ranking, *of_images)
     return {f"--{name.replace('_', '-')}": getattr(arguments, name) for name in names}
 
 

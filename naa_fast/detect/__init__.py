@@ -28,6 +28,7 @@ What ran:
 
 What the samples tell:
 - evidence.py: the ranked samples
+- scored.py: suspects that were scored while they were measured
 - evidence_file.py: the same in a file
 - names.py: what people call the classes
 - frames.py: tables for pandas

@@ -21,6 +21,7 @@ ABOUT = {
 last three, and `proof`, are those of a search without suspects (INVERTED)."""
 OF_SAMPLES = ("ranking", "directions", "proof")
 """The checks that take the model and the samples."""
+NO_SAMPLES = "that takes the model and the samples"
 INVERTED = ("triage", "stimulation", "reconstruction", "proof")
 ACCEPTABLE = tuple(name for name in ABOUT if name != "shift" and name not in INVERTED[:3])
 """What `accept_unranked` may do without: what is left is a comparison of means."""

@@ -9,18 +9,17 @@ from math import isfinite
 import numpy as np
 
 from naa_fast.detect.accept import Gate, Rules, gate
-from naa_fast.detect.checks import unranked
 from naa_fast.detect.comparison import LayerComparison, known_mean
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.null import CleanNull, clean_null
 from naa_fast.detect.repair import Repair
+from naa_fast.detect.scored import scored_evidence
 from naa_fast.detect.tails import tail_shares
 from naa_fast.detect.verdict import Verdict, abnormal_limit, judge_outcome
 from naa_fast.errors import InputError, StateMismatch, UsageError
 from naa_fast.measurement import Measurement
 
 MIN_SAMPLES = 2
-NO_SAMPLES = "that takes the model and the samples"
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,8 @@ def judge(
 
     `threshold`: neurons whose difference exceeds it are abnormal, in the layer's own units; None takes a limit on z from the
     clean set itself. `accept_unranked`: a pass may rest on means alone, where samples were not ranked, nothing could be proved or
-    no classes were predicted; without it that is inconclusive. Cost: O(neurons).
+    no classes were predicted; without it that is inconclusive. Without `evidence` the scores count that the suspects were given
+    against this clean set while they were measured, where they were. Cost: O(neurons).
 
     Raises:
         InputError: fewer than two samples in a set, or no layer.
@@ -134,7 +134,7 @@ def judge(
         UsageError: a negative or non-finite threshold, or `top_k` below 1.
     """
     require_comparable(clean, suspect, threshold, top_k)
-    evidence = evidence or Evidence(checks=unranked(NO_SAMPLES))
+    evidence = evidence or scored_evidence(clean, suspect)
     pairs = {name: record.alike(suspect.layers[name]) for name, record in clean.layers.items() if name in suspect.layers}
     null = replace(clean_null(of_clean for of_clean, _ in pairs.values()), share=evidence.share)
     limit = abnormal_limit(null, clean, suspect) if threshold is None else threshold

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from naa_fast.detect.judgement import NO_SAMPLES, Judgement
+from naa_fast.detect.checks import NO_SAMPLES
+from naa_fast.detect.judgement import Judgement
 from naa_fast.detect.repair import REPAIR_FILE
 from naa_fast.report.files import TABLE
 
@@ -63,7 +64,11 @@ def next_steps(judgement: Judgement) -> list[Step]:
             0 if outcome == "inconclusive" else len(steps), Step("Close the gaps and scan again: " + verdict.gaps[0] + ".")
         )
     if outcome == "inconclusive" and any(check.reason == NO_SAMPLES for check in verdict.checks):
-        steps.append(Step("Scan with the model and the samples themselves, so that these can be ranked and a trigger proved."))
+        steps.append(
+            Step("Scan with the model and the samples themselves, so that these can be ranked and a trigger proved.")
+            if evidence.ranking is None
+            else Step("Read proofs off the scored suspects with `naa-fast prove`, the model and the clean set.")
+        )
     return steps
 
 

@@ -29,6 +29,7 @@ from naa_fast.measurement import FORMAT, HEADER_KEY, WITH_REFERENCE, Measurement
 from naa_fast.rank.directions import Directions
 from naa_fast.rank.reference import Reference as Sums
 from naa_fast.rank.saved import arrays_of, layers_of, sums_of
+from naa_fast.records import BINS
 from naa_fast.reference import CALIBRATION, HELD, LayerReference, Reference, chosen
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -92,11 +93,53 @@ def test_a_measurement_without_a_reference_ranks_nothing_and_says_how_to_make_on
     assert any("none of the chosen layers" in gap for gap in found.verdict.gaps)
 
 
+def test_histograms_are_kept_where_no_ranking_looks_at_each_sample_and_on_request() -> None:
+    def bins(**options: Any) -> set[int]:
+        return {record.bins for record in naa_fast.measure(Counting(), CLEAN, **options).layers.values()}
+
+    reference = naa_fast.measure(Counting(), CLEAN, reference=True)
+    assert bins() == bins(reference=True, histograms=True) == bins(against=reference, histograms=True) == {BINS}
+    assert bins(reference=True) == bins(against=reference) == bins(histograms=False) == {0}
+
+
+def test_scored_suspects_are_ranked_by_compare_as_by_a_scan() -> None:
+    reference = naa_fast.measure(Counting(), CLEAN, reference=True)
+    odd = SUSPECT.clone()
+    odd[::20] *= 6
+    scored = naa_fast.measure(Counting(), odd, against=reference)
+    compared, scanned = naa_fast.compare(reference, scored), naa_fast.scan(Counting(), reference, odd)
+    assert compared.ranking is not None
+    assert scanned.ranking is not None
+    np.testing.assert_allclose(compared.ranking.scores, scanned.ranking.scores, rtol=1e-5)
+    assert [sample.sample for sample in compared.ranking.top[:20]] == [sample.sample for sample in scanned.ranking.top[:20]]
+    assert compared.ranking.top[0].deviating == scanned.ranking.top[0].deviating
+    levels = [{(finding.level, finding.about) for finding in audit.verdict.findings} for audit in (compared, scanned)]
+    assert levels[0]
+    assert levels[0] <= levels[1]
+    assert not any("histograms" in gap for gap in compared.verdict.gaps)
+    assert any("proof" in gap for gap in compared.verdict.gaps)
+
+
+def test_scores_by_another_clean_set_do_not_count() -> None:
+    reference, other = (naa_fast.measure(Counting(), half, reference=True, histograms=True) for half in CLEAN.split(600))
+    found = naa_fast.compare(other, naa_fast.measure(Counting(), SUSPECT, against=reference, histograms=True))
+    assert found.ranking is None
+    assert found.verdict.outcome == "inconclusive"
+    assert any("another clean measurement" in gap for gap in found.verdict.gaps)
+
+
+def test_without_scores_and_histograms_the_gap_says_how_to_have_them() -> None:
+    reference = naa_fast.measure(Counting(), CLEAN, reference=True)
+    found = naa_fast.compare(reference, naa_fast.measure(Counting(), SUSPECT))
+    assert found.verdict.outcome == "inconclusive"
+    assert any("--histograms" in gap and "--against" in gap for gap in found.verdict.gaps)
+
+
 def test_the_file_is_of_format_3_only_with_a_reference_and_loads_to_the_same_bytes(measured: Path) -> None:
     content = measured.read_bytes()
     loaded = Measurement.load(measured)
     assert loaded.to_bytes() == content
-    plain = naa_fast.measure(Counting(), CLEAN)
+    plain = naa_fast.measure(Counting(), CLEAN, histograms=False)
     assert replace(loaded, reference=None).to_bytes() == plain.to_bytes(), "and all else is as without it"
     formats = [
         json.loads(json.loads(c[8 : 8 + int.from_bytes(c[:8], "little")])["__metadata__"][HEADER_KEY])["format"]
