@@ -128,21 +128,27 @@ class Search:
         return self.made[key][1]
 
 
+class Limit(str):
+    """What the search cannot tell of any data like these: no gap, as nothing points at it."""
+
+
 @dataclass(frozen=True)
 class ImageSearch:
     """Looks for what turns clean images. `suspects`: the highest-ranked samples of the suspect set; `pool` clean ones; `given`:
-    proofs of another audit.
+    proofs of another audit; `ordinary`: of a class whether suspects are called that no oftener than clean samples are.
     """
 
     trials: Trials
     suspects: Rows
     pool: Pool
+    ordinary: Callable[[int], bool]
     given: Sequence[Proof] = ()
     begun: dict[int | str, Search] = field(default_factory=dict)
 
     def __call__(self, target: int | str) -> Iterator[Proof | str]:
-        """The proofs for a target, or what came nearest to one, or why there can be none. What was found before the budget, or
-        the target's share of it, was spent comes before that is raised; called again it goes on there.
+        """The proofs for a target, or what came nearest to one, or why there can be none: a `Limit` where nothing points at the
+        target. What was found before the budget, or the target's share of it, was spent comes before that is raised; called again
+        it goes on there.
         """
         group = distinct([pair for pair in self.suspects if target in (pair[0], ALL_TO_ALL)], self.pool.drawn)
         if len(group) < FEWEST:
@@ -151,10 +157,12 @@ class ImageSearch:
             chance = chances(target, group, self.pool)
             if chance is None:
                 known = len(self.pool.of_target(int(target)))
-                yield (
-                    f"a trigger of class {target}, which {len(group)} suspects are called: clean data has {known} samples of it, "
+                reason = (
+                    f"a trigger of class {target}, which {len(group)} suspects are called: clean data has {known} of it, "
                     f"and no {FEWEST_OTHERS} other classes with enough, so there is no control with the same chance"
                 )
+                calm = self.ordinary(int(target))
+                yield Limit(f"{reason}; suspects are called that no oftener than clean samples") if calm else reason
                 return
             self.begun[target] = Search(self.trials, *chance, group, self.pool, triggers_for(self.given, target))
         proofs: list[Proof | None] = []

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
+from math import ceil
 
 import numpy as np
 
 from naa_fast.detect.axes import channels_first
+from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.detect.trigger import Tokens
 from naa_fast.errors import Stopped
@@ -19,7 +22,7 @@ from naa_fast.proof.erase_words import Fetch
 from naa_fast.proof.given import given_first, misfit, untold
 from naa_fast.proof.images import CleanImages, harmless_share
 from naa_fast.proof.matched_filter import FEWEST
-from naa_fast.proof.pictures import ImageSearch
+from naa_fast.proof.pictures import ImageSearch, Limit
 from naa_fast.proof.texts import WordSearch
 from naa_fast.proof.transplant import UNRULED, PredictedSamples, Transplant, can_rule
 from naa_fast.proof.trials import Trials
@@ -35,6 +38,8 @@ TARGETS = 3
 NAMED = 5
 """Targets that were not searched that are named."""
 AMONG = 100
+ORDINARY, CUTS = 0.1, (1.0, 1 / 3, 0.1, 0.03)
+"""Chance from which a class is no oftener among suspects, and the shares of both sets, the highest-ranked, that are asked."""
 LARGEST = 1e15
 """Of an input's values: the squares of a million as large still add up in float32."""
 
@@ -94,7 +99,8 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
                 called = [predicted for predicted, _ in rows]
                 left += given_first(given, targets(ranked.top, ranked.null_predicted), called)
                 left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
-                search_in_turns(ImageSearch(trials, rows, Pool(usual, *images), given), left, outcomes, transplant.budget)
+                search = ImageSearch(trials, rows, Pool(usual, *images), partial(ordinary, ranked), given)
+                search_in_turns(search, left, outcomes, transplant.budget)
             else:
                 kept = any(sample.row is not None for sample in ranked.top)
                 return Proved(notes=(NEITHER if kept else NONE_KEPT,), tried=False)
@@ -108,10 +114,12 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
     proofs = sorted(
         (outcome for outcome in every if isinstance(outcome, Proof)), key=lambda proof: (not proof.stands, -proof.margin)
     )
-    notes = tuple(filter(None, (*(outcome for outcome in every if isinstance(outcome, str)), *unsearched)))
+    told = [outcome for outcome in every if isinstance(outcome, str)]
+    notes = tuple(filter(None, (*(reason for reason in told if not isinstance(reason, Limit)), *unsearched)))
     if images is not None:
         proofs = [as_taken(proof, images[0]) for proof in proofs]
-    limits = () if can_rule(trials.parts[0].predicted) else (UNRULED,)
+    limits: tuple[str, ...] = () if can_rule(trials.parts[0].predicted) else (UNRULED,)
+    limits = (*limits, *(reason for reason in told if isinstance(reason, Limit)))
     return Proved(tuple(proofs), transplant.forwards, notes, limits=(*limits, *untold(given, proofs, called)))
 
 
@@ -204,6 +212,20 @@ def targets(top: Sequence[Retained], null_predicted: Array) -> list[int]:
     classes = [int(c) for c in np.unique(called[called >= 0]) if (called == c).sum() >= FEWEST]
     usual = {c: float((null_predicted == c).mean()) for c in classes}
     return sorted(classes, key=lambda c: (called == c).sum() / (len(called) * usual[c] + 1), reverse=True)[:TARGETS]
+
+
+def ordinary(ranked: RankingResult, target: int) -> bool:
+    """Whether suspects are called `target` no oftener than clean samples are: neither all of them nor those of the highest 33, 10
+    and 3 % of both sets (Fisher's exact test, one-sided, each at ORDINARY).
+    """
+    orders = [np.argsort(-np.nan_to_num(scores), kind="stable") for scores in (ranked.scores, ranked.null_scores)]
+    called = [classes[order] == target for classes, order in zip((ranked.predicted, ranked.null_predicted), orders, strict=True)]
+
+    def usual(share: float) -> bool:
+        high, low = (marks[: ceil(share * len(marks))] for marks in called)
+        return hypergeometric_tail(int(high.sum()), len(high), int(low.sum()), len(low)) >= ORDINARY
+
+    return all(map(usual, CUTS))
 
 
 def clean_images(ranked: RankingResult) -> CleanInputs | None:
