@@ -86,8 +86,8 @@ def single_samples(layers: Sequence[LayerComparison]) -> Check:
     blind = [layer for layer in layers if not tests_of(layer) and not layer.clean.of_rows]
     if not blind:
         return Check("tails", True)
-    missing = f"no histograms of single samples in {len(blind)} of {len(layers)} layers"
-    return Check("tails", False, f"{missing}: measure both sets with --histograms, or the suspects --against the clean set")
+    missing = f"no histograms of single samples in {len(blind)} of {len(layers)} layers (--histograms, or --against)"
+    return Check("tails", False, missing)
 
 
 def coverage_gaps(layers: Sequence[LayerComparison], null: CleanNull, clean: Measurement, suspect: Measurement) -> list[str]:
