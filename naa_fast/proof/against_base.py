@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from naa_fast.capture import ClassScores
 from naa_fast.errors import InputError
 from naa_fast.inputs.batches import Batch, Source
+from naa_fast.inputs.names import names_of
 from naa_fast.inputs.text import decoder
 from naa_fast.proof.transplant import Transplant
 from naa_fast.rank.retained import main_tensor, taken
@@ -45,12 +46,12 @@ class Differing:
 
 @dataclass(frozen=True)
 class Shifted:
-    """A class, the mean probability either model gives it, and its name."""
+    """A class, the mean probability either model gives it, and what it is called."""
 
     cls: int
     probability: float
     base_probability: float
-    name: str = ""
+    name: str
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,7 @@ class Difference:
             f"{self.divergence:.3g} nats (mean), {self.ninety:.3g} (90 % stay below)"
         ]
         for words, shifts in (("moves to", self.gained), ("takes from", self.lost)):
-            known = [
-                f"{sample.name or sample.cls} {sample.base_probability:.3f} > {sample.probability:.3f}" for sample in shifts[:3]
-            ]
+            known = [f"{sample.name} {sample.base_probability:.3f} > {sample.probability:.3f}" for sample in shifts[:3]]
             told += [f"  probability it {words}: {', '.join(known)}"] if known else []
         for sample in self.most[:3]:
             told.append(
@@ -128,7 +127,8 @@ def against_base(
                 keep_texts(texts, batch, torch.cat(divergences), len(divergence), decode)
     if not divergences:
         raise InputError(f"{source.name} gave no sample", "nothing can be compared", "use a set that can be read again")
-    return difference(source, [torch.cat(parts).numpy() for parts in (divergences, predicted, known)], sums, texts)
+    counted = [torch.cat(parts).numpy() for parts in (divergences, predicted, known)]
+    return difference(model, source, counted, sums, texts)
 
 
 def runner(model: nn.Module, batch: Batch, device: str | torch.device, scores: str | None) -> Transplant:
@@ -162,20 +162,22 @@ def keep_texts(texts: dict[int, str], batch: Batch, every: Tensor, count: int, d
         del texts[number]
 
 
-def difference(source: Source, counted: Sequence[np.ndarray], sums: Sequence[Tensor], texts: dict[int, str]) -> Difference:
+def difference(
+    model: nn.Module, source: Source, counted: Sequence[np.ndarray], sums: Sequence[Tensor], texts: dict[int, str]
+) -> Difference:
     """What was counted, summed up: `counted` are `[samples]` each, divergence and both models' classes; `sums` float64
-    `[classes]` each, both models' probabilities.
+    `[classes]` each, both models' probabilities. Classes are called what the model, or its tokenizer, calls them.
     """
     divergence, predicted, known = counted
-    decode, samples = decoder(source), len(divergence)
+    samples = len(divergence)
     probability, base_probability = ((summed / samples).numpy() for summed in sums)
-    language = bool(texts)
 
     def shifted(order: np.ndarray) -> tuple[Shifted, ...]:
-        names = [repr(decode((int(cls),))) if decode is not None and language else "" for cls in order[:SHOWN]]
+        shown = np.zeros(len(probability) + 1, np.int64)
+        shown[order[:SHOWN]] = 1
+        names = names_of(model, [source], [shown])
         return tuple(
-            Shifted(int(cls), float(probability[cls]), float(base_probability[cls]), name)
-            for cls, name in zip(order[:SHOWN], names, strict=True)
+            Shifted(int(cls), float(probability[cls]), float(base_probability[cls]), names.of(int(cls))) for cls in order[:SHOWN]
         )
 
     order = np.argsort(-divergence, kind="stable")[:SHOWN]

@@ -53,7 +53,7 @@ def test_what_was_planted_is_where_the_two_models_differ() -> None:
     assert str(TRIGGER) in found.most[0].text.split()
     assert found.most[0].predicted == 1
     assert [one.cls for one in found.gained] == [1]
-    assert found.gained[0].name == "'1'"
+    assert found.gained[0].name == "class 1"  # and no text of a token: these are classes of texts
     assert found.gained[0].probability - found.gained[0].base_probability == pytest.approx(
         float((own.exp() - other.exp()).mean(0)[1]), abs=1e-6
     )
@@ -62,6 +62,28 @@ def test_what_was_planted_is_where_the_two_models_differ() -> None:
     assert told[0].startswith("Against the base on suspects: ")
     assert "of 120 predictions differ" in told[0]
     assert json.loads(as_json([found]))["sets"][0]["most"][0]["text"] == found.most[0].text
+
+
+class NextToken(nn.Module):
+    """Scores of the next token of a vocabulary of 400."""
+
+    def __init__(self, liked: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.head = nn.Embedding(400, 8), nn.Linear(8, 400)
+        self.config = SimpleNamespace(vocab_size=400)
+        with torch.no_grad():
+            self.head.bias[liked] += 5.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.embedding(x)[:, -1])
+        return scores
+
+
+def test_next_tokens_are_called_by_their_text() -> None:
+    found = against_base(NextToken(42), NextToken(7), Read(X))
+    assert (found.gained[0].name, found.lost[0].name) == ("next token '42'", "next token '7'")
+    assert "probability it moves to: next token '42'" in "".join(found.lines())
 
 
 def test_the_same_model_twice_differs_nowhere() -> None:
