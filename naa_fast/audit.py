@@ -355,7 +355,7 @@ def measure(
         layers, exclude, batch_size, device, backend, scores, stop_early, prefetch, chunk_size, checkpoint, resume
     )
     ranked = reference or against is not None
-    running = replace(running, histograms=stop_early or not ranked if histograms is None else histograms)
+    running = replace(running, histograms=(stop_early or not ranked) if histograms is None else histograms)
     source = fitted(model, open_source(data, batch_size, images=images))
     fit_images(model, [source], images)
     parts: tuple[Part, ...] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -61,6 +61,15 @@ def highest_first(scores: Array) -> Array:
     return np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
 
 
+def in_layers(deviating: Iterable[Sequence[float]], layers: Sequence[tuple[str, int]]) -> Deviating:
+    """What deviates in a sample, `(layer number, feature, z)` each, by names: `layers` are each a name and how many neurons it
+    has, and features beyond these are the maxima of the same neurons. `[layers shown, 3]`.
+    """
+    return tuple(
+        (layers[int(layer)][0], int(feature) % max(layers[int(layer)][1], 1), float(z)) for layer, feature, z in deviating
+    )
+
+
 @dataclass(frozen=True)
 class Ranking:
     """How far every suspect sample lies outside what clean samples do under the same predicted class.
@@ -83,6 +92,12 @@ class Ranking:
     file_of: Callable[[int], str | None] = nameless
     whole: bool = False
     numbering: str = PLACE_IN_SET
+
+    @classmethod
+    def unproved(cls, scores: Array, predicted: Array, null_scores: Array, null_predicted: Array, **more: Any) -> Ranking:
+        """Before a proof was tried: of no sample it is known whether it is triggered. `[samples]` each, as of the class."""
+        nothing = np.zeros(len(scores), bool)
+        return cls(scores, predicted, null_scores, null_predicted, triggered=nothing, uncertain=~nothing, **more)
 
     @cached_property
     def ranked(self) -> Array:

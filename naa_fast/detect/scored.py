@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from naa_fast.detect.checks import NO_SAMPLES, did_not_run, ran, unranked
-from naa_fast.detect.evidence import Evidence, Ranking
+from naa_fast.detect.evidence import Evidence, Ranking, in_layers
 from naa_fast.measurement import Measurement
 
 OTHER = "the suspects were scored by another clean measurement than the one given"
@@ -22,20 +22,13 @@ def scored_evidence(clean: Measurement, suspect: Measurement) -> Evidence:
     if known.by != clean.digest():
         return Evidence(checks=unranked(OTHER))
     layers = [*known.layers.items()]
-    deviating = {
-        int(np.searchsorted(known.items, item)): tuple(
-            (layers[int(layer)][0], int(feature) % max(layers[int(layer)][1], 1), float(z)) for layer, feature, z in strongest
-        )
-        for item, strongest in zip(known.top_items, known.top_deviating, strict=True)
-    }
-    ranking = Ranking(
+    numbers = np.searchsorted(known.items, known.top_items).tolist()
+    ranking = Ranking.unproved(
         known.scores.astype(np.float64),
         known.predicted.astype(np.int64),
         known.null_scores,
         known.null_predicted,
-        triggered=np.zeros(len(known.items), bool),
-        uncertain=np.ones(len(known.items), bool),
         items=known.items,
-        deviating=deviating,
+        deviating={n: in_layers(strongest, layers) for n, strongest in zip(numbers, known.top_deviating, strict=True)},
     )
     return Evidence(ranking, checks=(*ran("ranking"), *did_not_run(NO_SAMPLES, "directions", "proof")))

@@ -172,18 +172,17 @@ def difference(
     samples = len(divergence)
     probability, base_probability = ((summed / samples).numpy() for summed in sums)
 
-    def shifted(order: np.ndarray) -> tuple[Shifted, ...]:
-        shown = np.zeros(len(probability) + 1, np.int64)
-        shown[order[:SHOWN]] = 1
-        names = names_of(model, [source], [shown])
-        return tuple(
-            Shifted(int(cls), float(probability[cls]), float(base_probability[cls]), names.of(int(cls))) for cls in order[:SHOWN]
-        )
-
     order = np.argsort(-divergence, kind="stable")[:SHOWN]
     most = [Differing(int(i), float(divergence[i]), int(predicted[i]), int(known[i]), texts.get(int(i), "")) for i in order]
     rise = probability - base_probability
-    gained, lost = np.argsort(-rise, kind="stable"), np.argsort(rise, kind="stable")
+    gained, lost = (np.argsort(-moved, kind="stable")[: min(SHOWN, int((moved > 0).sum()))] for moved in (rise, -rise))
+    shown = np.zeros(len(rise) + 1, np.int64)
+    shown[[*gained, *lost]] = 1
+    names = names_of(model, [source], [shown])
+    gains, losses = (
+        tuple(Shifted(cls, float(probability[cls]), float(base_probability[cls]), names.of(cls)) for cls in classes.tolist())
+        for classes in (gained, lost)
+    )
     return Difference(
         source.name,
         samples,
@@ -191,8 +190,8 @@ def difference(
         float(np.quantile(divergence, 0.9)),
         float((predicted != known).mean()),
         tuple(most),
-        shifted(gained[rise[gained] > 0]),
-        shifted(lost[rise[lost] < 0]),
+        gains,
+        losses,
     )
 
 

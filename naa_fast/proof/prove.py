@@ -12,6 +12,7 @@ import numpy as np
 
 from naa_fast.detect.axes import channels_first
 from naa_fast.detect.enrichment import hypergeometric_tail
+from naa_fast.detect.evidence import highest_first
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.detect.trigger import Tokens
 from naa_fast.errors import Stopped
@@ -118,8 +119,8 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
     notes = tuple(filter(None, (*(reason for reason in told if not isinstance(reason, Limit)), *unsearched)))
     if images is not None:
         proofs = [as_taken(proof, images[0]) for proof in proofs]
-    limits: tuple[str, ...] = () if can_rule(trials.parts[0].predicted) else (UNRULED,)
-    limits = (*limits, *(reason for reason in told if isinstance(reason, Limit)))
+    limits = [] if can_rule(trials.parts[0].predicted) else [UNRULED]
+    limits += [reason for reason in told if isinstance(reason, Limit)]
     return Proved(tuple(proofs), transplant.forwards, notes, limits=(*limits, *untold(given, proofs, called)))
 
 
@@ -218,8 +219,8 @@ def ordinary(ranked: RankingResult, target: int) -> bool:
     """Whether suspects are called `target` no oftener than clean samples are: neither all of them nor those of the highest 33, 10
     and 3 % of both sets (Fisher's exact test, one-sided, each at ORDINARY).
     """
-    orders = [np.argsort(-np.nan_to_num(scores), kind="stable") for scores in (ranked.scores, ranked.null_scores)]
-    called = [classes[order] == target for classes, order in zip((ranked.predicted, ranked.null_predicted), orders, strict=True)]
+    sets = (ranked.scores, ranked.predicted), (ranked.null_scores, ranked.null_predicted)
+    called = [predicted[highest_first(scores)] == target for scores, predicted in sets]
 
     def usual(share: float) -> bool:
         high, low = (marks[: ceil(share * len(marks))] for marks in called)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from naa_fast.detect.checks import did_not_run, ran
 from naa_fast.detect.directions import FEWEST, Direction, measure
-from naa_fast.detect.evidence import Deviating, Ranking, nameless
+from naa_fast.detect.evidence import Deviating, Ranking, in_layers, nameless
 from naa_fast.inputs.batches import Source
 from naa_fast.inputs.order import Order
 from naa_fast.rank.attempts import Found
@@ -19,13 +17,11 @@ from naa_fast.records import Array
 def ranking_of(ranked: RankingResult, suspect: Source, whole: bool) -> Ranking:
     """The ranking as it is judged and reported; of each sample it is unknown whether it is triggered. `whole`: reports list
     all."""
-    return Ranking(
+    return Ranking.unproved(
         ranked.scores,
         ranked.predicted,
         ranked.null_scores,
         ranked.null_predicted,
-        triggered=np.zeros(len(ranked.scores), bool),
-        uncertain=np.ones(len(ranked.scores), bool),  # until a proof was tried
         items=ranked.items,
         deviating=deviating_in(ranked),
         file_of=getattr(suspect, "file_of", nameless),
@@ -37,10 +33,7 @@ def ranking_of(ranked: RankingResult, suspect: Source, whole: bool) -> Ranking:
 def deviating_in(ranked: RankingResult) -> dict[int, Deviating]:
     """The neurons that deviate most in each retained sample, by the sample's number, with their layers' names."""
     layers = list(ranked.layers.items())
-    return {
-        sample.sample: tuple((layers[layer][0], feature % max(layers[layer][1], 1), z) for layer, feature, z in sample.deviating)
-        for sample in ranked.top
-    }
+    return {sample.sample: in_layers(sample.deviating, layers) for sample in ranked.top}
 
 
 def find_directions(ranked: RankingResult) -> Found[tuple[Direction, ...]]:

@@ -64,9 +64,8 @@ class Lopsided(nn.Module):
         return scores + 30 * self.trigger * lit[:, None] * torch.eye(4)[1]
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_nothing_points_at_a_rare_class_of_a_clean_model(seed: int) -> None:
-    x = torch.randn(600, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+def test_nothing_points_at_a_rare_class_of_a_clean_model() -> None:
+    x = torch.randn(600, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     verdict = naa_fast.scan(Lopsided(False).eval(), x[:300], x[300:], repair=False).verdict
     assert verdict.outcome == "pass"
     assert any(CONTROL in line and "no oftener" in line for line in verdict.not_checked)
