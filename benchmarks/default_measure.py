@@ -1,8 +1,8 @@
 """The default `measure` of one layer beside the machine's read bandwidth: `python -m benchmarks.default_measure [--json FILE]`.
 
 The layer gives its input back, so that all the time is ours: hooks, the one read, histograms, predicted classes of `[samples,
-classes]`. In turns with a bare read of as many bytes. Targets: 60 % of the read for `[N, 3072]` float32, 70 for NCHW, 35 for
-`[N, 3072]` bfloat16. Half a minute on two cores.
+classes]`. In turns with a bare read of as many bytes, 1 GB a case. Targets: 60 % of the read for `[N, 3072]` float32, 70 for
+NCHW, 35 for `[N, 3072]` bfloat16. A minute on two cores, and 3 GB of memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import interleaved, load, paired, row, table, write
-from benchmarks.cpu_kernels import reader, total, total_of_four
+from benchmarks.cpu_kernels import MEGABYTE, reader, total, total_of_four
 from naa_fast.inputs.opening import open_source
 from naa_fast.scan.loop import measure
 from naa_fast.scan.options import RunOptions
@@ -29,7 +29,6 @@ CASES = (
     ("[N, 3072]", torch.bfloat16, (3072,), 4096, 0.35),
 )
 """Name, dtype, shape of a sample, samples a batch, and the share of the read that is wanted."""
-MEGABYTE = 1 << 20
 
 
 class Given(nn.Module):
@@ -68,13 +67,14 @@ def rows_of(nbytes: int, rounds: int) -> list[dict[str, Any]]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", help="write conditions and rows to this file")
-    parser.add_argument("--megabytes", type=int, default=256, help="bytes of a case (default: %(default)s MB)")
+    parser.add_argument("--megabytes", type=int, default=1024, help="bytes of a case (default: %(default)s MB)")
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args(arguments)
     busy, rows = load(), rows_of(options.megabytes * MEGABYTE, options.rounds)
     print(table(rows, COLUMNS))
     if options.json:
-        write(options.json, rows, rounds=options.rounds, load=busy)
+        known = {"rounds": options.rounds, "threads": torch.get_num_threads(), "load": busy}
+        write(options.json, rows, **known, command=f"python -m benchmarks.default_measure --megabytes {options.megabytes}")
     return 0
 
 
