@@ -30,7 +30,9 @@ Deviating = tuple[tuple[str, int, float], ...]
 HARMLESS = 0.7
 """Share of a shift of the inputs that harmless changes explain beyond which it is one. Brightness, contrast and the like come
 to .8 and more."""
-CONCENTRATED_TOP = 20
+CONCENTRATED_TOP, FEWEST_OUTSIDE = 20, 8
+"""Highest-ranked samples whose predicted classes are compared: so many, or all that lie beyond every clean sample where these are
+fewer, but so many at least. Of 300 samples with the trigger on 5 % no 20 can be of one class."""
 
 OUT_OF_PLACE = 5 * TAIL
 """Share of the samples of a class that has become frequent that must lie beyond the clean limit: a class of which there simply is
@@ -207,14 +209,17 @@ class Ranking:
         with np.errstate(invalid="ignore"):
             return not np.isfinite(self.limit) or bool((scores > self.limit).mean() >= OUT_OF_PLACE if len(scores) else True)
 
+    @property
+    def farthest(self) -> int:
+        """How many of the highest scores are looked at for one predicted class."""
+        return min(self.outside, CONCENTRATED_TOP) if self.outside >= FEWEST_OUTSIDE else CONCENTRATED_TOP
+
     @cached_property
     def concentration(self) -> tuple[int, float]:
-        """The class most often predicted among the CONCENTRATED_TOP highest scores, and its share beyond its share of the whole
-        set.
-        """
-        chosen = self.predicted[highest_first(self.scores)[:CONCENTRATED_TOP]]
+        """The class most often predicted among the `farthest` samples, and its share beyond its share of the whole set."""
+        chosen = self.predicted[highest_first(self.scores)[: self.farthest]]
         known = chosen[chosen >= 0]
-        if len(known) < CONCENTRATED_TOP:
+        if len(known) < self.farthest:
             return -1, 0.0
         target = int(np.bincount(known).argmax())
         return target, float((known == target).mean() - (self.predicted == target).mean())

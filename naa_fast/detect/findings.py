@@ -12,7 +12,7 @@ from naa_fast.detect import directions
 from naa_fast.detect.comparison import LayerComparison
 from naa_fast.detect.directions import Direction
 from naa_fast.detect.enrichment import PURE, TAIL_P
-from naa_fast.detect.evidence import CONCENTRATED_TOP, HARMLESS, TAIL, Evidence, RankedSample
+from naa_fast.detect.evidence import HARMLESS, TAIL, Evidence, RankedSample
 from naa_fast.detect.null import CleanNull, t_statistic
 from naa_fast.detect.proof import ALL_TO_ALL, Proof
 from naa_fast.detect.rises import Rise
@@ -228,7 +228,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
     if ranking is not None and ranking.concentration[1] >= GATHERED:
         target, beyond = ranking.concentration
         statement = (
-            f"of the {CONCENTRATED_TOP} samples farthest outside the clean set {100 * beyond:.0f} points more than of all are "
+            f"of the {ranking.farthest} samples farthest outside the clean set {100 * beyond:.0f} points more than of all are "
             f"called {evidence.names.of(target)}"
         )
         findings.append(Finding("outlier", SAMPLES, statement, beyond, GATHERED, str(target), unit="share"))

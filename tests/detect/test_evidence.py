@@ -112,6 +112,17 @@ def test_concentration_is_the_share_of_one_class_beyond_what_the_set_holds() -> 
     assert ranking(scores, scores).concentration == (-1, 0.0)
 
 
+def test_where_fewer_than_twenty_lie_beyond_every_clean_sample_these_are_asked_for_their_class() -> None:
+    scores, called = np.arange(300.0), np.arange(300) % 100 + 10
+    called[-14:] = 3
+    clean = np.arange(150.0)
+    found = ranking(scores, np.r_[clean, 285.5], called)
+    assert (found.outside, found.farthest) == (14, 14)
+    assert found.concentration == pytest.approx((3, 1 - 14 / 300))
+    assert ranking(scores, np.r_[clean, 293.5], called).farthest == 20, "six are too few"
+    assert ranking(scores, clean, called).farthest == 20
+
+
 @pytest.mark.parametrize(
     ("change", "stands"),
     [
