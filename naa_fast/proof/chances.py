@@ -113,7 +113,8 @@ def controls_of_target(target: int, group: Rows, known: Array, ranked: Sequence[
 
 
 def others(target: int, most: int, rare: int, pool: Pool, wanted: int) -> tuple[int, list[Sought]]:
-    """The size of group that `wanted` other classes can have, `most` at most, and these groups, each for its own class.
+    """The size of group that FEWEST_OTHERS other classes can have, `most` at most, and groups of `wanted` classes at most that
+    have so many, each for its own class.
 
     Each class is made as rare as the target: only `rare` of its clean samples are known as its own, and its group is of the rest.
     Those most frequent among the highest-ranked clean samples go first, as the target does among the suspects. Without
@@ -122,7 +123,7 @@ def others(target: int, most: int, rare: int, pool: Pool, wanted: int) -> tuple[
     left = {cls: len(rows) - rare for cls, rows in pool.by_class.items() if cls != target and len(rows) - rare >= FEWEST}
     if len(left) < FEWEST_OTHERS:
         return 0, []
-    size = min(most, sorted(left.values(), reverse=True)[: max(wanted, FEWEST_OTHERS)][-1])
+    size = min(most, sorted(left.values(), reverse=True)[FEWEST_OTHERS - 1])
     able = sorted(
         (cls for cls, count in left.items() if count >= size), key=lambda cls: (-pool.first.get(cls, 0), left[cls], cls)
     )

@@ -18,6 +18,7 @@ from naa_fast.proof.apply import anywhere, in_place, places_of
 from naa_fast.proof.chances import Rows, Sought
 from naa_fast.proof.crops import CUT
 from naa_fast.proof.images import CleanImages, Offset, Patch
+from naa_fast.proof.matched_filter import matched
 from naa_fast.proof.transplant import Candidate, Transplant
 from naa_fast.proof.triggered import limit_of
 from naa_fast.records import Array
@@ -36,8 +37,8 @@ SAME = 1e-5
 
 @dataclass(frozen=True)
 class Eraser:
-    """Takes a candidate out of images: what lies under a patch becomes what the clean input that is nearest otherwise has there,
-    what an offset added is subtracted.
+    """Takes a candidate out of images: what lies under a patch becomes what the clean input that is nearest otherwise has there;
+    of an offset as much is subtracted as each image holds of it, since more would leave the same pattern upside down.
     """
 
     candidate: Candidate
@@ -47,13 +48,26 @@ class Eraser:
         """`x` without it, for each of the `shifts` that move the place, or the pattern, around the image first. `x` float32
         `[samples, ...]`, as what comes.
         """
-        masks = None if isinstance(self.candidate, Offset) else self.masks(x)
+        offset = isinstance(self.candidate, Offset)
+        masks, amounts = (None, self.amounts(x)) if offset else (self.masks(x), None)
         for shift in shifts:
             if isinstance(self.candidate, Offset):
-                yield np.clip(x - rolled(self.candidate.pattern, shift), self.clean.low, self.clean.high).astype(np.float32)
+                held = amounts * rolled(self.candidate.pattern, shift)
+                yield np.clip(x - held, self.clean.low, self.clean.high).astype(np.float32)
             else:
                 assert masks is not None
                 yield covered(x, rolled(masks, shift), self.clean)
+
+    def amounts(self, x: Array) -> Array:
+        """How much of an offset each image holds, in times of it: by a matched filter (see `Filter`), 0 and more. `x` float32
+        `[samples, ...]`; `[samples, 1, ...]`, with as many axes.
+        """
+        assert isinstance(self.candidate, Offset)
+        pattern = self.candidate.pattern
+        wanted = matched(pattern, self.clean)
+        scale = float((pattern * wanted).sum())
+        held = (x - self.clean.mean).reshape(len(x), -1) @ wanted.ravel() / scale if scale > 0 else np.zeros(len(x))
+        return np.maximum(held, 0.0).astype(np.float32).reshape(-1, *(1,) * (x.ndim - 1))
 
     def masks(self, x: Array) -> Array:
         """Where the patch lies in each of the images: a window that was cut out lies where it is matched best. `x` float32
@@ -126,8 +140,11 @@ def erased(
 
 
 def out_of_own(transplant: Transplant, eraser: Eraser, group: Sought) -> Array:
-    """Which samples of a clean group that hold what was read off it get another prediction without it, bool `[samples]`."""
-    like = claimed(eraser, group.group)
+    """Which samples of a clean group that hold what was read off it, or some of it, get another prediction without it, bool
+    `[samples]`. Of an offset all: few samples that it was read off tell little.
+    """
+    offset = isinstance(eraser.candidate, Offset) and len(group.group)
+    like = np.stack([row for _, row in group.group[:CLAIMED]]) if offset else claimed(eraser, group.group)
     [without] = eraser.of(like) if len(like) else [like]
     return caller(transplant, group.target)(like, without)
 

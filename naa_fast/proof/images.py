@@ -15,7 +15,7 @@ from naa_fast.records import Array
 
 SIZES = (8, 32, 128)
 """Group sizes that are tried: in few samples the trigger weighs more, many average the images' own content away."""
-AREAS = (0.005, 0.01, 0.02, 0.04, 0.08)
+AREAS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
 """Budgets of a patch: the share of the input it may cover."""
 LOUDNESS = (0.15, 0.3, 0.5)
 """Budgets of an offset: its root mean square over that of clean inputs about their mean."""
@@ -145,21 +145,27 @@ def harmless_share(group: Array, clean: CleanImages, usual: Array | None = None)
     `usual`: the mean of clean inputs of the group's class, whose part is left out. `group` float32 `[samples, ...]`, `usual`
     `[...]`.
     """
-    difference = clean.without(group.mean(0) - clean.mean, usual).astype(np.float64).ravel()
+    return harmless_part(clean.without(group.mean(0) - clean.mean, usual), clean, usual)
+
+
+def harmless_part(difference: Array, clean: CleanImages, usual: Array | None) -> float:
+    """Share of a squared `difference` `[...]` of an input's shape that harmless changes explain, 0 to 1; `usual` `[...]`: see
+    `harmless_share`.
+    """
+    difference = difference.astype(np.float64).ravel()
     whole = float(difference @ difference)
     changes = np.stack([clean.without(change.reshape(clean.mean.shape), usual).ravel() for change in clean.harmless])
     explained = changes.T @ np.linalg.lstsq(changes.T, difference, rcond=None)[0]
     return float(explained @ explained) / whole if whole > 0 else 0.0
 
 
-def candidates(group: Array, clean: CleanImages, offset: bool = True, usual: Array | None = None) -> Iterator[Patch | Offset]:
-    """What the inputs `group` float32 `[samples, ...]` share, as patches of several areas and, if wanted, as offsets.
+def candidates(group: Array, clean: CleanImages, usual: Array | None = None, most: float = np.inf) -> Iterator[Patch | Offset]:
+    """What the inputs `group` float32 `[samples, ...]` share, as patches of several areas and as offsets.
 
-    `usual`: see `offsets`.
+    `usual`, `most`: see `offsets`.
     """
     yield from patches(group, clean)
-    if offset:
-        yield from offsets(group, clean, usual)
+    yield from offsets(group, clean, usual, most)
 
 
 def patches(group: Array, clean: CleanImages) -> Iterator[Patch]:
@@ -179,13 +185,14 @@ def patches(group: Array, clean: CleanImages) -> Iterator[Patch]:
         yield Patch("patch", f"{100 * area:g} % of the input", median.astype(np.float32), np.ascontiguousarray(mask, np.float32))
 
 
-def offsets(group: Array, clean: CleanImages, usual: Array | None = None) -> Iterator[Offset]:
+def offsets(group: Array, clean: CleanImages, usual: Array | None = None, most: float = np.inf) -> Iterator[Offset]:
     """The difference of means, with only what stands out of noise in pixels or in frequencies, or each frequency by how far it
     does (Wiener's filter; spectral subtraction: Boll, IEEE Transactions on Acoustics, Speech, and Signal Processing 27, 1979).
     `group` float32 `[samples, ...]`, `usual` `[...]`.
 
     Without what the group owes to its class: `usual` is the mean of clean inputs of the class it is predicted as. What is left
-    of a group of clean samples of it is noise.
+    of a group of clean samples of it is noise. None of which harmless changes explain `most` or more: asked of what stands out,
+    since the mean of a few photographs is brighter or darker than that of all by chance.
     """
     difference = clean.without(group.mean(0) - clean.mean, usual)
     noise = np.sqrt(1 / len(group) + 1 / len(clean.x))
@@ -198,6 +205,8 @@ def offsets(group: Array, clean: CleanImages, usual: Array | None = None) -> Ite
     signal = np.maximum(power - (clean.spectrum * noise) ** 2, 0.0) / np.maximum(power, 1e-30)  # noise is faint in every one
     weighed = np.fft.ifftn(signal * spectrum, axes=axes).real
     for kind, pattern in (("offset, pixels", kept), ("offset, frequencies", waves), ("offset, weighed", weighed)):
+        if harmless_part(pattern, clean, usual) >= most:
+            continue
         loudness = float(np.sqrt((pattern**2).mean())) / max(clean.loudness, 1e-12)
         for budget in LOUDNESS:
             gain = min(budget / max(loudness, 1e-12), LOUDEST_GAIN)

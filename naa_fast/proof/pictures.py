@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from naa_fast.proof.crops import CUT, SEEDS, crops
 from naa_fast.proof.erase import erased
 from naa_fast.proof.examples import examples_of
 from naa_fast.proof.given import read_at, triggers_for
-from naa_fast.proof.images import SIZES, CleanImages, Patch, candidates, harmless_share
+from naa_fast.proof.images import SIZES, CleanImages, Offset, Patch, candidates
 from naa_fast.proof.matched_filter import FEWEST, refined_groups
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, Candidate
 from naa_fast.proof.trials import Best, Control, Settled, Trials, Tried, key_of
@@ -66,18 +67,18 @@ class Later:
         return [(sought, self._make(sought)) for sought in self._groups]
 
 
-def grouped(sought: Sought, clean: CleanImages, offset: bool) -> Iterator[tuple[Candidate, int]]:
+def grouped(sought: Sought, clean: CleanImages, most: float) -> Iterator[tuple[Candidate, int]]:
     """Candidates read off the first SIZES rows of a group, as far as there are so many, and off the rows that a matched filter
-    picks.
+    picks; `most`: see `naa_fast.proof.images.offsets`.
     """
     rows = [row for _, row in sought.group]
     whole = np.stack(rows) if rows else np.zeros((0, *clean.mean.shape), np.float32)
     for size in sorted({min(size, len(rows)) for size in SIZES}):
         if size >= FEWEST:
-            for candidate in candidates(whole[:size], clean, offset and size >= SIZES[1], sought.usual):
+            for candidate in candidates(whole[:size], clean, sought.usual, most):
                 yield replace(candidate, read_off=tuple(range(size))), size
     for members in refined_groups(whole, clean, sought.usual, sought.of_target):
-        for candidate in candidates(whole[members], clean, offset, sought.usual):
+        for candidate in candidates(whole[members], clean, sought.usual, most):
             yield replace(candidate, read_off=tuple(members.tolist())), len(members)
 
 
@@ -94,20 +95,16 @@ class Search:
     pool: Pool
     given: Sequence[Trigger] = ()
     made: dict[tuple[str, int], tuple[Sought, Tried]] = field(default_factory=dict)
+    turning: set[str] = field(default_factory=set)  # kinds of the form in hand of which one is worth a control
 
     @property
     def clean(self) -> CleanImages:
         return self.pool.drawn
 
-    @cached_property
-    def offset(self) -> bool:
-        """Whether offsets are tried: few samples have too much of their own, and what a harmless change does is none."""
-        whole = np.stack([row for _, row in self.sought.group])
-        return harmless_share(whole, self.clean, self.sought.usual) < HARMLESS
-
     def shared(self, sought: Sought) -> Tried:
-        at = read_at(self.given, sought, self.clean)
-        return self._once("shared", sought, lambda: [*at, *grouped(sought, self.clean, self.offset)])
+        """What a harmless change does is no trigger, and may be a control."""
+        at, most = read_at(self.given, sought, self.clean), HARMLESS if sought is self.sought else np.inf
+        return self._once("shared", sought, lambda: [*at, *grouped(sought, self.clean, most)])
 
     def windows(self, sought: Sought) -> Tried:
         """Of what is as good, the smallest."""
@@ -173,6 +170,10 @@ class ImageSearch:
         del self.begun[target]
         self.trials.forget()
 
+    def turning(self, target: int | str) -> bool:
+        """Whether the search of a target has not ended, and something was worth a control."""
+        return target in self.begun and bool(self.begun[target].turning)
+
 
 def tried_for(search: Search) -> Iterator[Proof | None]:
     """The best candidate of each kind for one target, measured: None where it turns too little to be worth a control.
@@ -180,7 +181,8 @@ def tried_for(search: Search) -> Iterator[Proof | None]:
     In this order, the cheapest first, and no further once a proof stands at a rate of GOOD: (1) what the suspects of the target
     share, as a patch or an offset; (2) windows cut out of single suspects; (3) patches that clean samples of the target hold as
     well, and only where nothing stands, small patches against samples of one source class. Each has its part of what those before
-    it left of the budget (PARTS); one that it was too small for is told at the end, by ShareSpent.
+    it left of the budget (PARTS), or all of it where that was too small and something is turning clean samples; one that was cut
+    short is told by ShareSpent.
     """
     proofs: list[Proof | None] = []
     cut: ShareSpent | None = None
@@ -189,19 +191,39 @@ def tried_for(search: Search) -> Iterator[Proof | None]:
     for form in forms:
         if good(proofs):
             return
-        with budget.until(budget.spent + int(PARTS.get(form.__name__, 1) * budget.left)):
+        search.turning.clear()
+        done = 0
+        for part in (PARTS.get(form.__name__, 1), 1):
             try:
-                for proof in form(search, proofs):
-                    proofs.append(proof)
-                    yield proof
+                with budget.until(budget.spent + int(part * budget.left)):
+                    for proof in islice(form(search, proofs), done, None):
+                        proofs.append(proof)
+                        done += 1
+                        yield proof
+                break
             except ShareSpent as spent:
-                cut = cut or spent
+                if not search.turning:
+                    cut = cut or spent
+                    break
+                if part == 1:
+                    raise
     if cut is not None and not stands(proofs):
         raise cut
 
 
 def shared_proof(search: Search, proofs: Sequence[Proof | None]) -> Iterator[Proof | None]:
-    yield attempt(search, search.shared(search.sought), Later(search.trials, search.shared, search.controls))
+    """Patches, then offsets: what one group shares is loud enough as an offset where it is a large patch, and then it is neither
+    all that the samples carry nor taken out by subtracting.
+    """
+    for form in (Patch, Offset):
+
+        def of_form(sought: Sought, form: type = form) -> Tried:
+            return [pair for pair in search.shared(sought) if isinstance(pair[0], form)]
+
+        proof = attempt(search, of_form(search.sought), Later(search.trials, of_form, search.controls))
+        yield proof
+        if good([proof]):
+            return
 
 
 def window_proof(search: Search, proofs: Sequence[Proof | None]) -> Iterator[Proof | None]:
@@ -261,6 +283,7 @@ def attempt(search: Search, tried: Tried, controls: Later, source: int | None = 
     if max((best.chosen_by for best in strongest.values()), default=0.0) < WORTH_A_CONTROL:
         return None
     strongest = trials.worth_a_control(strongest)
+    search.turning.update(kind for kind, _ in strongest)
     chance = controls(trials, strongest)
     nearest: Proof | None = None
     for settled in those_that_turn(trials.settle(strongest, chance, target), target):

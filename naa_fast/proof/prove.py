@@ -101,7 +101,7 @@ def prove(work: Work, ranked: RankingResult, images: CleanInputs | None, fetch: 
                 left += given_first(given, targets(ranked.top, ranked.null_predicted), called)
                 left += [ALL_TO_ALL] if can_rule(trials.parts[0].predicted) else []
                 search = ImageSearch(trials, rows, Pool(usual, *images), partial(ordinary, ranked), given)
-                search_in_turns(search, left, outcomes, transplant.budget)
+                search_in_turns(search, left, outcomes, transplant.budget, search.turning)
             else:
                 kept = any(sample.row is not None for sample in ranked.top)
                 return Proved(notes=(NEITHER if kept else NONE_KEPT,), tried=False)
@@ -137,10 +137,12 @@ def search_in_turns(
     left: list[int | str],
     outcomes: dict[int | str, list[Proof | str]],
     budget: Budget,
+    turning: Callable[[int | str], bool] = lambda target: False,
 ) -> None:
     """Enter in `outcomes` what the search of each target gives, of those that are `left`, the likeliest first; one that was
-    searched is left no more. Each has half of what may still run, the last all of it; one that has not ended with that goes on in
-    the next round, and once no half is enough for anything, the first takes what there is. Raises BudgetSpent.
+    searched is left no more. Each has half of what may still run, the last all of it, and so has one for which something is
+    `turning` clean samples: it does not wait for those that show nothing. One that has not ended with that goes on in the next
+    round, and once no half is enough for anything, the first takes what there is. Raises BudgetSpent.
     """
     while left:
         before = budget.spent
@@ -148,14 +150,18 @@ def search_in_turns(
             every = chain.from_iterable(outcomes.values())
             if budget.halfway and any(isinstance(outcome, Proof) and outcome.stands for outcome in every):
                 raise BudgetSpent(f"half of the budget of {budget.most:,} samples is spent, and the rest is left for a repair,")
-            outcomes[target] = []
-            try:
-                with budget.share(2 if len(left) > 1 else 1):
-                    for outcome in search(target):
-                        outcomes[target].append(outcome)
-            except ShareSpent:
-                continue
-            left.remove(target)
+            for among in (2, 1) if len(left) > 1 else (1,):
+                outcomes[target] = []
+                try:
+                    with budget.share(among):
+                        for outcome in search(target):
+                            outcomes[target].append(outcome)
+                except ShareSpent:
+                    if not turning(target):
+                        break
+                    continue
+                left.remove(target)
+                break
         budget.fair = budget.spent > before
     budget.fair = True
 

@@ -56,6 +56,26 @@ def test_by_default_it_is_half_as_much_again_as_both_sets_and_more_for_small_mod
     assert default_budget(nn.ReLU(), 100) == 80_000
 
 
+def test_a_target_for_which_something_turns_clean_samples_does_not_wait_for_the_others() -> None:
+    def searched(turning: bool) -> tuple[list[str], dict[int | str, list[Proof | str]]]:
+        budget, asked, ran = Budget(1000), list[str](), {"a": 0, "b": 0}
+
+        def search(target: int | str) -> list[Proof | str]:
+            asked.append(str(target))
+            needed = {"a": 700, "b": 200}[str(target)]
+            while ran[str(target)] < needed:  # what ran is not run again
+                budget.take(100)
+                ran[str(target)] += 100
+            return [str(target)]
+
+        outcomes: dict[int | str, list[Proof | str]] = {}
+        search_in_turns(search, ["a", "b"], outcomes, budget, lambda target: turning and target == "a")
+        return asked, outcomes
+
+    assert searched(turning=True) == (["a", "a", "b"], {"a": ["a"], "b": ["b"]})
+    assert searched(turning=False) == (["a", "b", "a"], {"a": ["a"], "b": ["b"]})
+
+
 def test_what_is_too_much_is_not_taken() -> None:
     budget = Budget(10)
     budget.take(6)

@@ -110,7 +110,7 @@ def test_a_part_of_a_trigger_that_leaves_the_rest_at_work_is_not_the_last_that_i
         return replace(proof, erasure=outcomes[best.candidate.budget])
 
     monkeypatch.setattr(pictures, "checked", checked)
-    search: Any = SimpleNamespace(sought=SimpleNamespace(target=TARGET), trials=All())
+    search: Any = SimpleNamespace(sought=SimpleNamespace(target=TARGET), trials=All(), turning=set())
     clean: Any = lambda trials, strongest: [Control(7, strongest)]  # noqa: E731
     proof = pictures.attempt(search, [], clean)
     assert proof is not None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import naa_fast
 from naa_fast.detect.evidence import HARMLESS
-from naa_fast.proof.images import CleanImages, harmless_directions, harmless_share
+from naa_fast.proof.images import CleanImages, harmless_directions, harmless_share, offsets
 
 RNG = np.random.default_rng(0)
 SHAPES = np.kron(RNG.random((400, 1, 4, 4)), np.ones((3, 3))).astype(np.float32) * np.linspace(0.1, 0.8, 12, dtype=np.float32)
@@ -35,6 +35,16 @@ def test_a_pattern_of_its_own_is_not() -> None:
     patched[:, :, 9:, 9:] = 1
     assert harmless_share(patched, CLEAN) < HARMLESS
     assert harmless_share(SHAPES[:200], CLEAN) == 0.0
+
+
+def test_offsets_of_which_a_harmless_change_explains_most_are_left_out_and_those_of_a_few_bright_images_are_not() -> None:
+    wave = 0.1 * np.sin(np.arange(12) * 2 * np.pi / 3)
+    lit = CleanImages.of((SHAPES[:200] + 0.3 * RNG.standard_normal((200, 1, 1, 1))).astype(np.float32))
+    few = (HELD[:8] + np.linspace(-0.4, 0.7, 8)[:, None, None, None] + wave).astype(np.float32)  # brighter than most, by chance
+    assert harmless_share(few, lit) > HARMLESS
+    assert "offset, frequencies" in {offset.kind for offset in offsets(few, lit, most=HARMLESS)}
+    assert not list(offsets(HELD[:150] + 0.2, CLEAN, most=HARMLESS))
+    assert len(list(offsets(HELD[:150] + 0.2, CLEAN))) == 9, "controls have them"
 
 
 def test_noise_that_is_cut_off_at_the_edges_is_explained() -> None:

@@ -8,6 +8,7 @@ from proof.test_images import CLEAN, HELD
 
 from naa_fast.detect.proof import Proof
 from naa_fast.detect.trigger import Patch
+from naa_fast.proof.erase import Eraser
 from naa_fast.proof.images import CleanImages, Offset, offsets
 from naa_fast.proof.matched_filter import FEWEST, Filter, refined_groups
 from naa_fast.proof.pictures import good, strongest
@@ -45,6 +46,22 @@ def test_samples_that_share_nothing_are_no_group_of_their_own_noise() -> None:
     few = HELD.numpy()[: FEWEST - 1]
     assert list(refined_groups(few, IMAGES, None, IMAGES.x)) == []
     assert list(refined_groups(few, IMAGES, None, IMAGES.x[:0])) == [], "no clean inputs to hold them against"
+
+
+def test_of_an_offset_each_image_gives_back_what_it_holds() -> None:
+    eraser = Eraser(Offset("offset, pixels", "", 0.3 * PICTURE, IMAGES.low, IMAGES.high), IMAGES)
+    x = HELD.numpy()[:60].copy()
+    x[:20] += 0.3 * PICTURE
+    x[20:40] += 0.6 * PICTURE
+    amounts = eraser.amounts(x)
+    assert amounts.shape == (60, 1, 1, 1)
+    assert amounts.min() >= 0
+    assert np.median(amounts[:20]) == pytest.approx(1, abs=0.2)
+    assert np.median(amounts[20:40]) == pytest.approx(2, abs=0.2)
+    assert np.median(amounts[40:]) < 0.2
+    [without] = eraser.of(x)
+    left = np.abs((without - HELD.numpy()[:60])[:40]).mean()
+    assert left < 0.35 * np.abs((x - HELD.numpy()[:60])[:40]).mean()
 
 
 def test_a_row_is_left_out_of_what_it_is_held_against() -> None:
