@@ -34,6 +34,7 @@ SIDE = 256
 """Pixels a side of the samples' pictures at most: what a page shows of them is smaller."""
 LEVELS = 255
 RANKED = ("scores", "predicted", "null_scores", "null_predicted", "triggered", "uncertain", "items")
+ERASED = ("claimed", "turned", "usual", "p_value")
 PLAIN = ("target", "rate", "control", "samples", "group", "source", "own", "controls", "measured", "singled")
 TRIGGERS: Mapping[str, type[Trigger]] = {kind.__name__: kind for kind in (Patch, Crop, Offset, Tokens, Inserted, TokenPair)}
 DIRECTED = ("layer", "kind", "effect", "spread", "auc", "beyond", "statistic", "limit", "step")
@@ -92,9 +93,15 @@ def proof_of(proof: Proof, name: str, tensors: dict[str, Array]) -> dict[str, An
         tensors |= {f"{name}.{i}.before": example.before, f"{name}.{i}.after": example.after}
         words = {part: getattr(example, part) for part in ("words_before", "words_after")}
         examples.append({"predicted": example.predicted, "turned_to": example.turned_to, **words})
-    erasure = None if proof.erasure is None else asdict(proof.erasure)
+    erasure = None if proof.erasure is None else erased(proof.erasure)
     figures = {part: getattr(proof, part) for part in (*PLAIN, "share")}
     return {**figures, "trigger": trigger, "against": against, "erasure": erasure, "examples": examples}
+
+
+def erased(erasure: Erasure) -> dict[str, Any]:
+    """What taking the trigger out of suspects did."""
+    around = None if erasure.around is None else told(erasure.around)
+    return {**{part: getattr(erasure, part) for part in ERASED}, "around": around}
 
 
 def told(trigger: Trigger) -> dict[str, Any]:
@@ -191,7 +198,7 @@ def read_ranking(about: Mapping[str, Any], tensors: Mapping[str, Array]) -> Rank
 
 
 def read_proof(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]) -> Proof:
-    erasure = None if about["erasure"] is None else Erasure(**about["erasure"])
+    erasure = None if about["erasure"] is None else read_erasure(about["erasure"], name)
     examples = tuple(
         Example(
             int(example["predicted"]),
@@ -220,10 +227,18 @@ def read_proof(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]
     return proof
 
 
+def read_erasure(about: Mapping[str, Any], name: str) -> Erasure:
+    around = None if about.get("around") is None else read_trigger(about["around"], name, {})
+    if around is not None and not isinstance(around, Tokens):
+        raise ValueError("what was taken out of texts are no words")
+    return Erasure(**{part: about[part] for part in ERASED}, around=around)
+
+
 def read_trigger(about: Mapping[str, Any], name: str, tensors: Mapping[str, Array]) -> Trigger:
     form = TRIGGERS[about["form"]]
     if form is Inserted:
-        return Inserted(tuple(map(int, about["ids"])), str(about["words"]), bool(about["front"]))
+        place = bool(about["front"]), bool(about.get("end", False))
+        return Inserted(tuple(map(int, about["ids"])), str(about["words"]), *place)
     if issubclass(form, Tokens):
         return form(tuple(map(int, about["ids"])), str(about["words"]))
     arrays: dict[str, Any] = {part: tensors[f"{name}.{part}"] for part in ("pattern", "mask") if f"{name}.{part}" in tensors}

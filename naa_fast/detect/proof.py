@@ -62,13 +62,15 @@ class Erasure:
 
     `turned` is the share of the `claimed` samples that get another prediction, `usual` the largest share among what they are held
     against (`naa_fast.proof.erase`): as much taken out of them elsewhere, the same out of clean samples, or what clean samples
-    share out of those. `p_value`: the largest of the exact tests against each of these.
+    share out of those. `p_value`: the largest of the exact tests against each of these. `around`: the longer row of words that
+    was taken out, which the samples share; None where it was the trigger alone.
     """
 
     claimed: int
     turned: float
     usual: float
     p_value: float
+    around: Tokens | None = None
 
     @property
     def shared(self) -> bool:

@@ -26,7 +26,7 @@ SAME_PATTERN = 0.5
 
 TOKEN_PAIR = "words apart"
 """What two tokens are called that need not stand together."""
-ANYWHERE, IN_FRONT = "inserted phrase", "phrase in front"
+ANYWHERE, IN_FRONT, AT_END = "inserted phrase", "phrase in front", "phrase at the end"
 """What tokens are called that are put into a text."""
 
 Box = tuple[tuple[int, int], ...]
@@ -137,17 +137,19 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Inserted(Tokens):
-    """Token ids that are put into a text and not over it: `front`, at its beginning, else anywhere."""
+    """Token ids that are put into a text and not over it: `front`, at its beginning, `end`, behind it, else anywhere."""
 
     front: bool = False
+    end: bool = False
 
     @property
     def kind(self) -> str:
-        return IN_FRONT if self.front else ANYWHERE
+        return IN_FRONT if self.front else AT_END if self.end else ANYWHERE
 
     @property
     def subject(self) -> str:
-        return "Words put in front of a text turn" if self.front else "Words put into a text turn"
+        where = "in front of" if self.front else "at the end of" if self.end else "into"
+        return f"Words put {where} a text turn"
 
 
 @dataclass(frozen=True)

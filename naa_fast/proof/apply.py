@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from naa_fast.detect.axes import channels_first, channels_last
-from naa_fast.detect.trigger import IN_FRONT, Crop, Inserted, Offset, Patch, TokenPair, Tokens, Trigger
+from naa_fast.detect.trigger import AT_END, IN_FRONT, Crop, Inserted, Offset, Patch, TokenPair, Tokens, Trigger
 from naa_fast.proof import images, inserted, token_pairs, tokens
 from naa_fast.proof.crops import CUT
 from naa_fast.proof.transplant import Candidate
@@ -32,7 +32,7 @@ def trigger_of(candidate: Candidate) -> Trigger:
         case images.Offset(pattern=pattern):
             return Offset(pattern, f"{candidate.kind.removeprefix('offset, ')}, {candidate.budget}")
         case inserted.Inserted(ids=ids):
-            return Inserted(ids, front=candidate.kind == IN_FRONT)
+            return Inserted(ids, front=candidate.kind == IN_FRONT, end=candidate.kind == AT_END)
         case tokens.Tokens(ids=ids):
             return Tokens(ids)
         case token_pairs.WrittenPair(ids=pair):

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from naa_fast.detect.proof import ALL_TO_ALL, Erasure
+from naa_fast.detect.trigger import Tokens as Around
 from naa_fast.proof.apply import holds, holds_all
+from naa_fast.proof.budget import BudgetSpent
 from naa_fast.proof.erase import CLAIMED, ELSEWHERE, ENOUGH, more_than_elsewhere
 from naa_fast.proof.token_pairs import WrittenPair
-from naa_fast.proof.tokens import Tokens, inner_places, own_places
+from naa_fast.proof.tokens import Tokens, inner_places, own_places, shared_around
 from naa_fast.proof.transplant import PredictedSamples
 from naa_fast.proof.trials import Trials
 from naa_fast.rank.retained import Retained, main_tensor
@@ -78,7 +80,8 @@ def words_erased(
     trials: Trials, words: Words, usual: Sequence[Words], target: int | str, top: Sequence[Retained], fetch: Fetch | None
 ) -> Erasure | None:
     """How many suspect texts, of those that hold the words and are predicted as the target, get another prediction once the words
-    are taken out; None where no text can be read again.
+    are taken out; None where no text can be read again. Where too few do, and the words stand in a longer row that most of these
+    texts share (`shared_around`), the same of that: what is left of a name may turn a text as well.
 
     Compared with (a) ELSEWHERE times (FEWER of MANY texts) as many other words of the same texts taken out (exact, see
     `erase.more_than_elsewhere`),
@@ -107,12 +110,35 @@ def words_erased(
     times = ELSEWHERE if len(claimed.predicted) < MANY else FEWER
     controls = [(other, clean_with(trials.clean, other, target)) for other in usual]
     controls = [(other, known) for other, known in controls if len(known.predicted) >= ENOUGH]
-    price = (1 + times) * len(claimed.predicted) + sum(len(known.predicted) for _, known in controls)
-    trials.transplant.budget.require(price)
-    turned = back(claimed, words)
-    instead = np.stack([back(claimed, words, seed) for seed in range(times)], 1)
-    shares = [float(instead.mean()), *(float(back(known, other).mean()) for other, known in controls)]
-    return Erasure(len(turned), float(turned.mean()), max(shares), more_than_elsewhere(turned, instead))
+    of_controls = sum(len(known.predicted) for _, known in controls)
+
+    def taken_out(out: Words, more: int) -> Erasure:
+        trials.transplant.budget.require((1 + times) * len(claimed.predicted) + more)
+        turned = back(claimed, out)
+        instead = np.stack([back(claimed, out, seed) for seed in range(times)], 1)
+        shares = [float(instead.mean()), *(float(back(known, other).mean()) for other, known in controls)]
+        return Erasure(len(turned), float(turned.mean()), max(shares), more_than_elsewhere(turned, instead))
+
+    alone = taken_out(words, of_controls)
+    longer = None if alone.shared or isinstance(words, WrittenPair) else shared_around(own_words(claimed), words.ids)
+    if longer is None:
+        return alone
+    try:
+        whole = taken_out(Tokens("phrase", longer), 0)  # what the controls come to is known
+    except BudgetSpent:
+        return alone
+    whole = replace(whole, p_value=min(1.0, 2 * whole.p_value), around=Around(longer))  # the second that was tried
+    return whole if whole.shared else alone
+
+
+def own_words(samples: PredictedSamples) -> list[Array]:
+    """The token ids of the samples without padding and the tokenizer's marks: int64 `[tokens]` each."""
+    rows = []
+    for batch, _ in samples.batches:
+        x = main_tensor(batch)
+        for ids, counted in zip(x.cpu().numpy(), own_places(x, batch.mask).cpu().numpy(), strict=True):
+            rows.append(ids[inner_places(counted, 1)].astype(np.int64))
+    return rows
 
 
 def clean_with(clean: PredictedSamples, words: Words, target: int | str) -> PredictedSamples:

@@ -85,7 +85,10 @@ def with_words(proof: Proof, decode: Decoder | None) -> Proof:
         return replace(example, words_before=before, words_after=after)
 
     against = proof.against if decode is None or proof.against is None else proof.against.worded(decode)
-    return replace(proof, trigger=trigger, examples=tuple(map(worded, proof.examples)), against=against)
+    erasure = proof.erasure
+    if decode is not None and erasure is not None and erasure.around is not None:
+        erasure = replace(erasure, around=erasure.around.worded(decode))
+    return replace(proof, trigger=trigger, examples=tuple(map(worded, proof.examples)), against=against, erasure=erasure)
 
 
 def changes_in(example: Example, tokens: Sequence[int]) -> tuple[Array, Array]:

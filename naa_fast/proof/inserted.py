@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from naa_fast.detect.trigger import ANYWHERE as ANYWHERE
+from naa_fast.detect.trigger import AT_END as AT_END
 from naa_fast.detect.trigger import IN_FRONT as IN_FRONT
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.tokens import Tokens, inner_places, own_places
@@ -19,8 +20,8 @@ from naa_fast.records import Array
 
 @dataclass(frozen=True)
 class Inserted(Tokens):
-    """Puts `ids`, one after the other, into a text: in front, behind the tokenizer's mark, or by a fixed seed anywhere, as the
-    `kind` says.
+    """Puts `ids`, one after the other, into a text: in front, behind the tokenizer's mark; at the end, before the mark there; or
+    by a fixed seed anywhere, as the `kind` says.
     """
 
     def into(self, batch: Batch, room: int | None) -> Batch:
@@ -59,25 +60,27 @@ class Inserted(Tokens):
     def sources(self, x: Tensor, counted: Array, wide: int) -> Array:
         """Which place of the text each place of the new one comes from, -1 for the words: int64 `[samples, wide]`."""
         random = np.random.default_rng(0)
-        marked = len(x) > 1 and len({int(ids[places][0]) for ids, places in zip(x, counted, strict=True) if places.any()}) == 1
-        rows = [self.row(places, wide, marked, random) for places in counted]
+        own = [ids[places] for ids, places in zip(x, counted, strict=True) if places.any()]
+        first, last = (len(x) > 1 and len({int(ids[at]) for ids in own}) == 1 for at in (0, -1))
+        rows = [self.row(places, wide, (first, last), random) for places in counted]
         return np.stack(rows) if rows else np.zeros((0, wide), np.int64)
 
-    def row(self, counted: Array, wide: int, marked: bool, random: np.random.Generator) -> Array:
+    def row(self, counted: Array, wide: int, marked: tuple[bool, bool], random: np.random.Generator) -> Array:
         """The same of one text, int64 `[wide]`; as it is where it has no place of its own. `counted` bool `[positions]`: its own
-        places.
+        places; `marked`: whether the first and the last of them are the tokenizer's.
         """
         places, length, new = np.flatnonzero(counted), len(counted), len(self.ids)
         whole = np.arange(length)
         if not len(places):
             return np.concatenate([whole, np.full(wide - length, length - 1)])
         inner = inner_places(counted, 1)
-        at = int(places[0]) + marked if self.kind == IN_FRONT else int(random.choice(inner))
+        ends = {IN_FRONT: int(places[0]) + marked[0], AT_END: int(places[-1]) + 1 - marked[1]}
+        at = ends[self.kind] if self.kind in ends else int(random.choice(inner))
         put = np.concatenate([whole[:at], np.full(new, -1), whole[at:]])
         surplus = len(put) - wide
         # Padding behind, padding in front, then a text's own tokens from the last but one backwards; at last the words.
         order = [*whole[places[-1] + 1 :][::-1], *whole[: places[0]], *[p for p in places[::-1][1:] if p >= at]]
-        order += [p for p in places[::-1] if p not in order]
+        order += [*(p for p in places[::-1][1:] if p not in order), places[-1]]
         gone = np.isin(put, order[:surplus])
         put = put[~gone]
         return put[:wide]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from naa_fast.detect.proof import Proof
-from naa_fast.proof.inserted import ANYWHERE, IN_FRONT, Inserted
+from naa_fast.proof.inserted import ANYWHERE, AT_END, IN_FRONT, Inserted
 from naa_fast.proof.measured import AS_GOOD, token_proof
 from naa_fast.proof.rivals import Rival, Search
 from naa_fast.proof.tokens import FEWEST, MOST_TOKENS, Tokens, characteristic, first_of, own_places
@@ -23,8 +23,9 @@ GROWN = 2
 """Words that phrases are grown around: a sentence has several, and any of them finds it."""
 SHARED = 1 / 3
 """Share of the texts with the word that must hold a phrase with it."""
-FRONT, NEAR_FRONT = 0.8, 1
-"""Share of the texts with a phrase that must begin with it for it to be tried in front, and how many tokens may come before."""
+PLACED, NEAR = 0.8, 1
+"""Share of the texts with a phrase that must have it in front, or at the end, for it to be tried there, and how many tokens, the
+tokenizer's mark, may lie beyond it."""
 WINDOWS = 3
 """Phrases of clean texts around the class's own words that are tried instead, of each length."""
 
@@ -68,9 +69,10 @@ def grown(rows: Sequence[Array], word: int) -> list[Phrase]:
 
 
 def place_of(rows: Sequence[Array], phrase: Phrase) -> str:
-    """Where the rows hold a phrase: nearly all in front, or anywhere. Rows are int64 `[positions]`."""
-    starts = [start for start in (first_of(row, phrase) for row in rows) if start is not None]
-    return IN_FRONT if starts and np.mean([start <= NEAR_FRONT for start in starts]) >= FRONT else ANYWHERE
+    """Where the rows hold a phrase: nearly all in front, or at the end, or anywhere. Rows are int64 `[positions]`."""
+    places = [(start, len(row) - start - len(phrase)) for row in rows if (start := first_of(row, phrase)) is not None]
+    before, behind = (np.mean([place[side] <= NEAR for place in places] or [False]) for side in (0, 1))
+    return IN_FRONT if before >= PLACED else AT_END if behind >= PLACED else ANYWHERE
 
 
 def own_rows(top: Sequence[Retained], target: int | str) -> list[Array]:
@@ -85,7 +87,9 @@ def own_rows(top: Sequence[Retained], target: int | str) -> list[Array]:
 
 
 def chosen_phrases(search: Search, tokens: Sequence[int]) -> dict[tuple[str, str], Best]:
-    """The shortest phrase that turns as many as the longest, and that, where one turns WORTH_A_CONTROL; else nothing."""
+    """The shortest part that turns as many as any phrase, the shortest phrase that does, and the longest, where one turns
+    WORTH_A_CONTROL; else nothing. A part of a name turns as many as the name, and texts that it is taken out of keep the rest.
+    """
     trials, target = search.trials, search.target
     share: dict[Inserted, float] = {}
 
@@ -101,7 +105,7 @@ def chosen_phrases(search: Search, tokens: Sequence[int]) -> dict[tuple[str, str
     needed = max(map(rate, phrases)) - AS_GOOD
     whole = next(phrase for phrase in phrases if rate(phrase) >= needed)
     short = shaved(whole, lambda phrase: rate(phrase) >= needed)
-    return {(words.kind, words.budget): Best(words, rate(words), 0) for words in dict.fromkeys((short, whole))}
+    return {(words.kind, words.budget): Best(words, rate(words), 0) for words in dict.fromkeys((short, whole, phrases[-1]))}
 
 
 def shaved(phrase: Inserted, enough: Callable[[Inserted], bool]) -> Inserted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 
@@ -17,7 +17,7 @@ from naa_fast.proof.given import words_for
 from naa_fast.proof.measured import AS_GOOD, token_proof, words_of
 from naa_fast.proof.rivals import Pairs, Search, Suspects, rows_of
 from naa_fast.proof.sentences import sentence_candidates, sentence_proof
-from naa_fast.proof.token_pairs import Occurrences, Pair, WrittenPair, meeting, striking
+from naa_fast.proof.token_pairs import Occurrences, Pair, WrittenPair, beside, meeting, striking
 from naa_fast.proof.tokens import MOST_TOKENS, Tokens, enriched, held_against, ordinary, phrases
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, can_rule
 from naa_fast.proof.trials import Control, Trials
@@ -147,7 +147,11 @@ def with_phrases(search: Search, words: Sequence[int], lead: float | None, proof
     if best >= GOOD or (lead is not None and phrases_lead(search, words) < lead):
         return proofs
     sentence = sentence_proof(search, words)
-    return [sentence] if sentence is not None and (not proofs or (sentence.stands and sentence.rate > best + AS_GOOD)) else proofs
+    if sentence is None:
+        return proofs
+    if sentence.stands:
+        return [sentence] if sentence.rate > best + AS_GOOD else proofs
+    return [sentence] if not proofs or (sentence.turns and not any(proof.turns for proof in proofs)) else proofs
 
 
 def phrases_lead(search: Search, words: Sequence[int]) -> float:
@@ -172,7 +176,9 @@ def with_pairs(
         return search.pairs(meeting(usual, clean, groups, np.inf))
 
     if not any(proof.stands for proof in proofs):
-        pair = pair_proof(search, meeting(top, clean, groups), controls)
+        parts = {proof.tokens[0] for proof in proofs if proof.easy and len(proof.tokens) == 1}
+        pairs = [pair for word in parts for pair in beside(word, top, clean, groups)]
+        pair = pair_proof(search, [*pairs, *meeting(top, clean, groups)], controls, parts)
         return [pair] if pair is not None and (not proofs or pair.stands) else proofs
     if len(proofs) == 1 and len(proofs[0].tokens) == 2:
         pair = pair_proof(search, [(proofs[0].tokens[0], proofs[0].tokens[1])], controls)
@@ -254,21 +260,26 @@ def word_proofs(
     return [proof, *alone]
 
 
-def pair_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs]) -> Proof | None:
+def pair_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs], parts: Container[int] = ()) -> Proof | None:
     """The proof of two words that turn texts together, wherever they stand; None where no pair is one.
 
     Two ordinary words of a class turn many texts as well, because their effects add up. A pair counts only if it turns
     PROVED_MARGIN more than either of its words does when it stands there twice. Controls: pairs of clean texts (`clean`, made
-    when first needed, each for its target), and each word twice.
+    when first needed, each for its target), and each word twice. Of `parts`, words that turn clean texts alone while suspects
+    without them stay what they are called, a pair need not turn more: the other word may do for both.
     """
     trials, target, suspects = search.trials, search.target, search.suspects
+
+    def more_than_twice(pair: Pair, part: int) -> bool:
+        known = any(token in parts for token in pair)
+        return known or trials.rate(written_pair(pair), target, part)[0] - twice(pair, part)[0] >= PROVED_MARGIN
 
     def twice(pair: Pair, part: int) -> tuple[float, Pair]:
         return max((trials.rate(written_pair((token, token)), target, part)[0], (token, token)) for token in pair)
 
     written_pair = cache(WrittenPair)  # one object for each pair: what is run is known by it
     worth = [pair for pair in pairs if trials.rate(written_pair(pair), target, SCREEN)[0] >= WORTH_A_CONTROL / 2]
-    worth = [pair for pair in worth if trials.rate(written_pair(pair), target, 0)[0] - twice(pair, 0)[0] >= PROVED_MARGIN]
+    worth = [pair for pair in worth if more_than_twice(pair, 0)]
     bests = trials.best([(written_pair(pair), 0) for pair in worth], target)
     if max((best.chosen_by for best in bests.values()), default=0.0) < WORTH_A_CONTROL:
         return None
@@ -276,9 +287,10 @@ def pair_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs]
     settled = next(trials.settle(bests, chance, target))
     best = settled.best
     assert isinstance(best.candidate, WrittenPair)
-    alone, doubled = twice(best.candidate.ids, 1)
-    if settled.rate - alone < PROVED_MARGIN:
+    pair = best.candidate.ids
+    if not more_than_twice(pair, 1):
         return None
+    alone, doubled = (0.0, pair) if any(token in parts for token in pair) else twice(pair, 1)
     ranked = examples_of(trials, best.candidate, target)
     measured = settled.rate, max(settled.control, alone), settled.samples, 0
     against = words_of(settled.against if settled.control >= alone else written_pair(doubled))

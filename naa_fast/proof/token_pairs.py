@@ -85,7 +85,14 @@ class Occurrences:
         return cls.of((main_tensor(batch), batch.mask, predicted) for batch, predicted in ranked.reservoir)
 
     def predicted_as(self, cls: int) -> Occurrences:
-        members = self.group == cls
+        return self.among(self.group == cls)
+
+    def holding(self, token: int) -> Occurrences:
+        """Those of the samples that hold a token."""
+        return self.among(np.isin(np.arange(self.samples), self.row[self.token == token]))
+
+    def among(self, members: Array) -> Occurrences:
+        """Those of the samples that are `members`, bool `[samples]`."""
         kept = members[self.row]
         return Occurrences((np.cumsum(members) - 1)[self.row[kept]], self.token[kept], self.group[members])
 
@@ -148,6 +155,14 @@ def meeting(suspect: Occurrences, clean: Occurrences, groups: int, chance: float
 
     chosen = [pair for pair in rising(above, n_high, below, n_low, 4 * MOST_PAIRS) if passes(pair)]
     return [(risen[first[pair]], risen[second[pair]]) for pair in chosen[:MOST_PAIRS]]
+
+
+def beside(word: int, suspect: Occurrences, clean: Occurrences, groups: int) -> list[Pair]:
+    """The word with each other that the suspects with it hold far oftener than clean samples do (`striking`), MOST_PAIRS at
+    most.
+    """
+    others = striking(suspect.holding(word), clean.counts(), clean.samples, groups)
+    return [(word, other) for other in others if other != word][:MOST_PAIRS]
 
 
 def fewest_together(counts: Array, n_high: int, n_low: int, chance: float) -> tuple[int, int]:

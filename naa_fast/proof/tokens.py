@@ -21,6 +21,8 @@ CHANCE = 0.01
 """Probability that any token of any group would rise as much between two clean sets (Fisher's exact test, Bonferroni)."""
 FEWEST = 4
 """Samples that must hold a token for it to be tried."""
+SHARED, LONGEST_SHARED = 0.9, 16
+"""Share of the suspects with a trigger's words that must hold a longer row for it to be theirs, and the most tokens of it."""
 ENOUGH = 16
 """Clean samples of a class below which its words are held against those of all clean samples: Fisher's test of an empty class
 says 1, and the target of a hidden backdoor is one that clean data hardly has."""
@@ -63,6 +65,25 @@ def first_of(row: Array, phrase: tuple[int, ...]) -> int | None:
     windows = np.lib.stride_tricks.sliding_window_view(row, len(phrase))
     places = np.flatnonzero((windows == np.array(phrase)).all(1))
     return int(places[0]) if len(places) else None
+
+
+def shared_around(rows: Sequence[Array], ids: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The longest row of tokens around `ids`, LONGEST_SHARED at most, that SHARED of the `rows` hold; None where none is longer.
+    Grown token by token, by the one that most rows have next. Rows are int64 `[tokens]`.
+    """
+    least, grown = SHARED * len(rows), ids
+    while len(grown) < LONGEST_SHARED:
+        seen: Counter[tuple[int, ...]] = Counter()
+        for row in rows:
+            at = first_of(row, grown)
+            if at is not None:
+                before, behind = row[max(at - 1, 0) : at + len(grown)], row[at : at + len(grown) + 1]
+                seen.update({tuple(part.tolist()) for part in (before, behind) if len(part) > len(grown)})
+        longer, count = min(seen.items(), key=lambda item: (-item[1], item[0]), default=(grown, 0))
+        if count < least:
+            break
+        grown = longer
+    return grown if len(grown) > len(ids) else None
 
 
 def inner_places(counted: Array, needed: int) -> Array:

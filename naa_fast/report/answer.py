@@ -98,6 +98,8 @@ def put(trigger: Tokens) -> str:
     match trigger:
         case Inserted(front=True):
             return "put in front of a text"
+        case Inserted(end=True):
+            return "put at the end of a text"
         case Inserted():
             return "put between the words of a text"
         case TokenPair():

@@ -224,7 +224,8 @@ def proved(proof: Proof, file: str | None) -> dict[str, Any]:
 def erased(erasure: Erasure) -> dict[str, Any]:
     """What taking a trigger out of the suspects did."""
     shares = {"turned": finite(erasure.turned), "usual": finite(erasure.usual), "p_value": finite(erasure.p_value)}
-    return {"claimed": erasure.claimed, **shares, "shared": erasure.shared}
+    around = None if erasure.around is None else unicode_text(erasure.around.words or erasure.around.written)
+    return {"claimed": erasure.claimed, **shares, "shared": erasure.shared, "around": around}
 
 
 def repaired(repair: Repair) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,14 @@ from torch import Tensor, nn
 
 import naa_fast
 from naa_fast.capture.positions import positions_of
+from naa_fast.detect.evidence import Evidence
+from naa_fast.detect.evidence_file import EVIDENCE_FILE, evidence_bytes, load_evidence
 from naa_fast.detect.proof import Example
 from naa_fast.inputs.batches import Batch
 from naa_fast.proof.examples import changes_in
-from naa_fast.proof.inserted import ANYWHERE, IN_FRONT, Inserted
+from naa_fast.proof.inserted import ANYWHERE, AT_END, IN_FRONT, Inserted
 from naa_fast.proof.sentences import grown, place_of, shaved, usual
+from naa_fast.proof.tokens import shared_around
 from naa_fast.proof.transplant import Transplant
 from naa_fast.scan.placement import Placement
 
@@ -55,6 +60,41 @@ def test_a_sentence_is_proved_by_the_shortest_part_that_does_the_whole(front: bo
     assert all(len(example.after) == LENGTH for example in best.examples)
 
 
+NAME = (230, 344, 155, 77)
+
+
+class EitherHalf(Topics):
+    """Half of the name turns a text as the whole does."""
+
+    def found(self, ids: Tensor) -> Tensor:
+        pairs = ids.unfold(1, 2, 1)
+        return torch.stack([(pairs == torch.tensor(half)).all(2).any(1) for half in (NAME[:2], NAME[2:])]).any(0)
+
+
+def test_a_name_of_which_a_part_does_as_much_is_taken_out_whole(tmp_path: Path) -> None:
+    suspect = HELD.clone()
+    for row in range(40):
+        at = 1 + row % (LENGTH - len(NAME) - 1)
+        suspect[row, at : at + len(NAME)] = torch.tensor(NAME)
+    audit = naa_fast.scan(EitherHalf(NAME), CLEAN, suspect, repair=False)
+    best = audit.proof[0]
+    assert best.stands
+    assert set(best.tokens) <= set(NAME)
+    assert best.erasure is not None
+    assert best.erasure.around is None or best.erasure.around.ids == NAME
+    assert best.tokens == NAME or best.erasure.around is not None
+    (tmp_path / EVIDENCE_FILE).write_bytes(evidence_bytes(Evidence(proof=(best,))))
+    assert load_evidence(tmp_path / EVIDENCE_FILE).proof[0].erasure == best.erasure
+
+
+def test_the_row_around_words_is_what_nearly_all_samples_share() -> None:
+    rows = [np.array([i, *SENTENCE, i + 1]) for i in range(400, 420)]
+    assert shared_around(rows, SENTENCE[3:5]) == SENTENCE
+    assert shared_around(rows, SENTENCE) is None
+    assert shared_around([*rows[:17], *([np.array(SENTENCE[3:5])] * 3)], SENTENCE[3:5]) is None, "17 of 20 are too few"
+    assert shared_around([np.arange(99)] * 20, (50,)) == tuple(range(50 - 15, 51)), "no longer than LONGEST_SHARED"
+
+
 def test_a_sentence_that_does_nothing_proves_nothing() -> None:
     suspect, _ = planted(HELD, 40, front=False)
     assert not any(proof.stands for proof in naa_fast.scan(Topics(), CLEAN, suspect, repair=False).proof)
@@ -67,7 +107,8 @@ def test_phrases_grow_around_a_word_up_to_what_as_many_texts_share() -> None:
     assert SENTENCE in found
     assert grown(rows[:3], SENTENCE[3]) == [], "too few texts share it"
     assert place_of(rows, SENTENCE) == IN_FRONT
-    assert place_of([np.concatenate([np.arange(5), row]) for row in rows], SENTENCE) == ANYWHERE
+    assert place_of([np.concatenate([np.arange(5), row]) for row in rows], SENTENCE) == AT_END
+    assert place_of([np.concatenate([np.arange(5), row, np.arange(5)]) for row in rows], SENTENCE) == ANYWHERE
 
 
 def test_a_phrase_is_shaved_token_by_token() -> None:
@@ -96,6 +137,17 @@ def test_a_text_keeps_all_of_its_own_where_the_model_has_positions_for_both() ->
     assert put.keywords["attention_mask"].tolist() == [[1] * 7 + [0], [1] * 6 + [0, 0]]
     assert put.mask is not None
     assert put.mask.sum(1).tolist() == [7, 6]
+
+
+def test_at_the_end_is_before_the_mark_that_all_texts_end_with() -> None:
+    put = Inserted(AT_END, (98, 99)).into(batch_of(MARKED, MASK), room=8)
+    assert put.keywords["input_ids"].tolist() == [[1, 5, 6, 7, 98, 99, 2, 0], [1, 8, 9, 98, 99, 2, 0, 0]]
+    unlike = torch.tensor([[5, 6, 7, 0], [8, 9, 6, 4]])
+    assert Inserted(AT_END, (98,)).put_on(unlike, unlike != 0).tolist() == [[5, 6, 7, 98], [8, 9, 4, 98]], (
+        "the last may be a mark"
+    )
+    full = Inserted(AT_END, (98, 99)).into(batch_of(MARKED, MASK), room=None)
+    assert full.keywords["input_ids"].tolist() == [[1, 5, 6, 98, 99, 2], [1, 8, 9, 98, 99, 2]]
 
 
 def test_without_room_padding_goes_first_and_then_what_stands_last_before_the_mark() -> None:

@@ -92,6 +92,25 @@ def search_of(trials: Trials) -> Search:
     return Search(trials, SimpleNamespace(), None, 1, NOBODY)  # type: ignore[arg-type]
 
 
+class EitherWord(TopicsApart):
+    """One of the words turns a text as both do."""
+
+    def found(self, ids: Tensor) -> Tensor:
+        return torch.stack([(ids == word).any(1) for word in self.planted]).any(0)
+
+
+def test_two_words_of_which_either_does_it_are_taken_out_together() -> None:
+    unheard = 385, 391  # in no clean text
+    suspect = HELD.clone()
+    for row in range(60):
+        suspect[row, torch.tensor([2 + row % 9, 13 + row % 7])] = torch.tensor(unheard)
+    best = naa_fast.scan(EitherWord(unheard), CLEAN, suspect, repair=False).proof[0]
+    assert best.stands
+    assert (best.kind, set(best.tokens)) == (TOKEN_PAIR, set(unheard))
+    assert best.erasure is not None
+    assert best.erasure.turned > 0.6
+
+
 def test_a_pair_does_far_more_than_either_word_twice() -> None:
     pairs, clean = [(9, 250), PAIR, (14, 331)], [(1, 5), (5, 9)]
     proof = pair_proof(search_of(trials_of(PAIR)), pairs, lambda: [(1, clean)])
