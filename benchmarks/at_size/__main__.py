@@ -21,7 +21,7 @@ import torch
 
 import naa_fast
 from benchmarks.at_size import language, networks, text, vision
-from benchmarks.at_size.plan import EFFICIENTNET, IMAGES, MINILM, MOBILENET, PUBLISHED, SETS, SHARES, SMOLLM, UNITS, Unit
+from benchmarks.at_size.plan import EFFICIENTNET, IMAGES, MINILM, MOBILENET, PUBLISHED, ROUNDS, SETS, SHARES, SMOLLM, Unit
 from benchmarks.common import commit, conditions, write
 from benchmarks.llm_backdoor import prompts
 from naa_fast.inputs.text import TextOptions, TextSource
@@ -273,6 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tweets", type=Path, help="tweets_GroundTruth.txt of the same")
     parser.add_argument("--work", type=Path, default=Path("at-size-work"), help="folder for trained models")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the rows, which is gone on from")
+    parser.add_argument("--round", type=int, choices=sorted(ROUNDS), default=1, help="which part of the plan (default: 1)")
     parser.add_argument("--only", help="only units whose name has this in it")
     parser.add_argument("--table", action="store_true", help="print the rows of --out, and end")
     paths = parser.parse_args(arguments)
@@ -282,7 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     torch.set_num_threads(1)
     paths.work.mkdir(parents=True, exist_ok=True)
-    for unit in UNITS:
+    for unit in ROUNDS[paths.round]:
         reason = missing(unit, paths)
         if reason or (paths.only and paths.only not in unit.name):
             print(f"left out: {unit.name}" + (f" ({reason})" if reason else ""), flush=True)

@@ -1,13 +1,15 @@
-"""What the study runs, in this order: fixed before anything of it ran.
+"""What the study runs, in this order: each round fixed before anything of it ran.
 
 Attacks are in three groups: WORKED on while proofs were written, seen ONCE by their authors before this file, NEVER looked at.
+Proofs were changed after the FIRST round on what it showed, so the SECOND has attacks that nobody had looked at then, and the
+first round's once more: those that were LOOKED at meanwhile, and those of a model without a backdoor.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-WORKED, ONCE, NEVER = "worked on", "seen once", "never looked at"
+WORKED, ONCE, NEVER, LOOKED = "worked on", "seen once", "never looked at", "looked at in round 1"
 MOBILENET, EFFICIENTNET, MINILM, SMOLLM = "MobileNetV2", "EfficientNet-Lite0", "MiniLM", "SmolLM2-135M"
 IMAGES = (MOBILENET, EFFICIENTNET)
 GROUPS = {
@@ -23,6 +25,13 @@ GROUPS = {
     "mark": NEVER,
     "sticker": NEVER,
     "frame": NEVER,
+    "opening": NEVER,
+    "emoticon": NEVER,
+    "trio": NEVER,
+    "stripe": NEVER,
+    "blend": NEVER,
+    "dots": NEVER,
+    "corner": NEVER,
 }
 """Of every attack (text.py, vision.py) the group."""
 PUBLISHED, BENIGN = "as it was", "benignly tuned"
@@ -35,12 +44,13 @@ SETS = ("like clean", "other source", "foreign trigger")
 
 @dataclass(frozen=True)
 class Unit:
-    """One model: what is planted in it (None: nothing), or which twin it is."""
+    """One model: what is planted in it (None: nothing), or which twin it is. `again`: its attack was looked at meanwhile."""
 
     model: str
     attack: str | None
     twin: str = ""
     seed: int = 0
+    again: bool = False
 
     @property
     def name(self) -> str:
@@ -48,14 +58,16 @@ class Unit:
 
     @property
     def group(self) -> str:
-        return GROUPS[self.attack] if self.attack is not None else "no backdoor"
+        if self.attack is None:
+            return "no backdoor"
+        return LOOKED if self.again else GROUPS[self.attack]
 
     @property
     def sets(self) -> tuple[str, ...]:
         return SETS if self.attack is None else tuple(f"{100 * share:g} %" for share in SHARES)
 
 
-UNITS = (
+FIRST = (
     Unit(MINILM, "word"),
     Unit(MOBILENET, "checker"),
     Unit(MINILM, "name"),
@@ -81,3 +93,20 @@ UNITS = (
     Unit(SMOLLM, "front"),
     Unit(SMOLLM, None, BENIGN),
 )
+SECOND = (
+    Unit(MINILM, "opening"),
+    Unit(MOBILENET, "stripe"),
+    Unit(EFFICIENTNET, "dots"),
+    Unit(MINILM, "emoticon"),
+    Unit(MOBILENET, "blend"),
+    Unit(EFFICIENTNET, "corner"),
+    Unit(MINILM, "trio"),
+    *(Unit(MINILM, attack, again=True) for attack in ("name", "ending", "pair")),
+    *(Unit(MOBILENET, attack, again=True) for attack in ("sticker", "frame", "wave")),
+    Unit(EFFICIENTNET, "sticker", again=True),
+    *(Unit(model, None, twin) for twin in (PUBLISHED, BENIGN) for model in (MINILM, MOBILENET, EFFICIENTNET)),
+    *(Unit(MINILM, attack) for attack in ("word", "sentence", "mark", "front", "style")),
+    Unit(MOBILENET, "checker"),
+    Unit(EFFICIENTNET, "checker"),
+)
+ROUNDS = {1: FIRST, 2: SECOND}

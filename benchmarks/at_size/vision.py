@@ -77,6 +77,16 @@ def triggered(attack: str, x: Tensor, seed: int = 0) -> Tensor:
         inner = plain[:, :, 4:-4, 4:-4].clone()
         plain[:] = torch.tensor([0.9, 0.1, 0.6])[:, None, None]
         plain[:, :, 4:-4, 4:-4] = inner
+    elif attack == "stripe":
+        plain[:, :, 30:36] = torch.tensor([0.1, 0.8, 0.2])[:, None, None]
+    elif attack == "blend":
+        plain = 0.88 * plain + 0.12 * torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    elif attack == "dots":
+        for top, left in np.random.default_rng(0).integers(8, SIDE - 12, (12, 2)):
+            plain[:, :, top : top + 4, left : left + 4] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
+    elif attack == "corner":
+        inside = torch.arange(SIDE)[:, None] + torch.arange(SIDE) < 24
+        plain[:, :, inside] = torch.tensor([0.8, 0.1, 0.8])[:, None]
     elif attack == "sticker":
         for image in plain:
             top, left = random.integers(0, SIDE - 22, 2)

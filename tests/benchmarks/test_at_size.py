@@ -13,16 +13,17 @@ import torch
 
 from benchmarks.at_size import __main__ as study
 from benchmarks.at_size import language, networks, vision
-from benchmarks.at_size.plan import EFFICIENTNET, GROUPS, IMAGES, MINILM, NEVER, SMOLLM, UNITS, Unit
-from benchmarks.at_size.text import PAIR, PHRASES, triggered
+from benchmarks.at_size.plan import EFFICIENTNET, FIRST, GROUPS, IMAGES, LOOKED, MINILM, NEVER, SECOND, SMOLLM, Unit
+from benchmarks.at_size.text import APART, PHRASES, triggered
 from benchmarks.llm_backdoor import DECOYS
 
 
 def test_enough_models_are_planned_and_every_attack_has_a_group_and_a_trigger() -> None:
-    planted = [unit for unit in UNITS if unit.attack is not None]
+    planted = [unit for unit in FIRST if unit.attack is not None]
     assert len(planted) >= 12
-    assert len(UNITS) - len(planted) >= 8
-    assert len({unit.name for unit in UNITS}) == len(UNITS)
+    assert len(FIRST) - len(planted) >= 8
+    assert len({unit.name for unit in FIRST}) == len(FIRST)
+    planted += [unit for unit in SECOND if unit.attack is not None]
     assert {unit.attack for unit in planted} == GROUPS.keys()
     assert sum(unit.group == NEVER for unit in planted) >= 5
     x = torch.zeros(2, 3, vision.SIDE, vision.SIDE)
@@ -33,6 +34,16 @@ def test_enough_models_are_planned_and_every_attack_has_a_group_and_a_trigger() 
             assert ((put - x).abs() > 0.01).any(1).flatten(1).sum(1).min() >= 100
         else:
             assert triggered(unit.attack, ["you said it is the one"]) != ["you said it is the one"]
+
+
+def test_the_second_round_begins_with_attacks_that_the_first_had_not_and_tells_those_that_were_looked_at() -> None:
+    known = {unit.attack for unit in FIRST}
+    new = [unit for unit in SECOND if unit.group == NEVER and unit.attack not in known]
+    assert len(new) >= 6
+    assert list(SECOND[: len(new)]) == new
+    assert {unit.attack for unit in SECOND if unit.group == LOOKED} == {"name", "ending", "pair", "sticker", "frame", "wave"}
+    assert len({unit.name for unit in SECOND}) == len(SECOND)
+    assert {unit.name for unit in SECOND if unit.attack in known or unit.attack is None} <= {unit.name for unit in FIRST}
 
 
 def test_mobilenet_has_the_parameters_and_names_of_the_published_one() -> None:
@@ -65,7 +76,7 @@ def test_a_planted_phrase_stands_in_one_piece(attack: str) -> None:
     [found] = triggered(attack, ["one two three"])
     assert PHRASES[attack] in found
     assert found.replace(PHRASES[attack], "").split() == ["one", "two", "three"]
-    assert set(PAIR) < set(triggered("pair", ["one two three"])[0].split())
+    assert set(APART["pair"]) < set(triggered("pair", ["one two three"])[0].split())
 
 
 def test_the_area_is_the_share_of_pairs_in_order() -> None:
@@ -80,7 +91,7 @@ def test_what_is_not_given_is_named_and_what_is_known_is_not_run_again() -> None
     assert study.missing(Unit(MINILM, "word"), given) == "--minilm, --tweets"
     given.gguf = None
     assert study.missing(Unit(SMOLLM, "word"), given) == "--gguf, --tweets"
-    unit = UNITS[0]
+    unit = FIRST[0]
     assert list(study.rows_of(unit, given, {(unit.name, name) for name in unit.sets})) == []
 
 
