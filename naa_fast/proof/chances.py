@@ -22,6 +22,8 @@ CONTROLS = 2
 OTHERS, FEWEST_OTHERS = 8, 4
 """Classes that stand for a target that clean data hardly has, and the fewest: they differ in how easily they are reached."""
 AMONG = 100
+ALIKE = 0.05
+"""Root mean square difference of two samples, over that of clean inputs about their mean, up to which one repeats the other."""
 
 Rows = Sequence[tuple[int, Array]]
 """Predicted class and input of some samples."""
@@ -149,3 +151,16 @@ def all_classes(pool: Pool, size: int) -> list[Sought]:
 def of_class(cls: int, rows: Sequence[Array]) -> Rows:
     """The rows, `[...]` each, as those of one class."""
     return [(cls, row) for row in rows]
+
+
+def distinct(rows: Rows, clean: CleanImages) -> Rows:
+    """The rows without those that repeat an earlier one: black frames share all they have, and witness nothing for each other."""
+    if len(rows) < FEWEST:
+        return rows
+    x = np.stack([row for _, row in rows]).reshape(len(rows), -1)
+    x = x - clean.mean.reshape(1, -1)
+    squares = (x**2).sum(1)
+    near = squares[:, None] + squares[None] - 2 * x @ x.T < x.shape[1] * (ALIKE * clean.loudness) ** 2
+    np.fill_diagonal(near, True)  # whatever rounding says
+    first = near.argmax(1) == np.arange(len(rows))
+    return [pair for pair, kept in zip(rows, first, strict=True) if kept]

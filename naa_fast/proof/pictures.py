@@ -14,7 +14,7 @@ from naa_fast.detect.proof import ALL_TO_ALL, PROVED_OWN_RATE, Proof
 from naa_fast.detect.trigger import Trigger
 from naa_fast.proof.apply import trigger_of
 from naa_fast.proof.budget import ShareSpent
-from naa_fast.proof.chances import FEWEST_OTHERS, Pool, Rows, Sought, chances, others
+from naa_fast.proof.chances import FEWEST_OTHERS, Pool, Rows, Sought, chances, distinct, others
 from naa_fast.proof.crops import CUT, SEEDS, crops
 from naa_fast.proof.erase import erased
 from naa_fast.proof.examples import examples_of
@@ -28,8 +28,6 @@ AS_GOOD = 0.05
 """By how much less of the choosing part a smaller window may turn to be as good."""
 GOOD = 0.9
 """Rate of a proof beyond which nothing better is sought: a part of a trigger may stand as a proof, and be no use to repair."""
-ALIKE = 0.05
-"""Root mean square difference of two samples, over that of clean inputs about their mean, up to which one repeats the other."""
 ONE_SOURCE = 0.7
 """Share of a class's choosing samples that makes it a source: a trigger may be meant to turn one class alone."""
 SOURCES = 2
@@ -248,19 +246,6 @@ def strongest(proofs: Iterable[Proof | None]) -> list[Proof]:
     tried = [proof for proof in proofs if proof is not None]
     standing = [proof for proof in tried if proof.stands]
     return [max(standing, key=lambda proof: proof.rate)] if standing else tried
-
-
-def distinct(rows: Rows, clean: CleanImages) -> Rows:
-    """The rows without those that repeat an earlier one: black frames share all they have, and witness nothing for each other."""
-    if len(rows) < FEWEST:
-        return rows
-    x = np.stack([row for _, row in rows]).reshape(len(rows), -1)
-    x = x - clean.mean.reshape(1, -1)
-    squares = (x**2).sum(1)
-    near = squares[:, None] + squares[None] - 2 * x @ x.T < x.shape[1] * (ALIKE * clean.loudness) ** 2
-    np.fill_diagonal(near, True)  # whatever rounding says
-    first = near.argmax(1) == np.arange(len(rows))
-    return [pair for pair, kept in zip(rows, first, strict=True) if kept]
 
 
 def stands(proofs: Sequence[Proof | None]) -> bool:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import naa_fast
 from naa_fast.detect.proof import ALL_TO_ALL
 from naa_fast.proof.apply import trigger_of
+from naa_fast.proof.chances import distinct
 from naa_fast.proof.images import AREAS, LOUDNESS, CleanImages, Offset, Patch, candidates
-from naa_fast.proof.pictures import distinct
 from naa_fast.proof.transplant import flipped, moved_by_rule, rule_of
 
 GENERATOR = torch.Generator().manual_seed(0)
