@@ -31,6 +31,8 @@ from naa_fast.records import Array
 from naa_fast.scan.last_logits import INDEXED
 from naa_fast.scan.placement import Placement
 
+CACHES = ("cache", "past_key_values")
+"""What transformers calls the keys and values in a forward and in its output: the second until 5.23."""
 LOOKED_AT = 2048
 """Prompts of each set whose continuations say which behaviours there are."""
 RISEN, USUAL = 4, 8
@@ -69,10 +71,11 @@ class Greedy:
         self.model, self.tokens, self.texts = model, tokens, texts
         self.forward: Callable[..., Any] = model.forward
         known = inspect.signature(self.forward).parameters
-        if not {"input_ids", "past_key_values", "use_cache"} <= known.keys():
+        self.cache = next((name for name in CACHES if name in known), "")
+        if not self.cache or not {"input_ids", "use_cache"} <= known.keys():
             raise UsageError(
                 f"{type(model).__name__} cannot be continued",
-                "expected a causal language model: a forward with input_ids, past_key_values and use_cache",
+                f"expected a causal language model: a forward with input_ids, use_cache and {' or '.join(CACHES)}",
                 "leave --continue out",
             )
         self.numbered, self.narrow = "position_ids" in known, INDEXED in known
@@ -114,15 +117,17 @@ class Greedy:
             more[INDEXED] = kept
         output = self.forward(**more)
         logs = output.logits[torch.arange(len(ids), device=ids.device), places].float().log_softmax(1)
-        tokens, cache = [logs.argmax(1)], output.past_key_values
+        tokens, cache = [logs.argmax(1)], output[self.cache]
         ended = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
         for _ in range(self.tokens - 1):
             for end in self.ends:
                 ended |= tokens[-1] == end
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            step: dict[str, Any] = {"position_ids": mask.long().sum(1, keepdim=True) - 1} if self.numbered else {}
-            output = self.twin(input_ids=tokens[-1][:, None], attention_mask=mask, past_key_values=cache, use_cache=True, **step)
-            cache, likeliest = output.past_key_values, output.logits[:, -1].argmax(1)
+            step: dict[str, Any] = {"attention_mask": mask, "use_cache": True, self.cache: cache}
+            if self.numbered:
+                step["position_ids"] = mask.long().sum(1, keepdim=True) - 1
+            output = self.twin(input_ids=tokens[-1][:, None], **step)
+            cache, likeliest = output[self.cache], output.logits[:, -1].argmax(1)
             tokens.append(torch.where(ended, tokens[-1], likeliest))
         return torch.stack(tokens, 1), logs
 

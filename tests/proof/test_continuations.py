@@ -97,6 +97,43 @@ def test_a_continuation_is_the_models_own_whatever_stands_beside_it(side: str) -
         assert int(logs[number].argmax()) == alone[len(row)]
 
 
+class Out(dict[str, Any]):
+    __getattr__ = dict.__getitem__
+
+
+class Cached(nn.Module):
+    """The model with its keys and values called `cache`, as from transformers 5.24 on."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.own = Greedy(model, 2).cache
+
+    def forward(self, input_ids: Tensor, cache: Any = None, use_cache: bool = False, **more: Any) -> Out:
+        output = self.model(input_ids=input_ids, use_cache=use_cache, **{self.own: cache}, **more)
+        return Out(logits=output.logits, cache=output[self.own])
+
+
+class Past(Cached):
+    """The same called `past_key_values`, as before."""
+
+    def forward(self, input_ids: Tensor, past_key_values: Any = None, use_cache: bool = False, **more: Any) -> Out:  # type: ignore[override]
+        output = super().forward(input_ids, past_key_values, use_cache, **more)
+        return Out(logits=output["logits"], past_key_values=output["cache"])
+
+
+@pytest.mark.parametrize("named", [Cached, Past])
+def test_keys_and_values_are_handed_on_whatever_transformers_calls_them(named: type[Cached]) -> None:
+    model, x = llama(), prompts(6, 3)
+    answers, scores = Greedy(model, 5)(input_ids=x)
+    again, same = Greedy(named(model), 5)(input_ids=x)
+    assert torch.equal(answers, again)
+    torch.testing.assert_close(scores, same)
+    steps = torch.cat([x, answers], 1)
+    for at in range(5):  # as without any
+        assert torch.equal(model(steps[:, : LENGTH + at]).logits[:, -1].argmax(1), answers[:, at])
+
+
 def test_hooks_see_the_prompt_once_and_no_answer() -> None:
     model = llama()
     greedy, seen = Greedy(model, 4), list[int]()
