@@ -191,7 +191,7 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
             low, high = proof.interval
             statement = (
                 f"a trigger {what} {100 * proof.rate:.0f} % of {where} (95 % interval {100 * low:.0f} to {100 * high:.0f} %; "
-                f"the same read off clean samples: {100 * proof.control:.0f} %)"
+                f"the same read off clean samples: {100 * proof.control:.0f} %){more_than(proof)}"
             )
             seen = INPUT, statement, proof.rate, proof.limit, str(proof.target), proof.trigger.key, proof.source
             findings.append(Finding("proved", *seen, unit="share"))
@@ -233,6 +233,12 @@ def find_in_samples(evidence: Evidence) -> list[Finding]:
         )
         findings.append(Finding("outlier", SAMPLES, statement, beyond, GATHERED, str(target), unit="share"))
     return findings
+
+
+def more_than(proof: Proof) -> str:
+    """The longer row of words that suspects share around those that were put on; empty where there is none."""
+    around = None if proof.erasure is None else proof.erasure.around
+    return "" if around is None else f"; the suspects share more: {plain(around.words or around.written)!r}"
 
 
 def find_in_predictions(risen: Sequence[Rise], evidence: Evidence) -> list[Finding]:
