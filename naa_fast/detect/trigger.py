@@ -154,7 +154,7 @@ class Inserted(Tokens):
 
 @dataclass(frozen=True)
 class TokenPair(Tokens):
-    """Two token ids, each anywhere in the text."""
+    """Two token ids or more, each anywhere in the text."""
 
     @property
     def kind(self) -> str:
@@ -162,7 +162,7 @@ class TokenPair(Tokens):
 
     @property
     def subject(self) -> str:
-        return "Two words, wherever they stand, turn"
+        return f"{'Two words' if len(self.ids) == 2 else 'Words'}, wherever they stand, turn"
 
     @property
     def written(self) -> str:

@@ -53,8 +53,8 @@ def covering(mask: Array) -> str:
 def candidate_of(trigger: Trigger, low: float = -np.inf, high: float = np.inf) -> Candidate:
     """What puts a trigger on inputs, whose values stay within `low` and `high` where it is added to them."""
     match trigger:
-        case TokenPair((first, second)):
-            return token_pairs.WrittenPair((first, second))
+        case TokenPair(ids):
+            return token_pairs.WrittenPair(ids)
         case Inserted(ids):
             return inserted.Inserted(trigger.kind, ids)
         case Tokens(ids):

@@ -111,15 +111,17 @@ class Search:
         known = [(cls, characteristic(self.clean, number)) for number, cls in self.others]
         return [(self.target, natural(words)), *((cls, self._natural(tokens, cls)) for cls, tokens in known)]
 
-    def pairs(self, usual: Sequence[Pair]) -> Pairs:
-        """The same of token pairs; `usual`: those that meet in the highest-ranked clean texts of the target."""
-        of_class = characteristic(self.clean, self.number, OWN_PAIRS)
+    def pairs(self, usual: Sequence[Pair], lengths: Sequence[int] = (2,)) -> Pairs:
+        """The same of so many words apart as `lengths` says; `usual`: pairs that meet in the highest-ranked clean texts of the
+        target.
+        """
+
+        def own(number: int | None) -> list[Pair]:
+            words = characteristic(self.clean, number, max(OWN_PAIRS, *lengths))
+            return [some for many in lengths for some in combinations(words[: max(OWN_PAIRS, many)], many)]
+
         others = self.others if self.rare else []
-        known = [(cls, characteristic(self.clean, number, OWN_PAIRS)) for number, cls in others]
-        return [
-            (self.target, [*combinations(of_class, 2), *usual]),
-            *((cls, list(combinations(words, 2))) for cls, words in known),
-        ]
+        return [(self.target, [*own(self.number), *usual]), *((cls, own(number)) for number, cls in others)]
 
     def _natural(self, tokens: Sequence[int], target: int | str) -> list[Tokens]:
         return natural(tokens) + [Tokens("phrase", ids) for ids in phrases(rows_of(self.ranked.null_top, target), list(tokens))]

@@ -20,7 +20,7 @@ from naa_fast.proof.sentences import sentence_candidates, sentence_proof
 from naa_fast.proof.token_pairs import Occurrences, Pair, WrittenPair, beside, meeting, striking
 from naa_fast.proof.tokens import MOST_TOKENS, Tokens, enriched, held_against, ordinary, phrases
 from naa_fast.proof.transplant import SCREEN, WORTH_A_CONTROL, can_rule
-from naa_fast.proof.trials import Control, Trials
+from naa_fast.proof.trials import Control, Settled, Trials
 from naa_fast.rank.scorer import RankingResult
 
 GOOD = 0.9
@@ -172,8 +172,8 @@ def with_pairs(
     """
     top, usual, clean = texts
 
-    def controls() -> Pairs:
-        return search.pairs(meeting(usual, clean, groups, np.inf))
+    def controls(lengths: Sequence[int]) -> Pairs:
+        return search.pairs(meeting(usual, clean, groups, np.inf), lengths)
 
     if not any(proof.stands for proof in proofs):
         parts = {proof.tokens[0] for proof in proofs if proof.easy and len(proof.tokens) == 1}
@@ -260,22 +260,38 @@ def word_proofs(
     return [proof, *alone]
 
 
-def pair_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs], parts: Container[int] = ()) -> Proof | None:
-    """The proof of two words that turn texts together, wherever they stand; None where no pair is one.
+def pair_proof(
+    search: Search, pairs: Sequence[Pair], clean: Callable[[Sequence[int]], Pairs], parts: Container[int] = ()
+) -> Proof | None:
+    """The proof of two words, or more, that turn texts together, wherever they stand; None where no pair is one.
 
     Two ordinary words of a class turn many texts as well, because their effects add up. A pair counts only if it turns
     PROVED_MARGIN more than either of its words does when it stands there twice. Controls: pairs of clean texts (`clean`, made
     when first needed, each for its target), and each word twice. Of `parts`, words that turn clean texts alone while suspects
-    without them stay what they are called, a pair need not turn more: the other word may do for both.
+    without them stay what they are called, a pair need not turn more: the other words may each do as much.
     """
     trials, target, suspects = search.trials, search.target, search.suspects
 
+    def known_part(pair: Pair) -> bool:
+        return any(token in parts for token in pair)
+
     def more_than_twice(pair: Pair, part: int) -> bool:
-        known = any(token in parts for token in pair)
-        return known or trials.rate(written_pair(pair), target, part)[0] - twice(pair, part)[0] >= PROVED_MARGIN
+        return known_part(pair) or trials.rate(written_pair(pair), target, part)[0] - twice(pair, part)[0] >= PROVED_MARGIN
 
     def twice(pair: Pair, part: int) -> tuple[float, Pair]:
         return max((trials.rate(written_pair((token, token)), target, part)[0], (token, token)) for token in pair)
+
+    def measured(settled: Settled) -> Proof | None:
+        words = settled.best.candidate
+        assert isinstance(words, WrittenPair)
+        if not more_than_twice(words.ids, 1):
+            return None
+        alone, doubled = (0.0, words.ids) if known_part(words.ids) else twice(words.ids, 1)
+        shares = settled.rate, max(settled.control, alone), settled.samples, 0
+        against = words_of(settled.against if settled.control >= alone else written_pair(doubled))
+        ranked = examples_of(trials, words, target)
+        proof = Proof(trigger_of(words), target, *shares, examples=ranked, controls=settled.controls, against=against)
+        return suspects.checked(trials, proof, words, chance)
 
     written_pair = cache(WrittenPair)  # one object for each pair: what is run is known by it
     worth = [pair for pair in pairs if trials.rate(written_pair(pair), target, SCREEN)[0] >= WORTH_A_CONTROL / 2]
@@ -283,16 +299,12 @@ def pair_proof(search: Search, pairs: Sequence[Pair], clean: Callable[[], Pairs]
     bests = trials.best([(written_pair(pair), 0) for pair in worth], target)
     if max((best.chosen_by for best in bests.values()), default=0.0) < WORTH_A_CONTROL:
         return None
-    chance = [Control(rival, trials.best([(written_pair(pair), 0) for pair in some], rival)) for rival, some in clean()]
-    settled = next(trials.settle(bests, chance, target))
-    best = settled.best
-    assert isinstance(best.candidate, WrittenPair)
-    pair = best.candidate.ids
-    if not more_than_twice(pair, 1):
-        return None
-    alone, doubled = (0.0, pair) if any(token in parts for token in pair) else twice(pair, 1)
-    ranked = examples_of(trials, best.candidate, target)
-    measured = settled.rate, max(settled.control, alone), settled.samples, 0
-    against = words_of(settled.against if settled.control >= alone else written_pair(doubled))
-    proof = Proof(trigger_of(best.candidate), target, *measured, examples=ranked, controls=settled.controls, against=against)
-    return suspects.checked(trials, proof, best.candidate, chance)
+    lengths = sorted({len(pair) for pair in worth})
+    chance = [Control(rival, trials.best([(written_pair(pair), 0) for pair in some], rival)) for rival, some in clean(lengths)]
+    nearest: Proof | None = None
+    for settled in trials.settle(bests, chance, target):
+        proof = measured(settled)
+        if proof is not None and proof.stands:
+            return proof
+        nearest = nearest or proof
+    return nearest

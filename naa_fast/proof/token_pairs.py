@@ -11,7 +11,7 @@ from torch import Tensor
 
 from naa_fast.detect.enrichment import hypergeometric_tail
 from naa_fast.detect.proof import TOKEN_PAIR
-from naa_fast.proof.tokens import CHANCE, FEWEST, MOST_TOKENS, inner_places, own_places, rising
+from naa_fast.proof.tokens import CHANCE, FEWEST, MOST_TOKENS, SHARED, inner_places, own_places, rising
 from naa_fast.rank.retained import Retained, main_tensor
 from naa_fast.rank.scorer import RankingResult
 from naa_fast.records import Array
@@ -19,28 +19,32 @@ from naa_fast.records import Array
 MOST_PAIRS = 6
 FIRST = (16, 64)
 """How many of the highest-ranked texts of a class are looked through for words of their own."""
-Pair = tuple[int, int]
+Pair = tuple[int, ...]
+"""Two words, or more, each anywhere in a text."""
 RISEN = 128
 """Tokens whose pairs are counted: those that have risen most alone, as both of a pair do that a trigger brings along."""
 
 
 @dataclass(frozen=True)
 class WrittenPair:
-    """Writes both of `ids` over a sample's own tokens, each at a random place of its own, by a fixed seed."""
+    """Writes all of `ids` over a sample's own tokens, each at a random place of its own, by a fixed seed."""
 
     ids: Pair
     kind: str = TOKEN_PAIR
-    budget: str = "2 tokens"
+
+    @property
+    def budget(self) -> str:
+        return f"{len(self.ids)} tokens"
 
     def put_on(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        """Token ids int64 `[samples, positions]` with both written over a sample's own; `valid` bool of that shape."""
+        """Token ids int64 `[samples, positions]` with all written over a sample's own; `valid` bool of that shape."""
         written = x.clone()
         random = np.random.default_rng(0)
         trigger = torch.tensor(self.ids, dtype=x.dtype, device=x.device)
         for row, places in enumerate(own_places(x, valid).cpu().numpy()):
-            inner = inner_places(places, 2)
-            if len(inner) >= 2:
-                written[row, torch.from_numpy(random.permutation(inner)[:2]).to(x.device)] = trigger
+            inner = inner_places(places, len(self.ids))
+            if len(inner) >= len(self.ids):
+                written[row, torch.from_numpy(random.permutation(inner)[: len(self.ids)]).to(x.device)] = trigger
         return written
 
 
@@ -159,10 +163,14 @@ def meeting(suspect: Occurrences, clean: Occurrences, groups: int, chance: float
 
 def beside(word: int, suspect: Occurrences, clean: Occurrences, groups: int) -> list[Pair]:
     """The word with each other that the suspects with it hold far oftener than clean samples do (`striking`), MOST_PAIRS at
-    most.
+    most, and with all of these that nearly all hold: any of them may do what it does.
     """
-    others = striking(suspect.holding(word), clean.counts(), clean.samples, groups)
-    return [(word, other) for other in others if other != word][:MOST_PAIRS]
+    holding = suspect.holding(word)
+    found = striking(holding, clean.counts(), clean.samples, groups)
+    others = [other for other in found if other != word][:MOST_PAIRS]
+    held = holding.counts()
+    nearly_all = tuple(other for other in others if held[other] >= SHARED * holding.samples)
+    return [*((word, other) for other in others), *([(word, *nearly_all)] if len(nearly_all) > 1 else [])]
 
 
 def fewest_together(counts: Array, n_high: int, n_low: int, chance: float) -> tuple[int, int]:

@@ -99,11 +99,11 @@ class EitherWord(TopicsApart):
         return torch.stack([(ids == word).any(1) for word in self.planted]).any(0)
 
 
-def test_two_words_of_which_either_does_it_are_taken_out_together() -> None:
-    unheard = 385, 391  # in no clean text
+@pytest.mark.parametrize("unheard", [(385, 391), (385, 391, 397)], ids=["two", "three"])  # in no clean text
+def test_words_of_which_each_does_it_are_taken_out_together(unheard: tuple[int, ...]) -> None:
     suspect = HELD.clone()
     for row in range(60):
-        suspect[row, torch.tensor([2 + row % 9, 13 + row % 7])] = torch.tensor(unheard)
+        suspect[row, torch.tensor([2 + row % 7, 10 + row % 5, 16 + row % 6])[: len(unheard)]] = torch.tensor(unheard)
     best = naa_fast.scan(EitherWord(unheard), CLEAN, suspect, repair=False).proof[0]
     assert best.stands
     assert (best.kind, set(best.tokens)) == (TOKEN_PAIR, set(unheard))
@@ -113,14 +113,14 @@ def test_two_words_of_which_either_does_it_are_taken_out_together() -> None:
 
 def test_a_pair_does_far_more_than_either_word_twice() -> None:
     pairs, clean = [(9, 250), PAIR, (14, 331)], [(1, 5), (5, 9)]
-    proof = pair_proof(search_of(trials_of(PAIR)), pairs, lambda: [(1, clean)])
+    proof = pair_proof(search_of(trials_of(PAIR)), pairs, lambda lengths: [(1, clean)])
     assert proof is not None
     assert proof.stands
     assert (proof.tokens, proof.kind) == (PAIR, TOKEN_PAIR)
     one_word = trials_of(PAIR[:1])
     assert one_word.rate(WrittenPair(PAIR), 1, 0)[0] > 0.95
-    assert pair_proof(search_of(one_word), pairs, lambda: [(1, clean)]) is None, "turns as much, but one word does it"
-    same = pair_proof(search_of(trials_of(PAIR)), [PAIR], lambda: [(1, [PAIR])])
+    assert pair_proof(search_of(one_word), pairs, lambda lengths: [(1, clean)]) is None, "turns as much, but one word does it"
+    same = pair_proof(search_of(trials_of(PAIR)), [PAIR], lambda lengths: [(1, [PAIR])])
     assert same is not None
     assert not same.stands, "what clean texts' pairs do as well is no trigger"
 
