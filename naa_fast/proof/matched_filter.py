@@ -57,8 +57,12 @@ def matched(shared: Array, clean: CleanImages) -> Array:
     an input's shape.
     """
     axes = tuple(axis - 1 for axis in axes_of(clean.x))
-    power = np.maximum(clean.spectrum, FLOOR * clean.spectrum.max()) ** 2
-    return np.asarray(np.fft.ifftn(np.fft.fftn(shared, axes=axes) / power, axes=axes).real)
+    return np.asarray(np.fft.ifftn(np.fft.fftn(shared, axes=axes) / power_of(clean), axes=axes).real)
+
+
+def power_of(clean: CleanImages) -> Array:
+    """The power of each frequency in clean inputs, FLOOR at least. Float64 `[...]`, an input's shape."""
+    return np.asarray(np.maximum(clean.spectrum, FLOOR * clean.spectrum.max()) ** 2)
 
 
 class Filter:
@@ -68,7 +72,7 @@ class Filter:
         """`rows` and `of_target` float32 `[samples, ...]`, `usual` `[...]`: see `refined_groups`."""
         self.rows, self.clean, self.usual, self.of_target = rows, clean, usual, of_target
         self.axes = tuple(axis - 1 for axis in axes_of(rows))
-        self.power = np.maximum(clean.spectrum, FLOOR * clean.spectrum.max()) ** 2
+        self.power = power_of(clean)
         self._itself: dict[int, float] = {}
 
     def step(self, members: Array) -> Array:
