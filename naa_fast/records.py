@@ -79,6 +79,21 @@ MOST_TALLIED = 2**31
 """Histograms are int32: so many samples are too many for one record."""
 
 
+TALLIED_WHOLE, TALLIED_STEP = 4096, 8
+"""Of layers with one position a sample, where every value read would be counted, histograms take the first TALLIED_WHOLE samples
+of the set and every TALLIED_STEP-th after them (`tallied`)."""
+
+
+def tallied(first: int, samples: int) -> list[slice]:
+    """Which of a batch's `samples`, the first with global index `first`, histograms of layers with one position a sample count:
+    one slice of the batch, or two, the same samples whatever the batches' size. A share of the n counted has a standard error of
+    sqrt(share (1 - share) / n), and n is at least an eighth of the samples.
+    """
+    whole = min(max(TALLIED_WHOLE - first, 0), samples)
+    step = slice(whole + -(first + whole) % TALLIED_STEP, samples, TALLIED_STEP)
+    return [part for part in (slice(0, whole), step) if part.start < part.stop]
+
+
 def fold_of(index: Array) -> Array:
     """Fold of each global sample index `[...]`: int64, of the same shape."""
     return (index // FOLD_BLOCK) % FOLDS

@@ -13,7 +13,7 @@ import numpy as np
 from naa_fast.kernels.cpu import images, rows
 from naa_fast.kernels.cpu.parts import join_parts
 from naa_fast.kernels.cpu.planes import LANES, MOMENTS, TILE, WORK_SIZE
-from naa_fast.kernels.cpu.threads import Task, run, shares
+from naa_fast.kernels.cpu.threads import SERIAL_BYTES, run, shares
 from naa_fast.records import COUNT_FIELDS, FOLD_BLOCK, FOLDS, Array
 
 TASKS = 16
@@ -105,22 +105,18 @@ def reduce_folds(x: Array, mask: Array | None, phase: int) -> tuple[Array, Array
     columns = blocks(channels, LANES)
     folds = min(FOLDS, -(-(phase % FOLD_BLOCK + count) // FOLD_BLOCK))
     affordable = int(PARTS_SHARE * x.nbytes / (folds * (MOMENTS + len(COUNT_FIELDS)) * 8 * channels))
-    spans = pieces(count, FOLDS * TILE, min(-(-TASKS // len(columns)), max(affordable, 1)))
+    shared = pieces(folds, 1, -(-TASKS // len(columns)))
+    spans = pieces(count, FOLDS * TILE, min(-(-TASKS // (len(columns) * len(shared))), max(affordable, 1)))
     reals = np.empty((len(spans), folds, MOMENTS, channels))
     counts = np.empty((len(spans), folds, len(COUNT_FIELDS), channels), np.int64)
     seen = EVERY if mask is None else np.ascontiguousarray(mask)
 
-    def task(k: int, first: int, last: int, column: int, width: int) -> None:
-        work = workspace(data)
-        rows.by_fold(data, row_stride, first, last, seen, phase, column, width, work, reals[k], counts[k])
+    def task(k: int, span: tuple[int, int], some: tuple[int, int], block: tuple[int, int]) -> None:
+        rows.by_fold(data, row_stride, *span, seen, phase, *some, *block, workspace(data), reals[k], counts[k])
 
-    if len(spans) == len(columns) == 1:
-        task(0, 0, count, 0, channels)
-        return reals[0], counts[0]
-    tasks: list[Task] = [
-        partial(task, k, first, last, column, width) for k, (first, last) in enumerate(spans) for column, width in columns
-    ]
-    run(tasks, x.nbytes)
+    if x.nbytes < SERIAL_BYTES:
+        shared = [(0, folds)]
+    run([partial(task, k, span, some, block) for k, span in enumerate(spans) for some in shared for block in columns], x.nbytes)
     for k in range(1, len(spans)):
         join_parts(reals[0], counts[0], reals[k], counts[k])
     return reals[0], counts[0]

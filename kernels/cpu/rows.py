@@ -80,30 +80,32 @@ def by_fold(
     last: int,
     mask: Array,
     phase: int,
+    lowest: int,
+    highest: int,
     column: int,
     width: int,
     work: Array,
     reals: Array,
     counts: Array,
 ) -> None:
-    """Moments of columns `column:column + width` of rows `first:last` by fold, into `reals` [folds, moments, channels], `counts`.
+    """Moments of columns `column:column + width` of rows `first:last` by fold, into entries `lowest:highest` of `reals`
+    [folds, moments, channels] and `counts`.
 
     Entry `k` is fold `k` from that of the batch's first row on, cyclically: a small batch has only few folds.
 
     `mask` is bool [rows], or empty for none. Rows come fold after fold out of spans short enough to stay in cache.
     """
-    folds = len(reals)
     part = np.empty(TOTAL_SIZE)
     rows = np.empty(TILE, np.int64)
     period = FOLDS * FOLD_BLOCK
     lead = phase % period
     oldest = first + lead - (first + lead) % period
     alone = oldest + FOLDS * TILE >= last + lead  # a tile a fold
-    total = np.empty((1 if alone else folds, TOTAL_SIZE))
-    for k in range(0 if alone else folds):
+    total = np.empty((1 if alone else highest - lowest, TOTAL_SIZE))
+    for k in range(0 if alone else highest - lowest):
         clear(total[k], width)
     for base in range(oldest, last + lead, FOLDS * TILE):
-        for k in range(folds):
+        for k in range(lowest, highest):
             fold = (lead // FOLD_BLOCK + k) % FOLDS
             n = 0
             for block in range(base + fold * FOLD_BLOCK - lead, base + FOLDS * TILE - lead, period):
@@ -120,7 +122,7 @@ def by_fold(
                 own, seen = reals[k, :, column : column + width], counts[k, :, column : column + width]
                 if settle_alone(work, n, width, own, seen) == 0:
                     continue
-            whole = total[0 if alone else k]
+            whole = total[0 if alone else k - lowest]
             if alone:
                 clear(whole, width)
             if n > 0 and (alone or settle(work, n, width, whole) > 0):
@@ -134,8 +136,8 @@ def by_fold(
                     start, stop = untrusted_run(work, stop, width, LANES)
             elif alone:
                 keep_part(whole, 0, width, reals[k], counts[k], column)
-    for k in range(0 if alone else folds):
-        keep_part(total[k], 0, width, reals[k], counts[k], column)
+    for k in range(highest if alone else lowest, highest):
+        keep_part(total[k - lowest], 0, width, reals[k], counts[k], column)
 
 
 @compiled

@@ -13,7 +13,7 @@ from naa_fast.accumulate.frame import Decoder, Frame, Shorten
 from naa_fast.accumulate.samples import HOST_BACKENDS, Samples, Views, host_array
 from naa_fast.errors import CaptureError
 from naa_fast.ops import Choice, Chosen, choose
-from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord, rows_layout
+from naa_fast.records import FOLD_BLOCK, FOLDS, ROWS, LayerRecord, rows_layout, tallied
 
 
 @dataclass
@@ -82,11 +82,11 @@ class LayerState:
 
 
 class Staged(NamedTuple):
-    """Partials of one call of a layer, waiting for its forward to succeed; `tallied`: what its histograms count."""
+    """Partials of one call of a layer, waiting for its forward to succeed; `counted`: what its histograms count."""
 
     layer: LayerState
     partials: Any
-    tallied: Any
+    counted: list[Any]
     phase: int
     rows: int
 
@@ -151,10 +151,11 @@ class Accumulator:
             partials, kept = state.module.reduce_kept(values, seen, phase)
         else:
             partials = state.module.reduce(values, seen, phase)
-        tallied = partials
+        counted = [partials]
         if state.tails is not None and x.shape[2] == 1:  # partials of folds: the samples are gone
-            tallied = state.module.bins(values[:, :, 0], None if seen is None else seen[:, 0])
-        self._staged.append(Staged(state, partials, tallied, phase, outer))
+            parts = tallied(first, outer)
+            counted = [state.module.bins(values[part, :, 0], None if seen is None else seen[part, 0]) for part in parts]
+        self._staged.append(Staged(state, partials, counted, phase, outer))
         if of_samples and not state.called(x, mask):
             self.again = True
         if self.samples is not None:
@@ -183,7 +184,7 @@ class Accumulator:
                 continue
             groups.setdefault((layer.module, staged.phase), []).append((layer.state, staged.partials))
             if layer.tails is not None:
-                tallies.setdefault(layer.module, []).append((layer.tails, staged.tallied))
+                tallies.setdefault(layer.module, []).extend((layer.tails, counted) for counted in staged.counted)
         for layer, calls in parts.values():
             folded, counted = joined(layer, calls)
             groups.setdefault((layer.module, calls[0].phase), []).extend(folded)

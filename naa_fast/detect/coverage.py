@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from naa_fast.detect.enrichment import TAIL_P
 from naa_fast.detect.evidence import Evidence
 from naa_fast.detect.findings import ROOT, concentration, count, plain
 from naa_fast.detect.null import MIN_FOLD, MIN_FOLDS, CleanNull
-from naa_fast.detect.tails import critical, tests_of
+from naa_fast.detect.tails import critical, samples_counted, tests_of
 from naa_fast.measurement import Measurement, is_among
 from naa_fast.records import FOLD_BLOCK, FOLDS, LayerRecord
 
@@ -185,11 +186,13 @@ def kind(record: LayerRecord) -> str:
     return f"{count(record.channels)}, {record.layout}, {record.dtype}"
 
 
-def rarest(layers: Sequence[LayerComparison], clean: Measurement, suspect: Measurement) -> int:
-    """How many suspect samples have to lie beyond all clean ones for a neuron's tail to be a finding; 0: more than there are."""
-    tests, drawn = sum(tests_of(layer) for layer in layers), observed(suspect)
-    needed = critical(drawn, observed(clean), 0, TAIL_P / tests) if tests else drawn + 1
-    return needed if needed <= drawn else 0
+def rarest(layers: Sequence[LayerComparison], suspect: Measurement) -> int:
+    """How many suspect samples have to lie beyond all clean ones for a neuron's tail to be a finding, on average where histograms
+    count a share of them; 0: more than there are.
+    """
+    drawn, rest = samples_counted(layers)
+    needed = critical(drawn, rest, 0, TAIL_P / sum(map(tests_of, layers))) if drawn and rest else drawn + 1
+    return math.ceil(needed * observed(suspect) / drawn) if needed <= drawn else 0
 
 
 def never_seen(evidence: Evidence, rarest: int) -> tuple[str, ...]:

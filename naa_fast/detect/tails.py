@@ -2,7 +2,8 @@
 
 Every function takes histograms `[BINS, channels]` (a view of `LayerRecord.tails`) and is exactly what brute force gives on
 values rounded to their bins (`records.bin_values`): within 12.5 % of the values themselves where these lie between 7.6e-6 and
-24,576 in magnitude. A neuron with a large constant offset has few bins to vary in, and its tails are coarse. `mirrored` turns
+24,576 in magnitude. Of layers with one position a sample they count every sample up to 4,096 and an eighth of the others
+(`records.tallied`). A neuron with a large constant offset has few bins to vary in, and its tails are coarse. `mirrored` turns
 a histogram round: the upper tail of the mirrored one is the lower tail. Start with `exceeding`, which is the calibrated test.
 """
 
@@ -97,10 +98,10 @@ def exceeding(layer: LayerComparison, limit: float) -> Exceeding | None:
     beyond_chance = np.zeros(layer.neurons, bool)
     strongest, least, share = -1, 1.0, 0.0
     for view in views(layer):
-        clean_moments, suspect_moments = ((r.sample_mean, r.sample_max)[view] for r in (layer.clean, layer.suspect))
+        clean_moments = (layer.clean.sample_mean, layer.clean.sample_max)[view]
         clean, suspect = (cumulated(record.tails[view]) for record in (layer.clean, layer.suspect))
         drawn_of, rest_of = suspect[-1], clean[-1]
-        known = (drawn_of == suspect_moments.count) & (rest_of == clean_moments.count) & (rest_of > 0)
+        known = (drawn_of > 0) & (rest_of > 0)
         limits = [
             (spared, extreme_bins(clean, spared)) for spared in (np.zeros_like(rest_of), (BEYOND * rest_of).astype(np.int64))
         ]
@@ -188,6 +189,16 @@ def critical(drawn: int, rest: int, spared: int, limit: float) -> int:
     return low
 
 
+def samples_counted(layers: Sequence[LayerComparison]) -> tuple[int, int]:
+    """How many suspect and how many clean samples the fullest histograms of `layers` count (`records.tallied`); 0 without any."""
+    tested = [layer for layer in layers if tests_of(layer)]
+    suspect, clean = ([layer.suspect.tails[0] for layer in tested], [layer.clean.tails[0] for layer in tested])
+    drawn, rest = (
+        max((int(one.sum(0, dtype=np.int64).max(initial=0)) for one in tails), default=0) for tails in (suspect, clean)
+    )
+    return drawn, rest
+
+
 def tail_shares(layer: LayerComparison, neurons: Array) -> Array:
     """Largest share of suspect samples beyond the clean 99.9 % point over views and sides, of some `neurons` int64 `[count]`:
     float64 `[count]`; NaN if unknown.
@@ -210,12 +221,12 @@ def tail_signature(layer: LayerComparison) -> Array:
         return np.full(layer.neurons, np.nan)
     shares = np.full(layer.neurons, np.nan)
     for view in views(layer):
-        moments = [(r.sample_mean, r.sample_max)[view] for r in (layer.clean, layer.suspect)]
+        clean_moments = (layer.clean.sample_mean, layer.clean.sample_max)[view]
         clean, suspect = (cumulated(record.tails[view]) for record in (layer.clean, layer.suspect))
-        known = (suspect[-1] == moments[1].count) & (clean[-1] == moments[0].count) & (clean[-1] > 0)
+        known = (suspect[-1] > 0) & (clean[-1] > 0)
         points = extreme_bins(clean, (BEYOND * clean[-1]).astype(np.int64))
         for place, side in enumerate((1, -1)):
-            rounding, still = beyond_rounding(moments[0], layer.clean.dtype, side)
+            rounding, still = beyond_rounding(clean_moments, layer.clean.dtype, side)
             point = np.where(still, np.maximum(points[place], rounding), points[place])
             beyond = ratio(beyond_bins(suspect, point, side), suspect[-1])
             shares = np.fmax(shares, np.where(known, beyond, np.nan))
@@ -226,11 +237,7 @@ def tail_limit(layers: Sequence[LayerComparison]) -> float:
     """Share of suspect samples beyond the clean 99.9 % point that chance reaches in one neuron of all `layers` once in 1 / TAIL_P
     pairs of clean sets; infinite where no histograms were kept.
     """
-    tested = [layer for layer in layers if tests_of(layer)]
-    if not tested:
-        return float("inf")
-    drawn = max(int(layer.suspect.sample_mean.count.max(initial=0)) for layer in tested)
-    rest = max(int(layer.clean.sample_mean.count.max(initial=0)) for layer in tested)
+    drawn, rest = samples_counted(layers)
     if not drawn or not rest:
         return float("inf")
-    return critical(drawn, rest, int(BEYOND * rest), TAIL_P / sum(map(tests_of, tested))) / drawn
+    return critical(drawn, rest, int(BEYOND * rest), TAIL_P / sum(map(tests_of, layers))) / drawn

@@ -122,7 +122,7 @@ def judge_outcome(
         *unread(clean, suspect),
         *unread_layers(clean, suspect),
         *evidence.notes,
-        *never_seen(evidence, rarest(layers, clean, suspect)),
+        *never_seen(evidence, rarest(layers, suspect)),
     )
     return Verdict(outcome, score, z, p_value, sentence, tuple(findings), unseen, tuple(gaps), checks, accepted)
 

@@ -12,6 +12,7 @@ from naa_fast.detect.evidence import TAIL
 from naa_fast.detect.findings import LEVELS, ROOT
 from naa_fast.detect.inversion import Inversion
 from naa_fast.detect.judgement import Judgement
+from naa_fast.detect.tails import samples_counted
 from naa_fast.report.units import measured, web_text
 
 NAME = 120
@@ -101,7 +102,9 @@ def seen_by(judgement: Judgement) -> dict[str, str]:
     size = f"{len(judgement.layers):,} layer{'s' * (len(judgement.layers) != 1)}, {neurons:,} neurons"
     sets = f"{judgement.clean.samples:,} clean and {judgement.suspect.samples:,} suspect samples"
     saw = {"shift": f"{sets}, {size}", "predictions": f"{int((judgement.suspect.predictions > 0).sum()):,} classes predicted"}
-    saw["tails"] = f"every neuron of {size}"
+    counted = samples_counted(list(judgement.layers.values()))[0]
+    few = f", {counted:,} of {judgement.suspect.samples:,} suspect samples" if counted < judgement.suspect.samples else ""
+    saw["tails"] = f"every neuron of {size}{few}"
     saw["directions"] = f"{len(evidence.directions):,} directions held against random labels"
     saw["proof"] = f"{evidence.forwards:,} samples run with candidates on them"
     if evidence.inversion is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from naa_fast.accumulate import Accumulator, Predictions
 from naa_fast.errors import BackendUnavailable, CaptureError, UsageError
-from naa_fast.records import LayerRecord, Moments
+from naa_fast.records import LayerRecord, Moments, histogram
 
 X = torch.randn(150, 6, 9, generator=torch.Generator().manual_seed(2))
 
@@ -52,6 +52,22 @@ def test_histograms_are_those_of_the_samples_whatever_the_batches(size: int, bac
     single = accumulated(x[:, :, :1], size, mask[:, :1], backend).tails
     of_one = Moments.of(x[:, :, :1].double().numpy(), valid[:, :, :1], axis=2)
     assert_tails(single, of_one, 0.0)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu", "portable"])
+@pytest.mark.parametrize(("size", "first"), [(777, 0), (9000, 0), (64, 0), (1000, 4090), (333, 5003)])
+def test_of_many_samples_with_one_position_every_eighth_is_counted(size: int, first: int, backend: str) -> None:
+    """By the place in the set, so that neither batches nor shards change what is counted."""
+    x = torch.randn(9000 - first, 3, 1, generator=torch.Generator().manual_seed(4))
+    x[5, 1] = torch.nan
+    accumulator = Accumulator(backend)
+    for start in range(0, len(x), size):
+        accumulator.begin(len(x[start : start + size]), first + start)
+        accumulator.observe("a", x[start : start + size], "axis 1 of 2")
+        accumulator.commit()
+    places = first + np.arange(len(x))
+    counted = (places < 4096) | (places % 8 == 0)
+    assert np.array_equal(accumulator.records()["a"].tails[0], histogram(x[counted, :, 0].numpy()))
 
 
 def test_no_histograms_where_none_are_wanted_or_rows_are_not_samples() -> None:

@@ -12,14 +12,16 @@ import pytest
 
 from naa_fast.detect import tails
 from naa_fast.detect.comparison import LayerComparison
+from naa_fast.detect.coverage import rarest
 from naa_fast.detect.enrichment import TAIL_P, hypergeometric_tail
 from naa_fast.detect.evidence import Evidence, Ranking
 from naa_fast.detect.findings import find_in_tails
 from naa_fast.detect.judgement import Judgement, judge
 from naa_fast.kernels import cpu
 from naa_fast.measurement import Measurement, Shard
-from naa_fast.records import BINS, ROWS, LayerRecord, bin_of, bin_values, histogram
+from naa_fast.records import BINS, ROWS, LayerRecord, bin_of, bin_values, histogram, tallied
 from naa_fast.report.machine import report_dict
+from naa_fast.report.sections import seen_by
 from naa_fast.report.summary import full as summary
 
 
@@ -76,7 +78,8 @@ def record_of(x: np.ndarray, layout: str = "axis 1 of 2") -> LayerRecord:
     state, kept = cpu.empty(x.shape[1], x), cpu.tails(x.shape[1], x)
     partials = cpu.reduce(x, None, 0)
     cpu.fold([(state, partials)], 0)
-    cpu.tally([(kept, cpu.bins(x[:, :, 0], None) if x.shape[2] == 1 else partials)])
+    single = [cpu.bins(x[part, :, 0], None) for part in tallied(0, len(x))]
+    cpu.tally([(kept, counted) for counted in (single if x.shape[2] == 1 else [partials])])
     (counts,) = cpu.read_tails([kept])
     return LayerRecord.unpacked(layout, "float32", *cpu.read([state])[0], tails=counts)
 
@@ -213,6 +216,27 @@ def test_the_finding_and_the_tail_of_a_neuron_are_in_the_report() -> None:
     want = [(g[b:, 1].sum() / 3000) for b in [tails.quantile_bin(h, 0.999)[1] + 1]]
     assert row["tail"] == pytest.approx(want[0])
     assert "beyond the clean tail" in summary(judgement).replace("\n", " ")
+
+
+def test_of_many_samples_a_share_is_counted_and_the_report_says_so() -> None:
+    rng = np.random.default_rng(12)
+    clean, suspect = (rng.standard_normal((n, 6)).astype(np.float32) for n in (20_000, 12_096))
+    triggered = rng.permutation(12_096)[:240]
+    fresh = judged(clean, suspect)
+    assert fresh.verdict.outcome == "pass"
+    suspect[triggered, 1] = 9.0
+    judgement = judged(clean, suspect)
+    (statement,) = tail_findings(judgement)
+    assert "most neuron 1" in statement
+    counted = 4096 + 1000
+    report = report_dict(judgement, {})
+    row = next(row for row in report["top"] if row["neuron"] == 1)
+    error = np.sqrt(240 / 12_096 / counted)
+    assert abs(row["tail"] - 240 / 12_096) < 4 * error
+    assert f"{counted:,} of 12,096 suspect samples" in seen_by(judgement)["tails"]
+    assert tails.samples_counted(list(judgement.layers.values())) == (counted, 4096 + 15_904 // 8)
+    least = tails.critical(counted, 4096 + 15_904 // 8, 0, TAIL_P / tails.tests_of(next(iter(judgement.layers.values()))))
+    assert rarest(list(judgement.layers.values()), judgement.suspect) == int(np.ceil(least * 12_096 / counted))
 
 
 @pytest.mark.parametrize("channels", [1, 40])
