@@ -22,6 +22,9 @@ TASKS = 16
 PARTS_SHARE = 0.02
 """Most that the parts of a sum may weigh beside the tensor: memory fresh from the system costs more time than reading as much."""
 
+FOLD_BYTES = 8192
+"""Least bytes of a fold's neighbouring rows where folds are tasks of their own: of shorter runs the reading ahead is lost."""
+
 COPIED_BYTES = 8 << 20
 """Most that is copied at a time of a tensor whose layout no kernel reads in place."""
 
@@ -105,7 +108,8 @@ def reduce_folds(x: Array, mask: Array | None, phase: int) -> tuple[Array, Array
     columns = blocks(channels, LANES)
     folds = min(FOLDS, -(-(phase % FOLD_BLOCK + count) // FOLD_BLOCK))
     affordable = int(PARTS_SHARE * x.nbytes / (folds * (MOMENTS + len(COUNT_FIELDS)) * 8 * channels))
-    shared = pieces(folds, 1, -(-TASKS // len(columns)))
+    alone = x.nbytes < SERIAL_BYTES or FOLD_BLOCK * channels * x.itemsize < FOLD_BYTES
+    shared = [(0, folds)] if alone else pieces(folds, 1, -(-TASKS // len(columns)))
     spans = pieces(count, FOLDS * TILE, min(-(-TASKS // (len(columns) * len(shared))), max(affordable, 1)))
     reals = np.empty((len(spans), folds, MOMENTS, channels))
     counts = np.empty((len(spans), folds, len(COUNT_FIELDS), channels), np.int64)
@@ -114,8 +118,6 @@ def reduce_folds(x: Array, mask: Array | None, phase: int) -> tuple[Array, Array
     def task(k: int, span: tuple[int, int], some: tuple[int, int], block: tuple[int, int]) -> None:
         rows.by_fold(data, row_stride, *span, seen, phase, *some, *block, workspace(data), reals[k], counts[k])
 
-    if x.nbytes < SERIAL_BYTES:
-        shared = [(0, folds)]
     run([partial(task, k, span, some, block) for k, span in enumerate(spans) for some in shared for block in columns], x.nbytes)
     for k in range(1, len(spans)):
         join_parts(reals[0], counts[0], reals[k], counts[k])
