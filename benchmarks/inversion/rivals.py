@@ -37,8 +37,8 @@ def rivals(model: nn.Module, x: torch.Tensor, classes: int) -> dict[str, Any]:
     """
     setting = setting_of(model, x, classes)
     began = time.process_time()
-    (run,) = descend(setting, lambda count: Masked.begun(setting, count), range(classes), STEPS, Masked.pace)
-    sizes = run.sizes.numpy().astype(float)
+    runs = descend(setting, lambda count: Masked.begun(setting, count), range(classes), STEPS, Masked.pace)
+    sizes = torch.cat([run.sizes for run in runs]).numpy().astype(float)
     sizes = np.where(np.isfinite(sizes), sizes, 1.0)
     deviation = 1.4826 * float(np.median(np.abs(sizes - np.median(sizes))))
     index = float((np.median(sizes) - sizes.min()) / max(deviation, 1e-9))
