@@ -100,9 +100,9 @@ class Search:
         return self.pool.drawn
 
     def shared(self, sought: Sought) -> Tried:
-        """What a harmless change does is no trigger, and may be a control."""
-        at, most = read_at(self.given, sought, self.clean), HARMLESS if sought is self.sought else np.inf
-        return self._once("shared", sought, lambda: [*at, *grouped(sought, self.clean, most)])
+        """What a harmless change does is no trigger, and no control: what is left out of the suspects is left out of clean groups."""
+        at = read_at(self.given, sought, self.clean)
+        return self._once("shared", sought, lambda: [*at, *grouped(sought, self.clean, HARMLESS)])
 
     def windows(self, sought: Sought) -> Tried:
         """Of what is as good, the smallest."""
