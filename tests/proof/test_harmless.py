@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 
 import naa_fast
 from naa_fast.detect.evidence import HARMLESS
-from naa_fast.proof.images import CleanImages, harmless_directions, harmless_share, offsets
+from naa_fast.proof.chances import Pool, Sought
+from naa_fast.proof.images import CleanImages, Offset, harmless_directions, harmless_share, offsets
+from naa_fast.proof.pictures import Search
 
 RNG = np.random.default_rng(0)
 SHAPES = np.kron(RNG.random((400, 1, 4, 4)), np.ones((3, 3))).astype(np.float32) * np.linspace(0.1, 0.8, 12, dtype=np.float32)
@@ -44,7 +48,23 @@ def test_offsets_of_which_a_harmless_change_explains_most_are_left_out_and_those
     assert harmless_share(few, lit) > HARMLESS
     assert "offset, frequencies" in {offset.kind for offset in offsets(few, lit, most=HARMLESS)}
     assert not list(offsets(HELD[:150] + 0.2, CLEAN, most=HARMLESS))
-    assert len(list(offsets(HELD[:150] + 0.2, CLEAN))) == 9, "controls have them"
+    assert len(list(offsets(HELD[:150] + 0.2, CLEAN))) == 9
+
+
+def test_clean_groups_are_read_by_the_rules_of_the_suspects() -> None:
+    """A bright class was a control that turned everything, and a blend in 25 of 2,500 images was no proof beside it."""
+    waves = HELD + 0.1 * np.sin(np.arange(12) * 2 * np.pi / 3)
+    groups = [
+        Sought(target, [(row, image.astype(np.float32)) for row, image in enumerate(images[:150])], SHAPES[:0], None)
+        for target, images in enumerate((waves, HELD + 0.2, waves))
+    ]
+    search = Search(SimpleNamespace(), groups[0], groups[1:], [], Pool([], CLEAN, np.zeros(200, np.int64)))  # type: ignore[arg-type]
+    suspects, bright, others = (
+        {candidate.kind for candidate, _ in search.shared(group) if isinstance(candidate, Offset)} for group in groups
+    )
+    assert suspects == others
+    assert "offset, frequencies" in suspects
+    assert not bright
 
 
 def test_noise_that_is_cut_off_at_the_edges_is_explained() -> None:
