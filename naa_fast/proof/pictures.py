@@ -100,7 +100,7 @@ class Search:
         return self.pool.drawn
 
     def shared(self, sought: Sought) -> Tried:
-        """What a harmless change does is no trigger, and no control: what is left out of the suspects is left out of clean groups."""
+        """What a harmless change does is no trigger and no control: it is left out of suspects and clean groups alike."""
         at = read_at(self.given, sought, self.clean)
         return self._once("shared", sought, lambda: [*at, *grouped(sought, self.clean, HARMLESS)])
 
