@@ -17,7 +17,7 @@ import numpy as np
 
 from naa_fast.detect.comparison import RESOLUTION, LayerComparison
 from naa_fast.detect.enrichment import TAIL_P, hypergeometric_tail
-from naa_fast.records import BINS, Array, Moments, bin_of, bin_values
+from naa_fast.records import BINS, Array, LayerRecord, Moments, bin_of, bin_values
 
 BEYOND = 0.001
 """Share of clean samples beyond the clean point that suspects are counted against; beside it, those beyond every clean one."""
@@ -190,13 +190,17 @@ def critical(drawn: int, rest: int, spared: int, limit: float) -> int:
 
 
 def samples_counted(layers: Sequence[LayerComparison]) -> tuple[int, int]:
-    """How many suspect and how many clean samples the fullest histograms of `layers` count (`records.tallied`); 0 without any."""
+    """How many suspect and how many clean samples are counted of the layer whose histograms count fewest (`records.tallied`); 0
+    without any.
+    """
     tested = [layer for layer in layers if tests_of(layer)]
-    suspect, clean = ([layer.suspect.tails[0] for layer in tested], [layer.clean.tails[0] for layer in tested])
-    drawn, rest = (
-        max((int(one.sum(0, dtype=np.int64).max(initial=0)) for one in tails), default=0) for tails in (suspect, clean)
-    )
-    return drawn, rest
+    suspect, clean = [counted_in(layer.suspect) for layer in tested], [counted_in(layer.clean) for layer in tested]
+    return min(filter(None, suspect), default=0), min(filter(None, clean), default=0)
+
+
+def counted_in(record: LayerRecord) -> int:
+    """How many samples' means the histogram counts of the neuron that was finite in most."""
+    return int(record.tails[0, :, record.sample_mean.count.argmax()].sum())
 
 
 def tail_shares(layer: LayerComparison, neurons: Array) -> Array:

@@ -367,7 +367,7 @@ def held_by_clean(search: Search, tried: Tried) -> Proof | None:
 
     def like(sought: Sought) -> Tried:
         whole = search.windows(sought) if any(kind == CUT for kind, _ in patches) else []
-        return [pair for pair in [*grouped(sought, search.clean, False), *whole] if within(pair[0])]
+        return [pair for pair in [*grouped(sought, search.clean, most=0.0), *whole] if within(pair[0])]
 
     chance = Later(trials, like, groups)()
     settled = next(those_that_turn(trials.settle(patches, chance, target), target, shared=True))

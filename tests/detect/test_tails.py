@@ -235,6 +235,10 @@ def test_of_many_samples_a_share_is_counted_and_the_report_says_so() -> None:
     assert abs(row["tail"] - 240 / 12_096) < 4 * error
     assert f"{counted:,} of 12,096 suspect samples" in seen_by(judgement)["tails"]
     assert tails.samples_counted(list(judgement.layers.values())) == (counted, 4096 + 15_904 // 8)
+    both = [record_of(np.stack([x, x], 2), "axis 1 of 3") for x in (clean, suspect)]
+    whole = LayerComparison("pixels", both[0], both[1])
+    assert tails.samples_counted([whole]) == (12_096, 20_000)
+    assert tails.samples_counted([whole, *judgement.layers.values()]) == (counted, 4096 + 15_904 // 8), "the fewest"
     least = tails.critical(counted, 4096 + 15_904 // 8, 0, TAIL_P / tails.tests_of(next(iter(judgement.layers.values()))))
     assert rarest(list(judgement.layers.values()), judgement.suspect) == int(np.ceil(least * 12_096 / counted))
 
