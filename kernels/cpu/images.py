@@ -15,9 +15,11 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from naa_fast.kernels.cpu.elements import cgutils, compiled, intrinsic, value_at, widened
+from naa_fast.kernels.cpu.elements import cgutils, compiled, intrinsic, value_at
+from naa_fast.kernels.cpu.lanes import Lanes
 from naa_fast.kernels.cpu.planes import (
     COUNT,
+    LANES,
     LOW,
     MAXIMUM,
     MEAN,
@@ -27,7 +29,6 @@ from naa_fast.kernels.cpu.planes import (
     SHARED_PLANES,
     TILE_HIGH,
     TILE_S1,
-    TOTAL_SIZE,
     add_part,
     careful,
     clear,
@@ -36,7 +37,6 @@ from naa_fast.kernels.cpu.planes import (
     settle,
     step_lanes,
     trusted,
-    untrusted_run,
 )
 from naa_fast.kernels.cpu.rows import join_sample
 from naa_fast.records import Array
@@ -45,62 +45,18 @@ GROUP = 8
 """Samples that share power sums."""
 
 CHANNELS = 64
-"""Channels a task takes at a time."""
+"""Channels a task takes at a time at most."""
 
-RUN = 512
-"""Positions per tile: in 16 lanes, 32 of each of 8 samples, so 256 additions an accumulator."""
+RUN = 1024
+"""Most positions of a tile: in 16 lanes, 64 of each of 8 samples, so 512 additions an accumulator."""
 
-VECTOR_BITS = 512
-
-
-class Lanes:
-    """Vectors of floats in IR, as `planes.step_lanes` needs them, for elements of Numba's type `kind`."""
-
-    def __init__(self, builder: Any, kind: Any) -> None:
-        self.builder = builder
-        self.count = VECTOR_BITS // (64 if kind == types.float64 else 32)
-        self.vector = ir.VectorType(ir.DoubleType() if kind == types.float64 else ir.FloatType(), self.count)
-        self.zero, self.one, self.least, self.most = (
-            ir.Constant(self.vector, [number] * self.count) for number in (0.0, 1.0, float("-inf"), float("inf"))
-        )
-        self.load, self.store = builder.load, builder.store
-
-    def spread(self, scalar: Any, wide: Any) -> Any:
-        first = self.builder.insert_element(ir.Constant(wide, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
-        return self.builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), self.count), [0] * self.count))
-
-    def where(self, active: Any, a: Any, b: Any) -> Any:
-        return a if active is None else self.builder.select(active, a, b)
-
-    def larger(self, a: Any, b: Any) -> Any:
-        return self.builder.select(self.builder.fcmp_ordered(">", a, b), a, b)
-
-    def smaller(self, a: Any, b: Any) -> Any:
-        return self.builder.select(self.builder.fcmp_ordered("<", a, b), a, b)
-
-    def minus(self, a: Any, b: Any) -> Any:
-        return self.builder.fsub(a, b)
-
-    def times(self, a: Any, b: Any, *flags: str) -> Any:
-        return self.builder.fmul(a, b, flags=flags)
-
-    def plus(self, a: Any, b: Any, *flags: str) -> Any:
-        return self.builder.fadd(a, b, flags=flags)
-
-    def above_zero(self, v: Any) -> Any:
-        """1 where it is, else 0."""
-        return self.builder.select(self.builder.fcmp_ordered(">", v, self.zero), self.one, self.zero)
-
-    def add_to(self, place: Any, more: Any) -> None:
-        self.store(self.builder.fadd(self.load(place), more), place)
+SUMS = 2 * GROUP + len(SHARED_PLANES)
+"""What `sweep` says of a tile: `GROUP` sums, `GROUP` maxima, then what SHARED lists, of all the samples together."""
 
 
 @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
 def sweep(typingctx: Any, x: Any, start: Any, stride: Any, samples: Any, n: Any, pivot: Any, out: Any) -> Any:
-    """Sums about `pivot` of `n` positions at `start + j * stride`, `j < samples` (a literal), into `out`.
-
-    `out` holds `GROUP` sums, `GROUP` maxima, then what SHARED lists, of all the samples together.
-    """
+    """SUMS about `pivot` of `n` positions at `start + j * stride`, `j < samples` (a literal), into `out`."""
     if not isinstance(samples, types.IntegerLiteral):
         return None
     literal = samples.literal_value
@@ -111,8 +67,7 @@ def sweep(typingctx: Any, x: Any, start: Any, stride: Any, samples: Any, n: Any,
         target = context.make_array(signature.args[6])(context, builder, args[6]).data
         begin, step, length, centre = args[1], args[2], args[4], args[5]
         ops = Lanes(builder, kind)
-        lanes, source = ops.count, ir.VectorType(data.type.pointee, ops.count)
-        align = context.get_abi_sizeof(data.type.pointee)
+        lanes = ops.count
         index = begin.type
 
         pivots = ops.spread(centre, ops.vector)
@@ -121,28 +76,11 @@ def sweep(typingctx: Any, x: Any, start: Any, stride: Any, samples: Any, n: Any,
             (cgutils.alloca_once_value(builder, ops.zero), cgutils.alloca_once_value(builder, ops.least)) for _ in range(literal)
         ]
 
-        def value(j: int, i: Any, active: Any) -> Any:
-            at = builder.add(builder.add(begin, builder.mul(step, ir.Constant(index, j))), i)
-            place = builder.bitcast(cgutils.gep_inbounds(builder, data, at), source.as_pointer())
-            if active is None:
-                return widened(builder, builder.load(place, align=align), kind, lanes)
-            name = f"llvm.masked.load.v{lanes}{suffix(data.type.pointee)}.p0"
-            form = ir.FunctionType(source, [source.as_pointer(), ir.IntType(32), active.type, source])
-            load = cgutils.get_or_insert_function(builder.module, form, name)
-            loaded = builder.call(load, [place, ir.Constant(ir.IntType(32), align), active, ir.Constant(source, None)])
-            return widened(builder, loaded, kind, lanes)
-
         def visit(i: Any, active: Any) -> None:
-            step_lanes(ops, (value(j, i, active) for j in range(literal)), pivots, active, own, shared)
+            starts = (builder.add(builder.add(begin, builder.mul(step, ir.Constant(index, j))), i) for j in range(literal))
+            step_lanes(ops, (ops.values(data, at, active) for at in starts), pivots, active, own, shared)
 
-        width = ir.Constant(index, lanes)
-        whole = builder.sub(length, builder.srem(length, width))
-        with cgutils.for_range_slice(builder, ir.Constant(index, 0), whole, width, index) as (i, _):
-            visit(i, None)
-        with builder.if_then(builder.icmp_signed("<", whole, length)):
-            offsets = ir.Constant(ir.VectorType(index, lanes), list(range(lanes)))
-            rest = builder.sub(length, whole)
-            visit(whole, builder.icmp_signed("<", offsets, ops.spread(rest, offsets.type)))
+        ops.along(length, visit)
 
         def across(places: list[Any], combine: Any, slot: int) -> None:
             """Combine each vector's lanes, all vectors at once: neighbouring lanes of two vectors make one vector a step."""
@@ -165,38 +103,56 @@ def sweep(typingctx: Any, x: Any, start: Any, stride: Any, samples: Any, n: Any,
     return types.none(x, types.intp, types.intp, samples, types.intp, out.dtype, out), codegen
 
 
-def suffix(kind: Any) -> str:
-    """LLVM's suffix for an overloaded intrinsic's element type."""
-    return {"float": "f32", "double": "f64"}.get(str(kind), str(kind))
+@compiled
+def tile(x: Array, start: int, stride: int, samples: int, n: int, q: int, work: Array, own: Array) -> None:
+    """Sums of `n` positions of one channel of `samples` samples into row `q` of `own` and column `q` of `work`."""
+    a, b, z = start + (samples // 4) * stride, start + (samples // 2) * stride, start + (3 * samples // 4) * stride
+    pivot = median(value_at(x, a + n // 4), value_at(x, b + n // 2), value_at(x, z + (3 * n) // 4))
+    out = own[q * SUMS : (q + 1) * SUMS]
+    if samples == GROUP:
+        sweep(x, start, stride, 8, n, pivot, out)
+    else:
+        sweep(x, start, stride, 1, n, pivot, out)
+    work[PIVOT + q] = pivot
+    s1 = out[0]
+    high = out[GROUP]
+    for j in range(1, samples):
+        s1 += out[j]
+        high = out[GROUP + j] if out[GROUP + j] > high else high
+    work[TILE_S1 + q] = s1
+    work[TILE_HIGH + q] = high
+    for k in range(len(SHARED_PLANES)):
+        work[SHARED_PLANES[k] + q] = out[2 * GROUP + k]
 
 
 @compiled
-def tile(
-    x: Array, base: int, stride: int, channel_stride: int, samples: int, width: int, n: int, work: Array, own: Array, out: Array
+def tile_of(inner: int) -> int:
+    """Positions of a tile: as many in each, in whole vectors, or nearly."""
+    even = -(-inner // -(-inner // RUN))
+    return min(-(-even // 16) * 16, inner)
+
+
+@compiled
+def means_of(
+    samples: int, width: int, inner: int, run: int, work: Array, own: Array, sample_mean: Array, sample_max: Array
 ) -> None:
-    """Sums of `n` positions of `width` channels of `samples` samples into the planes of `work`; each sample's own into `own`."""
+    """Mean and maximum [samples, `width`] of each of `samples`, all of whose tiles are trusted.
+
+    They are made about the first tile's pivot, so that what is constant stays so.
+    """
+    runs = -(-inner // run)
+    inverse = 1.0 / inner
     for c in range(width):
-        start = base + c * channel_stride
-        a, b, z = start + (samples // 4) * stride, start + (samples // 2) * stride, start + (3 * samples // 4) * stride
-        pivot = median(value_at(x, a + n // 4), value_at(x, b + n // 2), value_at(x, z + (3 * n) // 4))
-        if samples == GROUP:
-            sweep(x, start, stride, 8, n, pivot, out)
-        else:
-            sweep(x, start, stride, 1, n, pivot, out)
-        work[PIVOT + c] = pivot
-        s1 = out[0]
-        high = out[GROUP]
-        own[c] = out[0]
-        own[GROUP * CHANNELS + c] = out[GROUP]
-        for j in range(1, samples):
-            s1 += out[j]
-            high = out[GROUP + j] if out[GROUP + j] > high else high
-            own[j * CHANNELS + c] = out[j]
-            own[(GROUP + j) * CHANNELS + c] = out[GROUP + j]
-        work[TILE_S1 + c] = s1
-        work[TILE_HIGH + c] = high
-        for k in range(len(SHARED_PLANES)):
-            work[SHARED_PLANES[k] + c] = out[2 * GROUP + k]
+        pivot = np.float64(work[PIVOT + c])
+        for j in range(samples):
+            total, highest = np.float64(own[c * SUMS + j]), own[c * SUMS + GROUP + j]
+            for r in range(1, runs):
+                q = r * width + c
+                n = min(run, inner - r * run)
+                total += n * (np.float64(work[PIVOT + q]) - pivot) + own[q * SUMS + j]
+                highest = max(highest, own[q * SUMS + GROUP + j])
+            sample_mean[j, c] = pivot + total * inverse
+            sample_max[j, c] = highest
 
 
 @compiled
@@ -210,63 +166,71 @@ def by_sample(
     column: int,
     width: int,
     work: Array,
+    totals: Array,
+    own: Array,
     reals: Array,
     counts: Array,
     sample_mean: Array,
     sample_max: Array,
 ) -> None:
-    """As `rows.by_sample`, of channels `column:column + width` where positions are neighbours; no mask."""
-    total = np.empty(TOTAL_SIZE)
-    part = np.empty(TOTAL_SIZE)
+    """As `rows.by_sample`, of channels `column:column + width` where positions are neighbours; no mask.
+
+    A channel's positions are read to their end before the next channel's: stretches of one tile are read ahead in half as fast.
+    Tile `r` of channel `c` has the column `r * width + c` of its own.
+    """
+    total, part = totals[0], totals[1]
     held = np.empty((GROUP, 3 * CHANNELS))
-    own = np.empty(2 * GROUP * CHANNELS, work.dtype)
-    out = np.empty(2 * GROUP + len(SHARED_PLANES), work.dtype)
     positions = np.empty(RUN, np.int64)
-    clear(total, width)
-    whole = inner <= RUN
+    run = tile_of(inner)
+    room = LANES // width * run  # positions whose tiles have a column
+    runs = -(-min(inner, room) // run)
+    clear(total, runs * width)
     sample = first
     while sample < last:
         samples = GROUP if sample + GROUP <= last else 1
-        if not whole:
-            held[:] = 0.0
-            held[:, 2 * CHANNELS :] = -np.inf
-        for start in range(0, inner, RUN):
-            n = min(RUN, inner - start)
+        certain = False
+        for start in range(0, inner, room):
+            length = min(room, inner - start)
+            whole, rest = length // run * width, length % run
+            tiles = whole + (width if rest > 0 else 0)
             base = sample * sample_stride + column * channel_stride + start
-            tile(x, base, sample_stride, channel_stride, samples, width, n, work, own, out)
-            bad = settle(work, samples * n, width, total)
-            inverse = 1.0 / n
-            for j in range(samples):
-                if whole:
-                    for c in range(width):
-                        sample_mean[sample + j, column + c] = np.float64(work[PIVOT + c]) + own[j * CHANNELS + c] * inverse
-                        sample_max[sample + j, column + c] = own[(GROUP + j) * CHANNELS + c]
-                    continue
-                for c in range(width):
-                    if bad == 0 or trusted(work[S4 + c], work[LOW + c], work[TILE_HIGH + c]):
-                        mean = np.float64(work[PIVOT + c]) + own[j * CHANNELS + c] * inverse
-                        join_sample(held[j], CHANNELS, c, n, mean, own[(GROUP + j) * CHANNELS + c])
-            if bad > 0:
-                c, after = untrusted_run(work, 0, width, 1)
-                while c < width:
+            for c in range(width):
+                for r in range(tiles // width):
+                    n, at = min(run, length - r * run), base + c * channel_stride + r * run
+                    tile(x, at, sample_stride, samples, n, r * width + c, work, own)
+            bad = settle(work, samples * run, whole, total)
+            if rest > 0:
+                bad += settle(work[whole:], samples * rest, width, total[whole:])
+            certain = bad == 0 and length == inner
+            if certain:
+                ends = sample_mean[sample:, column:], sample_max[sample:, column:]
+                means_of(samples, width, inner, run, work, own, *ends)
+                break
+            if start == 0:
+                held[:] = 0.0
+                held[:, 2 * CHANNELS :] = -np.inf
+            for q in range(tiles):
+                r, c = q // width, q % width
+                n = min(run, length - r * run)
+                if trusted(work[S4 + q], work[LOW + q], work[TILE_HIGH + q]):
                     for j in range(samples):
-                        for i in range(n):
-                            positions[i] = base + j * sample_stride + c * channel_stride + i
-                        careful(x, positions, 0, n, 0, 1, part)
-                        add_part(total, c, part, 0)
-                        if whole:
-                            seen = part[COUNT] > 0
-                            sample_mean[sample + j, column + c] = part[MEAN] if seen else np.nan
-                            sample_max[sample + j, column + c] = part[MAXIMUM] if seen else np.nan
-                        else:
-                            join_sample(held[j], CHANNELS, c, part[COUNT], part[MEAN], part[MAXIMUM])
-                    c, after = untrusted_run(work, after, width, 1)
-        for j in range(0 if whole else samples):
+                        mean = np.float64(work[PIVOT + q]) + own[q * SUMS + j] / n
+                        join_sample(held[j], CHANNELS, c, n, mean, own[q * SUMS + GROUP + j])
+                    continue
+                for j in range(samples):
+                    for i in range(n):
+                        positions[i] = base + j * sample_stride + c * channel_stride + r * run + i
+                    careful(x, positions, 0, n, 0, 1, part)
+                    add_part(total, q, part, 0)
+                    join_sample(held[j], CHANNELS, c, part[COUNT], part[MEAN], part[MAXIMUM])
+        for j in range(0 if certain else samples):
             for c in range(width):
                 seen = held[j, c] > 0
                 sample_mean[sample + j, column + c] = held[j, CHANNELS + c] if seen else np.nan
                 sample_max[sample + j, column + c] = held[j, 2 * CHANNELS + c] if seen else np.nan
         sample += samples
+    for q in range(width, runs * width):
+        add_part(total, q % width, total, q)
     keep_part(total, 0, width, reals, counts, column)
 
 
@@ -278,6 +242,8 @@ def by_samples(
     inner: int,
     jobs: Array,
     work: Array,
+    totals: Array,
+    own: Array,
     reals: Array,
     counts: Array,
     sample_mean: Array,
@@ -287,4 +253,4 @@ def by_samples(
     for j in range(len(jobs)):
         k, first, last, column, width = jobs[j, 0], jobs[j, 1], jobs[j, 2], jobs[j, 3], jobs[j, 4]
         results = reals[k], counts[k], sample_mean, sample_max
-        by_sample(x, sample_stride, channel_stride, inner, first, last, column, width, work, *results)
+        by_sample(x, sample_stride, channel_stride, inner, first, last, column, width, work, totals, own, *results)

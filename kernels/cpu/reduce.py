@@ -5,14 +5,16 @@ No copy where channels or positions are neighbours in memory, whatever the other
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from naa_fast.kernels.cpu import images, rows
+from naa_fast.kernels.cpu.memory import room
 from naa_fast.kernels.cpu.parts import join_parts
-from naa_fast.kernels.cpu.planes import LANES, MOMENTS, TILE, WORK_SIZE
+from naa_fast.kernels.cpu.planes import LANES, MOMENTS, TILE, TOTAL_SIZE, WORK_SIZE
 from naa_fast.kernels.cpu.threads import SERIAL_BYTES, run, shares
 from naa_fast.records import COUNT_FIELDS, FOLD_BLOCK, FOLDS, Array
 
@@ -28,9 +30,10 @@ FOLD_BYTES = 8192
 COPIED_BYTES = 8 << 20
 """Most that is copied at a time of a tensor whose layout no kernel reads in place."""
 
-
 EVERY = np.empty(0, bool)
 """The mask of samples all of which are observed."""
+
+_own = threading.local()
 
 
 class Partials(NamedTuple):
@@ -78,8 +81,15 @@ def flat(x: Array) -> tuple[Array, tuple[int, ...]] | None:
     return np.lib.stride_tricks.as_strided(x, (span,), (size,)), strides
 
 
-def workspace(x: Array) -> Array:
-    return np.empty(WORK_SIZE, np.float64 if x.dtype == np.float64 else np.float32)
+def workspace(x: Array) -> tuple[Array, Array, Array]:
+    """This thread's planes of a tile's sums, of the float64 moments of a task and what is added to them, and of sums and maxima
+    of single samples.
+    """
+    kind = np.dtype(np.float64 if x.dtype == np.float64 else np.float32)
+    held: dict[str, tuple[Array, Array, Array]] = _own.__dict__
+    if kind.char not in held:
+        held[kind.char] = room(WORK_SIZE, kind), room((1 + FOLDS, TOTAL_SIZE)), room(LANES * images.SUMS, kind)
+    return held[kind.char]
 
 
 def pieces(length: int, least: int, most: int) -> list[tuple[int, int]]:
@@ -111,12 +121,12 @@ def reduce_folds(x: Array, mask: Array | None, phase: int) -> tuple[Array, Array
     alone = x.nbytes < SERIAL_BYTES or FOLD_BLOCK * channels * x.itemsize < FOLD_BYTES
     shared = [(0, folds)] if alone else pieces(folds, 1, -(-TASKS // len(columns)))
     spans = pieces(count, FOLDS * TILE, min(-(-TASKS // (len(columns) * len(shared))), max(affordable, 1)))
-    reals = np.empty((len(spans), folds, MOMENTS, channels))
-    counts = np.empty((len(spans), folds, len(COUNT_FIELDS), channels), np.int64)
+    reals = room((len(spans), folds, MOMENTS, channels))
+    counts = room((len(spans), folds, len(COUNT_FIELDS), channels), np.int64)
     seen = EVERY if mask is None else np.ascontiguousarray(mask)
 
     def task(k: int, span: tuple[int, int], some: tuple[int, int], block: tuple[int, int]) -> None:
-        rows.by_fold(data, row_stride, *span, seen, phase, *some, *block, workspace(data), reals[k], counts[k])
+        rows.by_fold(data, row_stride, *span, seen, phase, *some, *block, *workspace(data)[:2], reals[k], counts[k])
 
     run([partial(task, k, span, some, block) for k, span in enumerate(spans) for some in shared for block in columns], x.nbytes)
     for k in range(1, len(spans)):
@@ -134,19 +144,24 @@ def reduce_samples(x: Array, mask: Array | None, sample_mean: Array, sample_max:
     across = row_stride == 1 and mask is None
     if not across and channel_stride != 1:
         return None
-    columns = blocks(channels, images.CHANNELS if across else LANES)
+    wide = LANES
+    if across:  # narrower where samples are too few to be tasks of their own
+        least = -(-SERIAL_BYTES // (images.GROUP * inner * x.itemsize))
+        wide = min(images.CHANNELS, max(-(-channels * -(-samples // images.GROUP) // TASKS), least))
+    columns = blocks(channels, wide)
     spans = pieces(samples, images.GROUP if across else 1, -(-TASKS // len(columns)))
-    reals = np.empty((len(spans), MOMENTS, channels))
-    counts = np.empty((len(spans), len(COUNT_FIELDS), channels), np.int64)
+    reals = room((len(spans), MOMENTS, channels))
+    counts = room((len(spans), len(COUNT_FIELDS), channels), np.int64)
     seen = np.empty((0, inner), bool) if mask is None else np.ascontiguousarray(mask)
     jobs = np.array([(k, *span, *block) for k, span in enumerate(spans) for block in columns])
 
     def task(own: slice) -> None:
-        work, results = workspace(data), (reals, counts, sample_mean, sample_max)
+        work, totals, single = workspace(data)
+        results = reals, counts, sample_mean, sample_max
         if across:
-            images.by_samples(data, sample_stride, channel_stride, inner, jobs[own], work, *results)
+            images.by_samples(data, sample_stride, channel_stride, inner, jobs[own], work, totals, single, *results)
         else:
-            rows.by_samples(data, sample_stride, row_stride, inner, seen, jobs[own], work, *results)
+            rows.by_samples(data, sample_stride, row_stride, inner, seen, jobs[own], work, totals, *results)
 
     run([partial(task, own) for own in shares(len(jobs), x.nbytes)], x.nbytes)
     return reals, counts
@@ -165,7 +180,9 @@ def reduce(x: Array, mask: Array | None, phase: int) -> Partials:
             reals, counts = reduce_folds(x[:, :, 0], None if mask is None else mask[:, 0], phase)
         return Partials(reals, counts, False, reals[:0, 0], reals[:0, 0], EVERY)
     observed: Array = np.ones(outer, bool) if mask is None else np.asarray(mask.any(axis=1))
-    sample_mean, sample_max = np.empty((2, outer, channels)) if mask is None else np.full((2, outer, channels), np.nan)
+    sample_mean, sample_max = room((2, outer, channels))
+    if mask is not None:
+        sample_mean[:], sample_max[:] = np.nan, np.nan
     whole = reduce_samples(x, mask, sample_mean, sample_max)
     if whole is None:
         done = []

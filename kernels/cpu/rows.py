@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from naa_fast.kernels.cpu.elements import compiled, value_at
+from naa_fast.kernels.cpu.elements import compiled
 from naa_fast.kernels.cpu.planes import (
     COUNT,
     HIGH,
@@ -21,7 +21,6 @@ from naa_fast.kernels.cpu.planes import (
     S4,
     TILE,
     TILE_HIGH,
-    TOTAL_SIZE,
     add_part,
     begin,
     begin_sample,
@@ -29,11 +28,9 @@ from naa_fast.kernels.cpu.planes import (
     clear,
     end_sample,
     keep_part,
-    keep_sums,
     settle,
     settle_alone,
-    step,
-    sums_of,
+    step_rows,
     trusted,
     untrusted_run,
 )
@@ -45,31 +42,15 @@ def accumulate(x: Array, rows: Array, start: int, stop: int, column: int, width:
     """Add `rows[start:stop]` to the sums: the one read of the tensor, and where the time goes.
 
     The eight rows taken together lie an eighth of the list apart: each is then the next piece of one of eight long streams.
-    Eight neighbours of 1 KB are eight short ones, read ahead in less than half as fast. Their own sums are made
-    first: with 16-bit values one long sum rounds the same way too often, and the variance came out 9e-7 too small.
+    Eight neighbours of 1 KB are eight short ones, read ahead in less than half as fast.
     """
-    nil, one = work.dtype.type(0), work.dtype.type(1)
     q = (stop - start) // 8
     for r in range(start, start + q):
         r0, r1, r2, r3 = rows[r] + column, rows[r + q] + column, rows[r + 2 * q] + column, rows[r + 3 * q] + column
         r4, r5, r6, r7 = rows[r + 4 * q] + column, rows[r + 5 * q] + column, rows[r + 6 * q] + column, rows[r + 7 * q] + column
-        for lane in range(width):
-            pivot = work[PIVOT + lane]
-            sums = sums_of(work, lane, nil)
-            sums = step(value_at(x, r0 + lane), pivot, one, sums)
-            sums = step(value_at(x, r1 + lane), pivot, one, sums)
-            sums = step(value_at(x, r2 + lane), pivot, one, sums)
-            sums = step(value_at(x, r3 + lane), pivot, one, sums)
-            sums = step(value_at(x, r4 + lane), pivot, one, sums)
-            sums = step(value_at(x, r5 + lane), pivot, one, sums)
-            sums = step(value_at(x, r6 + lane), pivot, one, sums)
-            sums = step(value_at(x, r7 + lane), pivot, one, sums)
-            keep_sums(work, lane, sums)
+        step_rows(x, (r0, r1, r2, r3, r4, r5, r6, r7), width, work)
     for r in range(start + 8 * q, stop):
-        row = rows[r] + column
-        for lane in range(width):
-            sums = step(value_at(x, row + lane), work[PIVOT + lane], one, sums_of(work, lane, nil))
-            keep_sums(work, lane, sums)
+        step_rows(x, (rows[r] + column,), width, work)
 
 
 @compiled
@@ -85,6 +66,7 @@ def by_fold(
     column: int,
     width: int,
     work: Array,
+    totals: Array,
     reals: Array,
     counts: Array,
 ) -> None:
@@ -95,13 +77,12 @@ def by_fold(
 
     `mask` is bool [rows], or empty for none. Rows come fold after fold out of spans short enough to stay in cache.
     """
-    part = np.empty(TOTAL_SIZE)
+    part, total = totals[FOLDS], totals[:FOLDS]
     rows = np.empty(TILE, np.int64)
     period = FOLDS * FOLD_BLOCK
     lead = phase % period
     oldest = first + lead - (first + lead) % period
     alone = oldest + FOLDS * TILE >= last + lead  # a tile a fold
-    total = np.empty((1 if alone else highest - lowest, TOTAL_SIZE))
     for k in range(0 if alone else highest - lowest):
         clear(total[k], width)
     for base in range(oldest, last + lead, FOLDS * TILE):
@@ -141,6 +122,15 @@ def by_fold(
 
 
 @compiled
+def hold_nothing(held: Array, plane: int, width: int) -> None:
+    """No position of a sample yet, in the first `width` columns of `join_sample`'s planes."""
+    for c in range(width):
+        held[c] = 0.0
+        held[plane + c] = 0.0
+        held[2 * plane + c] = -np.inf
+
+
+@compiled
 def join_sample(held: Array, plane: int, c: int, n: float, mean: float, high: float) -> None:
     """Add `n` positions of a sample to what is held of it: three planes, count, mean and maximum."""
     before = held[c]
@@ -162,6 +152,7 @@ def by_sample(
     column: int,
     width: int,
     work: Array,
+    totals: Array,
     reals: Array,
     counts: Array,
     sample_mean: Array,
@@ -173,15 +164,12 @@ def by_sample(
     leaves a sample out. `mask` is bool [samples, inner], or has no rows for none. A tile holds whole samples, or part of one if
     that is long.
     """
-    total = np.empty(TOTAL_SIZE)
-    part = np.empty(TOTAL_SIZE)
-    held = np.empty(3 * LANES)
+    total, part, held = totals[0], totals[1], totals[2]
     rows = np.empty(TILE, np.int64)
     ends = np.empty(TILE, np.int64)  # of sample k of the tile in `rows`
     names = np.empty(TILE, np.int64)  # its index
     clear(total, width)
-    held[:] = 0.0
-    held[2 * LANES :] = -np.inf
+    hold_nothing(held, LANES, width)
     long = inner > TILE
     sample, position = first, 0
     while sample < last:
@@ -243,8 +231,7 @@ def by_sample(
                 seen = held[c] > 0
                 sample_mean[sample - 1, column + c] = held[LANES + c] if seen else np.nan
                 sample_max[sample - 1, column + c] = held[2 * LANES + c] if seen else np.nan
-            held[:] = 0.0
-            held[2 * LANES :] = -np.inf
+            hold_nothing(held, LANES, width)
     keep_part(total, 0, width, reals, counts, column)
 
 
@@ -257,6 +244,7 @@ def by_samples(
     mask: Array,
     jobs: Array,
     work: Array,
+    totals: Array,
     reals: Array,
     counts: Array,
     sample_mean: Array,
@@ -266,4 +254,4 @@ def by_samples(
     for j in range(len(jobs)):
         k, first, last, column, width = jobs[j, 0], jobs[j, 1], jobs[j, 2], jobs[j, 3], jobs[j, 4]
         results = reals[k], counts[k], sample_mean, sample_max
-        by_sample(x, sample_stride, row_stride, inner, first, last, mask, column, width, work, *results)
+        by_sample(x, sample_stride, row_stride, inner, first, last, mask, column, width, work, totals, *results)

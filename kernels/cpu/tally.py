@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import types
 
 from naa_fast.kernels.cpu.elements import cgutils, compiled, intrinsic, widened
+from naa_fast.kernels.cpu.memory import room
 from naa_fast.kernels.cpu.reduce import TASKS, Partials, blocks, elements, flat, pieces
 from naa_fast.kernels.cpu.threads import SERIAL_BYTES, Task, run
 from naa_fast.records import BINS, LEFT_OUT, LOWEST, OCTAVE, Array
@@ -50,7 +51,7 @@ class Bins:
 
     def __init__(self, samples: int, channels: int) -> None:
         self.channels = channels
-        self.blocks = np.empty((-(-channels // WIDTH), samples, WIDTH), np.uint8)
+        self.blocks = room((-(-channels // WIDTH), samples, WIDTH), np.uint8)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """As the definition has them, uint8 `[samples, channels]`."""
@@ -156,8 +157,8 @@ def bins(x: Array, mask: Array | None) -> Bins:
         assert layout is not None
     data, (stride, _) = layout
     spans = pieces(samples, 1, TASKS) if x.nbytes >= SERIAL_BYTES else [(0, samples)]
-    room = out.blocks.reshape(-1)
-    run([partial(fill_bins, data, stride, channels, *span, samples, room) for span in spans], x.nbytes)
+    chosen = out.blocks.reshape(-1)
+    run([partial(fill_bins, data, stride, channels, *span, samples, chosen) for span in spans], x.nbytes)
     if mask is not None:
         out.blocks[:, ~mask] = LEFT_OUT
     return out
@@ -166,9 +167,9 @@ def bins(x: Array, mask: Array | None) -> Bins:
 def count(chosen: Bins, counts: Array) -> None:
     """Add a batch's bins to `counts` [columns, BINS + 1]."""
     number, samples, _ = chosen.blocks.shape
-    room = chosen.blocks.reshape(-1)
+    every = chosen.blocks.reshape(-1)
     tasks: list[Task] = [
-        partial(count_bins, room, samples, first, first + width, counts) for first, width in blocks(number, BLOCKS)
+        partial(count_bins, every, samples, first, first + width, counts) for first, width in blocks(number, BLOCKS)
     ]
     run(tasks, chosen.blocks.nbytes)
 
