@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import naa_fast
+from benchmarks.common import commit
 from benchmarks.detection import train
 from benchmarks.detection.cases import Case
 from benchmarks.detection.data import DataSet, load
@@ -54,7 +55,7 @@ def run(chosen: Sequence[Case | Shape], cache: Path, minutes: float, kept: bool 
         if row.get("key") != digest():
             if kept or time.monotonic() - began > 60 * minutes:
                 continue
-            row = {"key": digest(), **row_of(case, cache)}
+            row = {"key": digest(), **row_of(case, cache), "commit": commit().get("commit")}
             place.parent.mkdir(parents=True, exist_ok=True)
             write_whole(place, (json.dumps(row) + "\n").encode())
             print(f"{case.name}: {row['outcome']}, {row['cpu_s']:.0f} s of one core", flush=True)
