@@ -33,6 +33,7 @@ def test_memory_is_taken_again_only_when_nothing_looks_at_it() -> None:
     second[:] = 2
     assert (view == 1).all()
     del view
+    assert where in [at for _, at in memory._free[4 * memory.LEAST]]
     third = memory.room(size, np.uint8)
     assert address(third) == where
     assert not np.shares_memory(second, third)
