@@ -3,7 +3,7 @@
 A sample's moments would end in seven sums across lanes for every channel of every sample, which costs more than reading 49
 positions. So only its sum and maximum are kept apart; the power sums of eight samples go into one accumulator. `sweep` is
 written in vector IR because the loop vectoriser, without leave to reorder additions, makes no vectors of sums along a row:
-plain Numba, with sixteen sums of each kind in arrays, takes 4.8 to 6.5 times as long (float32, 64x3136 and 512x49;
+plain Numba, with sixteen sums of each kind in arrays, takes 6.2 to 6.9 times as long (float32, 64x3136 and 512x49;
 `benchmarks.plain_njit`).
 """
 
@@ -38,7 +38,7 @@ from naa_fast.kernels.cpu.planes import (
     step_lanes,
     trusted,
 )
-from naa_fast.kernels.cpu.rows import join_sample
+from naa_fast.kernels.cpu.rows import hold_nothing, join_sample
 from naa_fast.records import Array
 
 GROUP = 8
@@ -206,9 +206,8 @@ def by_sample(
                 ends = sample_mean[sample:, column:], sample_max[sample:, column:]
                 means_of(samples, width, inner, run, work, own, *ends)
                 break
-            if start == 0:
-                held[:] = 0.0
-                held[:, 2 * CHANNELS :] = -np.inf
+            for j in range(samples if start == 0 else 0):
+                hold_nothing(held[j], CHANNELS, width)
             for q in range(tiles):
                 r, c = q // width, q % width
                 n = min(run, length - r * run)

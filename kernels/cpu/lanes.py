@@ -51,11 +51,6 @@ class Lanes:
         loaded = builder.call(load, [place, ir.Constant(ir.IntType(32), align), active, ir.Constant(source, None)])
         return widened(builder, loaded, self.kind, self.count)
 
-    def plane(self, planes: Any, at: Any) -> tuple[Any, int]:
-        """Where a vector of a plane begins, and how it is aligned: as its elements are."""
-        place = self.builder.bitcast(cgutils.gep_inbounds(self.builder, planes, at), self.vector.as_pointer())
-        return place, 8 if self.kind == types.float64 else 4
-
     def spread(self, scalar: Any, wide: Any) -> Any:
         first = self.builder.insert_element(ir.Constant(wide, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
         return self.builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), self.count), [0] * self.count))
